@@ -7,7 +7,7 @@ import json
 from typing import Any
 
 
-def wrong(status: int, text: str, size: int, there: dict[str, str] | None) -> str | None:
+def defect_of(status: int, text: str, size: int, there: dict[str, str] | None) -> str | None:
     """Return the defect of the answer to a migration of `size` bytes, or None.
 
     `there` are the fields of the destination's answer about the object, None if it does not have

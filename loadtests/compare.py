@@ -137,7 +137,7 @@ def run(args: argparse.Namespace, tools: Tools, folder: Path) -> Report:
             clouds.write_source(name, size)
         if set(args.only) - {"streams"}:
             with closing(Relay(folder, clouds.ca, args.timeout)) as relay:
-                _with_relay(args, tools, clouds, relay, report)
+                _measure_relay(args, tools, clouds, relay, report)
         if "streams" in args.only:
             report.verdicts += _measure_guarded(
                 "streams", lambda: run_streams(clouds, args.streams, max(args.timeout, 120.0), say)
@@ -155,7 +155,7 @@ def _small(args: argparse.Namespace) -> int:
     return int(min(args.naive_size, args.size))
 
 
-def _with_relay(
+def _measure_relay(
     args: argparse.Namespace, tools: Tools, clouds: Nginx, relay: Relay, report: Report
 ) -> None:
     for scheme in SCHEMES:
@@ -260,7 +260,7 @@ def main() -> int:
     missed = [verdict.what for verdict in report.verdicts if not verdict.met]
     for what in missed:
         say(f"missed: {what}")
-    return 0 if report.sound and not (missed and args.strict) else 1
+    return 0 if report.is_sound and not (missed and args.strict) else 1
 
 
 if __name__ == "__main__":

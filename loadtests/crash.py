@@ -198,7 +198,7 @@ def argument_mistake(args: argparse.Namespace) -> str | None:
     return None
 
 
-def at_random(name: str, home: Path, args: argparse.Namespace) -> bool:
+def kill_at_random(name: str, home: Path, args: argparse.Namespace) -> bool:
     """Print one store's row; return whether all was well."""
     began = time.monotonic()
     with run_destination(name, home, args.rate) as (destination, environment):
@@ -208,7 +208,7 @@ def at_random(name: str, home: Path, args: argparse.Namespace) -> bool:
     return not verdict.wrong
 
 
-def at_places(name: str, home: Path, args: argparse.Namespace) -> bool:
+def kill_at_places(name: str, home: Path, args: argparse.Namespace) -> bool:
     """Print a row for each place; return whether all was well."""
     wanted = None if args.places == "all" else args.places.split(",")
     well = True
@@ -232,7 +232,7 @@ def main() -> int:
         if args.half:
             return (
                 0
-                if _in_a_folder(
+                if _run_in_folder(
                     args,
                     lambda home: resume_after_kill.compare(
                         home, args.large * MIB, args.part * MIB, args.rate
@@ -243,11 +243,15 @@ def main() -> int:
         if args.kills:
             print(HEADING, flush=True)
             for name in args.stores.split(","):
-                well &= _in_a_folder(args, lambda home, name=name: at_random(name, home, args))
+                well &= _run_in_folder(
+                    args, lambda home, name=name: kill_at_random(name, home, args)
+                )
         if args.places != "none":
             print(failpoints.HEADING, flush=True)
             for name in args.stores.split(","):
-                well &= _in_a_folder(args, lambda home, name=name: at_places(name, home, args))
+                well &= _run_in_folder(
+                    args, lambda home, name=name: kill_at_places(name, home, args)
+                )
     except KeyboardInterrupt:
         return 130
     except (BenchError, *MISSING) as error:
@@ -256,7 +260,7 @@ def main() -> int:
     return 0 if well else 1
 
 
-def _in_a_folder(args: argparse.Namespace, do: Callable[[Path], bool]) -> bool:
+def _run_in_folder(args: argparse.Namespace, do: Callable[[Path], bool]) -> bool:
     home = Path(tempfile.mkdtemp(prefix="relay-crash-", dir=args.folder))
     try:
         return do(home)

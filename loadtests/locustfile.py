@@ -28,7 +28,7 @@ from locust import FastHttpUser, constant, constant_pacing, events, task
 from locust.env import Environment
 from locust.runners import WorkerRunner
 
-from loadtests.answers import wrong, wrong_refusal
+from loadtests.answers import defect_of, wrong_refusal
 from loadtests.bench.measures import BenchError
 from loadtests.process_metrics import ProcessMetrics
 from loadtests.shapes import SHAPES
@@ -116,7 +116,7 @@ class Migrating(FastHttpUser):
             "destination": f"{destination}/load/{name}",
         }
         with self.client.post("/migrate", json=order, name=kind, catch_response=True) as answer:
-            fault = wrong(answer.status_code, answer.text or "", size, ask_destination(really))
+            fault = defect_of(answer.status_code, answer.text or "", size, ask_destination(really))
             answer.request_meta["response_length"] = 0 if fault else size
             answer.success() if fault is None else answer.failure(fault)
         clouds.request("DELETE", really)
@@ -273,7 +273,7 @@ class Judge:
         began = monotonic()
         answer = clouds.request("POST", f"{self.host}/migrate", json=order, timeout=300)
         seconds = monotonic() - began
-        said = wrong(
+        said = defect_of(
             answer.status,
             answer.data.decode(errors="replace"),
             CALIBRATION_BYTES,

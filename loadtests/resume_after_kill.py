@@ -73,7 +73,7 @@ class Halved:
         )
 
 
-def most(size: int, part: int) -> float:
+def most_share(size: int, part: int) -> float:
     """Return the share of the object that relay's second run may send: half, and the parts in
     flight."""
     return 0.5 + FLIGHT * part / size + HEADS
@@ -107,7 +107,7 @@ def compare(home: Path, size: int, part: int, rate: float) -> bool:
             found.append(_kill_at_half(mover, server, proxy, size, digest))
             print(found[-1], flush=True)
     relay = found[0]
-    return relay.whole and not relay.left and relay.share <= most(size, part)
+    return relay.whole and not relay.left and relay.share <= most_share(size, part)
 
 
 def _plant_object(server: Seaweed, size: int) -> str:
@@ -155,7 +155,7 @@ def _kill_at_half(mover: Mover, server: Seaweed, proxy: Proxy, size: int, digest
     _await_half(mover, process, lambda: proxy.bytes_carried("up") - before, size)
     process.kill()
     process.wait()
-    killed = _quiet(proxy)
+    killed = _bytes_when_quiet(proxy)
     process = _start_mover(mover)
     try:
         if process.wait(SECONDS):
@@ -165,7 +165,7 @@ def _kill_at_half(mover: Mover, server: Seaweed, proxy: Proxy, size: int, digest
     finally:
         process.kill()
         process.wait()
-    second = _quiet(proxy) - killed
+    second = _bytes_when_quiet(proxy) - killed
     client = server.client()
     whole = _digest(client, server.bucket, mover.target) == digest
     left = client.list_multipart_uploads(Bucket=server.bucket, Prefix=mover.target).get(
@@ -201,7 +201,7 @@ def _await_half(
         time.sleep(LOOK_SECONDS)
 
 
-def _quiet(proxy: Proxy) -> int:
+def _bytes_when_quiet(proxy: Proxy) -> int:
     """Return the bytes that have passed, once the proxy is quiet: bytes that a dead process sent may
     still be in flight."""
     last, since = proxy.bytes_carried("up"), time.monotonic()

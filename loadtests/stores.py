@@ -67,7 +67,7 @@ UNVERIFIED = 3
 # -- the environment
 
 
-def _twice(mover: Program) -> Program:
+def _two_processes(mover: Program) -> Program:
     """Return two processes of it that share the work, as in two terminals."""
 
     def command(target: str) -> Sequence[str]:
@@ -129,7 +129,7 @@ def s3_small(
     )
     movers = [
         relay,
-        _twice(relay),
+        _two_processes(relay),
         rclone_mover(home, rclone, conf, "rclone", words(())),
         rclone_mover(home, rclone, conf, "rclone, best flags", words(BEST_SMALL)),
     ]

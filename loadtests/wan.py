@@ -208,12 +208,12 @@ def _curl(home: Path, program: str, ends: tuple[str, str], size: int, count: int
         firsts = range(0, size, PART)
         read.write_text(
             "next\n".join(
-                _reading(clients[0], first, min(first + PART, size) - 1) for first in firsts
+                _read_url(clients[0], first, min(first + PART, size) - 1) for first in firsts
             )
         )
         write.write_text(
             "next\n".join(
-                _writing(clients[1], f"{target}/{first}", home / "part") for first in firsts
+                _write_url(clients[1], f"{target}/{first}", home / "part") for first in firsts
             )
         )
         return ["sh", "-c", f"{many} {read} & other=$!; {many} {write} && wait $other"]
@@ -223,11 +223,11 @@ def _curl(home: Path, program: str, ends: tuple[str, str], size: int, count: int
     )
 
 
-def _reading(client: Any, first: int, last: int) -> str:
+def _read_url(client: Any, first: int, last: int) -> str:
     url = client.generate_presigned_url("get_object", {"Bucket": "bench-from", "Key": "large"})
     return f'url = "{url}"\nrange = "{first}-{last}"\noutput = "/dev/null"\n'
 
 
-def _writing(client: Any, key: str, part: Path) -> str:
+def _write_url(client: Any, key: str, part: Path) -> str:
     url = client.generate_presigned_url("put_object", {"Bucket": "bench-to", "Key": key})
     return f'url = "{url}"\nupload-file = "{part}"\nheader = "Expect:"\noutput = "/dev/null"\n'

@@ -62,11 +62,11 @@ class Workers:
             }
             relay = Relay(Path(folder), None, seconds, {**self.settings, **own}, CONFIG)
             try:
-                return self._tree(relay, moved, target, seconds)
+                return self._move_tree(relay, moved, target, seconds)
             finally:
                 relay.close()
 
-    def _tree(self, relay: Relay, moved: Path, target: str, seconds: float) -> Cost:
+    def _move_tree(self, relay: Relay, moved: Path, target: str, seconds: float) -> Cost:
         order = {
             "source": "a:bench-from/small",
             "destination": f"b:bench-to/{target}",

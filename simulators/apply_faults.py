@@ -62,8 +62,8 @@ def apply_faults(answer: Answer, request: Request, plan: Plan, content: Content 
         answer.after.append(End("close"))
 
 
-def replaces(plan: Plan) -> bool:
-    """Whether the plan replaces the true answer by another, so that an upload is not stored."""
+def has_replacement(plan: Plan) -> bool:
+    """Return whether the plan replaces the true answer by another, so that an upload is not stored."""
     return any(fault.name in _REPLACEMENTS for fault in plan.faults)
 
 

@@ -62,7 +62,7 @@ class Bucket:
     ) -> None:
         """`page_seconds` is the time that each page takes besides its own computation."""
         self.keys = Keys(objects)
-        self._server = ThreadingHTTPServer((bind, port), _answering(self.keys, page_seconds))
+        self._server = ThreadingHTTPServer((bind, port), _answer_class(self.keys, page_seconds))
         self._server.daemon_threads = True
         self.port = int(self._server.server_address[1])
         self._bind = bind
@@ -88,7 +88,7 @@ class Bucket:
         self._thread.join()
 
 
-def _answering(keys: Keys, page_seconds: float) -> type[BaseHTTPRequestHandler]:
+def _answer_class(keys: Keys, page_seconds: float) -> type[BaseHTTPRequestHandler]:
     class Answer(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 

@@ -16,7 +16,7 @@ from typing import Any, Final, Self
 
 from simulators import message
 from simulators.answer import Answer, End, Filler, Pause, Step, Text, plain
-from simulators.apply_faults import replaces
+from simulators.apply_faults import has_replacement
 from simulators.faults import Plan
 from simulators.journal import Journal
 from simulators.message import BadRequest, Request
@@ -189,8 +189,14 @@ class Destination:
         try:
             self._receive(exchange, length, sink)
             digests = sink.finish()
-            answer = plain(204) if replaces(plan) else self._commit(exchange, sink, digests, entry)
-            entry.update(complete=not replaces(plan) and answer.status < 300, digests=digests)
+            answer = (
+                plain(204)
+                if has_replacement(plan)
+                else self._commit(exchange, sink, digests, entry)
+            )
+            entry.update(
+                complete=not has_replacement(plan) and answer.status < 300, digests=digests
+            )
         except _Early:
             answer = _early_answer(plan)
         finally:

@@ -222,10 +222,10 @@ class Faults:
         for item in items:
             if isinstance(item, Fault):
                 yield item
-            elif self._holds(item, request):
+            elif self._is_met(item, request):
                 yield from self._active_faults(item.items, request)
 
-    def _holds(self, condition: Condition, request: Request) -> bool:
+    def _is_met(self, condition: Condition, request: Request) -> bool:
         if condition.kind == "on":
             return request.method == condition.operand.upper()
         if condition.kind == "at":

@@ -44,7 +44,9 @@ def _ending(tail: bytes) -> Callable[[list[Step], list[Step]], Iterator[Step]]:
     return flaw
 
 
-def _forever(start: bytes, pattern: bytes) -> Callable[[list[Step], list[Step]], Iterator[Step]]:
+def _endless_flaw(
+    start: bytes, pattern: bytes
+) -> Callable[[list[Step], list[Step]], Iterator[Step]]:
     """Return a flaw that never ends."""
 
     def flaw(first: list[Step], rest: list[Step]) -> Iterator[Step]:
@@ -84,7 +86,7 @@ def _lines(end: bytes) -> Callable[[list[Step], list[Step]], Iterator[Step]]:
     return flaw
 
 
-def _after_data(extra: bytes, drop: bool) -> Callable[[list[Step], list[Step]], Iterator[Step]]:
+def _trailing_flaw(extra: bytes, drop: bool) -> Callable[[list[Step], list[Step]], Iterator[Step]]:
     """Return a flaw in which other bytes than CRLF follow the chunk's data."""
 
     def flaw(first: list[Step], rest: list[Step]) -> Iterator[Step]:
@@ -101,7 +103,7 @@ def _after_data(extra: bytes, drop: bool) -> Callable[[list[Step], list[Step]], 
     return flaw
 
 
-def _tiny(first: list[Step], rest: list[Step]) -> Iterator[Step]:
+def _tiny_chunks(first: list[Step], rest: list[Step]) -> Iterator[Step]:
     """Yield chunks of one byte."""
     for step in (*first, *rest):
         if isinstance(step, Span):
@@ -128,14 +130,14 @@ CHUNK_FLAWS: Final[Mapping[str, Callable[[list[Step], list[Step]], Iterator[Step
     "empty_size": _size_flaw(lambda size: b"\r\n"),
     "space": _size_flaw(lambda size: b" %x\r\n" % size),
     "long_ext": _size_flaw(lambda size: b"%x;a=%s\r\n" % (size, b"b" * _MEGABYTE)),
-    "endless_trailers": _forever(b"0\r\n", b"X-Trailer: and another\r\n"),
-    "endless": _forever(b"", b"10\r\nsixteen bytes...\r\n"),
+    "endless_trailers": _endless_flaw(b"0\r\n", b"X-Trailer: and another\r\n"),
+    "endless": _endless_flaw(b"", b"10\r\nsixteen bytes...\r\n"),
     "bare_lf": _lines(b"\n"),
     "bare_cr": _lines(b"\r"),
-    "no_data_crlf": _after_data(b"", drop=True),
-    "long_data": _after_data(b"more", drop=False),
+    "no_data_crlf": _trailing_flaw(b"", drop=True),
+    "long_data": _trailing_flaw(b"more", drop=False),
     # The ones below are legal, and keep the connection.
-    "tiny": _tiny,
+    "tiny": _tiny_chunks,
     "ext": _size_flaw(lambda size: b'%x;a=b;c="d"\r\n' % size, ends=False),
     "leading_zeros": _size_flaw(lambda size: b"0000%x\r\n" % size, ends=False),
     "trailers": lambda first, rest: iter(
@@ -205,7 +207,7 @@ def _shift(answer: Answer, first: int, last: int, size: str) -> None:
     ]
 
 
-def _short(answer: Answer, first: int, last: int, size: str) -> None:
+def _answer_half(answer: Answer, first: int, last: int, size: str) -> None:
     """Answer with the first half of the requested range, which is legal."""
     half = max(1, (last - first + 1) // 2)
     answer.put("Content-Range", f"bytes {first}-{first + half - 1}/{size}")
@@ -222,7 +224,7 @@ def _multipart(answer: Answer, first: int, last: int, size: str) -> None:
 
 RANGE_FLAWS: Final[Mapping[str, Callable[[Answer, int, int, str], None]]] = {
     "shift": _shift,
-    "short": _short,
+    "short": _answer_half,
     "multipart": _multipart,
     "total": _content_range(lambda first, last, size: f"bytes {first}-{last}/{int(size) + 1}"),
     "star": _content_range(lambda first, last, size: f"bytes {first}-{last}/*"),

@@ -61,7 +61,7 @@ class Request:
         return replace(self, headers=[pair for pair in self.headers if pair[0].lower() != name])
 
     @property
-    def keeps(self) -> bool:
+    def is_kept_open(self) -> bool:
         """Whether the client keeps the connection open (RFC 9112 §9.3)."""
         options = (self.get("connection") or "").lower()
         return "keep-alive" in options if self.minor == 0 else "close" not in options

@@ -108,14 +108,14 @@ class Server:
 
     def _serve(self, connection: Connection) -> None:
         try:
-            while self._once(connection):
+            while self._answer_next(connection):
                 pass
         except Gone:
             connection.close()
         except Hangup as hangup:
             hangup.end()
 
-    def _once(self, connection: Connection) -> bool:
+    def _answer_next(self, connection: Connection) -> bool:
         """Answer one request; False when the connection is over."""
         try:
             head = connection.read_head()
@@ -188,7 +188,7 @@ class Server:
             self.journal.update(entry, {"status": answer.status})
             keeps = self._send(connection, answer, request)
             outcome = "kept" if keeps else "ended"
-            return keeps and self._lingers(exchange)
+            return keeps and self._can_linger(exchange)
         except Hangup:
             outcome = "hung up"
             raise
@@ -206,17 +206,17 @@ class Server:
 
     def _send(self, connection: Connection, answer: Answer, request: Request) -> bool:
         answer.bodiless = answer.bodiless or request.method == "HEAD"
-        answer.keep = answer.keep and request.keeps
+        answer.keep = answer.keep and request.is_kept_open
         if request.minor == 0 and answer.framing == "chunked":
             answer.framing = "close"
         player = Player(connection, self._content)
         player.play(compose(answer))
         return not player.ended
 
-    def _lingers(self, exchange: Exchange) -> bool:
+    def _can_linger(self, exchange: Exchange) -> bool:
         """Obey `idle_close`: return whether the connection may wait for another request."""
         fault = exchange.plan.get("idle_close")
-        if fault is None or exchange.connection.idle(fault.seconds(0) or 0.0):
+        if fault is None or exchange.connection.await_next(fault.seconds(0) or 0.0):
             return True
         exchange.connection.close()
         return False

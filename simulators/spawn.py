@@ -43,7 +43,7 @@ class Spawned:
         """Make one small request and return status and body. Certificates are not checked."""
         host = self.host.strip("[]")
         connection = (
-            http.client.HTTPSConnection(host, self.port, timeout=10, context=_trusting())
+            http.client.HTTPSConnection(host, self.port, timeout=10, context=_trusting_context())
             if self.scheme == "https"
             else http.client.HTTPConnection(host, self.port, timeout=10)
         )
@@ -103,7 +103,7 @@ def _await_start(process: subprocess.Popen[str]) -> Spawned:
     raise NotStarted(f"the simulator ended with {process.wait()}")
 
 
-def _trusting() -> ssl.SSLContext:
+def _trusting_context() -> ssl.SSLContext:
     context = ssl.create_default_context()
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE

@@ -151,7 +151,7 @@ class Connection:
         if poll.poll(None if seconds is None else seconds * 1000):
             raise Gone
 
-    def idle(self, seconds: float) -> bool:
+    def await_next(self, seconds: float) -> bool:
         """Wait for the next request, at most `seconds`; return False if none came."""
         if self._ahead:
             return True

@@ -34,7 +34,7 @@ def run_memory(
     for scheme in schemes:
         say(f"memory {scheme}: {AT_ONCE} transfers at once")
         with Growth(relay.workers) as growth:
-            whole = _four(relay, clouds, scheme, 0.0)
+            whole = _keep_four_running(relay, clouds, scheme, 0.0)
         what = (
             f"memory: {AT_ONCE} × {size / MIB:g} MiB at once, {_SIDES[scheme]}: the worker grows by"
         )
@@ -60,7 +60,7 @@ def run_hub(
             polled = pool.submit(_poll, relay, done)
             try:
                 sleep(0.5)  # the poller's connection stands before the transfers begin
-                whole = _four(relay, clouds, scheme, seconds)
+                whole = _keep_four_running(relay, clouds, scheme, seconds)
             finally:
                 done.set()
             answers, late = polled.result()
@@ -79,7 +79,7 @@ def run_hub(
     return verdicts
 
 
-def _four(relay: Relay, clouds: Nginx, scheme: str, seconds: float) -> bool:
+def _keep_four_running(relay: Relay, clouds: Nginx, scheme: str, seconds: float) -> bool:
     """Keep four transfers running for at least `seconds`, each at least once; return whether all
     arrived whole."""
     until = monotonic() + seconds
@@ -98,7 +98,7 @@ def _four(relay: Relay, clouds: Nginx, scheme: str, seconds: float) -> bool:
             except KeyboardInterrupt:
                 relay.close()  # or the pool would wait for the transfers
                 raise
-        return all(clouds.whole(LARGE, name) for name in names)
+        return all(clouds.is_whole(LARGE, name) for name in names)
     finally:
         clouds.clear()
 

@@ -96,17 +96,19 @@ class Programs:
         """`curl SOURCE | curl -T - DESTINATION`; the second sends chunks, since a pipe has no
         length."""
         curl = [self._tools.curl, "-q", "--noproxy", "*", "-sSf", "--cacert", self._ca]
-        return self._each(job, lambda source, target: [[*curl, source], [*curl, "-T", "-", target]])
+        return self._run_each(
+            job, lambda source, target: [[*curl, source], [*curl, "-T", "-", target]]
+        )
 
     def baseline(self, program: Path, job: Job) -> Cost:
         """The simplest loop in C."""
         more = [self._ca] if job.section.scheme == "https" else []
-        return self._each(job, lambda source, target: [[str(program), source, target, *more]])
+        return self._run_each(job, lambda source, target: [[str(program), source, target, *more]])
 
     def naive(self, job: Job) -> Cost:
         """The article's loop."""
         script = str(Path(__file__).with_name("naive.py"))
-        return self._each(
+        return self._run_each(
             job, lambda source, target: [[sys.executable, script, source, target, self._ca]]
         )
 
@@ -126,7 +128,7 @@ class Programs:
     def _run(self, *commands: Sequence[str], log: str = "mover.log") -> Cost:
         return Pipeline(commands, self._env, self._folder / log, self._seconds).run()
 
-    def _each(self, job: Job, commands: Callable[[str, str], list[list[str]]]) -> Cost:
+    def _run_each(self, job: Job, commands: Callable[[str, str], list[list[str]]]) -> Cost:
         """Run a pipeline for each object, `at_once` of them at a time, and add up their costs."""
         began = monotonic()
         with ThreadPoolExecutor(job.section.at_once) as pool:

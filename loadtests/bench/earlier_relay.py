@@ -38,7 +38,7 @@ def add_earlier_relay(section: Section, code: Path, commit: str) -> None:
     for mover in section.movers:
         movers.append(mover)
         if isinstance(mover, Program) and _is_relay(mover):
-            earlier = _with_code(mover, code, commit)
+            earlier = _program_with(mover, code, commit)
             movers.append(earlier)
             if mover.name in section.lines:
                 section.lines = {**section.lines, earlier.name: section.lines[mover.name]}
@@ -49,7 +49,7 @@ def _is_relay(mover: Program) -> bool:
     return list(mover.command(""))[: len(RELAY)] == [*RELAY]
 
 
-def _with_code(relay: Program, code: Path, commit: str) -> Program:
+def _program_with(relay: Program, code: Path, commit: str) -> Program:
     """Return the program with other code, and a ledger of its own."""
 
     def command(target: str) -> Sequence[str]:

@@ -81,7 +81,7 @@ class Row:
         return (min(spent), max(spent)) if len(spent) > 1 else None
 
     @property
-    def whole(self) -> bool:
+    def is_whole(self) -> bool:
         """Whether every moved object was compared with the source, and was the same."""
         return self.failure is None and bool(self.samples) and all(s.whole for s in self.samples)
 
@@ -90,7 +90,7 @@ class Row:
         return asdict(self) | {
             "mb_per_second": self.rate,
             "cpu_per_gib": self.cpu,
-            "whole": self.whole,
+            "whole": self.is_whole,
         }
 
 
@@ -122,7 +122,7 @@ def compare(
     mine, base = find(rows, section, "relay"), find(rows, section, BASE)
     if mine is None or base is None:
         return []
-    sound = mine.whole and base.whole
+    sound = mine.is_whole and base.is_whole
     cpu, rate = ratio(mine.cpu, base.cpu), ratio(mine.rate, base.rate)
     sides = "plain" if section == "plain" else "TLS on both sides"
     baseline = find(rows, section, BASELINE)
@@ -135,7 +135,7 @@ def compare(
                 f"{sides}: CPU per GiB, of the baseline's",
                 figure_text(above),
                 f"≤ {most_of_baseline:.2f}",
-                sound and baseline.whole and above is not None and above <= most_of_baseline,
+                sound and baseline.is_whole and above is not None and above <= most_of_baseline,
             )
         ]
     )

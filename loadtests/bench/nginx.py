@@ -172,9 +172,9 @@ class Nginx:
             for offset in range(0, size, PIECE):
                 file.write(os.urandom(min(PIECE, size - offset)))
 
-    def whole(self, source: str, name: str) -> bool:
+    def is_whole(self, source: str, name: str) -> bool:
         """Return whether a destination object is the source object, byte for byte."""
-        return same(self.source / source, self.destination / name)
+        return is_same_file(self.source / source, self.destination / name)
 
     def clear(self) -> None:
         """Delete every destination object."""
@@ -203,7 +203,7 @@ def _folder(name: str, size: int) -> str:
     return _FOLDER.format(name=name, object=object_, empty=_ANSWER.format(properties=_FOLDER_TYPE))
 
 
-def same(left: Path, right: Path) -> bool:
+def is_same_file(left: Path, right: Path) -> bool:
     """Return whether two files hold the same bytes."""
     if not right.is_file() or left.stat().st_size != right.stat().st_size:
         return False

@@ -77,12 +77,12 @@ class Postgres:
             stdout=subprocess.DEVNULL,
         )
 
-    def again(self) -> None:
+    def restart(self) -> None:
         """Start it, on the same port."""
         options = f"-p {self.port} -h 127.0.0.1 -k '' -c max_connections=50"
         self.control("start", "-l", str(self.folder / "log"), "-o", options)
 
-    def replaced_by(self, folder: Path) -> None:
+    def replace_folder(self, folder: Path) -> None:
         """Replace its folder by another, while it is stopped."""
         shutil.rmtree(self.folder)
         shutil.move(folder, self.folder)
@@ -120,7 +120,7 @@ def postgresql() -> Iterator[Postgres]:
     ]
     subprocess.run(run, check=True, cwd="/", stdout=subprocess.DEVNULL)
     server = Postgres(lasting_port(), folder, bin, user)
-    server.again()
+    server.restart()
     try:
         yield server
     finally:

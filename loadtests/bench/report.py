@@ -54,9 +54,9 @@ class Report:
     day: str = field(default_factory=lambda: date.today().isoformat())
 
     @property
-    def sound(self) -> bool:
+    def is_sound(self) -> bool:
         """Whether every mover moved all objects whole."""
-        return all(row.whole for row in self.rows)
+        return all(row.is_whole for row in self.rows)
 
     def to_json(self) -> dict[str, Any]:
         """Return it as plain values."""
@@ -153,7 +153,7 @@ def _cells(row: Row, base: Row | None, section: Section) -> list[str]:
         cpu,
         figure_text(ratio(row.cpu, base.cpu if base else None)),
         figure_text(ratio(row.rate, base.rate if base else None)),
-        "yes" if row.whole else "**no**",
+        "yes" if row.is_whole else "**no**",
     ]
 
 

@@ -145,7 +145,7 @@ class Relay:
         wall = monotonic() - began
         return Cost(wall, cpu_seconds(self.workers) - spent)
 
-    def alive(self) -> bool:
+    def is_alive(self) -> bool:
         """Return whether the worker that was started is still the one that runs."""
         return self._process.poll() is None and children(self._process.pid) == self.workers
 

@@ -46,7 +46,7 @@ def run_streams(clouds: Nginx, count: int, seconds: float, say: Say) -> list[Ver
     back)."""
     raise_open_files(count * FILES_PER_STREAM + 1024)
     verdicts = []
-    with _drip(clouds) as port:
+    with _run_drip(clouds) as port:
         for verify in ("size", "auto"):
             relay = Relay(clouds.folder, clouds.ca, seconds, settings(count))
             try:
@@ -69,9 +69,9 @@ def _run(
     )
     with Growth(relay.workers) as growth:
         answers = asyncio.run(_post_all(relay.port, clouds, port, count, verify, seconds))
-    if not relay.alive():
+    if not relay.is_alive():
         raise BenchError("relay's worker did not survive the streams")
-    whole, most = _whole(clouds, count), _most(port)
+    whole, most = _count_whole(clouds, count), _most_streams(port)
     bad = Counter(answer for answer in answers if answer != "200")
     figure = f"{growth.bytes / MIB:.0f} MiB; {whole} of {count} whole"
     if bad:
@@ -119,13 +119,13 @@ async def _post(port: int, body: bytes) -> str:
         writer.close()
 
 
-def _whole(clouds: Nginx, count: int) -> int:
+def _count_whole(clouds: Nginx, count: int) -> int:
     objects = Objects(SIZE)
     paths = ((index, clouds.destination / "streams" / str(index)) for index in range(count))
     return sum(path.is_file() and path.read_bytes() == objects[index] for index, path in paths)
 
 
-def _most(port: int) -> int:
+def _most_streams(port: int) -> int:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
     try:
         connection.request("GET", "/most")
@@ -135,7 +135,7 @@ def _most(port: int) -> int:
 
 
 @contextmanager
-def _drip(clouds: Nginx) -> Iterator[int]:
+def _run_drip(clouds: Nginx) -> Iterator[int]:
     port, log = free_ports(1)[0], clouds.folder / "drip.log"
     with log.open("wb") as out:
         process = subprocess.Popen(

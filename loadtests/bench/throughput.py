@@ -42,7 +42,9 @@ def run_rounds(
                 row = rows[section.name, mover.key]
                 if row.failure is None:
                     _move(mover, section, row, clouds)
-                    say(f"round {number + 1}/{rounds} {section.name:9} {row.key:13} {_latest(row)}")
+                    say(
+                        f"round {number + 1}/{rounds} {section.name:9} {row.key:13} {_latest_line(row)}"
+                    )
     ciphers = clouds.ciphers()
     for (_, key), row in rows.items():
         row.cipher = ciphers.get(_folder(row.section, key))
@@ -76,7 +78,7 @@ def _move(mover: Mover, section: Section, row: Row, clouds: Nginx) -> None:
     try:
         cost = mover.move(job)
         whole = all(
-            clouds.whole(f"{section.folder}/{name}", str(folder / name)) for name in job.names
+            clouds.is_whole(f"{section.folder}/{name}", str(folder / name)) for name in job.names
         )
         row.samples.append(Sample(cost, whole))
     except BenchError as error:
@@ -85,7 +87,7 @@ def _move(mover: Mover, section: Section, row: Row, clouds: Nginx) -> None:
         clouds.clear()
 
 
-def _latest(row: Row) -> str:
+def _latest_line(row: Row) -> str:
     if row.failure is not None:
         return f"FAILED: {row.failure}"
     sample = row.samples[-1]

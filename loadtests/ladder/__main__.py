@@ -90,7 +90,9 @@ def climb(args: argparse.Namespace, objects: Objects, folder: Path) -> list[Row]
                         )
                     except BenchError as error:
                         row.failure = str(error)
-                    say(f"round {number + 1}/{args.rounds} rung {row.rung.number:2} {latest(row)}")
+                    say(
+                        f"round {number + 1}/{args.rounds} rung {row.rung.number:2} {latest_line(row)}"
+                    )
     return rows
 
 
@@ -99,7 +101,7 @@ def memory_folder() -> str | None:
     return "/dev/shm" if Path("/dev/shm").is_dir() else None
 
 
-def latest(row: Row) -> str:
+def latest_line(row: Row) -> str:
     """Return the last run in a line."""
     if row.failure:
         return f"FAILED: {row.failure}"
@@ -219,13 +221,13 @@ def _write(args: argparse.Namespace, rows: list[Row], text: str) -> None:
         args.chart.write_text(draw(rows, caption), encoding="utf-8")
     if args.json:
         args.json.write_text(
-            json.dumps([_plain(row) for row in rows], indent=1) + "\n", encoding="utf-8"
+            json.dumps([_plain_members(row) for row in rows], indent=1) + "\n", encoding="utf-8"
         )
     if args.write:
         write_into(args.write, text, OPEN, CLOSE)
 
 
-def _plain(row: Row) -> dict[str, Any]:
+def _plain_members(row: Row) -> dict[str, Any]:
     return {
         "rung": row.rung.number,
         "failure": row.failure,

@@ -84,13 +84,13 @@ class Objects:
             for name, size in self.sizes.items()
         ]
 
-    def whole(self, received: list[dict[str, object]]) -> int:
+    def count_whole(self, received: list[dict[str, object]]) -> int:
         """Count the objects that arrived with their size and digest, by the destination's own
         record."""
         got = {str(entry["path"]): entry for entry in received}
         with Content(self.seed) as content:
             return sum(
-                self._same(
+                self._is_same(
                     got.get(f"/bucket/{name}", {}),
                     size,
                     content.digest("crc32c", f"/objects/{name}", size),
@@ -99,7 +99,7 @@ class Objects:
             )
 
     @staticmethod
-    def _same(entry: dict[str, object], size: int, digest: str) -> bool:
+    def _is_same(entry: dict[str, object], size: int, digest: str) -> bool:
         digests = entry.get("digests")
         return (
             entry.get("size") == size
@@ -214,7 +214,7 @@ def run_rung(
         for left in folder.glob("*.part"):
             left.unlink()
     return Sample(
-        wall, cpu, watch.disk, watch.peak, objects.whole(destination.get_json("/_received"))
+        wall, cpu, watch.disk, watch.peak, objects.count_whole(destination.get_json("/_received"))
     )
 
 

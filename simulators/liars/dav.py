@@ -12,7 +12,7 @@ from xml.sax.saxutils import escape
 
 from simulators.answer import Answer, End, Text, plain
 from simulators.liars.operations import Op
-from simulators.liars.plain import ROOT, PlainLiar, otherwise
+from simulators.liars.plain import ROOT, PlainLiar, overencoded_path
 from simulators.liars.stored_objects import Held
 from simulators.liars.telling import LOGIN
 from simulators.message import BadRequest, Request
@@ -72,10 +72,10 @@ class DavLiar(PlainLiar):
         if op.kind == "put" and self.manners.roll("broken", op.name) < 0.5:
             self.shelf.put(op.name, body, "relay", whole=False, why="an upload that broke off")
 
-    def other(self, habit: str, name: str, size: int) -> None:
+    def let_other_write(self, habit: str, name: str, size: int) -> None:
         """As Liar's, for permanent names: not for temporary ones."""
         if not name.rpartition("/")[2].startswith((".relay-", "relay-")):
-            super().other(habit, name, size)
+            super().let_other_write(habit, name, size)
 
     def _mkcol(self, name: str) -> Answer:
         if self.shelf.has_folder(name) or self.shelf.get(name) is not None:
@@ -94,7 +94,7 @@ class DavLiar(PlainLiar):
         found = self.shelf.get(op.upload)
         if found is None:
             return self.refusal(404)
-        self.other("other-before", op.name, len(found.data))
+        self.let_other_write("other-before", op.name, len(found.data))
         old = self.shelf.get(op.name)
         refused = old is not None and request.get("overwrite") == "F"
         if refused and not self.manners.does("overwrite-always"):
@@ -102,7 +102,7 @@ class DavLiar(PlainLiar):
         cut = len(found.data) > 1 and self.manners.once("move-cut", op.name)
         size = len(found.data) * 2 // 3 if cut else None
         self.shelf.move(op.upload, op.name, "relay", size)
-        self.other("other-after", op.name, len(found.data))
+        self.let_other_write("other-after", op.name, len(found.data))
         return plain(204 if old else 201)
 
     # -- PROPFIND
@@ -129,7 +129,7 @@ class DavLiar(PlainLiar):
             odd = ('<D:error xmlns:D="DAV:"><D:nothing/></D:error>', OPEN + CLOSE, LOGIN.decode())
             return _multistatus(odd[int(self.manners.roll("odd", folder) * len(odd))])
         rows = [self._folder_row(folder), *(self._members(folder) if deep else ())]
-        rows += map(self._astray_row, self.astray() if deep and not folder else ())
+        rows += map(self._stray_row, self.stray_links() if deep and not folder else ())
         answer = _multistatus(OPEN + "".join(rows) + CLOSE)
         if deep and len(rows) > 1 and self.manners.does("list-cut"):
             text = OPEN + "".join(rows[:-1])
@@ -159,7 +159,7 @@ class DavLiar(PlainLiar):
         kind = "<D:resourcetype><D:collection/></D:resourcetype>"
         return f"<D:response><D:href>{href}</D:href>{_props(kind)}</D:response>"
 
-    def _astray_row(self, href: str) -> str:
+    def _stray_row(self, href: str) -> str:
         href = href if href.startswith(("/", "http:")) else f"{ROOT}{href}"
         size = "<D:resourcetype/><D:getcontentlength>9</D:getcontentlength>"
         return f"<D:response><D:href>{escape(href)}</D:href>{_props(size)}</D:response>"
@@ -169,7 +169,7 @@ class DavLiar(PlainLiar):
         if self.manners.does("href-url"):
             return f"http://127.0.0.1:{self.port}{ROOT}{quote(path)}"
         if self.manners.does("href-encoding"):
-            return ROOT + otherwise(path)
+            return ROOT + overencoded_path(path)
         return ROOT + quote(path)
 
     def row(self, path: str, held: Held) -> str:

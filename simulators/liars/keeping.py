@@ -20,7 +20,7 @@ class Keeping:
     ) -> Held | None:
         """Store an upload as this store does: whole, or changed by its habits. None if it
         vanishes."""
-        self.other("other-before", op.name, len(body))
+        self.let_other_write("other-before", op.name, len(body))
         if body and (
             self.manners.once("flips-once", op.name) or self.manners.picks("flips", op.name)
         ):
@@ -29,23 +29,23 @@ class Keeping:
             body = body[: len(body) * 2 // 3]
         elif self.manners.picks("mutates", op.name):
             body += b"\n<!-- seen by the virus scanner -->"
-        elif self._vanishes(op.name):
+        elif self._is_dropped(op.name):
             return None
         held = self.shelf.put(op.name, body, "relay", fields=fields, why=why)
-        self.other("other-after", op.name, len(body))
+        self.let_other_write("other-after", op.name, len(body))
         return held
 
-    def _vanishes(self, name: str) -> bool:
+    def _is_dropped(self, name: str) -> bool:
         once = self.manners.roll("vanish", name) < 0.5 and self.manners.once("vanishes", name)
         return once or self.manners.picks("vanishes-always", name)
 
-    def other(self, habit: str, name: str, size: int) -> None:
+    def let_other_write(self, habit: str, name: str, size: int) -> None:
         """Let another writer write the name, if this is the moment: an equally long, longer or
         shorter object."""
         if self.manners.roll(habit, name) > 0.6 or not self.manners.once(habit, name):
             return
         length = (size, size + 7, size // 2, 5)[int(self.manners.roll("length", habit, name) * 4)]
-        self.shelf.put(name, others(f"{habit} {name}", length), "other")
+        self.shelf.put(name, foreign_bytes(f"{habit} {name}", length), "other")
 
 
 def flip_byte(data: bytes) -> bytes:
@@ -54,7 +54,7 @@ def flip_byte(data: bytes) -> bytes:
     return data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :]
 
 
-def others(what: str, length: int) -> bytes:
+def foreign_bytes(what: str, length: int) -> bytes:
     """Return an object of another writer, of this length."""
     text = f"<{what}, written by somebody else>".encode()
     return (text * (length // len(text) + 1))[:length]

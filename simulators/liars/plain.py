@@ -158,7 +158,7 @@ class PlainLiar(Liar):
             f"<html>\r\n<head><title>Index of {escape(ROOT + folder)}</title></head>\r\n<body>\r\n"
         )
         head += f'<h1>Index of {escape(ROOT + folder)}</h1><hr><pre><a href="../">../</a>\r\n'
-        lines = "".join(self._row(row, folder) for row in rows) + "".join(self._astray(folder))
+        lines = "".join(self._row(row, folder) for row in rows) + "".join(self._stray_rows(folder))
         page = (head + lines + "</pre><hr></body>\r\n</html>\r\n").encode()
         answer = Answer(200, [("Content-Type", "text/html; charset=utf-8")], [Text(page)])
         if rows and self.manners.does("list-cut"):
@@ -170,11 +170,11 @@ class PlainLiar(Liar):
             )
         return answer
 
-    def _astray(self, folder: str) -> Iterator[str]:
-        for href in self.astray() if not folder else ():
+    def _stray_rows(self, folder: str) -> Iterator[str]:
+        for href in self.stray_links() if not folder else ():
             yield f'<a href="{escape(href)}">more</a>          01-Jan-2026 00:00      9\r\n'
 
-    def astray(self) -> Iterator[str]:
+    def stray_links(self) -> Iterator[str]:
         """Yield the links of the root folder that lead elsewhere; record the unsafe names that it
         lists."""
         if self.role == "source":
@@ -199,7 +199,7 @@ class PlainLiar(Liar):
         if self.manners.does("href-url"):
             return f"http://127.0.0.1:{self.port}{ROOT}{quote(folder + name)}"
         if self.manners.does("href-encoding"):
-            return otherwise(name)
+            return overencoded_path(name)
         if self.manners.does("href-query"):
             return f"?file={quote(name)}"
         if name.endswith("/") and self.manners.does("href-bare"):
@@ -233,7 +233,7 @@ class PlainLiar(Liar):
                 yield name, size
 
 
-def otherwise(path: str) -> str:
+def overencoded_path(path: str) -> str:
     """Return a path with more percent-encoding than necessary, in lower-case digits."""
     return "".join(
         char

@@ -117,7 +117,7 @@ class S3Liar(Liar):
         """As Liar's, and the checksum that the store has."""
         fields = [(name, value) for name, value in super().object_fields(held) if name != "_tag"]
         fields += self._versions(held)
-        return fields if self._sumless else [*fields, (SUM, crc64nvme(held.data))]
+        return fields if self._is_without_checksums else [*fields, (SUM, crc64nvme(held.data))]
 
     @property
     def _is_versioned(self) -> bool:
@@ -141,7 +141,7 @@ class S3Liar(Liar):
                 found.setdefault(event.name, event.held)
         return found
 
-    def meant(self, op: Op) -> Held | None:
+    def requested_object(self, op: Op) -> Held | None:
         """As Telling's; a named version is returned, independent of later writes."""
         if not (op.version and self._is_versioned):
             return self.visible_object(op.name, op.kind)
@@ -151,15 +151,15 @@ class S3Liar(Liar):
         number = op.version.strip("v.")
         return self.shelf.version(op.name, int(number)) if number.isdecimal() else None
 
-    def absent(self, op: Op) -> Answer:
+    def absent_answer(self, op: Op) -> Answer:
         """As Telling's; with the delete marker, if there is one."""
         answer = self.refusal(404, "NoSuchVersion" if op.version else "NoSuchKey")
-        if self._is_versioned and self.shelf.before(op.name) is not None:
+        if self._is_versioned and self.shelf.previous_object(op.name) is not None:
             answer.put("x-amz-delete-marker", "true")
         return answer
 
     @property
-    def _sumless(self) -> bool:
+    def _is_without_checksums(self) -> bool:
         """Whether the store lacks checksums."""
         return self.manners.has("trailers-unheard") or self.manners.has("trailers-stored")
 
@@ -193,7 +193,7 @@ class S3Liar(Liar):
 
     def _upload_fields(self, data: bytes) -> list[tuple[str, str]]:
         fields = [("ETag", f'"{hashlib.md5(data).hexdigest()}"')]
-        return fields if self._sumless else [*fields, (SUM, crc64nvme(data))]
+        return fields if self._is_without_checksums else [*fields, (SUM, crc64nvme(data))]
 
     def conditional(self, request: Request, name: str) -> Answer | None:
         """Return the refusal of an upload by its precondition, or None."""
@@ -232,7 +232,7 @@ class S3Liar(Liar):
         for status in (403, 405):
             if self.manners.does(f"delete-{status}"):
                 return self.refusal(status, "AccessDenied" if status == 403 else "MethodNotAllowed")
-        held = self.meant(op)
+        held = self.requested_object(op)
         if self.forbidden(request, held):
             return self.refusal(412, "PreconditionFailed")
         if op.version and self._is_versioned:
@@ -320,7 +320,7 @@ class S3Liar(Liar):
         tag = f"{hashlib.md5(data).hexdigest()}-{len(rows)}"
         held = self.store_upload(op, data, {**upload.fields, "_tag": tag}, why="completed")
         text = f"<Key>{escape(op.name)}</Key><ETag>&quot;{tag}&quot;</ETag>"
-        if held is not None and not self._sumless:
+        if held is not None and not self._is_without_checksums:
             text += f"<ChecksumCRC64NVME>{crc64nvme(held.data)}</ChecksumCRC64NVME><ChecksumType>FULL_OBJECT</ChecksumType>"
         answer = _document("CompleteMultipartUploadResult", text)
         answer.headers += [] if held is None else self._versions(held)

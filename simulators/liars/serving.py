@@ -107,12 +107,12 @@ class Liar(Telling, Keeping, ABC):
 
     def _serve(self, connection: Connection) -> None:
         try:
-            while self._once(connection):
+            while self._answer_next(connection):
                 pass
         except Gone:
             connection.close()
 
-    def _once(self, connection: Connection) -> bool:
+    def _answer_next(self, connection: Connection) -> bool:
         try:
             head = connection.read_head()
             if head is None:

@@ -117,7 +117,7 @@ class Shelf:
         found = self._held.get(self.key(name))
         return found and found[1]
 
-    def before(self, name: str) -> tuple[Held | None, float] | None:
+    def previous_object(self, name: str) -> tuple[Held | None, float] | None:
         """Return the object of a name before the last write, and the number of seconds since that
         write."""
         found = self._old.get(self.key(name))

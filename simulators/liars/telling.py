@@ -44,7 +44,7 @@ class Telling:
     def visible_object(self, name: str, kind: str = "list") -> Held | None:
         """Return the object that readers see under a name in a response of this kind."""
         held = self.shelf.get(name)
-        before = self.shelf.before(name)
+        before = self.shelf.previous_object(name)
         if before is None or before[1] > LATE_SECONDS:
             return held
         old = before[0]
@@ -60,11 +60,11 @@ class Telling:
         read = kind in ("get", "head") and self.shelf.key(name) in self.missed
         return None if read and self.manners.does("negative-cache") else held
 
-    def meant(self, op: Op) -> Held | None:
+    def requested_object(self, op: Op) -> Held | None:
         """Return the object of a HEAD or a GET."""
         return self.visible_object(op.name, op.kind)
 
-    def absent(self, op: Op) -> Answer:
+    def absent_answer(self, op: Op) -> Answer:
         """Return the response about an object that does not exist."""
         return self.refusal(404, "NoSuchKey")
 
@@ -112,10 +112,10 @@ class Telling:
 
     def read(self, op: Op, request: Request) -> Answer:
         """Answer a HEAD or a GET of an object."""
-        held = self.meant(op)
+        held = self.requested_object(op)
         if held is None:
             self.missed.add(self.shelf.key(op.name))
-            return self.absent(op)
+            return self.absent_answer(op)
         if self.forbidden(request, held):
             return self.refusal(412, "PreconditionFailed")
         if op.kind == "get" and self.role == "source" and self.manners.once("login-page", op.name):

@@ -74,7 +74,7 @@ def test_a_terminal_waits_for_an_unreachable_database(tmp_path: Path, postgres: 
     postgres.control("stop", "-m", "fast")
     time.sleep(2)  # its display must survive an outage that the worker survives
     assert command.poll() is None, command.communicate()
-    postgres.again()
+    postgres.restart()
     out, err = command.communicate(timeout=120)
     assert command.returncode == 0, err
     assert json.loads(out)["objects"] == {"verified": 120}

@@ -163,7 +163,7 @@ def test_an_existing_file_is_left_alone_on_request(engine: Engine, tmp_path: Pat
             place_here(tmp_path / "a"), place_there(tmp_path / "c"), if_exists="fail"
         ).state
         is State.VERIFIED
-    )  # type: ignore[arg-type]
+    )
     assert (tmp_path / "c").read_bytes() == b"new"
 
 

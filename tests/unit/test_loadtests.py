@@ -13,7 +13,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from loadtests.answers import digest_of, wrong, wrong_refusal
+from loadtests.answers import defect_of, digest_of, wrong_refusal
 from loadtests.bench.measures import BenchError
 from loadtests.ladder.__main__ import table, verdicts
 from loadtests.ladder.chart import draw
@@ -38,7 +38,7 @@ GOOD = {
 
 
 def test_a_right_answer_is_right() -> None:
-    assert wrong(200, json.dumps(GOOD), 5, THERE) is None
+    assert defect_of(200, json.dumps(GOOD), 5, THERE) is None
     assert digest_of(FIELD) == CRC
     assert digest_of("") is None
 
@@ -59,8 +59,8 @@ def test_a_right_answer_is_right() -> None:
 def test_a_wrong_answer_is_found(
     status: int, change: dict[str, object], there: dict[str, str] | None
 ) -> None:
-    assert wrong(status, json.dumps(GOOD | change), 5, there)
-    assert wrong(200, "no JSON", 5, there)
+    assert defect_of(status, json.dumps(GOOD | change), 5, there)
+    assert defect_of(200, "no JSON", 5, there)
 
 
 PROBLEM = {"detail": "the source said 404", "side": "source"}
@@ -255,10 +255,10 @@ def test_objects_are_whole_by_size_and_digest() -> None:
             }
             for n, s in objects.sizes.items()
         ]
-    assert objects.whole(received) == 2
+    assert objects.count_whole(received) == 2
     received[0]["digests"] = {"crc32c": "0" * 16}
-    assert objects.whole(received) == 1
-    assert objects.whole([]) == 0
+    assert objects.count_whole(received) == 1
+    assert objects.count_whole([]) == 0
 
 
 def test_the_expectations_of_the_ladder() -> None:
