@@ -375,7 +375,10 @@ _ENDLESS: Final[tuple[tuple[str, tuple[str, ...], tuple[str, ...], Rows], ...]] 
         "trouble",
         EVERY,
         BOTH,
-        {"hangs-always": "F23: requests of a kind for some objects are never answered"},
+        {
+            "hangs-always": "F23: requests of a kind for some objects are never answered",
+            "busy-always": "F24: requests of a kind for some objects are always answered 429",
+        },
     ),
     (
         "storage",

@@ -216,7 +216,9 @@ class Liar(Telling, Keeping, ABC):
             answer = self.refusal(503, "SlowDown")
             answer.put("Retry-After", "0")
             return answer
-        if self._first("busy-429", op):
+        if self._first("busy-429", op) or self.manners.picks(
+            "busy-always", op.kind, op.name, share=TROUBLED
+        ):
             return self.refusal(429, "SlowDown")
         if self._first("error-500", op):
             return self.refusal(500, "InternalError")

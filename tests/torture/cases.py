@@ -71,6 +71,8 @@ SHARES = (
     Share(every=97, rest=13, trait=("destination", "vanishes-always")),
     Share(every=97, rest=31, trait=("source", "hangs-always")),
     Share(every=97, rest=47, trait=("destination", "hangs-always")),
+    Share(every=97, rest=79, trait=("source", "busy-always")),
+    Share(every=97, rest=71, trait=("destination", "busy-always")),
     Share(every=41, rest=5, trait=("source", "list-cut"), stores=("webdav", "s3")),
 )
 """Habits under which an object never arrives, which no design has; and XML listings that are cut
