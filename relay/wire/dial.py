@@ -341,7 +341,7 @@ class Pool:
             self._end(stream)
 
     def _dispensable(self) -> Stream:
-        """Return the oldest idle connection that is no witness; the oldest one if all are."""
+        """Return the oldest idle connection that is not a witness; the oldest one if all are."""
         for stream, idle in self._idle.items():
             if not self._is_witness(stream, idle):
                 return stream
