@@ -142,7 +142,7 @@ def is_reported(name: str, played: Played) -> bool:
 def _waits_for_a_resume(played: Played, name: str) -> bool:
     """Return whether an earlier migration, which a kill ended, still has this object to move: its
     own command replaces the leftover."""
-    waits = any(row.name == name and row.state == "queued" for row in played.earlier)
+    waits = any(played.name(row.name) == name and row.state == "queued" for row in played.earlier)
     return played.abandoned and waits
 
 
@@ -517,7 +517,8 @@ def check_leftovers(played: Played) -> Iterator[str]:
         unknown = (
             upload.by == "relay" and upload.state == "open" and upload.id not in played.uploads
         )
-        if unknown and not any(place.endswith(f"upload {upload.id}") for place in places):
+        named = any(place.endswith(f"upload {upload.id}") for place in places)
+        if unknown and not named and not _waits_for_a_resume(played, upload.name):
             yield f"an unfinished upload to {upload.name!r} is left, and no statement names it"
     # A row that waits for credentials first removes its leftovers when resumed: the ledger knows
     # them.
