@@ -95,7 +95,7 @@ def campaign(
         before, kills = destination.bytes_received(), verdict.kills
         reader = Reader(destination, tree, sizes)
         try:
-            _carried_out(tree, destination, home, environment, args, verdict, chance)
+            _carry_out(tree, destination, home, environment, args, verdict, chance)
         finally:
             reader.stop()
         verdict.wrong += judge(destination, tree, digests, reader)
@@ -114,7 +114,7 @@ def campaign(
     return verdict
 
 
-def _carried_out(
+def _carry_out(
     tree: str,
     destination: Destination,
     home: Path,

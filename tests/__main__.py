@@ -48,7 +48,7 @@ def pytest(*words: str) -> int:
     return subprocess.run(command, cwd=TESTS.parent, env=environment, check=False).returncode
 
 
-def failed_last() -> list[str]:
+def last_failures() -> list[str]:
     """Return the names of the tests that failed in the last run; none if pytest recorded none."""
     try:
         return list(json.loads((TESTS.parent / ".pytest_cache/v/cache/lastfailed").read_text()))
@@ -73,7 +73,7 @@ def main(words: Sequence[str]) -> int:
     code = pytest(*shared, *(() if words else CAMPAIGNS))
     # Code 1: tests ran to the end and some failed. Load does not explain a crash, a broken import
     # or a signal.
-    failed = failed_last() if code == 1 else []
+    failed = last_failures() if code == 1 else []
     if 0 < len(failed) <= FEW:
         say(f"\n== once more, alone: {' '.join(failed)}")
         if not pytest("-p", "no:cacheprovider", *failed):

@@ -13,7 +13,7 @@ from relay.ledger.claims import SUSPECT
 from relay.ledger.ledger import Ledger
 from relay.ledger.rows import Claim, Efforts, ListedObject, Settlement, Spec
 from relay.ledger.schema import migrations, parts, transfers, uploads
-from tests.postgres import Postgres, deaf_to_commits
+from tests.postgres import Postgres, run_deaf_proxy
 
 OBJECT = Spec(
     "https://a/x",
@@ -111,7 +111,7 @@ def lossy_ledger(postgres: Postgres) -> Iterator[tuple[Ledger, Callable[[], None
     """Give a ledger, a function that loses the response to its next COMMIT, and the same ledger
     over a connection that loses none."""
     address = postgres.database()
-    with deaf_to_commits(postgres) as proxy:
+    with run_deaf_proxy(postgres) as proxy:
         far = Ledger.connect(address.replace(f":{postgres.port}/", f":{proxy.port}/"))
         near = Ledger.connect(address)
         try:

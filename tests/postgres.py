@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 
 from loadtests.bench.postgres import Postgres, postgresql, programs
 
-__all__ = ["Deaf", "Pooler", "Postgres", "deaf_to_commits", "postgresql", "programs"]
+__all__ = ["Deaf", "Pooler", "Postgres", "run_deaf_proxy", "postgresql", "programs"]
 
 
 class Deaf:
@@ -77,7 +77,7 @@ class Pooler(Deaf):
 
 
 @contextmanager
-def deaf_to_commits(server: Postgres) -> Iterator[Deaf]:
+def run_deaf_proxy(server: Postgres) -> Iterator[Deaf]:
     """Run such a proxy for the time of the block."""
     made = Deaf(server.port)
     try:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from loadtests.bench.measures import MIB, BenchError, Verdict, percentile
 from loadtests.bench.nginx import Nginx
-from loadtests.bench.processes import Growth, waited_for_core
+from loadtests.bench.processes import Growth, core_wait_seconds
 from loadtests.bench.sections import LARGE
 from loadtests.bench.server import Relay
 from loadtests.bench.throughput import Say
@@ -125,14 +125,14 @@ def _poll(relay: Relay, done: Event) -> tuple[list[_Answer], float]:
     answers, late = [], 0.0
     try:
         while not done.is_set():
-            before, began = waited_for_core(relay.workers), monotonic()
+            before, began = core_wait_seconds(relay.workers), monotonic()
             connection.request("GET", "/healthz")
             answer = connection.getresponse()
             answer.read()
             asked = monotonic()
             if answer.status != 200:
                 raise BenchError(f"/healthz answered {answer.status}")
-            answers.append(_Answer(asked - began, waited_for_core(relay.workers) - before))
+            answers.append(_Answer(asked - began, core_wait_seconds(relay.workers) - before))
             now = monotonic()
             pause = max(began + TICK - now, 0.0)
             sleep(pause)

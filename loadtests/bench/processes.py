@@ -31,7 +31,7 @@ def cpu_seconds(pids: Sequence[int]) -> float:
         raise BenchError("a process that was measured has ended") from None
 
 
-def waited_for_core(pids: Sequence[int]) -> float:
+def core_wait_seconds(pids: Sequence[int]) -> float:
     """Return the seconds for which these processes' main threads were ready to run and had no core
     (0 if unknown)."""
     try:

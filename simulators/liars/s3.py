@@ -20,7 +20,7 @@ from awscrt import checksums
 from simulators.answer import Answer, Text, plain
 from simulators.liars.keeping import flip_byte
 from simulators.liars.operations import Op
-from simulators.liars.s3_listing import answer_listing, parts_listed, uploads_listed
+from simulators.liars.s3_listing import answer_list_parts, answer_list_uploads, answer_listing
 from simulators.liars.serving import Liar
 from simulators.liars.stored_objects import Held, Upload
 from simulators.message import BadRequest, Request
@@ -102,7 +102,7 @@ class S3Liar(Liar):
         if op.kind == "list":
             return answer_listing(self, op, request.query)
         if op.kind == "uploads":
-            return uploads_listed(self, request.query)
+            return answer_list_uploads(self, request.query)
         if op.kind == "tags":
             return _document("Tagging", "<TagSet/>")
         if op.kind == "put":
@@ -259,7 +259,7 @@ class S3Liar(Liar):
         if op.kind == "part":
             return self._part(op, request, body, upload)
         if op.kind == "parts":
-            return parts_listed(upload)
+            return answer_list_parts(upload)
         if op.kind == "abort":
             if self.manners.does("delete-403"):
                 return self.refusal(403, "AccessDenied")

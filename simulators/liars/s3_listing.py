@@ -103,7 +103,7 @@ def _escape_name(name: str) -> str:
     return "".join(f"&#{ord(char)};" if char < " " else escape(char) for char in name)
 
 
-def parts_listed(upload: Upload) -> Answer:
+def answer_list_parts(upload: Upload) -> Answer:
     """Answer ListParts."""
     rows = "".join(
         f"<Part><PartNumber>{number}</PartNumber><ETag>&quot;{hashlib.md5(data).hexdigest()}&quot;</ETag>"
@@ -115,7 +115,7 @@ def parts_listed(upload: Upload) -> Answer:
     )
 
 
-def uploads_listed(liar: S3Liar, query: Mapping[str, str]) -> Answer:
+def answer_list_uploads(liar: S3Liar, query: Mapping[str, str]) -> Answer:
     """Answer ListMultipartUploads."""
     prefix = query.get("prefix", "")
     rows = "".join(

@@ -90,13 +90,13 @@ class Runner:
             if following is not None:
                 self.moving[claim.id] = following
 
-    def gave_back(self, number: int) -> None:
+    def give_back(self, number: int) -> None:
         """Stop helping."""
         if self.share is not None:
             self.ledger.release_parts(self.share.claim, resent=number)
             self.share = None
 
-    def went_on(self, number: int) -> None:
+    def resume_upload(self, number: int) -> None:
         """Resume an upload of which the store has lost a part."""
         for claim in self.held[:1]:
             with suppress(LeaseLost):
@@ -126,8 +126,8 @@ DEEDS = (
     Runner.turn,
     Runner.part,
     Runner.share_upload,
-    Runner.gave_back,
-    Runner.went_on,
+    Runner.give_back,
+    Runner.resume_upload,
     Runner.lose_worker,
     Runner.disown_claims,
     Runner.obey_command,
@@ -140,8 +140,8 @@ SHARED: Story = [
     (Runner.turn, 0, 1),
     *[(Runner.part, 0, 1)] * 2,
     *[(Runner.share_upload, 1, 1)] * 2,
-    (Runner.gave_back, 1, 4),
-    (Runner.went_on, 0, 0),
+    (Runner.give_back, 1, 4),
+    (Runner.resume_upload, 0, 0),
     *[(Runner.part, 0, 1)] * 2,
 ]
 """Two move parts of one object, one hands its part back, and the store loses the first."""

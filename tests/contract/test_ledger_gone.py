@@ -243,7 +243,7 @@ SECRET = Spec(
 )
 
 
-def ended_as(ledger: Ledger, spec: Spec, verb: str) -> str:
+def end_as(ledger: Ledger, spec: Spec, verb: str) -> str:
     """Accept and claim an object, and end it with this state; return its migration's id."""
     id = ledger.create(spec)[0].id
     ledger.settle([Settlement(claim, verb) for claim in ledger.claim(1, only=id)])
@@ -262,7 +262,7 @@ def age(ledger: Ledger, id: str) -> None:
 
 
 def test_credentials_of_a_failed_migration_are_kept_a_day(ledger: Ledger) -> None:
-    id = ended_as(ledger, SECRET, "failed")
+    id = end_as(ledger, SECRET, "failed")
     ledger.finish()
     assert ledger.secret(id) == SECRET.secret
     age(ledger, id)
@@ -277,7 +277,7 @@ def test_credentials_of_a_failed_migration_are_kept_a_day(ledger: Ledger) -> Non
 
 
 def test_a_cancelled_failed_migration_keeps_no_credentials(ledger: Ledger) -> None:
-    id = ended_as(ledger, SECRET, "failed")
+    id = end_as(ledger, SECRET, "failed")
     assert ledger.act(id, "cancel").state == "cancelled"
     ledger.finish()
     assert ledger.secret(id) is None
@@ -307,7 +307,7 @@ def test_an_arrived_object_of_a_lost_worker_keeps_no_credentials(
     ledger: Ledger, cancelled: bool
 ) -> None:
     """Nothing removes leftovers of an object that has arrived."""
-    id = ended_as(ledger, SECRET, "unverified")
+    id = end_as(ledger, SECRET, "unverified")
     lapsed = update(transfers).where(transfers.c.migration_id == id)
     ledger.database.run(lambda c: c.execute(lapsed.values(lapses=1)))
     if cancelled:
@@ -321,7 +321,7 @@ def test_an_arrived_object_of_a_lost_worker_keeps_no_credentials(
 def test_a_spec_without_secrets_is_kept(ledger: Ledger) -> None:
     """A name and a path can be retried at any time."""
     plain = Spec("a:x", "b:x", options={}, secret={"source": {"text": "a:x", "headers": []}})
-    id = ended_as(ledger, plain, "failed")
+    id = end_as(ledger, plain, "failed")
     ledger.act(id, "cancel")
     ledger.finish()
     assert ledger.secret(id) is not None

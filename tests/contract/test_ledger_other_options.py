@@ -176,13 +176,13 @@ def fail_claim(open_ledger: Opened, ledger: Ledger, claim: Claim) -> None:
     ledger.settle([Settlement(claim, "failed", remains={"b/a": "What was sent may remain at b/a"})])
 
 
-def handed_back(open_ledger: Opened, ledger: Ledger, claim: Claim) -> None:
+def hand_back_claim(open_ledger: Opened, ledger: Ledger, claim: Claim) -> None:
     """Record the prior state of a claim, and hand it back, as at Ctrl-C."""
     ledger.note_prior_states([(claim, PriorState(known=True))])
     ledger.settle([Settlement(claim, "hand_back")])
 
 
-@pytest.mark.parametrize("leave", [lose_worker, fail_claim, handed_back])
+@pytest.mark.parametrize("leave", [lose_worker, fail_claim, hand_back_claim])
 @pytest.mark.parametrize("succeeds", [True, False])
 def test_a_leftover_is_known_after_another_moved_the_object(
     open_ledger: Opened, leave: Callable[[Opened, Ledger, Claim], None], succeeds: bool
@@ -312,7 +312,7 @@ def test_an_arrival_that_others_left_unproved_moves_again(
     assert states(ledger, id) == ["verified", "verified"]
 
 
-@pytest.mark.parametrize("leave", [None, lose_worker, fail_claim, handed_back])
+@pytest.mark.parametrize("leave", [None, lose_worker, fail_claim, hand_back_claim])
 @pytest.mark.parametrize("wish", ["skip", "changed"])
 def test_an_object_another_command_is_sending_is_not_skipped(
     open_ledger: Opened, wish: str, leave: Callable[[Opened, Ledger, Claim], None] | None

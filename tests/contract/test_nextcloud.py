@@ -122,13 +122,13 @@ def test_f43_an_upload_that_the_server_removed_restarts(
     method, lost = "put_part" if moment == "a part" else "complete", []
     asked = getattr(NextcloudStore, method)
 
-    def thrown_away(store: NextcloudStore, *rest: Any, **named: Any) -> Any:
+    def throw_away(store: NextcloudStore, *rest: Any, **named: Any) -> Any:
         if not lost:
             lost.append(nextcloud.uploads)
             shutil.rmtree(nextcloud.root / "remote.php/dav/uploads/ann" / nextcloud.uploads[0])
         return asked(store, *rest, **named)
 
-    monkeypatch.setattr(NextcloudStore, method, thrown_away)
+    monkeypatch.setattr(NextcloudStore, method, throw_away)
     name = f"restarted-{method}.bin"
     outcome = engine.migrate(
         source.url(f"/objects/a?size={SIZE}"), nextcloud.place(name, destination=True)

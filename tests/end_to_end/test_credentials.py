@@ -66,7 +66,7 @@ def is_paused(migration: dict[str, Any]) -> bool:
     return migration["state"] == "paused" and not migration["under_way"]
 
 
-def kept_in(ledger: Path, seaweed: Seaweed, key: str) -> int:
+def kept_bytes(ledger: Path, seaweed: Seaweed, key: str) -> int:
     """Return the number of bytes in parts that the ledger knows; the bucket must have every part.
 
     It may have one or two more, which arrived too late to be recorded."""
@@ -106,13 +106,13 @@ def test_f25_an_expired_signature_loses_no_arrived_part(
             "source",
         )
         assert "stale-secret" not in json.dumps(document)
-        kept = kept_in(tmp_path / "relay.db", seaweed, key)
+        kept = kept_bytes(tmp_path / "relay.db", seaweed, key)
         assert kept >= 2 * PART
 
         # A resume without fresh credentials is denied again, and loses nothing either.
         assert server.ask("POST", f"/migrations/{id}/resume")[0] == 200
         assert wait_for(server, id, is_paused)["error"]["code"] == "store-credentials-withdrawn"
-        assert kept_in(tmp_path / "relay.db", seaweed, key) == kept
+        assert kept_bytes(tmp_path / "relay.db", seaweed, key) == kept
 
         before, asked_for = way.bytes_carried("up"), len(source.journal.snapshot())
         fresh = {**order, "source": f"{url}&X-Amz-Signature=fresh-secret"}
@@ -205,7 +205,7 @@ def test_f25_a_list_resumes_with_fresh_urls(
             "store-credentials-withdrawn",
             "source",
         )
-        kept = kept_in(tmp_path / "relay.db", seaweed, "f25-list/large")
+        kept = kept_bytes(tmp_path / "relay.db", seaweed, "f25-list/large")
         assert kept >= 2 * PART
 
         # A list with unknown names is refused as a whole, including its known ones.
@@ -352,7 +352,7 @@ def test_f25_a_tree_with_withdrawn_credentials_waits(
         document = wait_for(server, id, is_paused)
         assert document["error"]["side"] == "source"
         assert "failed" not in document["objects"]
-        kept = kept_in(tmp_path / "relay.db", seaweed, f"{prefix}/large")
+        kept = kept_bytes(tmp_path / "relay.db", seaweed, f"{prefix}/large")
         assert kept >= 2 * PART
         guarded.served.clear()
         status, _ = server.ask(

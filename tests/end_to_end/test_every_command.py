@@ -51,7 +51,7 @@ def terminal(used_home: Path, tmp_path: Path) -> Terminal:
     return Terminal(Path(shutil.copytree(used_home, tmp_path / "home")))
 
 
-def written_to(
+def run_into(
     descriptor: int, words: tuple[str, ...], cwd: Path, **settings: str
 ) -> tuple[int, str]:
     """Run a command whose stdout is a descriptor that is closed after the start; return its exit
@@ -147,7 +147,7 @@ def test_a_full_output_fails_and_a_closed_pipe_does_not(
     ):
         for verb in AFTER.get(words[0], ()):
             terminal.run(verb, "2")  # the second time it may have that state already
-        got, err = written_to(descriptor, words, terminal.home, **settings)
+        got, err = run_into(descriptor, words, terminal.home, **settings)
         assert (got, FULL in err) == (code, is_named), err
         assert not is_named or "hint: " in err
         if words[0] == "cancel":

@@ -32,7 +32,7 @@ from tests.faults.scripted_peers import (
     Cloud,
     destination_script,
     fixed_answer,
-    looked_at,
+    inspected_script,
     source_script,
 )
 from tests.postgres import Postgres, postgresql, programs
@@ -278,7 +278,7 @@ def test_f64_a_destination_that_does_not_read_costs_one_buffer(
 
     with (
         Source(seed="f64") as source,
-        Peer([looked_at(stay_deaf)] * 2 * many) as destination,
+        Peer([inspected_script(stay_deaf)] * 2 * many) as destination,
         run_server(
             SERVE, **settings, RELAY_SLOTS=str(many), RELAY_BUFFER_BYTES=str(buffer)
         ) as server,

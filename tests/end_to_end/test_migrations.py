@@ -327,16 +327,16 @@ def test_two_workers_share_a_tree_and_one_may_be_killed(
     settings: dict[str, str], folders: Path, kind: str
 ) -> None:
     if kind == "sqlite":
-        return _two_workers(settings, folders)
+        return _check_two_workers(settings, folders)
     if programs() is None:
         pytest.skip("PostgreSQL is not installed")
     with postgresql() as database:
-        _two_workers(
+        _check_two_workers(
             settings | {"RELAY_LEDGER": database.database(), "RELAY_LEASE_SECONDS": "3"}, folders
         )
 
 
-def _two_workers(settings: dict[str, str], folders: Path) -> None:
+def _check_two_workers(settings: dict[str, str], folders: Path) -> None:
     with run_server(SERVE, **settings, RELAY_WORKERS="2") as server:
         id = server.ask("POST", "/migrate", order(folders))[1]["id"]
         wait_for(server, id, lambda migration: migration["objects"].get("verified", 0) > 50)

@@ -39,7 +39,7 @@ def commands(block: str) -> Iterator[tuple[str, bool]]:
             yield last.strip(), False
 
 
-def with_free_ports(text: str, *ports: str) -> str:
+def replace_ports(text: str, *ports: str) -> str:
     """Return the text with each port replaced by a free one, since another test may use them."""
     for port in ports:
         text = re.sub(rf"\b{port}\b", str(free_port()), text)
@@ -71,7 +71,7 @@ def await_port(port: int) -> None:
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed (Debian: curl)")
 def test_trying_it_on_this_machine() -> None:
     (block,) = [block for block in shell_blocks() if "simulators src" in block]
-    block = with_free_ports(block, "8000", "8001", "8080").replace(".venv/bin/", f"{BIN}/")
+    block = replace_ports(block, "8000", "8001", "8080").replace(".venv/bin/", f"{BIN}/")
     relay_port = re.findall(r"http://127\.0\.0\.1:(\d+)/migrate", block)[0]
     staying = [command for command, stays in commands(block) if stays]
     asking = [command for command, stays in commands(block) if not stays]

@@ -63,7 +63,7 @@ def count_connections(worker: psutil.Process, port: int) -> int:
     return sum(c.laddr.port == port for c in worker.net_connections("tcp") if c.raddr)
 
 
-def until_held(worker: psutil.Process, port: int, count: int) -> None:
+def await_requests(worker: psutil.Process, port: int, count: int) -> None:
     """Wait until a worker holds `count` requests."""
     until = time.monotonic() + 20
     while count_connections(worker, port) != count and time.monotonic() < until:
@@ -71,7 +71,7 @@ def until_held(worker: psutil.Process, port: int, count: int) -> None:
     assert count_connections(worker, port) == count
 
 
-def until_there(server: Server) -> None:
+def await_migration(server: Server) -> None:
     """Wait until the ledger has the migration."""
     until = time.monotonic() + 20
     while server.ask("GET", "/migrations/1")[0] != 200 and time.monotonic() < until:
@@ -89,7 +89,7 @@ def test_clients_that_leave_are_noticed() -> None:
     with run_endless() as (server, wanted), closing(wait_for(server, wanted)) as stays:
         (worker,) = psutil.Process(server.process.pid).children()
         gone = [wait_for(server, wanted) for _ in range(60)]
-        until_held(worker, server.port, 61)
+        await_requests(worker, server.port, 61)
         for number, sock in enumerate(gone):
             if number % 3 == 0:
                 sock.shutdown(socket.SHUT_WR)
@@ -97,7 +97,7 @@ def test_clients_that_leave_are_noticed() -> None:
             elif number % 3 == 1:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             sock.close()
-        until_held(worker, server.port, 1)
+        await_requests(worker, server.port, 1)
         stays.setblocking(False)
         with pytest.raises(BlockingIOError):
             stays.recv(1)
@@ -108,13 +108,13 @@ def test_surplus_waiters_are_answered_at_once() -> None:
     with run_endless(RELAY_WAITERS="2") as (server, wanted), ExitStack() as open_:
         (worker,) = psutil.Process(server.process.pid).children()
         first, second = (open_.enter_context(closing(wait_for(server, wanted))) for _ in range(2))
-        until_held(worker, server.port, 2)
+        await_requests(worker, server.port, 2)
         with closing(wait_for(server, wanted)) as third:
             assert status_of(third) == 202
         first.close()
-        until_held(worker, server.port, 1)
+        await_requests(worker, server.port, 1)
         fourth = open_.enter_context(closing(wait_for(server, wanted)))
-        until_held(worker, server.port, 2)
+        await_requests(worker, server.port, 2)
         for sock in (second, fourth):
             sock.setblocking(False)
             with pytest.raises(BlockingIOError):
@@ -128,14 +128,14 @@ def test_a_stop_does_not_wait_for_waiters(number: signal.Signals) -> None:
     with run_endless(RELAY_GRACEFUL_TIMEOUT="60") as (server, wanted), ExitStack() as open_:
         (worker,) = psutil.Process(server.process.pid).children()
         waits = open_.enter_context(closing(wait_for(server, wanted)))
-        until_there(server)
+        await_migration(server)
         lines = open_.enter_context(
             closing(wait_for(server, wanted, Accept="application/x-ndjson"))
         )
         events = open_.enter_context(closing(server.connect()))
         events.request("GET", "/migrations/1/events")
         assert events.getresponse().readline()
-        until_held(worker, server.port, 3)
+        await_requests(worker, server.port, 3)
         server.process.send_signal(number)
         assert status_of(waits) == 202
         last = json.loads(
@@ -177,14 +177,14 @@ def test_a_client_over_gunicorns_tls_is_noticed(certificate: Path) -> None:
         stays, talks, *gone = (
             open_.enter_context(closing(waiting(b"G" * (n == 1)))) for n in range(10)
         )
-        until_held(worker, server.port, 10)
+        await_requests(worker, server.port, 10)
         for number, sock in enumerate(gone):
             if number % 2:
                 sock.settimeout(0)
                 with suppress(OSError):  # it announces the close, and waits for no reply
                     sock.unwrap()
             sock.close()
-        until_held(worker, server.port, 2)
+        await_requests(worker, server.port, 2)
         server.process.send_signal(signal.SIGTERM)
         assert status_of(stays) == status_of(talks) == 202
         assert server.finish(60) == 0
@@ -195,7 +195,7 @@ def test_a_paused_migration_at_rest_is_not_waited_for() -> None:
     """It does not resume by itself."""
     with run_endless() as (server, wanted):
         with closing(wait_for(server, wanted)) as waits:
-            until_there(server)
+            await_migration(server)
             assert server.ask("POST", "/migrations/1/pause")[1]["state"] == "paused"
             assert status_of(waits) == 202
         with closing(wait_for(server, wanted)) as again:

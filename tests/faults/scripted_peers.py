@@ -102,7 +102,7 @@ def destination_script(
     return script
 
 
-def looked_at(script: Script) -> Script:
+def inspected_script(script: Script) -> Script:
     """Answer every HEAD with 404 before `script` sees a request: relay inspects a destination
     before it uploads."""
 

@@ -11,7 +11,7 @@ from tests.faults.scripted_peers import (
     Cloud,
     destination_script,
     fixed_answer,
-    looked_at,
+    inspected_script,
     source_script,
 )
 from tests.scripted import Peer, Script, Talk
@@ -87,6 +87,6 @@ def test_the_destinations_answer_is_cut_at_every_byte(engine: Engine, verify: st
                 talk.body(len(OBJECT))
                 talk.send(reply[:cut])
 
-            with Peer(looked_at(script)) as there, pytest.raises(RelayError) as caught:
+            with Peer(inspected_script(script)) as there, pytest.raises(RelayError) as caught:
                 engine.migrate(here.url(), there.url("/b"), verify=verify)
             assert caught.value.side == "destination", cut

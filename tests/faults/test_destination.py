@@ -37,7 +37,7 @@ from tests.faults.scripted_peers import (
     Peers,
     destination_script,
     fixed_answer,
-    looked_at,
+    inspected_script,
     source_script,
 )
 from tests.scripted import Peer, Script, Talk, answer
@@ -156,7 +156,7 @@ def test_f33_a_destination_that_stops_reading_is_a_stall(
         talk.body(1000)
         _stop_reading(talk)
 
-    assert_fails(engine, pair, Stalled, looked_at(script), verify=verify)
+    assert_fails(engine, pair, Stalled, inspected_script(script), verify=verify)
 
 
 @pytest.mark.parametrize("verify", ["auto", "size"])
@@ -177,7 +177,7 @@ def breaking_script(reset: bool) -> Script:
         if reset:
             talk.reset()
 
-    return looked_at(script)
+    return inspected_script(script)
 
 
 def test_f34_a_fresh_body_is_sent_after_it(patient_engine: Engine, pair: Pair) -> None:
@@ -354,7 +354,9 @@ def test_f46_an_upload_is_never_redirected(
 
 def test_f47_417_and_silence_to_expect(engine: Engine, pair: Pair) -> None:
     cloud = Cloud()
-    refuse = looked_at(answer(b"HTTP/1.1 417 Expectation Failed\r\nContent-Length: 0\r\n\r\n"))
+    refuse = inspected_script(
+        answer(b"HTTP/1.1 417 Expectation Failed\r\nContent-Length: 0\r\n\r\n")
+    )
     outcome = engine.migrate(
         pair.source.url("/a"), pair.start(refuse, destination_script(cloud)).url("/b")
     )

@@ -166,10 +166,10 @@ def test_an_explosion_leaves_nothing_behind(
             PIPES.close()
             assert pipes() == before, (kind, nth, after)
         assert greenlets() <= alive
-    assert exploded or not applies(stage, verify, tls)
+    assert exploded or not can_apply(stage, verify, tls)
 
 
-def applies(stage: str, verify: str, tls: bool) -> bool:
+def can_apply(stage: str, verify: str, tls: bool) -> bool:
     """Return whether such a transfer must pass this stage (it may pass others, depending on its
     reads)."""
     spliced = verify == "size" and not tls

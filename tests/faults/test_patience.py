@@ -75,7 +75,7 @@ class Tried:
     def __post_init__(self) -> None:
         self.patience = Patience(Backoff(self.budget), lambda: 1.0, lambda: self.now)
 
-    def fails(self, after: float, reached: int = 0, moved: float = 0.0) -> float | None:
+    def fail_after(self, after: float, reached: int = 0, moved: float = 0.0) -> float | None:
         """Let it fail after `after` seconds, in the first `moved` of which bytes moved."""
         moved_at = self.now + moved
         self.now += after
@@ -87,26 +87,26 @@ class Tried:
 
 def test_the_budget_counts_from_the_first_failure() -> None:
     tried = Tried(60)
-    assert tried.fails(after=24 * 3600, reached=10**12) is not None
+    assert tried.fail_after(after=24 * 3600, reached=10**12) is not None
 
 
 def test_a_stall_as_long_as_the_budget_is_retried_once() -> None:
     tried = Tried(60)
-    assert tried.fails(after=60) is not None
-    assert tried.fails(after=60) is None
+    assert tried.fail_after(after=60) is not None
+    assert tried.fail_after(after=60) is None
 
 
 def test_progress_renews_the_budget() -> None:
     tried = Tried(60)
     for reached in range(1, 200):
-        assert tried.fails(after=59, reached=reached) == 0.25
+        assert tried.fail_after(after=59, reached=reached) == 0.25
 
 
 def test_a_transfer_that_always_ends_at_one_byte_fails() -> None:
     """Even if it takes long to get there: the time in which bytes move does not count, but the
     waits do."""
     tried = Tried(60)
-    while tried.fails(after=3600, reached=1000, moved=3600) is not None:
+    while tried.fail_after(after=3600, reached=1000, moved=3600) is not None:
         assert len(tried.waits) < 30
     assert 5 < len(tried.waits) < 15
     assert sum(wait or 0 for wait in tried.waits) <= 60
@@ -114,13 +114,13 @@ def test_a_transfer_that_always_ends_at_one_byte_fails() -> None:
 
 def test_a_stall_after_progress_uses_the_budget() -> None:
     tried = Tried(60)
-    assert tried.fails(after=100, reached=1000, moved=40) is not None
-    assert tried.fails(after=100, reached=1000, moved=70) is not None
-    assert tried.fails(after=100, reached=1000, moved=70) is None
+    assert tried.fail_after(after=100, reached=1000, moved=40) is not None
+    assert tried.fail_after(after=100, reached=1000, moved=70) is not None
+    assert tried.fail_after(after=100, reached=1000, moved=70) is None
 
 
 def test_without_a_budget_nothing_is_tried_again() -> None:
-    assert Tried(0).fails(after=1, reached=5) is None
+    assert Tried(0).fail_after(after=1, reached=5) is None
 
 
 STALLS: dict[str, Callable[[Talk, bytes], None]] = {

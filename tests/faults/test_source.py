@@ -83,7 +83,7 @@ def assert_fails(
     return caught.value
 
 
-def works(engine: Engine, pair: Pair, *scripts: Script, **options: object) -> State:
+def assert_works(engine: Engine, pair: Pair, *scripts: Script, **options: object) -> State:
     """Assert that the transfer succeeds and the object is whole, and return the state."""
     outcome = engine.migrate(pair.source(*scripts).url("/a"), pair.there.url("/b"), **options)
     assert pair.destination.objects == {b"/b": DATA}
@@ -145,7 +145,8 @@ def close_delimited(pair: Pair, text: bytes, field: bytes = b"") -> Callable[[Ta
 
 def test_f03_close_delimited_is_never_more_than_unverified(engine: Engine, pair: Pair) -> None:
     assert (
-        works(engine, pair, source_script(Cloud(), close_delimited(pair, DATA))) is State.UNVERIFIED
+        assert_works(engine, pair, source_script(Cloud(), close_delimited(pair, DATA)))
+        is State.UNVERIFIED
     )
 
 
@@ -175,7 +176,7 @@ def test_f27_a_prior_object_proves_no_endless_source(
 def test_f03_close_delimited_is_compared_with_the_size_of_head(engine: Engine, pair: Pair) -> None:
     head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(DATA)
     assert (
-        works(engine, pair, source_script(Cloud(), close_delimited(pair, DATA), head))
+        assert_works(engine, pair, source_script(Cloud(), close_delimited(pair, DATA), head))
         is State.VERIFIED
     )
 
@@ -242,7 +243,9 @@ def test_f07_invalid_chunks(engine: Engine, pair: Pair, coded: bytes) -> None:
 
 def test_chunked_whole_goes_to_a_destination_that_takes_chunked(engine: Engine, pair: Pair) -> None:
     assert (
-        works(engine, pair, source_script(Cloud(), fixed_answer(CHUNKED, ONE_CHUNK, b"0\r\n\r\n")))
+        assert_works(
+            engine, pair, source_script(Cloud(), fixed_answer(CHUNKED, ONE_CHUNK, b"0\r\n\r\n"))
+        )
         is State.VERIFIED
     )
 
@@ -251,7 +254,7 @@ def test_f08_surplus_is_not_forwarded_and_ends_the_connection(engine: Engine, pa
     whole = source_script(
         Cloud(), fixed_answer(GET_HEAD, DATA + b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
     )
-    assert works(engine, pair, whole) is State.VERIFIED
+    assert assert_works(engine, pair, whole) is State.VERIFIED
 
 
 @pytest.mark.parametrize(
@@ -316,7 +319,8 @@ def test_f14_a_weak_tag_is_never_a_precondition(engine: Engine, pair: Pair) -> N
     seen = Cloud()
     whole = head.replace(b"HTTP/1.1 200 OK", b"HTTP/1.1 200 OK")
     assert (
-        works(engine, pair, source_script(seen, fixed_answer(whole, DATA), head)) is State.VERIFIED
+        assert_works(engine, pair, source_script(seen, fixed_answer(whole, DATA), head))
+        is State.VERIFIED
     )
     assert b"If-Match" not in b"".join(seen.heads)
 
@@ -336,7 +340,10 @@ def test_f15_f89_bytes_that_are_not_those_of_the_declared_digest(
     assert_fails(
         engine, pair, IntegrityMismatch, source_script(Cloud(), fixed_answer(head, flipped))
     )
-    assert works(engine, pair, source_script(Cloud(), fixed_answer(head, DATA))) is State.VERIFIED
+    assert (
+        assert_works(engine, pair, source_script(Cloud(), fixed_answer(head, DATA)))
+        is State.VERIFIED
+    )
 
 
 @pytest.mark.parametrize("field", [b"Content-MD5: %s", b"Digest: md5=%s", b"Digest: MD5=%s"])
@@ -374,7 +381,7 @@ def redirect_script(target: str, status: int = 302) -> Script:
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 def test_f18_a_read_is_redirected(engine: Engine, pair: Pair, status: int) -> None:
     final = pair.source(source_script(Cloud(), fixed_answer(GET_HEAD, DATA)))
-    assert works(engine, pair, redirect_script(final.url("/x"), status)) is State.VERIFIED
+    assert assert_works(engine, pair, redirect_script(final.url("/x"), status)) is State.VERIFIED
 
 
 def test_f18_a_loop_and_a_long_chain_end(engine: Engine, pair: Pair) -> None:
@@ -445,7 +452,7 @@ def test_f19_the_endless_body_of_a_redirect_is_not_read(engine: Engine, pair: Pa
             except OSError:
                 return
 
-    assert works(engine, pair, endless) is State.VERIFIED
+    assert assert_works(engine, pair, endless) is State.VERIFIED
 
 
 @pytest.mark.parametrize(
@@ -453,15 +460,17 @@ def test_f19_the_endless_body_of_a_redirect_is_not_read(engine: Engine, pair: Pa
 )
 def test_f20_interim_answers(engine: Engine, pair: Pair, interim: bytes) -> None:
     assert (
-        works(engine, pair, source_script(Cloud(), fixed_answer(interim * 8, GET_HEAD, DATA)))
+        assert_works(
+            engine, pair, source_script(Cloud(), fixed_answer(interim * 8, GET_HEAD, DATA))
+        )
         is State.VERIFIED
     )
-    fails_clean(
+    assert_fails_clean(
         engine, pair, source_script(Cloud(), fixed_answer(interim * 100_000, GET_HEAD, DATA))
     )
 
 
-def fails_clean(engine: Engine, pair: Pair, script: Script) -> None:
+def assert_fails_clean(engine: Engine, pair: Pair, script: Script) -> None:
     """As `assert_fails` with a ProtocolViolation, at a destination that has an object already: it keeps
     that one."""
     before = dict(pair.destination.objects)

@@ -42,7 +42,7 @@ from tests.faults.scripted_peers import (
     Versions,
     destination_script,
     fixed_answer,
-    looked_at,
+    inspected_script,
     receive_upload,
     source_script,
 )
@@ -164,7 +164,7 @@ def test_f15_an_object_read_twice_must_have_equal_bytes(engine: Engine) -> None:
     """A small object in one request: a refusal after it was read, and other bytes under the same
     tag."""
     source, cloud = Versions([("v1", DATA), ("v1", DATA[::-1])]), Cloud()
-    busy = looked_at(_full_script())
+    busy = inspected_script(_full_script())
     with (
         Peer([source] * 4) as there,
         Peer([busy, destination_script(cloud, TAGGED)]) as peer,

@@ -144,11 +144,11 @@ def test_a_denied_part_waits_for_answers_to_sent_parts(
         early.append(aborted.wait(1))
         talk.send(reply(200, b"", 'ETag: "part-1"'))
 
-    def thrown_away(talk: Talk) -> None:
+    def throw_away(talk: Talk) -> None:
         aborted.set()
         talk.send(reply(204))
 
-    bucket.answers.update(part=[late], abort=[thrown_away])
+    bucket.answers.update(part=[late], abort=[throw_away])
     with Peer([source] * 20) as here, Peer(repeat_script(bucket)) as there:
         with pytest.raises(PermissionDenied):
             engine.migrate(here.url("/a"), place(there))

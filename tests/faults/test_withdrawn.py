@@ -115,7 +115,7 @@ def test_f25_an_unprovable_object_waits_and_is_not_resent(
     assert cloud.methods.count(b"PUT") == 1
 
 
-def paused_again(ledger: Ledger, id: str, refusal: int, side: str) -> None:
+def assert_paused_again(ledger: Ledger, id: str, refusal: int, side: str) -> None:
     """Assert that it waits, with a reason, and that nothing of it has failed."""
     codes = {401: "store-unauthenticated", 403: "store-credentials-withdrawn"}
     found = ledger.migration(id)
@@ -140,7 +140,7 @@ def test_f25_a_resume_that_the_destination_denies_says_so(
         for token in ("third", "fourth"):
             ledger.act(id, "resume", order(tmp_path, peer, token).secret())
             run_worker(ledger, runner, id)
-            paused_again(ledger, id, refusal, "destination")
+            assert_paused_again(ledger, id, refusal, "destination")
         ledger.act(id, "resume", order(tmp_path, peer, "second").secret())
         run_worker(ledger, runner, id)
         assert [row.state for row in ledger.page(id)] == ["verified"]
@@ -192,7 +192,7 @@ def test_f25_a_resume_that_the_source_denies_says_so(
         for token in ("third", "fourth"):
             ledger.act(id, "resume", to_folder(token).secret())
             run_worker(ledger, runner, id)
-            paused_again(ledger, id, refusal, "source")
+            assert_paused_again(ledger, id, refusal, "source")
         ledger.act(id, "resume", to_folder("second").secret())
         run_worker(ledger, runner, id)
         assert [row.state for row in ledger.page(id)] == ["verified"]

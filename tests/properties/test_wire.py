@@ -64,7 +64,7 @@ def read_response(stream: Stream) -> Body:
     return Body(stream, framing_of("GET", head, "source"), head, meter, lambda s, _: None)
 
 
-def cut_up(data: bytes, sizes: Sequence[int]) -> list[bytes]:
+def cut_pieces(data: bytes, sizes: Sequence[int]) -> list[bytes]:
     pieces = []
     for size in sizes:
         pieces.append(data[:size])
@@ -78,7 +78,7 @@ def test_any_split_gives_the_same_body(
     payload: bytes, code: object, chunks: list[int], sizes: list[int]
 ) -> None:
     surplus = b"HTTP/1.1 200"
-    stream, feeder = fed_stream(cut_up(code(payload, chunks) + surplus, sizes))  # type: ignore[operator]
+    stream, feeder = fed_stream(cut_pieces(code(payload, chunks) + surplus, sizes))  # type: ignore[operator]
     try:
         body = read_response(stream)
         body.digest_with(("crc64nvme",))
@@ -104,7 +104,7 @@ def test_any_cut_raises(
 ) -> None:
     whole = code(payload, chunks)  # type: ignore[operator]
     cut = data.draw(st.integers(min_value=0, max_value=len(whole) - 1))
-    stream, feeder = fed_stream(cut_up(whole[:cut], sizes))
+    stream, feeder = fed_stream(cut_pieces(whole[:cut], sizes))
     try:
         with pytest.raises(RelayError):
             read_response(stream).read()
@@ -137,7 +137,7 @@ def test_any_body_is_piped_byte_for_byte(
     digest: bool,
     to_chunked: bool,
 ) -> None:
-    stream, feeder = fed_stream(cut_up(code(payload, chunks), sizes))  # type: ignore[operator]
+    stream, feeder = fed_stream(cut_pieces(code(payload, chunks), sizes))  # type: ignore[operator]
     near, far = socket.socketpair()
     outlet_stream = Stream(near, "destination")
     try:

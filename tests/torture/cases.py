@@ -200,9 +200,9 @@ def draw(seed: int) -> Case:
     traits = () if seed % HONEST == 0 else designs()[(seed - seed // HONEST - 1) % len(designs())]
     share = _share(seed, traits)
     traits = (*traits, share.trait) if share is not None else traits
-    source, destination = random.choice(_fitting(traits, share))
+    source, destination = random.choice(_possible_pairs(traits, share))
     tree = random.random() < 0.7
-    large = destination == "s3" and ((not tree and random.random() < 0.5) or _wants_parts(traits))
+    large = destination == "s3" and ((not tree and random.random() < 0.5) or _is_of_parts(traits))
     tree = tree and not large
     objects = _objects(random, tree, large, traits)
     options = _options(random, tree, traits)
@@ -224,7 +224,7 @@ def draw(seed: int) -> Case:
     )
 
 
-def _wants_parts(traits: tuple[Trait, ...]) -> bool:
+def _is_of_parts(traits: tuple[Trait, ...]) -> bool:
     """Return whether these traits only affect objects in parts, which S3 alone accepts."""
     return any(BY_NAME[name].group in ("multipart", "ranges") for _, name in traits)
 
@@ -235,12 +235,12 @@ def _share(seed: int, traits: tuple[Trait, ...]) -> Share | None:
     fits = (
         share
         for share in mine
-        if together((*traits, share.trait)) and _fitting((*traits, share.trait), share)
+        if together((*traits, share.trait)) and _possible_pairs((*traits, share.trait), share)
     )
     return next(fits, None)
 
 
-def _fitting(traits: tuple[Trait, ...], share: Share | None) -> list[tuple[str, str]]:
+def _possible_pairs(traits: tuple[Trait, ...], share: Share | None) -> list[tuple[str, str]]:
     """Return the pairs of kinds of stores that can have these traits."""
     return [
         pair

@@ -598,13 +598,13 @@ def check_arrivals(played: Played) -> Iterator[str]:
             and name in there
         ):
             continue
-        if row is not None and _may_be_anothers(played, row):
+        if row is not None and _can_be_anothers(played, row):
             continue
         why = f"{row.state} {row.code}: {row.message}" if row else played.migration.get("error")
         yield f"{name!r} did not arrive: {why}"
 
 
-def _may_be_anothers(played: Played, row: Row) -> bool:
+def _can_be_anothers(played: Played, row: Row) -> bool:
     """Return whether a damaged object may, as far as anybody can know, be another writer's, and the
     row says so: its place shows an upload at once, no response identified the stored object, and
     objects of other writers must not be overwritten."""

@@ -42,11 +42,11 @@ def rules_broken_at(source: Store, destination: Store, **members: object) -> lis
         case=case(**members), source=source, destination=destination, secrets=secrets, rows=rows
     )  # type: ignore[arg-type]
     played.migration = {"listing": "done", "state": stage, "error": None}
-    played.runs.append(ended_with(1 if rows else 0))
+    played.runs.append(ended_run(1 if rows else 0))
     return [text for rule in RULES if rule.__name__ in WHERE for text in rule(played)]
 
 
-def ended_with(code: int) -> Ended:
+def ended_run(code: int) -> Ended:
     return Ended(words=(), code=code, out="", err="", seconds=0.0)
 
 
@@ -432,5 +432,5 @@ def test_a_leftover_is_named_with_its_place(tmp_path: Path, message: str, excuse
         to.shelf.put("sub/ü", b"a piece", "relay", whole=False)
         row = Row("a", "failed", "store-timeout", "destination", message, "")
         played = Played(case=case(), source=source, destination=to, secrets={}, rows={"a": row})
-        played.runs.append(ended_with(1))
+        played.runs.append(ended_run(1))
         assert is_reported("sub/ü", played) is excused

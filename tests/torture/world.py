@@ -115,7 +115,7 @@ def play(case: Case, zygote: Zygote, template: Path) -> Played:
     """Play a case; `template` is an empty ledger."""
     with ExitStack() as stack:
         folder = Path(
-            stack.enter_context(tempfile.TemporaryDirectory(prefix="torture-", dir=_fast()))
+            stack.enter_context(tempfile.TemporaryDirectory(prefix="torture-", dir=_fast_folder()))
         )
         secrets = {
             role: f"{role}-SECRET-{case.seed:08}" for role in ("source", "destination", "link")
@@ -125,7 +125,7 @@ def play(case: Case, zygote: Zygote, template: Path) -> Played:
             _store(case, "destination", secrets["destination"], folder)
         )
         _fill(case, source, destination)
-        _meet(source, destination, secrets["link"])
+        _introduce(source, destination, secrets["link"])
         played = Played(case=case, source=source, destination=destination, secrets=secrets)
         shutil.copy(template, folder / "ledger.db")
         environment = _environment(case, folder)
@@ -140,7 +140,7 @@ def play(case: Case, zygote: Zygote, template: Path) -> Played:
         return played
 
 
-def _fast() -> str | None:
+def _fast_folder() -> str | None:
     return "/dev/shm" if Path("/dev/shm").is_dir() else None
 
 
@@ -152,7 +152,7 @@ def _store(case: Case, role: str, secret: str, folder: Path) -> Store:
     return KINDS[kind](role, manners, {secret})
 
 
-def _meet(source: Store, destination: Store, password: str) -> None:
+def _introduce(source: Store, destination: Store, password: str) -> None:
     """Give both stores the facts about each other that their habits need."""
     if isinstance(source, Liar):
         source.password = password

@@ -167,7 +167,7 @@ def take_path(way: str, body: Body) -> None:
 
 
 @pytest.fixture(autouse=True)
-def nothing_is_left() -> Iterator[None]:
+def leak_check() -> Iterator[None]:
     """Fail a test that leaves a new descriptor open, or a borrowed buffer unreturned."""
     PIPES.close()
     before = set(os.listdir("/proc/self/fd"))
