@@ -589,6 +589,32 @@ def test_a_name_that_is_refused_late_is_changed(
     assert dav.objects == {FINAL: DATA, b"/late/object.bin": DATA}
 
 
+class Nested(Dav):
+    """Makes an object or a folder only in an existing folder."""
+
+    def _done(self, method: bytes, path: bytes, request: bytes, body: bytes) -> bytes:
+        above = path.rstrip(b"/").rpartition(b"/")[0] + b"/"
+        made = method in (b"PUT", b"MKCOL")
+        return (
+            EMPTY % 409
+            if made and above not in self.folders
+            else super()._done(method, path, request, body)
+        )
+
+
+@pytest.mark.parametrize("propfind", [True, False])
+def test_f49_removed_folders_are_made_again(patient_engine: Engine, propfind: bool) -> None:
+    """The process remembers that all of them existed: a server may live for months."""
+    dav = Nested(answers={} if propfind else {b"PROPFIND": [EMPTY % 405] * 99})
+    made = {b"/", b"/new/", b"/new/folder/"}
+    script = source_script(Cloud(), fixed_answer(GET_HEAD, DATA))
+    with Peer([script] * 8) as source, Peer([dav] * 60) as destination:
+        for _ in range(2):
+            assert patient_engine.migrate(source.url(), place(destination)).state is State.VERIFIED
+            assert (dav.folders, dav.objects) == (made, {FINAL: DATA})
+            dav.folders, dav.objects = {b"/"}, {}
+
+
 @pytest.mark.parametrize("fails", [0, 1])
 def test_a_new_folder_is_made_once_for_concurrent_objects(
     patient_engine: Engine, fails: int

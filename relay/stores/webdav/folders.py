@@ -45,15 +45,28 @@ class DavFolders:
             self._make_missing(location)
 
     def _make_missing(self, location: Location) -> None:
-        """As `make_above`, whatever others do meanwhile."""
-        path, missing = location.path.rpartition("/")[0], []
-        while path and not self.exists(location.with_target(f"{path}/")):
-            missing.append(path)
+        """As `make_above`, whatever others do meanwhile. If the folder above the missing ones was
+        only remembered, it may have been removed too."""
+        memory, path = self._client.wire.memory, location.path.rpartition("/")[0]
+        missing: list[Location] = []
+        remembered = False
+        while path:
+            folder = location.with_target(f"{path}/")
+            remembered = memory.has(folder.origin, _folder_fact(folder))
+            if self.exists(folder):
+                break
+            missing.append(folder)
             if len(missing) > DEEPEST:
                 raise InvalidURL(f"more than {DEEPEST} folders are missing above the object")
             path = path.rpartition("/")[0]
-        for folder in reversed(missing):
-            self._make(location.with_target(f"{folder}/"))
+        try:
+            for below in reversed(missing):
+                self._make(below)
+        except StoreError as error:
+            if not remembered or error.store_status not in (404, 409):
+                raise
+            memory.forget(folder.origin, _folder_fact(folder))
+            self._make_missing(location)
 
     def exists(self, folder: Location) -> bool:
         """Return whether a folder exists, by PROPFIND of depth 0. If the server does not support it
@@ -98,13 +111,17 @@ class DavFolders:
         except StoreError:
             return False
 
+    def forget_above(self, location: Location) -> bool:
+        """Forget that the folder of an object exists; return whether that was known."""
+        folder = folder_of(location)
+        return self._client.wire.memory.forget(folder.origin, _folder_fact(folder))
+
     def explain_removed(self, location: Location, error: RelayError) -> RelayError:
         """Return `error`, or a retryable error if it may be caused by a folder that was found
         before and has been removed since."""
         if not isinstance(error, StoreError) or error.store_status not in (404, 409, 500):
             return error
-        folder = folder_of(location)
-        if not self._client.wire.memory.forget(folder.origin, _folder_fact(folder)):
+        if not self.forget_above(location):
             return error
         return Unavailable(
             f"{error.message}; its folder may have been removed",
