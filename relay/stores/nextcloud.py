@@ -13,16 +13,16 @@ from __future__ import annotations
 
 import uuid
 from dataclasses import replace
+from functools import partial
 
 from relay.digest import Digests
 from relay.errors import (
-    ConnectionLost,
+    Locked,
     NotFound,
     PreconditionFailed,
     RangeIgnored,
     Side,
     StoreError,
-    StoreTimeout,
     UploadGone,
 )
 from relay.location import Location
@@ -115,6 +115,7 @@ class NextcloudStore(WebDavStore):
         response = self._client.send("PUT", place, fields, body, expects)
         if response.head.status in FOLDER_GONE:
             response.body.close()
+            self._folders.forget_above(upload.location)  # or that of the object is gone
             raise UploadGone(
                 f"the folder with the parts of {upload.location} no longer exists",
                 side=self._client.side,
@@ -151,7 +152,9 @@ class NextcloudStore(WebDavStore):
     def complete(
         self, upload: Upload, parts: tuple[Part, ...], digests: Digests, *, if_absent: bool = False
     ) -> PutResult:
-        """As PartsDestination.complete. The object has a temporary name until `publish`."""
+        """As PartsDestination.complete. The object has a temporary name until `publish`. An
+        assembly that takes long is waited for: a second request would assemble the object once
+        more at the same time (nextcloud/server#6279)."""
         place = upload.location
         if if_absent and self._objects.exists(place):
             raise PreconditionFailed(f"{place} exists", side=self._client.side)
@@ -164,17 +167,20 @@ class NextcloudStore(WebDavStore):
         )
         try:
             response = self._moves.send("MOVE", _uploads(place, upload.id, ".file"), part, fields)
-        except (ConnectionLost, StoreTimeout):
-            if not self._objects.exists(part):
-                raise
-        else:
             if response.head.status not in DONE:
-                error = self._client.refusal(response, "MOVE", place)
-                if not isinstance(error, NotFound):
-                    raise self._names.explain_refusal(place, error)
-                if not self._objects.exists(part):
-                    raise UploadGone(error.message, side=self._client.side)
+                raise self._client.refusal(response, "MOVE", place)
             response.body.close()
+        except NotFound as error:  # an earlier request may have assembled it
+            if not self._objects.exists(part):
+                raise UploadGone(error.message, side=self._client.side) from None
+        except StoreError as error:
+            busy, exists = isinstance(error, Locked), partial(self._objects.exists, part)
+            if not self._moves.is_done(error, exists, busy=busy):
+                named = self._names.explain_refusal(place, error)
+                reported = self._folders.explain_removed(place, named)
+                if reported is not named:
+                    self._folders.make_above(place)
+                raise reported from None
         self._names.accept(place)
         notes = unkept_notes(upload.described, lambda _: False, place, HOLDER)
         return PutResult(Version(), part, {}, place=place, notes=notes)

@@ -102,6 +102,9 @@ def assemble_chunks(
             begun[root / path.strip("/")] = path_of(environ)
         if environ["REQUEST_METHOD"] != "MOVE" or not _FILE.fullmatch(path):
             return app(environ, start)
+        if not path_of(environ).parent.is_dir():
+            start("409 Conflict", [("Content-Length", "0")])
+            return [b""]
         folder = (root / path.lstrip("/")).parent
         target, first = path_of(environ), begun.pop((root / path.lstrip("/")).parent, None)
         if first is not None and first.is_file():

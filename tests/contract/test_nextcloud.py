@@ -12,15 +12,25 @@ import os
 import shutil
 import signal
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from relay.errors import AlreadyExists, ConnectionLost, SourceTruncated
+from relay.errors import (
+    AlreadyExists,
+    ConnectionLost,
+    Locked,
+    SourceTruncated,
+    StoreError,
+    StoreTimeout,
+    Unavailable,
+)
 from relay.location import Location
 from relay.receipt import Level, State
 from relay.stores.http_client import HttpClient
+from relay.stores.interfaces import is_temporary_name
 from relay.stores.local_locations import local_location
 from relay.stores.nextcloud import NextcloudStore
 from relay.stores.remotes import Remotes
@@ -161,6 +171,65 @@ def test_f38_the_outcome_of_a_lost_assembly_is_determined(
     assert outcome.receipt is not None
     assert (lost, outcome.receipt.attempts, outcome.receipt.bytes_resent) == ([201], 1, 0)
     assert (nextcloud.root / FILES / "lost.bin").stat().st_size == SIZE
+
+
+def test_a_removed_folder_of_a_large_object_is_made_again(
+    engine: Engine, source: Spawned, nextcloud: Nextcloud
+) -> None:
+    """The process remembers that the folder existed."""
+    url, place = (
+        source.url(f"/objects/a?size={SIZE}"),
+        nextcloud.place("gone/by/a", destination=True),
+    )
+    for _ in range(2):
+        outcome = engine.migrate(url, place)
+        assert outcome.receipt is not None
+        assert (outcome.receipt.attempts, outcome.receipt.bytes_resent) == (1, 0)
+        assert (nextcloud.root / FILES / "gone/by/a").stat().st_size == SIZE
+        shutil.rmtree(nextcloud.root / FILES / "gone")
+    assert not nextcloud.uploads
+
+
+@pytest.mark.parametrize(
+    "lost",
+    [
+        StoreTimeout("no answer", side="destination"),
+        Unavailable("a proxy stopped to wait", side="destination", store_status=504),
+        Unavailable("Cloudflare stopped to wait", side="destination", store_status=524),
+        Locked("an earlier request still assembles", side="destination", store_status=423),
+    ],
+    ids=["timeout", "504", "524", "423"],
+)
+def test_f38_an_assembly_that_takes_long_is_requested_once(
+    engine: Engine,
+    source: Spawned,
+    nextcloud: Nextcloud,
+    monkeypatch: pytest.MonkeyPatch,
+    lost: StoreError,
+) -> None:
+    """A second request would assemble the object again beside the first. The server ends once relay
+    has asked twice for the object."""
+    send, moves, looks = HttpClient.send, [], []
+
+    def slow(client: HttpClient, method: str, location: Location, *rest: Any, **named: Any) -> Any:
+        if method == "MOVE" and location.path.endswith("/.file"):
+            moves.append(partial(send, client, method, location, *rest, **named))
+            raise lost
+        if method == "HEAD" and moves and is_temporary_name(location.name):
+            looks.append(location)
+            if len(looks) == 2:
+                moves[0]().body.close()
+        return send(client, method, location, *rest, **named)
+
+    monkeypatch.setattr(HttpClient, "send", slow)
+    name = f"slow-{getattr(lost, 'store_status', None)}.bin"
+    outcome = engine.migrate(
+        source.url(f"/objects/a?size={SIZE}"), nextcloud.place(name, destination=True)
+    )
+    assert outcome.receipt is not None
+    assert (len(moves), outcome.receipt.attempts) == (1, 1)
+    assert (nextcloud.root / FILES / name).stat().st_size == SIZE
+    assert not nextcloud.uploads
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ Decided here: when a MOVE was done. Never here: which temporary name an upload h
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from time import monotonic
 
 import gevent
@@ -52,7 +53,7 @@ LATE = 5
 def is_late(error: RelayError) -> bool:
     """Return whether a request took longer than relay, or a proxy, waits for an answer."""
     timeout = isinstance(error, StoreTimeout) and error.retryable
-    return timeout or getattr(error, "store_status", None) == 504
+    return timeout or getattr(error, "store_status", None) in (504, 524)
 
 
 class Moves:
@@ -157,26 +158,36 @@ class Moves:
         raise failure
 
     def _is_moved(self, part: Location, place: Location, error: StoreError) -> bool:
-        """Return whether a MOVE was done in spite of `error`, since its answer was lost.
-
-        A server that copies the bytes may still do so after a timeout: both names are inspected
-        for a while. If it does not end, the upload stays, and `error` names it."""
-        late = is_late(error)
-        if not late and not isinstance(error, ConnectionLost | StoreTimeout):
-            return False
-        if late:
+        """As `is_done`: both names are inspected. If the server may still move the upload, it
+        stays, and `error` names it."""
+        if is_late(error):
             error.leave(Leftover.UNPUBLISHED, part, "the server may still move it")
-        seconds = self._client.wire.limits.head_seconds
-        until = monotonic() + late * LATE * seconds
+        exists = self._objects.exists
         try:
-            while self._objects.exists(part) or not self._objects.exists(place):
-                if monotonic() >= until:
-                    return False
-                gevent.sleep(min(1.0, seconds / 4))
-                self._client.meter.check()
+            return self.is_done(error, lambda: not exists(part) and exists(place))
         except RelayError as unknown:
             unknown.keep(error.remains)
             raise
+
+    def is_done(
+        self, error: StoreError, inspect: Callable[[], bool], *, busy: bool = False
+    ) -> bool:
+        """Return whether a MOVE was done in spite of `error`, since its answer was lost; `inspect`
+        says whether it is done now.
+
+        A server that copies the bytes may still do so after a timeout, or is `busy` with an earlier
+        MOVE. So it is inspected for a while: a second MOVE may break the first one, or do its work
+        once more."""
+        late = busy or is_late(error)
+        if not late and not isinstance(error, ConnectionLost | StoreTimeout):
+            return False
+        seconds = self._client.wire.limits.head_seconds
+        until = monotonic() + late * LATE * seconds
+        while not inspect():
+            if monotonic() >= until:
+                return False
+            gevent.sleep(min(1.0, seconds / 4))
+            self._client.meter.check()
         return True
 
     def _require_done(self, response: Response, place: Location) -> None:
