@@ -177,6 +177,34 @@ def test_metadata_that_a_store_cannot_keep_is_noted(
         assert caught.value.side == "destination"
 
 
+class Answering(Dav):
+    """Adds to each object's answer what Nextcloud and ownCloud add."""
+
+    def _done(self, method: bytes, path: bytes, request: bytes, body: bytes) -> bytes:
+        more = b"200 X\r\nCache-Control: no-store\r\nContent-Disposition: attachment\r\n"
+        return super()._done(method, path, request, body).replace(b"200 X\r\n", more)
+
+
+@pytest.mark.parametrize("kind", ["local", "s3", "webdav"])
+def test_fields_of_the_answers_of_webdav_do_not_describe_objects(
+    engine: Engine, tmp_path: Path, kind: str
+) -> None:
+    """A bucket would forbid caches and browsers to show the objects, and nothing else would take
+    one with all its metadata."""
+    dav, new = Answering(objects={b"/from": b"bytes"}), Bucket(sums=True)
+    with Peer([dav] * 40) as davs, Peer(repeat_script(new)) as bucket:
+        places = {
+            "local": local_location(tmp_path / "a", destination=True),
+            "s3": place(bucket),
+            "webdav": webdav_location(davs.url("/a"), destination=True),
+        }
+        outcome = engine.migrate(
+            webdav_location(davs.url("/from")), places[kind], metadata="strict", server_copy=False
+        )
+    assert notes(outcome) == ""
+    assert not any("no-store" in head or "attachment" in head for head in uploads(new))
+
+
 def test_the_users_own_fields_of_a_signed_url_go_to_a_bucket() -> None:
     fields = (("x-goog-meta-a", "1"), ("X-Ms-Meta-b", "2"), ("x-amz-meta-c", "3"))
     assert metadata_of_head(Head(200, "OK", "1.1", fields)) == (

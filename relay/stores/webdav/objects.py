@@ -19,8 +19,11 @@ from relay.stores.http_reads import GONE, HttpReads
 from relay.stores.interfaces import ByteRange, ObjectInfo, OpenedObject, UnknownObject
 from relay.stores.multistatus import version_of
 from relay.stores.webdav.properties import Properties
-from relay.wire.http1 import Head
+from relay.wire.http1 import Fields, Head
 
+_OF_ANSWERS = frozenset({"cache-control", "content-disposition"})
+"""Fields that a server makes for each answer: WebDAV has no properties of them (RFC 4918 section
+15). Nextcloud and ownCloud forbid caches with all objects, and let browsers download them."""
 _OC_NAMES: Mapping[str, str] = {"SHA256": "sha-256", "SHA1": "sha", "MD5": "md5"}
 
 
@@ -50,6 +53,11 @@ class DavHeads(HttpHeads):
         if not kept or self._side != "source":
             return version
         return replace(version, digests={**kept, **version.digests})
+
+    def metadata(self, head: Head, location: Location) -> Fields:
+        """As ObjectHeads.metadata, without the fields that are the answer's alone."""
+        found = super().metadata(head, location)
+        return tuple(pair for pair in found if pair[0].lower() not in _OF_ANSWERS)
 
 
 class DavObjects:
