@@ -326,7 +326,7 @@ class Remotes:
         if asked.method == "POST":
             raise InvalidType("WebDAV uploads need PUT, not POST", hint="Omit the method.")
         there = webdav_location(url, asked.headers, destination=asked.destination)
-        if chunks and is_nextcloud(there.path):
+        if chunks and is_nextcloud(there.folder().path):
             return replace(there, account=NextcloudAccount(f"webdav+{there.origin}"))
         return there
 

@@ -194,3 +194,9 @@ def test_names_are_joined_to_a_path_alone(type: str, odd: str) -> None:
 def test_infinite_scale_has_no_chunked_uploads(vendor: str, store: str) -> None:
     options = {"type": "webdav", "url": "https://h/remote.php/dav/files/me", "vendor": vendor}
     assert Remotes({"x": options}, {}, profiles=list).locate("x:a").store == store
+
+
+@pytest.mark.parametrize("path", ["me", "me/", "me/a"])
+def test_nextcloud_is_known_by_the_folder_of_a_user(path: str) -> None:
+    url = f"webdav+https://h/remote.php/dav/files/{path}"
+    assert Remotes({}, {}, profiles=list).locate(url).store == "nextcloud"
