@@ -144,6 +144,6 @@ def _collision(place: Location, twin: Location, what: str) -> KeyCollision:
         f"{place} and {twin} {what}",
         hint=(
             "One object would overwrite the other: rename one of them at the source, or choose"
-            " another destination."
+            " another destination. If the source has renamed it, delete it at the destination."
         ),
     )
