@@ -345,31 +345,25 @@ def test_a_leftover_in_an_empty_bucket_is_proved(tmp_path: Path, if_exists: str)
     assert (code, report["objects"]) == (0, {"verified": 1})
 
 
+@pytest.mark.parametrize("then", ["cancelled", "retried in vain"])
 @pytest.mark.parametrize("if_exists", ["overwrite", "changed"])
-def test_a_leftover_of_a_cancelled_command_is_not_skipped(tmp_path: Path, if_exists: str) -> None:
-    """It was sent completely, and its process was killed before it proved the bytes."""
+def test_a_leftover_of_an_ended_command_is_not_skipped(
+    tmp_path: Path, if_exists: str, then: str
+) -> None:
+    """It was sent completely, and its process was killed before it proved the bytes. Then the
+    command is cancelled, or its retry fails at the source."""
     shelf, folder = Bucket(), plant(tmp_path)
     with Peer(shelf) as peer:
         terminal, words = bucket(tmp_path, peer), (str(folder), "s3://bucket/to/", "--if-exists")
         terminal.run("migrate", "-r", *words, if_exists, RELAY_FAILPOINT="before-verify:1:kill9")
         shelf.objects["to/a"] = flip_byte(shelf.objects["to/a"])
-        assert terminal.run("cancel", "1")[0] == 0
-        assert terminal.query("SELECT max(lapses) FROM transfers") == 0
-        code, reported = terminal.tree(*words, "skip")
-    assert (code, reported["objects"]) == (1, {"failed": 1})
-
-
-@pytest.mark.parametrize("if_exists", ["overwrite", "changed"])
-def test_a_leftover_of_a_failed_retry_is_not_skipped(tmp_path: Path, if_exists: str) -> None:
-    """Its process was killed before it proved the bytes, and the retry fails at the source."""
-    shelf, folder = Bucket(), plant(tmp_path)
-    with Peer(shelf) as peer:
-        terminal, words = bucket(tmp_path, peer), (str(folder), "s3://bucket/to/", "--if-exists")
-        terminal.run("migrate", "-r", *words, if_exists, RELAY_FAILPOINT="before-verify:1:kill9")
-        shelf.objects["to/a"] = flip_byte(shelf.objects["to/a"])
-        (folder / "a").rename(tmp_path / "away")
-        assert terminal.tree(*words, if_exists)[0] == 1
-        (tmp_path / "away").rename(folder / "a")
+        if then == "cancelled":
+            assert terminal.run("cancel", "1")[0] == 0
+            assert terminal.query("SELECT max(lapses) FROM transfers") == 0
+        else:
+            (folder / "a").rename(tmp_path / "away")
+            assert terminal.tree(*words, if_exists)[0] == 1
+            (tmp_path / "away").rename(folder / "a")
         code, reported = terminal.tree(*words, "skip")
     assert (code, reported["objects"]) == (1, {"failed": 1})
 
