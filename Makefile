@@ -25,8 +25,8 @@ help:
 	@echo "make clean  remove what these made"
 
 $(VENV)/installed: pyproject.toml constraints.txt
+	@echo "installing relay and its test tools into $(VENV) (600 MB): once, for some minutes, without further output …"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@echo "installing into $(VENV) …"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
 
