@@ -9,7 +9,6 @@ import json
 import re
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
-from typing import Any
 
 from flask import Flask, Response, request
 
@@ -18,7 +17,7 @@ from relay.api import openapi, render
 from relay.api.auth import guard
 from relay.api.lingering_close import with_lingering_close
 from relay.api.migrate_route import migrate_view
-from relay.api.migration_routes import LedgerContext, View, ledger_routes
+from relay.api.migration_routes import LedgerContext, View, json_answer, ledger_routes
 from relay.engine.transfer_engine import TransferEngine
 from relay.errors import InvalidType, LedgerFailed, RelayError, UnknownMember
 from relay.wire.tls.choice import library_name
@@ -100,10 +99,12 @@ def _routes(
         (
             "/",
             "GET",
-            lambda: _json({"name": "relay", "version": __version__, "openapi": "/openapi.json"}),
+            lambda: json_answer(
+                {"name": "relay", "version": __version__, "openapi": "/openapi.json"}
+            ),
         ),
         ("/migrate", "POST", migrate_view(engine, works, has_works=has_works)),
-        ("/healthz", "GET", lambda: _json({"status": "ok"})),
+        ("/healthz", "GET", lambda: json_answer({"status": "ok"})),
         ("/readyz", "GET", lambda: _ready(engine, trouble)),
         ("/openapi.json", "GET", lambda: Response(document, mimetype="application/json")),
     )
@@ -123,13 +124,7 @@ def _ready(engine: TransferEngine, trouble: Callable[[], RelayError | None]) -> 
             "waiting": slots.waiting,
         },
     }
-    response = _json(members, 200 if ready else 503)
+    response = json_answer(members, 200 if ready else 503)
     if engine.draining:
         response.headers["Connection"] = "close"
-    return response
-
-
-def _json(members: Mapping[str, Any], status: int = 200) -> Response:
-    response = Response(json.dumps(members) + "\n", status=status, mimetype="application/json")
-    response.headers["Cache-Control"] = "no-store"
     return response

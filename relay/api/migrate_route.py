@@ -24,7 +24,14 @@ from typing import Any
 import gevent
 from flask import Response, g, request
 
-from relay.api.migration_routes import LedgerContext, accept, wants_ledger
+from relay.api.migration_routes import (
+    JSON,
+    NDJSON,
+    LedgerContext,
+    accept,
+    stream_answer,
+    wants_ledger,
+)
 from relay.api.request import parse_order
 from relay.api.strict_json import read_object
 from relay.engine.outcome import Outcome
@@ -40,7 +47,6 @@ from relay.throttle import throttle_of
 from relay.views.problems import bug, problem
 from relay.views.progress import Rate, progress_of
 
-JSON, NDJSON = "application/json", "application/x-ndjson"
 LINE_SECONDS = 0.5
 """Seconds between two lines of progress."""
 
@@ -113,9 +119,7 @@ def _stream_lines(engine: TransferEngine, transfer: Transfer) -> Response:
         if not job.ready():
             transfer.cancel(Cancelled("the client disconnected"))
 
-    response = Response(_lines(transfer, job), mimetype=NDJSON)
-    response.headers["Cache-Control"] = "no-store"
-    response.headers["X-Accel-Buffering"] = "no"  # nginx passes each line on without buffering
+    response = stream_answer(_lines(transfer, job), NDJSON)
     response.call_on_close(cancel_if_running)
     return response
 

@@ -55,6 +55,7 @@ _WAIT = re.compile(r"wait\s*=\s*\"?([0-9]{1,6})\"?", re.I)
 _KEY = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]{0,253}[\x21-\x7e])?")
 
 _PREFIX = re.compile(r"(?:/[A-Za-z0-9._~!$&'()*+,;=:@%-]+){1,20}")
+_UNCACHED = {"Cache-Control": "no-store"}
 _poll: Any = get_original("select", "poll")
 
 View = Callable[..., Response]
@@ -92,10 +93,10 @@ def accept(works: LedgerContext, engine: TransferEngine, order: MigrationRequest
     migration, _ = works.ledger.create(order.spec(engine.remotes), _key())
     works.worker.wake()
     if _streams(NDJSON):
-        response = Response(_lines(works, engine, migration), mimetype=NDJSON)
+        response = stream_answer(_lines(works, engine, migration), NDJSON)
     else:
         ended = _await_end(works, engine, migration, _wait_seconds())
-        response = _json(summary(ended), 200 if ended.state in ENDED else 202)
+        response = json_answer(summary(ended), 200 if ended.state in ENDED else 202)
     response.headers["Location"] = f"{_prefix()}/migrations/{migration.id}"
     return response
 
@@ -110,7 +111,7 @@ def ledger_routes(
         found = works().ledger.migrations(limit, before or None)
         rows = [brief(migration) for migration in found]
         query = urlencode({"before": found[-1].number, "limit": limit}) if found else ""
-        return _json(
+        return json_answer(
             {
                 "migrations": rows,
                 "next": f"{_prefix()}/migrations?{query}" if len(found) == limit else None,
@@ -119,7 +120,7 @@ def ledger_routes(
 
     def one(id: str) -> Response:
         work = works()
-        return _json(_with_trouble(work, summary(work.ledger.migration(id))))
+        return json_answer(_with_trouble(work, summary(work.ledger.migration(id))))
 
     def transfers(id: str) -> Response:
         return _transfers(works().ledger, id)
@@ -129,16 +130,13 @@ def ledger_routes(
         since = request.headers.get("Last-Event-ID", "0")
         number = int(since) if since.isascii() and since.isdigit() and len(since) < 16 else 0
         lines = _events(work, work.ledger.migration(id).id, number, engine)
-        response = Response(lines, mimetype=SSE)
-        response.headers["Cache-Control"] = "no-store"
-        response.headers["X-Accel-Buffering"] = "no"
-        return response
+        return stream_answer(lines, SSE)
 
     def change(id: str) -> Response:
         work = works()
         changed = work.ledger.limit(work.ledger.migration(id).id, parse_change(_members(engine)))
         work.worker.wake()
-        return _json(summary(changed))
+        return json_answer(summary(changed))
 
     def act(verb: str) -> View:
         def view(id: str) -> Response:
@@ -146,7 +144,7 @@ def ledger_routes(
             migration = work.ledger.migration(id)
             acted = apply_refresh(work.ledger, engine, migration, verb, _fresh(engine, migration))
             work.worker.wake()
-            return _json(summary(acted))
+            return json_answer(summary(acted))
 
         return view
 
@@ -226,10 +224,15 @@ def _fresh(engine: TransferEngine, migration: Migration) -> Refresh:
 # -- writing answers
 
 
-def _json(members: Mapping[str, Any], status: int = 200) -> Response:
-    response = Response(json.dumps(members) + "\n", status=status, mimetype=JSON)
-    response.headers["Cache-Control"] = "no-store"
-    return response
+def json_answer(members: Mapping[str, Any], status: int = 200) -> Response:
+    """Return members as JSON that no cache keeps."""
+    return Response(json.dumps(members) + "\n", status=status, headers=_UNCACHED, mimetype=JSON)
+
+
+def stream_answer(lines: Iterator[str], kind: str) -> Response:
+    """Return lines of a media type, each of which reaches the client at once: nginx passes them on
+    without buffering, and no cache keeps them."""
+    return Response(lines, headers={**_UNCACHED, "X-Accel-Buffering": "no"}, mimetype=kind)
 
 
 def _await_end(
@@ -350,7 +353,7 @@ def _transfers(ledger: Ledger, id: str) -> Response:
         if states:
             query["state"] = ",".join(states)
         more = f"{_prefix()}/migrations/{id}/transfers?{urlencode(query)}"
-    return _json(
+    return json_answer(
         {
             "transfers": [
                 {"id": row.id, **report_line(row), "receipt": row.receipt} for row in found

@@ -196,14 +196,6 @@ def parse_order(members: Mapping[str, Any]) -> MigrationRequest:
         asked = MigrateRequest.model_validate(dict(members))
     except ValidationError as error:
         raise _first(error) from None
-    if (
-        asked.recursive
-        and isinstance(asked.destination, DestinationObject)
-        and asked.destination.method == "POST"
-    ):
-        raise InvalidType(
-            "a tree is uploaded by PUT", hint="Leave the method out.", pointer="/destination/method"
-        )
     return MigrationRequest(
         _source(asked.source),
         _end(asked.destination),

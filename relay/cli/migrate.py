@@ -28,7 +28,7 @@ from relay.config import Settings
 from relay.engine.migration_request import Endpoint, MigrationRequest
 from relay.engine.plan import IfExists, Metadata, Verify
 from relay.engine.worker.slot_growth import MOST_SLOTS, SlotGrowth
-from relay.errors import Cancelled, InvalidType, RelayError
+from relay.errors import Cancelled, RelayError
 from relay.process.cooperative import importing
 from relay.process.memory import available_bytes
 from relay.settings_sources import is_given, load_settings, trusted_ledger_url
@@ -160,11 +160,8 @@ def _growth_of(first: int, settings: Settings) -> SlotGrowth:
 
 
 def order_of(options: Mapping[str, Any]) -> MigrationRequest:
-    """Return the request of the flags, without its limits. Raises InvalidType, and as
-    `read_headers`."""
+    """Return the request of the flags, without its limits. Raises as `read_headers`."""
     tree = options["recursive"]
-    if tree and options["method"] == "POST":
-        raise InvalidType("a tree is uploaded by PUT", hint="Leave --method out.")
     return MigrationRequest(
         Endpoint(absolute_path(options["source"], tree), headers=headers_of(options, "source")),
         Endpoint(

@@ -17,7 +17,7 @@ from urllib.parse import unquote
 
 from relay.engine.plan import IfExists, Metadata, Plan, Verify, refuse_same_object
 from relay.engine.proof_levels import refuse_unprovable
-from relay.errors import ConfigError, SameObject, UnsafeKey
+from relay.errors import ConfigError, InvalidType, SameObject, UnsafeKey
 from relay.headers import Headers
 from relay.hosts import is_loopback, literal_address
 from relay.identity import owner_of, place_identity, selecting_headers
@@ -138,6 +138,12 @@ class MigrationRequest:
 
         Raises a RequestError, whose pointer names the side; SameObject if the two overlap;
         VerificationUnavailable for a level of proof that the destination can never give."""
+        if self.recursive and self.destination.method == "POST":
+            raise InvalidType(
+                "a tree is uploaded by PUT",
+                hint="Leave the method out.",
+                pointer="/destination/method",
+            )
         source = remotes.locate(
             self.source.text,
             headers=self.source.headers,
