@@ -9,6 +9,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from itertools import islice
 from math import inf
 from typing import TYPE_CHECKING, Any, Final, Protocol
@@ -48,7 +49,10 @@ AWAY: Final = (ServerUnreachable, LedgerFailed, Overloaded)
 
 class MigrationBackend(Protocol):
     """Migrations in a ledger or on a server. Each method raises MigrationUnknown, and the errors of
-    its ledger or its server."""
+    its ledger or its server.
+
+    In a ledger, a migration that has not ended and that no process moves now has a member
+    `waits_for`: the command that resumes it."""
 
     where: str
     """Its name in messages."""
@@ -134,7 +138,7 @@ class LocalLedger:
 
     def migration(self, id: str) -> Members:
         """As MigrationBackend.migration."""
-        return summary(self._ledger.migration(id))
+        return self._with_wait(summary(self._ledger.migration(id)))
 
     def end(self, id: str) -> Members:
         """As MigrationBackend.end."""
@@ -142,7 +146,8 @@ class LocalLedger:
 
     def newest(self, limit: int) -> Iterator[Members]:
         """As MigrationBackend.newest."""
-        return (brief(migration) for migration in self._ledger.migrations(limit))
+        for migration in self._ledger.migrations(limit):
+            yield self._with_wait(brief(migration))
 
     def rows(self, id: str, states: Sequence[str]) -> Iterator[Members]:
         """As MigrationBackend.rows."""
@@ -211,7 +216,18 @@ class LocalLedger:
     def follow(self, id: str) -> Iterator[Event]:
         """As MigrationBackend.follow."""
         for kind, _, members in progress_events(self._ledger, id, 0, time.sleep):
+            if kind == "progress" and members["trouble"] is None:
+                with suppress(LedgerFailed):  # the next event says so
+                    members = self._with_wait(members)
             yield kind, members
+
+    def _with_wait(self, members: Members) -> Members:
+        """Return the members of a migration with `waits_for`, if it waits for a command. What a
+        lost process held is not under way."""
+        if members["ended"] is not None or self._ledger.has_worker(members["id"]):
+            return members
+        command = "relay migrate" if self.needs_command(members["id"]) else "relay serve"
+        return {**members, "waits_for": command, "under_way": 0, "slots": None, "retried": []}
 
 
 class RemoteServer:

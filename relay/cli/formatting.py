@@ -75,7 +75,17 @@ def summary_line(migration: Members) -> str:
         f"{done:,} of {objects_in(migration):,} objects, {decimal(bytes_at_destination(migration))}"
     )
     text += f", {failed:,} failed" if failed else ""
+    if "waits_for" in migration and migration["state"] == MigrationState.RUNNING:
+        text += ", no process moves it"
     return f"{text}  {plain(migration['source'])} -> {plain(migration['destination'])}"
+
+
+def waiting_line(migration: Members) -> str:
+    """Return what resumes a migration that no process moves now."""
+    command = f"`{migration['waits_for']}`"
+    if migration["waits_for"] == "relay migrate":
+        command = f"the same {command} command"
+    return f"no process moves it now: {command} resumes it"
 
 
 def headline(migration: Members, rate: float, here: int = 0) -> str:
@@ -99,6 +109,8 @@ def progress_lines(migration: Members, rate: float, here: int = 0) -> tuple[str,
     stopping = under_way(migration)
     if state and stopping:
         state += f" ({stopping:,} still stopping)"
+    elif not state and "waits_for" in migration:
+        state = ", no process moves it"
     trouble = migration.get("trouble")
     if trouble:
         state += f", waiting for the ledger: {plain(trouble['detail'])}"
@@ -182,6 +194,8 @@ def table(migration: Members, failed: Sequence[Members], took: str) -> Iterator[
             "hint",
             f"`relay resume {migration['number']}`, or the same command, resumes it",
         )
+    elif "waits_for" in migration:
+        yield "hint", waiting_line(migration)
     for row in failed:
         yield "failed", f"{row['name'] or migration['source']}: {row['detail']}"
     # A server's rows have no hints.
@@ -217,7 +231,8 @@ def details(migration: Members) -> Iterator[tuple[str, str]]:
     if migration.get("slots") is not None:  # an older server does not have it
         yield "slots", f"{migration['slots']:,}"
     if _is_listing(migration):
-        yield "listing", "the source is still being listed"
+        is_waiting = "waits_for" in migration
+        yield "listing", "not complete yet" if is_waiting else "the source is still being listed"
     for text in retry_lines(migration):
         yield "retry", text
     trouble = migration.get("trouble")

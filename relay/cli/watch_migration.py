@@ -29,13 +29,12 @@ from relay.cli.formatting import (
     progress_lines,
     table,
     under_way,
+    waiting_line,
 )
 from relay.cli.interrupt import Interrupted, interrupt_as_exception
 from relay.cli.terminal import LINE_SECONDS, confirm, has_bars, in_columns, plain, say
 from relay.ledger.states import PRESENT, EventKind, MigrationState, TransferState
 from relay.views.progress import Rate
-
-NEEDS_COMMAND = "the `relay migrate` command of this migration moves it: if none runs, run it again"
 
 _STARTS = (EventKind.RETRY, EventKind.LIST_AGAIN)
 """The events after which failed objects are moved again."""
@@ -75,8 +74,8 @@ def watch(migrations: MigrationBackend, id: str, quiet: bool, as_json: bool) -> 
     """Show a migration until it ends, or waits for credentials; return the exit code."""
     if not quiet and migrations.needs_command(id):
         found = migrations.migration(id)
-        if found["ended"] is None and not under_way(found):
-            say(f"relay: {NEEDS_COMMAND}", sys.stderr)
+        if "waits_for" in found:
+            say(f"relay: {waiting_line(found)}", sys.stderr)
     try:
         with interrupt_as_exception(), _display(quiet) as (show, tell):
             _show_events(migrations, id, show, tell)

@@ -8,6 +8,7 @@ Decided here: which workers are lost. Never here: claims (`claims.py`)."""
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from math import inf
 from typing import Any, Final
 
@@ -98,11 +99,35 @@ def leases_of(
 ) -> dict[str, float]:
     """Return the workers that hold transfers or parts of a migration, each with the end of its
     lease; infinite for a worker whose process certainly runs. Reads only."""
+    found = _workers_of(connection, _owners_of(connection, id))
+    return {row.id: inf if _is_shown(row, who, database.sqlite) else row.until for row in found}
+
+
+def has_worker(connection: Connection, database: Database, who: WorkerId, id: str) -> bool:
+    """Return whether a worker that is not lost holds transfers, parts or the listing of a
+    migration. Reads only.
+
+    A process of this machine that was killed is lost at once. In another container, or on another
+    machine, it counts as alive until its lease ends."""
+    listed = (migrations.c.id == id) & (migrations.c.listing == ListingState.RUNNING)
+    owners = _owners_of(connection, id)
+    owners |= set(connection.execute(select(migrations.c.listing_owner).where(listed)).scalars())
+    now = database.clock(connection)
+    return not all(
+        _is_gone(row, now, who, database.sqlite) for row in _workers_of(connection, owners)
+    )
+
+
+def _owners_of(connection: Connection, id: str) -> set[str]:
+    """Return the ids of the workers that hold transfers or parts of a migration."""
     of = (transfers.c.migration_id == id) & RUNNING
     owners = set(connection.execute(select(transfers.c.owner).where(of).distinct()).scalars())
-    owners |= {row.owner for row in connection.execute(select_helpers([id]))}
-    found = connection.execute(select(runners).where(runners.c.id.in_(owners))).all()
-    return {row.id: inf if _is_shown(row, who, database.sqlite) else row.until for row in found}
+    return owners | {row.owner for row in connection.execute(select_helpers([id]))}
+
+
+def _workers_of(connection: Connection, ids: Collection[str]) -> Sequence[Row[Any]]:
+    """Return the rows of those workers that are registered."""
+    return connection.execute(select(runners).where(runners.c.id.in_(ids))).all()
 
 
 def _distrust_restored_ledger(connection: Connection, database: Database) -> None:

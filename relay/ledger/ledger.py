@@ -259,6 +259,12 @@ class Ledger:
             lambda c: leases.leases_of(c, self.database, self.who, id), write=False
         )
 
+    def has_worker(self, id: str) -> bool:
+        """As leases.has_worker."""
+        return self.database.run(
+            lambda c: leases.has_worker(c, self.database, self.who, id), write=False
+        )
+
     def settle_and_claim(
         self,
         ends: Sequence[Settlement],

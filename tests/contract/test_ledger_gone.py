@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import gevent
@@ -26,7 +27,9 @@ from relay.ledger.schema import migrations, transfers
 from relay.ledger.workers import WorkerId
 from relay.process import identities
 from relay.process.identities import boot_id, pid_namespace, process_identity
+from relay.receipt import Version
 from tests.ledgers import TREE, Opened, tree, verified_end
+from tests.values import UPLOAD
 
 # -- leases
 
@@ -134,10 +137,11 @@ def test_an_invisible_process_is_judged_by_time(
         monkeypatch.undo()
         monkeypatch.setattr(leases, "process_identity", lambda pid: str(pid))
     one, two = open_ledger(process=OTHERS[what]()), open_ledger()
-    tree(one, 5)
+    id = tree(one, 5)
     assert len(one.claim(1)) == 1
-    assert two.reclaim() == 0
+    assert (two.reclaim(), two.has_worker(id)) == (0, True)
     one.renew(-1)
+    assert not two.has_worker(id)
     assert two.reclaim() == 1
 
 
@@ -147,12 +151,31 @@ def test_a_dead_process_of_this_host_is_noticed_at_once(open_ledger: Opened) -> 
         pytest.skip("only one machine has one list of processes")
     child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     one = open_ledger(process=process_identity(child.pid))
-    tree(one, 5)
+    id = tree(one, 5)
     one.claim(1)
-    assert two.reclaim() == 0
+    assert (two.reclaim(), two.has_worker(id)) == (0, True)
     child.communicate(b"\n")
+    assert not two.has_worker(id)
     assert two.reclaim() == 1
     assert WorkerId.of_this_process("x").boot == boot_id()
+
+
+@pytest.mark.parametrize("held", ["a transfer", "the listing", "a part"])
+def test_a_worker_moves_the_migrations_of_its_claims(open_ledger: Opened, held: str) -> None:
+    one, two, three = open_ledger(), open_ledger(), open_ledger()
+    id = one.create(TREE)[0].id if held == "the listing" else tree(one, 30)
+    assert not three.has_worker(id)
+    if held == "the listing":
+        assert one.claim_listing() is not None
+    else:
+        (claim,) = one.claim(1)
+        one.record_upload(claim, replace(UPLOAD, pinned=Version(30, '"e"', id="v1")))
+    if held == "a part":
+        assert two.join_upload() is not None
+        one.leave()
+    assert three.has_worker(id)
+    (two if held == "a part" else one).leave()
+    assert not three.has_worker(id)
 
 
 # -- listings

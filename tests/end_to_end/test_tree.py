@@ -138,10 +138,31 @@ def test_a_watch_says_that_no_worker_runs_the_migration(terminal: Terminal, tmp_
     assert terminal.run("retry", "1")[0] == 0
     watching = terminal.start("watch", "1")
     assert watching.stderr is not None
-    assert "if none runs, run it again" in watching.stderr.readline()
+    assert watching.stderr.readline() == (
+        "relay: no process moves it now: the same `relay migrate` command resumes it\n"
+    )
     watching.send_signal(signal.SIGINT)
     watching.communicate(timeout=30)
     assert watching.returncode == 130
+
+
+def test_status_says_at_once_that_the_process_was_killed(
+    terminal: Terminal, tmp_path: Path
+) -> None:
+    plant(tmp_path / "from", 3)
+    words = ("migrate", "-r", str(tmp_path / "from"), str(tmp_path / "to"))
+    assert terminal.run(*words, RELAY_FAILPOINT="before-publish:2:kill9")[0] == -9
+    held = terminal.query("SELECT count(*) FROM transfers WHERE state = 'running'")
+    assert ", no process moves it" in terminal.run("status")[1]
+    shown = terminal.run("status", "1")[1]
+    assert "no process moves it now: the same `relay migrate` command resumes it" in shown
+    assert "0 transfers" in shown and "\nslots" not in shown
+    reported = json.loads(terminal.run("status", "1", "--json")[1])
+    assert (reported["state"], reported["waits_for"]) == ("running", "relay migrate")
+    assert (reported["under_way"], reported["slots"]) == (0, None)
+    assert terminal.query("SELECT count(*) FROM transfers WHERE state = 'running'") == held > 0
+    assert terminal.run(*words)[0] == 0
+    assert "waits_for" not in json.loads(terminal.run("status", "1", "--json")[1])
 
 
 def test_limits_stay_until_lifted_and_are_reported(terminal: Terminal, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from relay.cli.formatting import HINTS, details, table
+from relay.cli.formatting import HINTS, details, headline, summary_line, table
 
 ENDED: dict[str, Any] = {
     "number": 7,
@@ -61,6 +61,32 @@ def test_a_number_of_bytes_is_not_repeated(count: int, shown: str) -> None:
 def test_a_paused_migration_names_the_command_to_resume() -> None:
     rows = dict(details({**ENDED, "state": "paused", "ended": None, "objects": {"queued": 3}}))
     assert rows["hint"] == "`relay resume 7`, or the same command, resumes it"
+
+
+@pytest.mark.parametrize(
+    ("command", "resumes"),
+    [
+        ("relay migrate", "the same `relay migrate` command resumes it"),
+        ("relay serve", "`relay serve` resumes it"),
+    ],
+)
+def test_a_migration_that_no_process_moves_names_a_command(command: str, resumes: str) -> None:
+    waiting = {
+        **ENDED,
+        "state": "running",
+        "ended": None,
+        "objects": {"running": 3},
+        "listing": "running",
+        "waits_for": command,
+    }
+    rows = dict(details(waiting))
+    assert rows["hint"] == f"no process moves it now: {resumes}"
+    assert (rows["listing"], rows["under way"][:11]) == ("not complete yet", "0 transfers")
+    assert ", no process moves it  old:photos/" in summary_line(waiting)
+    assert headline(waiting, 0.0).endswith(", no process moves it")
+    paused = {**waiting, "state": "paused"}
+    assert "no process" not in summary_line(paused) + headline(paused, 0.0)
+    assert "relay resume 7" in dict(details(paused))["hint"]
 
 
 def test_failed_objects_have_their_different_hints() -> None:
