@@ -181,7 +181,7 @@ class MigrationsSchema(_Schema):
 class ReportLineSchema(_Schema):
     """One object of a migration, as a line of a report."""
 
-    name: str
+    name: str = Field(description="Name of the object in its tree; empty for a single object.")
     state: Annotated[str, OneOf(TransferState)]
     level: str | None
     bytes: int | None

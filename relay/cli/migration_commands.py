@@ -82,7 +82,7 @@ def report(id: str, state: tuple[str, ...], form: str, url: str | None) -> int:
     """Print one row for each object of the migration ID: its proof, or its error."""
     migrations = migrations_of(url)
     migration = migrations.migration(id)
-    rows = CountedRows(migrations.rows(migration["id"], state))
+    rows = CountedRows(migrations.rows(migration["id"], state), migration["source"])
     for text in _FORMS[form](migration, rows):
         tell(text)
     if not rows.count:
@@ -94,14 +94,15 @@ def report(id: str, state: tuple[str, ...], form: str, url: str | None) -> int:
 class CountedRows(Iterator[dict[str, Any]]):
     """Counts the rows that a consumer takes."""
 
-    def __init__(self, rows: Iterator[dict[str, Any]]) -> None:
-        self._rows, self.count = rows, 0
+    def __init__(self, rows: Iterator[dict[str, Any]], source: str) -> None:
+        """`source` is the name of a single object, whose row in the ledger has none."""
+        self._rows, self._source, self.count = rows, source, 0
 
     def __next__(self) -> dict[str, Any]:
         """Return the next row."""
         row = next(self._rows)
         self.count += 1
-        return row
+        return {**row, "name": row["name"] or self._source}
 
 
 Rows = Iterator[dict[str, Any]]

@@ -132,6 +132,23 @@ def test_f25_an_expired_url_is_one_error_and_a_fresh_resumes(
         assert_there(seaweed, (source.content.read("/object", 0, LARGE), "expired/to"))
 
 
+def test_a_report_names_a_single_object_by_its_source(clouds: Terminal, tmp_path: Path) -> None:
+    source = tmp_path / "from"
+    source.write_bytes(b"bytes")
+    assert clouds.run("migrate", str(source), str(tmp_path / "to"))[0] == 0
+    shown = clouds.run("status", "1", "--json")[1]
+    name = json.loads(shown)["source"]
+    assert name.endswith(str(source))
+    rows = [
+        json.loads(line)
+        for line in clouds.run("report", "1", "--format", "jsonl")[1].split("\n")
+        if line
+    ]
+    assert [row["name"] for row in rows] == [name]
+    for form in ("table", "csv", "html"):
+        assert name in clouds.run("report", "1", "--format", form)[1]
+
+
 def test_a_finished_command_runs_again(clouds: Terminal, tmp_path: Path) -> None:
     (tmp_path / "from").write_bytes(b"as it was")
     words = ("migrate", str(tmp_path / "from"), str(tmp_path / "to"), "--json")
