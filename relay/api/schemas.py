@@ -22,6 +22,10 @@ class _Schema(BaseModel):
 
 
 Digests = dict[str, str]
+_RESENT = (
+    "Number of bytes that were sent again, as far as it is known: what a killed process had sent of"
+    " an unfinished object or part does not count."
+)
 
 
 class VersionSchema(_Schema):
@@ -52,7 +56,7 @@ class ReceiptSchema(_Schema):
     source: VersionSchema
     destination: VersionSchema
     attempts: int = Field(description="Number of attempts, the first included.")
-    bytes_resent: int = Field(description="Number of bytes that were sent again.")
+    bytes_resent: int = Field(description=_RESENT)
     notes: list[str] = Field(description="Remarks about the transfer, for people.")
 
 
@@ -161,7 +165,7 @@ class RecordedSchema(ListedSchema):
     levels: dict[str, int] = Field(
         description="Number of objects that were verified on each level."
     )
-    bytes_resent: int = Field(description="Number of bytes that were sent again.")
+    bytes_resent: int = Field(description=_RESENT)
     retries: int = Field(description="Number of retries.")
     error: dict[str, str | list[str]] | None = Field(
         description=(

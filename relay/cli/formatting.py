@@ -13,7 +13,7 @@ from rich.filesize import decimal
 
 from relay.cli.exits import Exit
 from relay.cli.flags import in_flags
-from relay.cli.terminal import plain, size
+from relay.cli.terminal import plain, resent_note, size
 from relay.engine.retries import WHOLE
 from relay.ledger.states import PENDING, PRESENT, ListingState, MigrationState, TransferState
 
@@ -181,8 +181,7 @@ def table(migration: Members, failed: Sequence[Members], took: str) -> Iterator[
     if migration["retries"] or migration["bytes_resent"]:
         yield (
             "again",
-            f"{_count_of(migration['retries'], 'attempt')},"
-            f" {decimal(migration['bytes_resent'])} sent again",
+            _count_of(migration["retries"], "attempt") + resent_note(migration["bytes_resent"]),
         )
     if migration["listing"] == ListingState.DONE and not objects_in(migration):
         yield "empty", "nothing was found in the source: is its name correct?"

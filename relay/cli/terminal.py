@@ -210,6 +210,12 @@ def size(count: int) -> str:
     return f"{count:,} ({decimal(count)})" if count >= 1000 else f"{count:,}"
 
 
+def resent_note(count: int) -> str:
+    """Return the end of a line about bytes that were sent again, '' without any. The number is a
+    lower bound: what a killed process had sent of an unfinished object or part is unknown."""
+    return f", at least {decimal(count)} sent again" if count else ""
+
+
 def receipt_lines(outcome: Outcome) -> Iterable[str]:
     """Return the receipt as a table of two columns."""
     rows = [
@@ -232,8 +238,7 @@ def _rows(outcome: Outcome, receipt: Receipt) -> Iterable[tuple[str, str]]:
     yield from receipt.to_json()["digests"].items()
     yield from _version("read", receipt.source)
     yield from _version("written", receipt.destination)
-    resent = f", {decimal(receipt.bytes_resent)} sent again" if receipt.bytes_resent else ""
-    yield "attempts", f"{receipt.attempts}{resent}"
+    yield "attempts", f"{receipt.attempts}{resent_note(receipt.bytes_resent)}"
     for note in receipt.notes:
         yield "note", note
 

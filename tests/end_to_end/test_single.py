@@ -81,6 +81,20 @@ def test_the_same_command_resumes_in_the_middle(
 
 
 @pytest.mark.timeout(120)
+def test_a_part_that_a_kill_left_unrecorded_counts_as_resent(
+    seaweed: Seaweed, clouds: Terminal, large_object: tuple[bytes, str]
+) -> None:
+    words = words_of(seaweed, large_object, "--json")
+    assert clouds.run(*words, RELAY_FAILPOINT="after-part:2:kill9")[0] == -signal.SIGKILL
+    code, out, err = clouds.run(*words)
+    assert code == 0, out + err
+    resent = json.loads(out)["receipt"]["bytes_resent"]
+    assert resent >= PART
+    assert resent == clouds.query("SELECT resent FROM transfers")
+    assert ", at least " in clouds.run("status", "1")[1]
+
+
+@pytest.mark.timeout(120)
 @pytest.mark.parametrize("slow_route", [2e6], indirect=True, ids=["2MB"])
 def test_a_second_terminal_takes_its_share_of_the_parts(
     seaweed: Seaweed, clouds: Terminal, large_object: tuple[bytes, str]

@@ -285,6 +285,56 @@ def test_an_answer_to_one_part_discards_no_other(certificates: Certificates, ans
 
 
 @pytest.mark.parametrize(
+    ("what", "lapsed", "resent"),
+    [
+        ("nothing", True, 0),
+        ("the upload", False, 2 * PART),
+        ("a part", False, PART),
+        ("a record", True, PART),
+        ("a record", False, 0),  # the attempt that sent the part has counted it
+    ],
+)
+def test_lost_parts_of_an_earlier_process_count_as_resent(
+    certificates: Certificates, what: str, lapsed: bool, resent: int
+) -> None:
+    engine, source, bucket, notes = parts_engine(certificates), Ranges(), Shelf(sums=True), Book()
+    bucket.answers["part"] = [accept_part(1), accept_part(2), *[refusal(400, "InvalidRequest")] * 2]
+    with Peer([source] * 20) as here, Peer(repeat_script(bucket)) as there:
+        with pytest.raises(RelayError):
+            engine.runner.run(attempt(engine, here, there, notes))
+        bucket.answers.clear()
+        assert notes.upload is not None and len(notes.upload.parts) == 2
+        if what == "the upload":
+            bucket.parts.clear()
+            bucket.answers["parts"] = [refusal(404, "NoSuchUpload")]
+        elif what == "a part":
+            del bucket.parts[2]
+        elif what == "a record":
+            notes.upload = replace(notes.upload, parts=notes.upload.parts[:1])
+        second = attempt(engine, here, there, notes, begun=True)
+        second.known = replace(second.known, lapsed=lapsed)
+        outcome = engine.runner.run(second)
+    assert bucket.whole == LARGE
+    assert outcome.receipt is not None
+    assert outcome.receipt.bytes_resent == second.resent == resent
+
+
+def test_parts_of_an_upload_that_vanishes_count_as_resent(certificates: Certificates) -> None:
+    engine, source, bucket, notes = (
+        parts_engine(certificates, 10),
+        Ranges(),
+        Shelf(sums=True),
+        Book(),
+    )
+    bucket.answers["part"] = [accept_part(1), accept_part(2), refusal(404, "NoSuchUpload")]
+    with Peer([source] * 20) as here, Peer(repeat_script(bucket)) as there:
+        outcome = engine.runner.run(attempt(engine, here, there, notes))
+    assert bucket.whole == LARGE
+    assert outcome.receipt is not None
+    assert outcome.receipt.bytes_resent >= 2 * PART
+
+
+@pytest.mark.parametrize(
     "answer",
     [refusal(400, "InvalidPart"), refusal(412, "PreconditionFailed")],
     ids=["invalid part", "exists"],

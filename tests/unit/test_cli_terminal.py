@@ -52,7 +52,7 @@ def test_receipt() -> None:
     assert "\x1b" not in text and "\x07" not in text and "secret" not in text
     rows = dict(line.split(maxsplit=1) for line in lines)
     assert rows["state"] == "unverified"
-    assert rows["attempts"] == "2, 1.5 MB sent again"
+    assert rows["attempts"] == "2, at least 1.5 MB sent again"
     assert rows["note"].startswith("note\\n")
     skipped = outcome_of(State.SKIPPED, place, place, notes=("unchanged", "a piece may remain"))
     assert [line.split(maxsplit=1)[1] for line in receipt_lines(skipped)][3:] == list(skipped.notes)

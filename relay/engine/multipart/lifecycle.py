@@ -128,13 +128,16 @@ class UploadLifecycle:
         the upload still exists."""
         self._abort_and_forget(upload)
 
-    def abort(self, upload: Upload, error: BaseException, written: bool = True) -> None:
-        """Abort the upload after `error`. If that fails, `error` says that the upload remains."""
+    def abort(self, upload: Upload, error: BaseException, written: bool = True) -> bool:
+        """Abort the upload after `error`. Return False if that fails; then `error` says that the
+        upload remains."""
         try:
             self._abort_and_forget(upload, written)
         except RelayError as failure:
             if isinstance(error, RelayError):
                 error.leave(Leftover.UPLOAD, _describe_upload(upload), failure.message)
+            return False
+        return True
 
     def _abort_and_forget(self, upload: Upload, written: bool = True) -> None:
         """Abort the upload, then remove its note. After a crash in between, the next attempt finds

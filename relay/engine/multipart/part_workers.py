@@ -148,6 +148,9 @@ class PartWorkers:
     """The digests of earlier reads of parts; another read must match."""
     resent: int = 0
     """Bytes that had to be sent again, or will have to be."""
+    lost: dict[int, int] = field(default_factory=dict)
+    """The bytes of earlier attempts' parts that are not kept, by number: `resent` counts a part
+    once it is moved again."""
     resumed: bool = False
     """True if an earlier attempt created the upload."""
     taken: int = 0
@@ -263,6 +266,7 @@ class PartWorkers:
                 lambda meter: self._copy_part_once(upload, number, span, meter),
                 most=self._retry_limit,
             )
+        self.resent += self.lost.pop(number, 0)
         return self.context.retry(
             what,
             lambda meter: self._move_part_once(upload, number, span, meter, permit),

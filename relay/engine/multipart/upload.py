@@ -134,6 +134,8 @@ class MultipartUpload:
     journal: Journal | None = None
     fruitless: int = 0
     """Number of consecutive attempts that resumed the upload and had no part accepted."""
+    after_crash: bool = False
+    """True if the process of the attempt before was lost: nothing has counted what it sent."""
 
     def __post_init__(self) -> None:
         """Split the object into parts; nothing moves yet. Raises Rejected as `split_into_ranges`,
@@ -162,6 +164,8 @@ class MultipartUpload:
         self._completing = False
         self._completion_requests = 0
         """Number of completion requests."""
+        self._kept = True
+        """True if the next attempt can resume the acknowledged parts."""
         self.discarded = ""
         """The note about a resumed upload that this attempt aborted."""
 
@@ -193,15 +197,15 @@ class MultipartUpload:
 
     @property
     def bytes_at_risk(self) -> int:
-        """The bytes of this attempt that must be sent again if it fails."""
-        if self._is_journalled:
-            return self._workers.resent + self._workers.under_way
-        return self._workers.bytes + self._workers.resent
+        """The bytes of this attempt that must be sent again if it fails, without those of
+        acknowledged parts."""
+        return self._workers.resent + self._workers.under_way
 
     @property
-    def _is_journalled(self) -> bool:
-        """True if the next attempt can resume the acknowledged parts."""
-        return self.journal is not None
+    def aborted_bytes(self) -> int:
+        """The bytes of acknowledged parts that the next attempt must send again, because the upload
+        was aborted."""
+        return 0 if self._kept else self._workers.bytes - self._workers.under_way
 
     def run(self) -> MovedParts:
         """Move the object. Raises a RelayError on a permanent failure; then the upload is aborted,
@@ -224,9 +228,12 @@ class MultipartUpload:
         except BaseException as error:
             gone = self._discard_stuck_upload(error)
             if gone is not None:
+                self._kept = False
                 raise gone from error
-            if upload is not None and not (self._is_journalled and self._can_continue(error)):
-                self._lifecycle.abort(upload, error)
+            has_journal = self.journal is not None
+            if upload is not None and not (has_journal and self._can_continue(error)):
+                is_aborted = self._lifecycle.abort(upload, error)
+                self._kept = has_journal and not is_aborted
             raise
 
     def _discard_stuck_upload(self, error: BaseException) -> UploadGone | None:
@@ -337,12 +344,14 @@ class MultipartUpload:
         )
         if not self._is_ours(written):
             self._lifecycle.replace(upload)
+            workers.resent += sum(part.size for part in written.parts)
             return None
         self._resumed, workers.resumed = upload, True
         try:
             listed = self._destination.stored_parts(upload)
         except NotFound:
             self._resumed, workers.resumed = None, False
+            workers.lost = self._lost_parts(written, ())
             return None  # the store has expired the upload, so create another
         except PermissionDenied:
             # A list of parts needs a permission of its own. The completion compares them.
@@ -356,9 +365,17 @@ class MultipartUpload:
             # A part without a needed digest is sent again.
             if part.digest or not self.context.digested:
                 workers.record_part(part)
+        workers.lost = self._lost_parts(written, listed)
         gone = frozenset(part.number for part in written.parts) - frozenset(workers.done)
         self.journal.resume(upload.id, gone, len(workers.spans))
         return upload
+
+    def _lost_parts(self, written: UploadRecord, listed: tuple[Part, ...]) -> dict[int, int]:
+        """Return the parts that were sent and are not kept, with their sizes. A part without a
+        record counts only after a crash: otherwise its attempt has counted it."""
+        sent = {part.number: part.size for part in listed} if self.after_crash else {}
+        sent |= {part.number: part.size for part in written.parts}
+        return {number: size for number, size in sent.items() if number not in self._workers.done}
 
     # -- the parts
 

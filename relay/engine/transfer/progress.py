@@ -26,6 +26,9 @@ class Progress:
     """The object's length in bytes, None while it is unknown."""
     resent: int = 0
     """Bytes of all attempts that had to be sent again, or will have to be."""
+    aborted: int = 0
+    """Bytes of the last attempt's acknowledged parts, if their upload was aborted. They count as
+    resent if another attempt uploads the object."""
     body: Body | None = None
     """The body that is read now, or was read last, unless the object is uploaded in parts."""
     parts: MultipartUpload | None = None

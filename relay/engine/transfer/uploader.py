@@ -77,13 +77,20 @@ class Uploader:
         part_context = context.part_context(target.place, found, context.needs_digest)
         absent = target.if_absent and not progress.replaces
         progress.parts = parts = MultipartUpload(
-            part_context, absent, context.journal, fruitless=progress.fruitless
+            part_context,
+            absent,
+            context.journal,
+            fruitless=progress.fruitless,
+            after_crash=context.known.lapsed and progress.attempt == 1,
         )
         progress.total, progress.phase = found.version.size, "piping"
+        progress.resent += progress.aborted
+        progress.aborted = 0
         try:
             moved = parts.run()
         except RelayError as error:
             progress.resent += parts.bytes_at_risk
+            progress.aborted = parts.aborted_bytes
             progress.note_failed_parts(parts)
             if isinstance(error, RangeIgnored):
                 progress.parts = None
