@@ -98,7 +98,7 @@ def test_rare_values_match_the_openapi_document(document: dict[str, Any]) -> Non
         ("Recorded", "error", [dict(error_members(full))]),
     ):
         for value in values:
-            OAS31Validator(schemas[name]["properties"][member]).validate(value)
+            assert OAS31Validator(schemas[name]["properties"][member]).is_valid(value), value
 
 
 def test_every_response_matches_the_openapi_document(

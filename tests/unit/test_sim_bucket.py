@@ -131,11 +131,12 @@ def test_slow_pages_are_listed_by_several_cursors(wire: Wire, slow_bucket: Bucke
 def test_a_slow_listing_that_is_left_early_leaves_no_request(
     wire: Wire, slow_bucket: Bucket
 ) -> None:
-    """The fixture `wire` fails for a connection that is not idle."""
     listing = S3Store(wire, "source", Watchdog(wire.limits)).list(place(slow_bucket), True)
     for _ in range(8_000):
         next(listing)
     listing.close()  # type: ignore[attr-defined]
+    wire.pool.close()  # closes the idle connections
+    assert wire.pool.open == 0
 
 
 @pytest.mark.parametrize(
