@@ -107,8 +107,8 @@ def has_worker(connection: Connection, database: Database, who: WorkerId, id: st
     """Return whether a worker that is not lost holds transfers, parts or the listing of a
     migration. Reads only.
 
-    A process of this machine that was killed is lost at once. In another container, or on another
-    machine, it counts as alive until its lease ends."""
+    With SQLite a killed process of this machine is lost at once. In another container, or with
+    PostgreSQL, it counts until its lease ends."""
     listed = (migrations.c.id == id) & (migrations.c.listing == ListingState.RUNNING)
     owners = _owners_of(connection, id)
     owners |= set(connection.execute(select(migrations.c.listing_owner).where(listed)).scalars())

@@ -285,6 +285,15 @@ def test_bad_requests_are_refused(
     assert server.ask("GET", "/migrations")[1]["migrations"] == []
 
 
+def test_a_tree_by_post_is_refused(idle: tuple[Server, Path]) -> None:
+    server, folder = idle
+    there = {"url": f"file://{folder}/to", "method": "POST"}
+    code, body = server.ask("POST", "/migrate", order(folder) | {"destination": there})
+    assert (code, body["detail"]) == (422, "a tree is uploaded by PUT")
+    assert body["errors"][0]["pointer"] == "/destination/method"
+    assert server.ask("GET", "/migrations")[1]["migrations"] == []
+
+
 def test_fresh_credentials_must_be_for_the_same_places(server: Server, folders: Path) -> None:
     id = server.ask("POST", "/migrate", order(folders))[1]["id"]
     places = {name: order(folders)[name] for name in ("source", "destination")}
