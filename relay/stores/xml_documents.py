@@ -152,7 +152,8 @@ class _Readable:
         begun = text.rfind("&", max(0, len(text) - _LONGEST_REFERENCE))
         if begun >= 0 and not final and ";" not in text[begun:]:
             text, self._held = text[:begun], text[begun:]
-        text = _FORBIDDEN.sub(_coding, text)
+        if not text.isprintable():  # no forbidden character is; in a tenth of the time
+            text = _FORBIDDEN.sub(_coding, text)
         return _REFERENCE.sub(_check_reference, text) if "&#" in text else text
 
 

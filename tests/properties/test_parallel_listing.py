@@ -21,7 +21,7 @@ from relay.stores.listing_retries import ListingRetries
 from relay.stores.s3 import listing
 from relay.stores.s3.account import S3Account
 from relay.stores.s3.key_ranges import KeySpace, Span
-from relay.stores.s3.listed_pages import ListedKey, ListedPage, bytes_of, text_of
+from relay.stores.s3.listed_pages import ListedPage, ListedRow, bytes_of, text_of
 from relay.stores.s3.listing import S3Listing
 from relay.stores.s3.parallel_listing import CURSORS, HELD, ParallelListing
 from relay.stores.s3.sigv4 import Signer
@@ -78,7 +78,8 @@ class Bucket:
         keys = self.keys[begin : begin + self.size]
         more = begin + self.size < len(self.keys)
         return ListedPage(
-            objects=tuple(ListedKey(text_of(key), "1", "", "") for key in keys),
+            keys=tuple(map(text_of, keys)),
+            rows=tuple(ListedRow(text_of(key), "1", "", "") for key in keys),
             truncated=more,
             token=keys[-1].hex() if more else None,
             after=None,
@@ -90,7 +91,7 @@ def list_keys(bucket: Bucket, found: list[bytes] | None = None) -> list[bytes]:
     those before it in `found`."""
     page = bucket.page(0)
     found = found if found is not None else []
-    found += [bytes_of(row.key) for row in page.objects]
+    found += [bytes_of(key) for key in page.keys]
     if page.token is None:
         return found
     several = ParallelListing(bucket.fetch, page)
@@ -98,7 +99,7 @@ def list_keys(bucket: Bucket, found: list[bytes] | None = None) -> list[bytes]:
     pages = several.pages()
     try:
         while True:
-            found += [bytes_of(row.key) for row in next(pages).objects]
+            found += [bytes_of(key) for key in next(pages).keys]
             held = sum(len(one.pages) for one in several._ranges)
             assert held <= CURSORS * HELD
     except StopIteration as end:
@@ -107,7 +108,7 @@ def list_keys(bucket: Bucket, found: list[bytes] | None = None) -> list[bytes]:
     assert not any(one.job for one in several._ranges)
     while token is not None:
         page = bucket.fetch(None, token)
-        found += [bytes_of(row.key) for row in page.objects]
+        found += [bytes_of(key) for key in page.keys]
         token = page.token
     return found
 
@@ -298,18 +299,26 @@ class Client:
 
 
 @pytest.fixture
-def entries(monkeypatch: pytest.MonkeyPatch) -> Callable[[Bucket], list[str]]:
-    """Return a function that lists a bucket as a store does, its pages all being slow."""
+def entries(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
+    """Return a function that lists a bucket as a store does, its pages all being slow, and that
+    calls `decoded` before each page is decoded."""
 
-    def names(bucket: Bucket) -> list[str]:
-        def page(_: S3Listing, __: Location, asked: dict[str, str], ___: str) -> ListedPage:
+    def names(
+        bucket: Bucket, slow_seconds: float = 0.0, decoded: Callable[[], None] = lambda: None
+    ) -> list[str]:
+        def document(_: S3Listing, __: Location, asked: dict[str, str]) -> ListedPage:
             token = asked.get("continuation-token")
             if token is None and not asked.keys() & {"start-after", "marker"}:
                 return bucket.page(0)
             return bucket.fetch(asked.get("start-after", asked.get("marker")), token)
 
-        monkeypatch.setattr(S3Listing, "page", page)
-        monkeypatch.setattr(listing, "SLOW_SECONDS", 0.0)
+        def decode(_: S3Listing, page: ListedPage, *__: object) -> ListedPage:
+            decoded()
+            return page
+
+        monkeypatch.setattr(S3Listing, "_document", document)
+        monkeypatch.setattr(S3Listing, "_decode", decode)
+        monkeypatch.setattr(listing, "SLOW_SECONDS", slow_seconds)
         monkeypatch.setattr(listing, "PAGE", bucket.size)
         found = S3Listing(Client())  # type: ignore[arg-type]
         account = S3Account("bucket", "/bucket", cast(Signer, None))
@@ -333,12 +342,12 @@ def change_beyond(bucket: Bucket, key: bytes, change: Callable[[ListedPage], Lis
 
 @pytest.mark.parametrize("truncated", [True, None])
 def test_a_page_without_a_token_is_not_the_last_one(
-    entries: Callable[[Bucket], list[str]], truncated: bool | None
+    entries: Callable[..., list[str]], truncated: bool | None
 ) -> None:
     bucket = Bucket(sorted_keys({f"{number:05}" for number in range(300)}), 10)
 
     def without_token(page: ListedPage) -> ListedPage:
-        if not page.objects and truncated is None:
+        if not page.keys and truncated is None:
             return replace(page, token=None, truncated=None)
         if page.truncated is False:
             return page
@@ -350,21 +359,21 @@ def test_a_page_without_a_token_is_not_the_last_one(
 
 
 def test_empty_pages_without_an_end_are_an_error(
-    entries: Callable[[Bucket], list[str]], monkeypatch: pytest.MonkeyPatch
+    entries: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(listing, "BARREN", 300)
     bucket = Bucket(sorted_keys({f"{number:05}" for number in range(300)}), 10)
 
     def empty(page: ListedPage) -> ListedPage:
         number = bucket.requests
-        return replace(page, objects=(), token=f"{number:08x}ff")
+        return replace(page, keys=(), rows=(), token=f"{number:08x}ff")
 
     change_beyond(bucket, b"00150", empty)
     with pytest.raises(ProtocolViolation):
         entries(bucket)
 
 
-def test_a_bug_in_a_request_ends_the_listing(entries: Callable[[Bucket], list[str]]) -> None:
+def test_a_bug_in_a_request_ends_the_listing(entries: Callable[..., list[str]]) -> None:
     bucket = Bucket(sorted_keys({f"{number:05}" for number in range(300)}), 10)
 
     def broken(page: ListedPage) -> ListedPage:
@@ -374,6 +383,17 @@ def test_a_bug_in_a_request_ends_the_listing(entries: Callable[[Bucket], list[st
     with pytest.raises(ZeroDivisionError):
         entries(bucket)
     assert bucket.requests < 100
+
+
+def test_a_page_is_decoded_after_the_next_one_is_requested(
+    entries: Callable[..., list[str]],
+) -> None:
+    """The server works on the next page while relay decodes this one."""
+    bucket = Bucket(sorted_keys({f"{number:05}" for number in range(30)}), 10)
+    requested: list[int] = []
+    names = entries(bucket, 60.0, lambda: requested.append(bucket.requests))
+    assert names == [text_of(key) for key in bucket.keys]
+    assert requested == [1, 2, 2]
 
 
 def test_a_retry_of_one_cursor_is_a_retry_of_the_listing() -> None:

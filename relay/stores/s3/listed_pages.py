@@ -6,7 +6,7 @@ follow each other (`listing.py`)."""
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from operator import lt
@@ -37,8 +37,8 @@ Elements"). Most servers send `Name` and `IsTruncated`; a server of the first fo
 `Marker` of the request."""
 
 
-class ListedKey(NamedTuple):
-    """An object as a page has it: its decoded key, and the texts of its other elements."""
+class ListedRow(NamedTuple):
+    """The texts of an object, as a page has them."""
 
     key: str
     size: str
@@ -48,14 +48,14 @@ class ListedKey(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class ListedPage:
-    """One page of a bucket's listing. `folders` are the names of its folders; `prefix_length` is
-    the number of characters of each key that belong to the listed folder. `after` is the marker for
-    a listing without tokens. `truncated` is None if the page does not say whether there are more.
-
-    Its entries are made when they are first used. So the next page can be requested before."""
+    """One page of a bucket's listing. `folders` are the names of its folders, `keys` and `rows` its
+    objects; `prefix_length` is the number of characters of each key that belong to the listed
+    folder. `after` is the marker for a listing without tokens. `truncated` is None if the page does
+    not say whether there are more."""
 
     folders: tuple[str, ...] = ()
-    objects: tuple[ListedKey, ...]
+    keys: tuple[str, ...]
+    rows: tuple[ListedRow, ...]
     prefix_length: int = 0
     truncated: bool | None
     token: str | None
@@ -66,23 +66,23 @@ class ListedPage:
     @cached_property
     def entries(self) -> tuple[Entry, ...]:
         """Its folders and objects, except for the marker of the listed folder."""
-        made = (_entry(row.key[self.prefix_length :], row) for row in self.objects)
-        return (*map(Entry, self.folders), *filter(None, made))
+        names = [key[self.prefix_length :] for key in self.keys]
+        return (*map(Entry, self.folders), *filter(None, map(_entry, names, self.rows)))
 
     @property
     def first(self) -> bytes | None:
         """The bytes of its first key."""
-        return bytes_of(self.objects[0].key) if self.objects else None
+        return bytes_of(self.keys[0]) if self.keys else None
 
     @property
     def last(self) -> bytes | None:
         """The bytes of its last key."""
-        return bytes_of(self.objects[-1].key) if self.objects else None
+        return bytes_of(self.keys[-1]) if self.keys else None
 
     @cached_property
     def ascending(self) -> bool:
         """Whether the keys come in the order of their bytes."""
-        order = [bytes_of(row.key) for row in self.objects]
+        order = [bytes_of(key) for key in self.keys]
         return all(map(lt, order, order[1:]))
 
     @property
@@ -111,61 +111,89 @@ def text_of(key: bytes) -> str:
     return key.decode(errors="surrogateescape")
 
 
-def read_page(
-    rows: Iterable[Element], prefix: str, location: Location, side: Side, *, plain: bool = False
-) -> ListedPage:
-    """Read a page's folders and objects, except for the marker of the folder itself. If the server
-    is known to send `plain` keys, or a key shows it here, no key is decoded, whatever the page
-    says: `a+b` would become another key.
+@dataclass(frozen=True, kw_only=True)
+class PageDocument:
+    """The texts of a page, with its keys not decoded. `reported` has the text of each other element
+    of the root, by name.
 
-    Raises ProtocolViolation for a key that is not in the requested folder, for too many rows, and
-    for an empty document that is not recognizable as a page (law 13)."""
+    The token of the next page is known before any key is decoded, which takes as long as the
+    reading: so the server can already work on that page."""
+
+    folders: tuple[str, ...]
+    rows: tuple[ListedRow, ...]
+    reported: Mapping[str, str]
+
+    @property
+    def token(self) -> str | None:
+        """The token of the next page."""
+        return self.reported.get("NextContinuationToken") or None
+
+    def decode(self, prefix: str, location: Location, side: Side, *, plain: bool) -> ListedPage:
+        """Return the page. If the server is known to send `plain` keys, or a key shows it here, no
+        key is decoded, whatever the page says: `a+b` would become another key.
+
+        Raises ProtocolViolation for a key that is not in the requested folder."""
+        raw = [*self.folders, *(row.key for row in self.rows)]
+        plain = plain or _has_unencoded(raw)
+        encoded = self.reported.get("EncodingType") == "url" and not plain
+        names = [_unquote(text) for text in raw] if encoded else raw
+        if not all(name.startswith(prefix) for name in names):
+            message = f"the listing of {location} has keys of other folders"
+            raise ProtocolViolation(message, side=side)
+        count = len(self.folders)
+        marker = self.reported.get("NextMarker")
+        after = None if self.token else max(names, key=bytes_of, default=None)
+        return ListedPage(
+            folders=tuple(name[len(prefix) :] for name in names[:count]),
+            keys=tuple(names[count:]),
+            rows=self.rows,
+            prefix_length=len(prefix),
+            truncated=is_truncated(self.reported.get("IsTruncated", "true" if marker else "")),
+            token=self.token,
+            after=(_unquote(marker) if encoded else marker) if marker else after,
+            plain=plain,
+        )
+
+
+def read_document(rows: Iterable[Element], location: Location, side: Side) -> PageDocument:
+    """Read the document of a page.
+
+    Raises ProtocolViolation for too many rows, and for an empty document that is not recognizable
+    as a page (law 13)."""
     reported: dict[str, str] = {}
     folders: list[str] = []
-    objects: list[dict[str, str]] = []
+    objects: list[ListedRow] = []
     for row in rows:
         name = plain_name(row.tag)
         if name == "Contents":
-            objects.append({plain_name(cell.tag): cell.text or "" for cell in row})
+            objects.append(_listed_row(row))
         elif name == "CommonPrefixes":
             folders += [cell.text or "" for cell in row if plain_name(cell.tag) == "Prefix"]
         elif name not in reported:
             reported[name] = row.text or ""
         if len(objects) + len(folders) + len(reported) > PAGE_ROWS:
-            raise ProtocolViolation(
-                f"one page of {location} has more than {PAGE_ROWS} objects", side=side
-            )
+            message = f"one page of {location} has more than {PAGE_ROWS} objects"
+            raise ProtocolViolation(message, side=side)
     if not (objects or folders or SHOWN.intersection(reported)):
-        raise ProtocolViolation(
-            f"{location} answered with an empty document instead of a listing", side=side
-        )
-    texts = [*folders, *(row.get("Key", "") for row in objects)]
-    plain = plain or any(map(_UNENCODED.search, texts))
-    decode = _unquote if reported.get("EncodingType") == "url" and not plain else str
-    found = [decode(text) for text in folders]
-    keys = [decode(row.get("Key", "")) for row in objects]
-    if not all(name.startswith(prefix) for name in (*found, *keys)):
-        raise ProtocolViolation(f"the listing of {location} has keys of other folders", side=side)
-    marker = reported.get("NextMarker")
-    token = reported.get("NextContinuationToken") or None
-    after = None if token else max((*found, *keys), key=bytes_of, default=None)
-    return ListedPage(
-        folders=tuple(name[len(prefix) :] for name in found),
-        objects=tuple(map(_listed_key, keys, objects)),
-        prefix_length=len(prefix),
-        truncated=is_truncated(reported.get("IsTruncated", "true" if marker else "")),
-        token=token,
-        after=decode(marker) if marker else after,
-        plain=plain,
-    )
+        message = f"{location} answered with an empty document instead of a listing"
+        raise ProtocolViolation(message, side=side)
+    return PageDocument(folders=tuple(folders), rows=tuple(objects), reported=reported)
 
 
-def _listed_key(key: str, row: Mapping[str, str]) -> ListedKey:
-    get = row.get
-    return ListedKey(key, get("Size", ""), get("ETag", ""), get("LastModified", ""))
+def _listed_row(row: Element) -> ListedRow:
+    get = {plain_name(cell.tag): cell.text or "" for cell in row}.get
+    return ListedRow(get("Key", ""), get("Size", ""), get("ETag", ""), get("LastModified", ""))
 
 
-def _entry(name: str, row: ListedKey) -> Entry | None:
+def _has_unencoded(keys: Sequence[str]) -> bool:
+    """Return whether any key has a character that a percent-encoded key can't contain."""
+    text = "\n".join(keys)
+    if text.isascii() and " " not in text and "%" not in text:
+        return False  # in a tenth of the time of the expression
+    return _UNENCODED.search(text) is not None
+
+
+def _entry(name: str, row: ListedRow) -> Entry | None:
     """Return the entry of one object; None for the marker of the listed folder."""
     size = count(row.size.strip())
     after = None if UNSAFE_CHARACTERS.search(name) else name or None

@@ -23,7 +23,7 @@ from relay.location import Location
 from relay.stores.interfaces import Entry
 from relay.stores.s3.account import at_bucket, in_query, key_of
 from relay.stores.s3.client import S3Client
-from relay.stores.s3.listed_pages import ListedPage, read_page
+from relay.stores.s3.listed_pages import ListedPage, PageDocument, read_document
 from relay.stores.s3.parallel_listing import ParallelListing
 from relay.stores.s3.quirks import PLAIN_KEYS
 
@@ -77,18 +77,23 @@ class S3Listing:
     def _pages(
         self, location: Location, asked: dict[str, str], prefix: str
     ) -> Iterator[ListedPage]:
-        """Yield the pages; the next one is requested while one is used. Raises ProtocolViolation
-        for an endless listing.
+        """Yield the pages; the next one is requested while one is decoded and used. Raises
+        ProtocolViolation for an endless listing.
 
         On each page S3 says if there are more. If a page does not say, the next one is requested
         all the same. The page was the last one if the next is empty, or if the next is the same and
         shorter than a full page: then the server does not support pages."""
         history = _PageHistory(location, self._client.side)
-        ahead = _Ahead(partial(self._first_page, location, dict(asked), prefix))
+        ahead = _Ahead(partial(self._first_document, location, dict(asked)))
         tries = TRIES
         try:
             while True:
-                page = ahead.result()
+                document = ahead.result()
+                is_slow = self._seconds >= SLOW_SECONDS
+                if document.token and not is_slow:
+                    following = {**asked, "continuation-token": document.token}
+                    ahead = _Ahead(partial(self._document, location, following))
+                page = self._decode(document, location, prefix)
                 if history.is_repetition(page):
                     return
                 if page.is_last:
@@ -96,30 +101,22 @@ class S3Listing:
                     return
                 asked = _next_page_query(asked, page)
                 history.check(page, asked)
-                if tries and page.token and self._is_worth_dividing(page, asked):
+                if document.token and not is_slow:
+                    yield page
+                    continue
+                if tries and page.token and _is_worth_dividing(page, asked):
                     tries -= 1
                     last = yield from self._pages_in_parallel(location, asked, prefix, page)
                     if last is None:
                         return
                     asked = _next_page_query(asked, last)
                     history.check(last, asked)
-                    ahead = _Ahead(partial(self.page, location, dict(asked), prefix))
+                    ahead = _Ahead(partial(self._document, location, dict(asked)))
                     continue
-                ahead = _Ahead(partial(self.page, location, dict(asked), prefix))
+                ahead = _Ahead(partial(self._document, location, dict(asked)))
                 yield page
         finally:
             ahead.stop()
-
-    def _is_worth_dividing(self, page: ListedPage, asked: Mapping[str, str]) -> bool:
-        """Return whether several cursors may list the rest sooner: the folder is flat, and its
-        pages are full, in order, and slow."""
-        return (
-            "delimiter" not in asked
-            and self._seconds >= SLOW_SECONDS
-            and len(page.objects) >= PAGE
-            and not page.folders
-            and page.ascending
-        )
 
     def _pages_in_parallel(
         self, location: Location, asked: Mapping[str, str], prefix: str, page: ListedPage
@@ -141,37 +138,56 @@ class S3Listing:
         finally:
             listing.stop()
 
-    def _first_page(self, location: Location, asked: Mapping[str, str], prefix: str) -> ListedPage:
+    def _first_document(self, location: Location, asked: Mapping[str, str]) -> PageDocument:
         """Return the first page; by ListObjects if the server does not support ListObjectsV2."""
         try:
-            return self.page(location, asked, prefix)
+            return self._document(location, asked)
         except Rejected as error:
             if error.store_status not in (400, 405, 501):
                 raise
             older = {name: value for name, value in asked.items() if name not in TOKENS}
             try:
-                return self.page(location, older, prefix)
+                return self._document(location, older)
             except RelayError:
                 raise error from None
 
     def page(self, location: Location, asked: Mapping[str, str], prefix: str) -> ListedPage:
-        """Return one page, with retries."""
-        retries = self._client.http.listing_retries()
-        return retries.retry(partial(self._fetch_page, location, asked, prefix))
+        """Return one page, with retries. Raises as `document_rows`, `read_document` and
+        `PageDocument.decode`."""
+        return self._decode(self._document(location, asked), location, prefix)
 
-    def _fetch_page(self, location: Location, asked: Mapping[str, str], prefix: str) -> ListedPage:
-        """Request one page, once. Raises as `document_rows` and `read_page`."""
-        client, quirks = self._client, self._client.quirks(location)
+    def _document(self, location: Location, asked: Mapping[str, str]) -> PageDocument:
+        """Return one page, not decoded, with retries."""
+        retries = self._client.http.listing_retries()
+        return retries.retry(partial(self._fetch_document, location, asked))
+
+    def _fetch_document(self, location: Location, asked: Mapping[str, str]) -> PageDocument:
+        """Request one page, once."""
+        client = self._client
         query = "&".join(f"{name}={in_query(asked[name])}" for name in sorted(asked))
         began, used = monotonic(), thread_time()
         response = client.send("GET", at_bucket(location, query), ())
         with closing(client.document_rows(response, "GET", location, "ListBucketResult")) as rows:
-            page = read_page(rows, prefix, location, client.side, plain=quirks.has(PLAIN_KEYS))
+            document = read_document(rows, location, client.side)
         # Where this thread computes all the while, other cursors would only wait for it.
         self._seconds = monotonic() - began - (thread_time() - used)
+        return document
+
+    def _decode(self, document: PageDocument, location: Location, prefix: str) -> ListedPage:
+        quirks = self._client.quirks(location)
+        side, plain = self._client.side, quirks.has(PLAIN_KEYS)
+        page = document.decode(prefix, location, side, plain=plain)
         if page.plain:
             quirks.learn(PLAIN_KEYS)
         return page
+
+
+def _is_worth_dividing(page: ListedPage, asked: Mapping[str, str]) -> bool:
+    """Return whether several cursors may list the rest of a slow folder sooner: it is flat, and its
+    pages are full and in order."""
+    return (
+        "delimiter" not in asked and len(page.keys) >= PAGE and not page.folders and page.ascending
+    )
 
 
 def _next_page_query(asked: Mapping[str, str], page: ListedPage) -> dict[str, str]:
@@ -215,7 +231,7 @@ class _PageHistory:
                 " pages"
             )
             raise ProtocolViolation(message, side=self._side)
-        self._empty = 0 if page.folders or page.objects else self._empty + 1
+        self._empty = 0 if page.folders or page.keys else self._empty + 1
         if self._empty > BARREN:
             message = (
                 f"{self._location}: {BARREN} pages in a row are empty, and the listing continues"
@@ -223,7 +239,7 @@ class _PageHistory:
             raise ProtocolViolation(message, side=self._side)
 
     def _has_come_before(self, page: ListedPage) -> bool:
-        if not (page.folders or page.objects):
+        if not (page.folders or page.keys):
             return False
         ends = (page.first, page.last, page.folders[:1], page.folders[-1:])
         return self._pages.comes_again(ends)
@@ -251,23 +267,23 @@ class _Rounds:
 class _Ahead:
     """A request for a page that runs in the background."""
 
-    def __init__(self, do: Callable[[], ListedPage]) -> None:
+    def __init__(self, do: Callable[[], PageDocument]) -> None:
         self._job = gevent.spawn(self._catch, do)
         gevent.sleep(0)  # let it send its request now
 
     @staticmethod
-    def _catch(do: Callable[[], ListedPage]) -> tuple[ListedPage | None, BaseException | None]:
+    def _catch(do: Callable[[], PageDocument]) -> tuple[PageDocument | None, BaseException | None]:
         try:
             return do(), None
         except BaseException as error:  # noqa: BLE001 - raised again by `result`
             return None, error
 
-    def result(self) -> ListedPage:
+    def result(self) -> PageDocument:
         """Wait for the page and return it. Raises the errors of the request."""
-        page, error = self._job.get()
+        document, error = self._job.get()
         if error is not None:
             raise error
-        return cast(ListedPage, page)
+        return cast(PageDocument, document)
 
     def stop(self) -> None:
         """Cancel the request if it still runs."""

@@ -112,7 +112,7 @@ class ParallelListing:
         assert page.last is not None and page.token is not None, "it is not the last page"
         self._fetch, self._cursors = fetch, cursors
         self._space = KeySpace()
-        self._space.learn(row.key for row in page.objects)
+        self._space.learn(page.keys)
         self._width = 2
         """Maximum number of ranges now: doubled by each range that has a second page, and halved by
         each that is empty."""
@@ -266,7 +266,7 @@ class ParallelListing:
     def _add(self, one: _Range, page: ListedPage) -> None:
         """Add a page to a range, up to the range's end."""
         one.newest, one.fetched, one.undivided = page, one.fetched + 1, one.undivided + 1
-        one.empty = 0 if page.objects else one.empty + 1
+        one.empty = 0 if page.keys else one.empty + 1
         if one.first is None:
             one.first = page.first or (END if page.is_last else None)
         if page.first is not None and not (page.ascending and page.first > one.last_key()):
@@ -276,9 +276,9 @@ class ParallelListing:
         inside, beyond = _cut(page, one.high)
         if one.fetched == 2:
             self._width = min(2 * self._width, self._cursors)
-        if inside.objects:
+        if inside.keys:
             one.add(inside)
-            self._space.learn(row.key for row in inside.objects)
+            self._space.learn(inside.keys)
         if beyond is not None:
             one.rest, one.next = beyond, beyond.first
         elif page.is_last:
@@ -292,6 +292,6 @@ def _cut(page: ListedPage, high: str | None) -> tuple[ListedPage, ListedPage | N
     """Return the parts of a page up to `high`, and beyond it if it has any."""
     if high is None or page.last is None or page.last <= bytes_of(high):
         return page, None
-    count = bisect_right(page.objects, bytes_of(high), key=lambda row: bytes_of(row.key))
-    inside = replace(page, objects=page.objects[:count])
-    return inside, replace(page, objects=page.objects[count:])
+    count = bisect_right(page.keys, bytes_of(high), key=bytes_of)
+    inside = replace(page, keys=page.keys[:count], rows=page.rows[:count])
+    return inside, replace(page, keys=page.keys[count:], rows=page.rows[count:])
