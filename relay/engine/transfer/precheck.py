@@ -5,42 +5,31 @@ would be visible, and if an earlier attempt may have sent the object and crashed
 that. An existing object is skipped, refused, replaced, or verified as the one that the earlier
 attempt sent.
 
-Decided here: when nothing need be sent. Never here: the comparison (`comparison.py`) and the
-verification (`verify.py`)."""
+Decided here: when nothing need be sent. Never here: whose object it is (`ownership.py`), the
+comparison (`comparison.py`) and the verification (`verify.py`)."""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import cast
 
-from relay.engine.comparison import (
-    differs,
-    has_same_date,
-    has_same_tag,
-    is_certainly_replaced,
-    is_older,
-    is_same,
-    needs_full_times,
-    proof_of_equality,
-)
+from relay.engine.comparison import is_older, is_same, needs_full_times, proof_of_equality
 from relay.engine.inspection import (
     existing_error,
     inspect_object,
     inspect_prior_state,
-    is_piece,
     undescribed_error,
 )
-from relay.engine.multipart.lifecycle import location_of_upload
 from relay.engine.multipart.part_workers import COMBINED
 from relay.engine.outcome import Outcome
 from relay.engine.plan import IfExists
 from relay.engine.transfer.context import TransferContext
 from relay.engine.transfer.finalize import KEEPING, Finalizer
 from relay.engine.transfer.local_links import refuse_link_to_skipped_object
+from relay.engine.transfer.ownership import Ownership
 from relay.engine.transfer.progress import Progress
 from relay.engine.transfer.source_reader import SourceReader, proof_of_end
 from relay.engine.transfer.target import Target
-from relay.engine.transfer.verify import CANT_READ, Sent
+from relay.engine.transfer.verify import Sent
 from relay.errors import (
     DestinationLost,
     IntegrityMismatch,
@@ -49,20 +38,12 @@ from relay.errors import (
     NotFound,
     PermissionDenied,
     PreconditionFailed,
-    SourceChanged,
     StoreError,
     Unavailable,
 )
 from relay.ledger.rows import PriorState
-from relay.parsing import is_before
 from relay.receipt import State, Version
-from relay.stores.interfaces import (
-    ObjectInfo,
-    OpenedObject,
-    PartsDestination,
-    PutResult,
-    Upload,
-)
+from relay.stores.interfaces import ObjectInfo, OpenedObject, PutResult
 from relay.stores.metadata import has_other_mtime, is_modified_since, shows_metadata
 
 LISTED = frozenset({"s3"})
@@ -70,8 +51,6 @@ LISTED = frozenset({"s3"})
 (docs.aws.amazon.com, "HeadObject"). So a 404 does not prove that reading is permitted."""
 DATED = KEEPING | {"local"}
 """Stores that show the time of modification that an upload gave the object."""
-CLOCKS_SECONDS = 24 * 3600.0
-"""Maximum difference between a store's clock and ours."""
 _SENT_BEFORE = (
     "already uploaded by an earlier attempt, which did not record its end or was not verified"
 )
@@ -90,6 +69,7 @@ class DestinationCheck:
     ) -> None:
         self._context, self._progress, self._target = context, progress, target
         self._source_reader, self._finalizer = source_reader, finalizer
+        self._ownership = Ownership(context, progress, target)
 
     def inspect(self) -> PriorState:
         """Return the state of the destination before the upload. It is inspected if a broken upload
@@ -100,7 +80,7 @@ class DestinationCheck:
         not show whether an object exists."""
         progress, target = self._progress, self._target
         destination, place = target.destination, target.place
-        asked = target.if_exists is not IfExists.OVERWRITE or self._may_be_sent
+        asked = target.if_exists is not IfExists.OVERWRITE or self._ownership.may_be_sent
         if self._seems_absent():
             return PriorState(known=True)
         if (place.method == "POST" or target.publishes_atomically) and not asked:
@@ -131,8 +111,9 @@ class DestinationCheck:
 
         The listing is not a proof. If nothing may be overwritten, the destination must also honour
         the precondition of the upload."""
-        context = self._context
-        if not (context.known.absent and self._progress.attempt == 1 and not self._may_be_sent):
+        if not self._context.known.absent or self._progress.attempt != 1:
+            return False
+        if self._ownership.may_be_sent:
             return False
         destination = self._target.destination
         return destination.lists_all and (
@@ -157,16 +138,16 @@ class DestinationCheck:
         there, place = self._existing, self._target.place
         if there is None:  # absent; or unknown, and then the upload's precondition decides
             return None
-        if self._has_sent(there, found):
+        if self._ownership.may_have_stored(there, found):
             outcome = self._skip_if_already_sent(there, found)
             if outcome is not None:
                 return outcome
-            if self._may_be_ours(there):
+            if self._ownership.may_be_ours(there):
                 self._refuse_other_bytes(there, found)
                 # It may be a partial object of ours, until this attempt has replaced it.
                 self._progress.unproved = place
                 return None
-        if self._may_be_piece(there, found):
+        if self._ownership.may_be_piece(there, found):
             self._progress.unproved = place
         match self._target.if_exists:
             case IfExists.CHANGED:
@@ -186,7 +167,7 @@ class DestinationCheck:
         there = self._existing
         if self._target.if_exists is not IfExists.CHANGED or there is None:
             return None
-        if self._has_sent(there, opened) and self._may_be_ours(there):
+        if self._ownership.may_have_stored(there, opened) and self._ownership.may_be_ours(there):
             return None
         return self._skip_if_unchanged(there, opened)
 
@@ -282,98 +263,14 @@ class DestinationCheck:
             f"{place} was refused as if it existed, {why}", side="destination", hint=hint
         ) from None
 
-    # -- objects that may be ours
-
-    def _is_older(self, there: Version, found: ObjectInfo | None) -> bool:
-        """Return whether the object was certainly written before our migration was accepted. Then
-        it is not ours, even if the ledger has lost commits. The source's own date proves nothing: a
-        store may take it from our upload (`rclone serve s3`)."""
-        was, pinned = self._progress.before, self._context.known.listed
-        if was is None or self._may_be_left(there):
-            return False
-        pinned = found.version if found is not None else pinned
-        if pinned is not None and has_same_date(pinned, there):
-            return False
-        return is_before(there.last_modified, was.since, CLOCKS_SECONDS)
-
-    def _has_sent(self, there: Version, found: ObjectInfo | None) -> bool:
-        """Return whether an earlier attempt may have stored the existing object. If the journal
-        would have a note of it, the note decides."""
-        shows = self._target.shows_unproved
-        if not self._may_be_sent or (shows and self._is_older(there, found)):
-            return False
-        noted = self._target.if_exists is not IfExists.OVERWRITE and shows
-        return not noted or self._context.journal is None or self._progress.before is not None
-
-    def _may_be_ours(self, there: Version) -> bool:
-        """Return whether an incomplete object at the place may be a partial or damaged one of
-        ours."""
-        was = self._progress.before
-        if was is None:
-            return False
-        if self._may_be_left(there):
-            return True
-        resent = self._context.known.lapsed or self._progress.sendings > 1
-        if was.sent is not None and not resent and is_certainly_replaced(was.sent, there):
-            return False  # without an upload of ours since that version was recorded
-        if not self._target.shows_unproved or is_same(was.version, there):
-            return False
-        return not self._is_still_open()
-
-    def _may_be_left(self, there: Version) -> bool:
-        """Return whether the existing object may be one that we stored and never verified: neither
-        its size nor its date contradicts that. (The ETag decides only without dates, since some
-        servers give each answer another one.)"""
-        was = self._progress.before
-        if was is None or was.sent is None or is_same(was.version, there):
-            return False
-        sizes = (was.sent.size, there.size)
-        dates = (was.sent.last_modified, there.last_modified)
-        if None not in sizes and sizes[0] != sizes[1]:
-            return False
-        if None not in dates:
-            return dates[0] == dates[1]
-        return not differs(was.sent, there)
-
-    def _may_be_piece(self, there: Version, found: ObjectInfo | None) -> bool:
-        """Return whether, with if_exists=overwrite, the object may be a partial one of a crashed
-        process: its size differs from the source's. The journal has no note in this case."""
-        context, size = self._context, found.version.size if found is not None else None
-        if not context.known.lapsed or self._target.if_exists is not IfExists.OVERWRITE:
-            return False
-        return self._target.shows_unproved and (None in (size, there.size) or there.size != size)
-
-    def _is_still_open(self) -> bool:
-        """Return whether the store still has the recorded multipart upload. Then it was never
-        completed, so the visible object is another writer's."""
-        journal = self._context.journal
-        destination, place = self._target.destination, self._target.place
-        written = journal.recorded_upload() if journal is not None else None
-        if self._target.part_limits is None or written is None or not written.upload_id:
-            return False
-        if location_of_upload(self._context.plan, written) != place:
-            return False
-        try:
-            cast(PartsDestination, destination).stored_parts(
-                Upload(place, written.upload_id, written.checked)
-            )
-        except StoreError:
-            return False
-        return True
-
     def _refuse_other_bytes(self, there: Version, found: ObjectInfo | None) -> None:
         """Raise IntegrityMismatch if the existing object is not known to be ours, and nothing may
-        be overwritten.
-
-        An object with the first bytes of the source is ours only if the place was empty before:
-        else it may be an older version by another writer."""
+        be overwritten."""
         if not self._target.if_absent:
             return
-        was, place = self._progress.before, self._target.place
-        ours = was is not None and was.sent is not None and has_same_tag(was.sent, there)
-        fresh = was is not None and was.known and was.version is None
-        if not ours and not (fresh and self._is_beginning(there, found)):
-            why = "and was empty before" if fresh else "and it is unknown who wrote them"
+        if not self._ownership.is_known_ours(there, found):
+            place, was_absent = self._target.place, self._ownership.was_absent
+            why = "and was empty before" if was_absent else "and it is unknown who wrote them"
             error = IntegrityMismatch(
                 f"{place} has other bytes than were sent, {why}",
                 side="destination",
@@ -383,23 +280,6 @@ class DestinationCheck:
             error.leave(Leftover.DAMAGED_UPLOAD, place, "or it is another writer's object")
             raise error
         self._progress.replaces = True
-
-    def _is_beginning(self, there: Version, found: ObjectInfo | None) -> bool:
-        """Return whether the existing object has only the first bytes of the source, as a broken
-        upload leaves them."""
-        if there.size == 0:
-            return True
-        context, pinned = self._context, found.version if found is not None else None
-        destination, place = self._target.destination, self._target.place
-        source = context.stores.source(context.plan.source, context.meter)
-        try:
-            return is_piece(destination, place, source, context.plan.source, pinned, there)
-        except CANT_READ:
-            return False
-        except SourceChanged as error:
-            if error.side == "source":
-                raise
-            return False  # the destination shows another ETag in each answer
 
     def _skip_if_unchanged(self, there: Version, found: ObjectInfo | None) -> Outcome | None:
         """Return a skip with its reason if the destination has the same object as the source.
@@ -435,17 +315,6 @@ class DestinationCheck:
             return False
         return isinstance(shown, ObjectInfo) and is_modified_since(found.metadata, shown.metadata)
 
-    @property
-    def _may_be_sent(self) -> bool:
-        """True if an earlier attempt may have sent the object, and nothing has recorded that."""
-        context, progress = self._context, self._progress
-        if context.plan.destination.method == "POST":  # creates a new object each time
-            return False
-        if context.known.begun:
-            return True
-        matters = context.journal is not None or self._target.if_exists is not IfExists.OVERWRITE
-        return matters and progress.attempt > 1 and progress.sendings > 0
-
     def _skip_if_already_sent(self, there: Version, found: ObjectInfo | None) -> Outcome | None:
         """Return the outcome if the destination has the whole object, from an earlier attempt that
         crashed. Nothing is sent.
@@ -472,7 +341,7 @@ class DestinationCheck:
             return None
         if outcome.state is State.UNVERIFIED and not is_parted and is_older(there, found.version):
             return None
-        if self._is_new(there):
+        if self._ownership.is_new(there):
             return outcome
         is_same_object = outcome.state is State.VERIFIED and self._shows_metadata_of(found)
         return outcome if is_same_object else None
@@ -491,15 +360,6 @@ class DestinationCheck:
         if has_other_mtime(found.metadata, shown):
             return False
         return place.store not in KEEPING or shows_metadata(found.metadata, shown, place)
-
-    def _is_new(self, there: Version) -> bool:
-        """Return whether the existing object is certainly not the prior one."""
-        was = self._progress.before
-        if self._target.if_exists is not IfExists.OVERWRITE and self._may_be_left(there):
-            return True
-        if was is None or not was.known or was.assumed:
-            return False
-        return was.version is None or differs(was.version, there)
 
     def _journalled_digests(self, found: ObjectInfo | None) -> Sent | None:
         """Return the size and digest that the journal has of a multipart upload, or None if its

@@ -34,7 +34,7 @@ from relay.engine.comparison import is_same
 from relay.engine.inspection import inspect_object, is_piece
 from relay.engine.multipart.lifecycle import location_of_upload
 from relay.engine.plan import Plan, Verify
-from relay.engine.transfer.precheck import CLOCKS_SECONDS
+from relay.engine.transfer.ownership import CLOCKS_SECONDS
 from relay.engine.transfer_engine import TransferEngine
 from relay.engine.worker.migration_cache import MigrationCache
 from relay.errors import (
