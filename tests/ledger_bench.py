@@ -28,7 +28,7 @@ import gevent
 import psycopg
 
 from loadtests.bench.report import write_into
-from relay.views.rows import summary
+from relay.views.migrations import summary
 from relay.ledger.claims import ClaimRequest
 from relay.ledger.ledger import Ledger
 from relay.ledger.rows import ListedObject, Settlement

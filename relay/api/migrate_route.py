@@ -32,7 +32,7 @@ from relay.api.migration_routes import (
     stream_answer,
     wants_ledger,
 )
-from relay.api.request import parse_order
+from relay.api.request_bodies import parse_order
 from relay.api.strict_json import read_object
 from relay.engine.outcome import Outcome
 from relay.engine.plan import IfExists, Plan

@@ -27,7 +27,7 @@ from gevent.monkey import get_original
 from gevent.socket import wait_read
 
 from relay.api.following import PollAgain, PollCache, Waiters
-from relay.api.request import parse_change, parse_fresh
+from relay.api.request_bodies import parse_change, parse_fresh
 from relay.api.strict_json import check_media_type, read_object
 from relay.engine.migration_request import MigrationRequest
 from relay.engine.refresh import Refresh, apply_refresh
@@ -37,7 +37,7 @@ from relay.errors import InvalidHeader, InvalidType, LedgerFailed, Overloaded
 from relay.ledger.ledger import Ledger
 from relay.ledger.rows import Migration
 from relay.ledger.states import ENDED, MigrationState, MigrationVerb, TransferState
-from relay.views.rows import FIELDS, brief, csv_line, progress_events, report_line, summary
+from relay.views.migrations import FIELDS, brief, csv_line, progress_events, report_line, summary
 
 JSON, NDJSON, CSV, SSE = "application/json", "application/x-ndjson", "text/csv", "text/event-stream"
 LOOK_SECONDS = 0.5

@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaMode, models_json_schema
 
 from relay import __version__
-from relay.api.request import Change, Credentials, MigrateRequest
+from relay.api.request_bodies import Change, Credentials, MigrateRequest
 from relay.api.schemas import (
     LINES,
     HealthSchema,

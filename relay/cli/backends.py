@@ -26,10 +26,10 @@ from relay.errors import (
     ServerUnreachable,
 )
 from relay.settings_sources import is_found, load_settings, trusted_ledger_url
-from relay.views.rows import FIELDS, brief, progress_events, report_line, summary
+from relay.views.migrations import FIELDS, brief, progress_events, report_line, summary
 
 if TYPE_CHECKING:
-    from relay.cli.client import Client
+    from relay.cli.api_client import Client
     from relay.cli.response_checks import Brief, MigrationPage, ReportPage
 
 Members = dict[str, Any]
@@ -118,7 +118,7 @@ def server_of(
         )
     # Imported here because `requests` takes a twentieth of a second, for which `relay --help`
     # should not wait.
-    from relay.cli.client import client_of
+    from relay.cli.api_client import client_of
 
     return RemoteServer(client_of(settings, url or settings.url))
 

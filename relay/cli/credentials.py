@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from relay.api.request import parse_fresh
+from relay.api.request_bodies import parse_fresh
 from relay.cli.engines import engine_for
 from relay.config import Settings
 from relay.engine import refresh

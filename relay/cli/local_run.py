@@ -28,7 +28,7 @@ from relay.ledger.ledger import Ledger
 from relay.ledger.rows import Migration
 from relay.ledger.states import ListingState, MigrationState, MigrationVerb, TransferState
 from relay.stores.url_lists import SCHEME
-from relay.views.rows import report_line
+from relay.views.migrations import report_line
 
 STOP_SECONDS: Final = 10.0
 AGAIN: Final = 5

@@ -14,7 +14,7 @@ from relay.cli.terminal import plain, say, tell, tell_empty
 from relay.cli.waits import reporting_retries
 from relay.settings_sources import load_settings
 from relay.stores.interfaces import Entry
-from relay.stores.opening import Stores, make_dialer, make_wire
+from relay.stores.provider import Stores, make_dialer, make_wire
 from relay.stores.remotes import Remotes
 from relay.wire.watchdog import Watchdog
 

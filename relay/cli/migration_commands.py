@@ -24,7 +24,7 @@ from relay.cli.watch_migration import watch
 from relay.ledger.states import MigrationVerb, TransferState
 from relay.settings_sources import load_settings
 from relay.stores.url_lists import as_list
-from relay.views.rows import FIELDS, csv_line
+from relay.views.migrations import FIELDS, csv_line
 
 FORMATS = ("table", "jsonl", "csv", "html")
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from relay.cli.headers import exposed_secrets, read_headers
+from relay.cli.header_flags import exposed_secrets, read_headers
 from relay.cli.quantities import COUNT, BytesPerSecond
 from relay.cli.terminal import say
 from relay.engine.plan import IfExists, Metadata, Verify

@@ -24,7 +24,7 @@ from relay.engine.worker.worker import Worker
 from relay.errors import RelayError
 from relay.ledger.ledger import Ledger
 from relay.ledger.rows import Migration
-from relay.views.rows import summary
+from relay.views.migrations import summary
 
 
 def migrate_object(

@@ -37,8 +37,8 @@ from relay.errors import LedgerFailed, RelayError
 from relay.ledger.ledger import Ledger
 from relay.ledger.rows import Claim, Migration
 from relay.ledger.states import COMPLETED
+from relay.views.migrations import brief, summary
 from relay.views.progress import Rate
-from relay.views.rows import brief, summary
 
 if TYPE_CHECKING:
     from rich.progress import Progress

@@ -18,10 +18,10 @@ from gevent.pool import Pool
 
 from relay.engine.comparison import needs_full_times, proof_of_equality
 from relay.engine.inspection import existing_error, inspect_object
-from relay.engine.listing import in_pages, listed_object
 from relay.engine.migration_request import MigrationJob
 from relay.engine.plan import IfExists
 from relay.engine.proof_levels import predict_level
+from relay.engine.tree_listing import in_pages, listed_object
 from relay.errors import NotFound, PermissionDenied, RelayError
 from relay.file_names import name_after_source
 from relay.ledger.rows import Claim, ListedObject

@@ -17,8 +17,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from relay.engine.listing import PAGE, in_pages, listed_object
 from relay.engine.transfer_engine import TransferEngine
+from relay.engine.tree_listing import PAGE, in_pages, listed_object
 from relay.errors import IllegalTransition, InvalidType, NamesUnknown
 from relay.ledger.acceptance import other_places
 from relay.ledger.ledger import Ledger

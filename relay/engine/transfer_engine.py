@@ -21,7 +21,7 @@ from relay.errors import Cancelled, Overloaded
 from relay.retry import Backoff
 from relay.stores.interfaces import StoreProvider
 from relay.stores.kinds import StoreType
-from relay.stores.opening import Stores, make_dialer, make_wire
+from relay.stores.provider import Stores, make_dialer, make_wire
 from relay.stores.remotes import Remotes
 from relay.stores.table import KINDS
 from relay.throttle import Slots

@@ -15,7 +15,7 @@ from typing import Final
 from relay.errors import Side, StoreError
 from relay.location import Location
 from relay.receipt import Version
-from relay.stores.folders import walk_folders
+from relay.stores.folder_walk import walk_folders
 from relay.stores.http_client import HttpClient
 from relay.stores.http_objects import FRESH, HttpHeads
 from relay.stores.http_reads import HttpReads

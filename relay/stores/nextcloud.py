@@ -36,8 +36,8 @@ from relay.stores.multistatus import version_of
 from relay.stores.webdav.account import NEXTCLOUD_FILES
 from relay.stores.webdav.folders import MADE
 from relay.stores.webdav.moves import DONE
+from relay.stores.webdav.staged_uploads import time_fields
 from relay.stores.webdav.store import WebDavStore
-from relay.stores.webdav.uploads import time_fields
 from relay.wire.body import Body
 from relay.wire.exchange import Wire
 from relay.wire.http1 import Fields

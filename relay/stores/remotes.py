@@ -26,9 +26,9 @@ from relay.stores import rclone_conf
 from relay.stores.kinds import Given, LocateOptions, Options, Remote, StoreType
 from relay.stores.local_folders import AllowedFolders
 from relay.stores.local_locations import local_location
-from relay.stores.options import YES, check, upload_fields, uses_virtual_hosts
-from relay.stores.options import headers as options_headers
-from relay.stores.options import request_fields as asked_always
+from relay.stores.remote_options import YES, check, upload_fields, uses_virtual_hosts
+from relay.stores.remote_options import headers as options_headers
+from relay.stores.remote_options import request_fields as asked_always
 from relay.stores.s3.aws_settings import (
     S3Config,
     aws_config,

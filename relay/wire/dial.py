@@ -25,7 +25,7 @@ from relay.egress import EgressPolicy
 from relay.errors import ConnectFailed, EgressDenied, RelayError, Side, StoreTimeout, TooManyFiles
 from relay.location import Origin
 from relay.transfer_limits import Limits
-from relay.wire.names import Names, Resolver
+from relay.wire.resolver import Names, Resolver
 from relay.wire.stream import Stream
 from relay.wire.tls.sessions import TlsContext
 from relay.wire.tls.stream import TlsStream

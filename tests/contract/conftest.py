@@ -23,7 +23,7 @@ from relay.location import Location, parse_location
 from relay.stores.interfaces import Store
 from relay.stores.kinds import LocateOptions, StoreType
 from relay.stores.local_locations import local_location
-from relay.stores.opening import Stores
+from relay.stores.provider import Stores
 from relay.stores.remotes import Remotes
 from relay.stores.s3.aws_settings import s3_location
 from relay.stores.table import KINDS

@@ -36,7 +36,7 @@ from relay.ledger.schema import migrations
 from relay.process.identities import pid_namespace
 from relay.receipt import Version
 from relay.throttle import Bounds
-from relay.views.rows import progress_events
+from relay.views.migrations import progress_events
 from tests import new_ledger
 from tests.ledgers import (
     OBJECT,

@@ -19,7 +19,7 @@ from relay.ledger.claims import ClaimRequest
 from relay.ledger.ledger import Ledger
 from relay.ledger.rows import Claim, PartLease, Settlement, StoredPart
 from relay.receipt import Version
-from relay.views.rows import summary
+from relay.views.migrations import summary
 from tests.ledgers import Opened, assert_counted, states, tree, verified_end
 from tests.values import UPLOAD
 

@@ -9,7 +9,7 @@ import pytest
 
 from relay.errors import ProtocolViolation
 from relay.location import Location, parse_location
-from relay.stores import folders, pieces
+from relay.stores import folder_walk, pieces
 from relay.stores.interfaces import Entry
 from relay.stores.s3 import listing
 from relay.stores.table import STORES
@@ -91,7 +91,7 @@ def test_folders_that_branch_and_hold_nothing_end(
     wire: Wire, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     """Two links that lead back to the folder itself: the visible tree has no reachable end."""
-    monkeypatch.setattr(folders, "BARREN", 200)
+    monkeypatch.setattr(folder_walk, "BARREN", 200)
     count = [0]
 
     def tell(method: str, target: str) -> bytes:

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from relay.cli.quantities import parse_bytes
-from relay.views.rows import FIELDS
+from relay.views.migrations import FIELDS
 from tests import forked
 from tests.end_to_end.test_cli import ROOT, environment
 from tests.end_to_end.test_serve import SERVE, Server, run_server

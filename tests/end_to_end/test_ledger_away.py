@@ -30,7 +30,7 @@ from relay.engine.worker.worker import Worker
 from relay.errors import LedgerFailed
 from relay.ledger.database import Database
 from relay.ledger.ledger import Ledger
-from relay.views.rows import PATIENCE, progress_events
+from relay.views.migrations import PATIENCE, progress_events
 from tests.end_to_end.terminal import Terminal
 from tests.end_to_end.test_reload import line_about
 from tests.end_to_end.test_serve import SERVE, await_workers, gated_source, order, run_server

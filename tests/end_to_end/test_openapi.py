@@ -14,8 +14,8 @@ from urllib.parse import parse_qsl, urlsplit
 import pytest
 from openapi_schema_validator import OAS31Validator
 
-from relay.engine.listing import error_members
 from relay.engine.transfer.progress import Phase
+from relay.engine.tree_listing import error_members
 from relay.errors import StoreFull
 from tests.end_to_end.test_serve import SERVE, Server, run_server
 

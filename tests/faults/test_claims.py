@@ -141,7 +141,7 @@ def test_f76_a_worker_lists_a_lost_page_again(
         return True
 
     monkeypatch.setattr(Ledger, "add_page", lose_second)
-    monkeypatch.setattr("relay.engine.listing.PAGE", 1)
+    monkeypatch.setattr("relay.engine.tree_listing.PAGE", 1)
     run_worker(ledger, runner, id)
     assert len(pages) > 4  # the third was refused
     assert {row.name: row.state for row in ledger.page(id)} == dict.fromkeys("abc", "verified")

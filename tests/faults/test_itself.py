@@ -14,7 +14,7 @@ import gevent
 import pytest
 
 from relay.config import Settings
-from relay.engine import listing
+from relay.engine import tree_listing
 from relay.engine.migration_request import TURNS, Endpoint, MigrationRequest
 from relay.engine.transfer_engine import TransferEngine
 from relay.engine.worker.worker import Worker
@@ -207,7 +207,7 @@ class Growing(Shelf):
 def test_a_listing_that_meets_its_own_output_ends_and_says_why(
     ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(listing, "PAGE", 2)
+    monkeypatch.setattr(tree_listing, "PAGE", 2)
     bucket = Growing({"in/a": b"one", "in/b": b"two", "in/z": b"three"})
     keys = {"type": "s3", "access_key_id": "KEY", "secret_access_key": "SECRET"}
     runner = TransferEngine(Settings(egress_allow="127.0.0.1", retry_budget=0))

@@ -27,7 +27,7 @@ from relay.stores.interfaces import PutResult
 from relay.stores.local import LocalStore
 from relay.stores.local_folders import AllowedFolders
 from relay.stores.local_locations import local_location
-from relay.stores.opening import Stores
+from relay.stores.provider import Stores
 from relay.stores.remotes import Remotes
 from relay.transfer_limits import Limits
 from relay.wire.exchange import Wire

@@ -36,7 +36,7 @@ from relay.ledger.rows import UploadRecord
 from relay.receipt import State
 from relay.retry import Backoff, Patience
 from relay.stores.remotes import Remotes
-from relay.views.rows import brief
+from relay.views.migrations import brief
 from tests.conftest import QUICK, Certificates, Engine
 from tests.faults.scripted_peers import (
     DATA,

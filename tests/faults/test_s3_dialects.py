@@ -26,7 +26,7 @@ from relay.location import Origin
 from relay.receipt import Level, State, Version
 from relay.stores.http_fields import strong_tag
 from relay.stores.local_locations import local_location
-from relay.stores.s3 import limits, store
+from relay.stores.s3 import store, upload_limits
 from relay.stores.s3.aws_settings import S3Config, s3_location
 from relay.stores.s3.quirks import WRONG_WHOLE, EndpointQuirks
 from relay.stores.s3.sigv4 import MOST_REGIONS, AwsCredentials, Signer
@@ -349,7 +349,7 @@ def test_the_doctor_finds_stores_that_echo_a_checksum(
 def test_a_large_object_without_ranges_is_sent_in_parts(
     engine: Engine, source: Spawned, contents: Content, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    small = replace(limits.PARTS, largest=1000)
+    small = replace(upload_limits.PARTS, largest=1000)
     monkeypatch.setattr(store, "limits_of", lambda host: small)
     engine.runner.limits = engine.runner.wire.limits = replace(IN_PARTS, parted_bytes=1 << 40)
     bucket = Bucket(sums=True)
@@ -361,7 +361,7 @@ def test_a_large_object_without_ranges_is_sent_in_parts(
 
 
 def test_the_largest_object_is_the_current_limit() -> None:
-    assert limits.PARTS.object_bytes == 10_000 * (5 << 30)
+    assert upload_limits.PARTS.object_bytes == 10_000 * (5 << 30)
 
 
 @pytest.mark.parametrize(

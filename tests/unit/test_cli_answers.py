@@ -12,8 +12,8 @@ from typing import Any, cast
 
 import pytest
 
+from relay.cli.api_client import Client
 from relay.cli.backends import RemoteServer
-from relay.cli.client import Client
 from relay.cli.migration_commands import _html
 from relay.engine.migration_request import Endpoint, MigrationRequest
 from relay.errors import (
@@ -26,7 +26,7 @@ from relay.errors import (
 )
 from relay.ledger.ledger import Ledger
 from relay.stores.remotes import Remotes
-from relay.views.rows import brief, summary
+from relay.views.migrations import brief, summary
 from tests.scripted import Peer, answer
 
 ROW = {

@@ -16,14 +16,14 @@ import pytest
 from relay import errors
 from relay.cli.exits import Exit
 from relay.cli.formatting import bytes_done, bytes_moved, exit_of, headline
-from relay.cli.headers import exposed_secrets, read_headers
+from relay.cli.header_flags import exposed_secrets, read_headers
 from relay.cli.options import warn
 from relay.cli.progress_bars import bars
 from relay.cli.terminal import ReaderGone, plain, receipt_lines, say, tell, without_secrets
 from relay.cli.tree import Watch, transfer_label
 from relay.cli.watch_migration import Seen
-from relay.engine.listing import listed_object
 from relay.engine.transfer.transfer import Transfer
+from relay.engine.tree_listing import listed_object
 from relay.engine.worker.active_transfers import ActiveTransfer
 from relay.errors import ConfigError, InvalidHeader, RelayError, RequestError
 from relay.ledger.ledger import Ledger

@@ -42,7 +42,7 @@ ORDER: tuple[str, ...] = (
     "relay.process.memory",
     "relay.wire.capabilities",
     "relay.wire.native",
-    "relay.wire.names",
+    "relay.wire.resolver",
     "relay.wire.buffers",
     "relay.wire.stream",
     "relay.wire.tls",
@@ -66,7 +66,7 @@ ORDER: tuple[str, ...] = (
     "relay.engine.comparison",
     "relay.engine.cleanup",
     "relay.engine.proof_levels",
-    "relay.engine.listing",
+    "relay.engine.tree_listing",
     "relay.engine.multipart",
     "relay.engine.transfer",
     "relay.engine.transfer_engine",
@@ -99,6 +99,14 @@ NO_PAYLOAD = {
 """The terminal replaces a closed stdout by /dev/null; no transfer reaches that code. Settings are
 opened to be read. A local folder is where a user wants the bytes. The ledger creates its own file,
 and no body reaches it."""
+
+SHARED_NAMES = {
+    *("account", "listing", "objects", "store", "stream"),
+    *("folded_names", "local_links", "orphans", "progress"),
+    *("doctor", "plan", "remotes"),
+}
+"""Names of modules that two packages have: the same part of two stores, or of a plain and an
+encrypted socket; one subject in the ledger, the engine or the views; a command and its subject."""
 
 
 PARTICIPLE = re.compile(
@@ -211,6 +219,14 @@ def test_a_bare_participle_is_found() -> None:
 def test_a_class_name_stands_once() -> None:
     assert repeated_names(name for _, text in modules("relay") for name in classes(text)) == []
     assert repeated_names(classes("class A:\n  class _B: ...\nclass B: ...\nclass C: ...")) == ["B"]
+
+
+def test_a_module_name_stands_once() -> None:
+    names = [name for name, _ in modules("relay") if not (ROOT / name.replace(".", "/")).is_dir()]
+    assert (
+        set(repeated_names(name.rpartition(".")[2] for name in names)) - {"__main__"}
+        == SHARED_NAMES
+    )
 
 
 def test_the_arrows_point_one_way() -> None:

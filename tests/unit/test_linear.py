@@ -9,7 +9,7 @@ from contextlib import suppress
 
 import pytest
 
-from relay.engine.listing import NAME_CHARACTERS, listed_object
+from relay.engine.tree_listing import NAME_CHARACTERS, listed_object
 from relay.errors import KeyTooLong, RelayError
 from relay.file_names import safe_name
 from relay.ledger.folded_names import fold

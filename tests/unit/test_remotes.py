@@ -22,9 +22,9 @@ from relay.stores.interfaces import PartLimits
 from relay.stores.remotes import Remotes
 from relay.stores.s3.account import in_region
 from relay.stores.s3.aws_settings import S3Config, s3_location, split_key
-from relay.stores.s3.limits import PARTS
 from relay.stores.s3.responses import checksums
 from relay.stores.s3.sigv4 import AwsCredentials, Signer
+from relay.stores.s3.upload_limits import PARTS
 from relay.wire.http1 import Head
 
 MIB = 1 << 20

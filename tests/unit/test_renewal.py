@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from relay.api.request import parse_fresh
+from relay.api.request_bodies import parse_fresh
 from relay.config import Settings
 from relay.engine import refresh
 from relay.engine.migration_request import Endpoint, MigrationRequest

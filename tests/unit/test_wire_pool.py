@@ -18,8 +18,8 @@ from relay.errors import ConnectFailed, StoreTimeout, TooManyFiles
 from relay.location import Origin
 from relay.transfer_limits import Limits
 from relay.wire.dial import Dialer, Pool
-from relay.wire.names import Addresses, Names
 from relay.wire.native import in_native_thread
+from relay.wire.resolver import Addresses, Names
 from relay.wire.stream import Stream
 from tests.conftest import LOOPBACK, QUICK
 

@@ -16,10 +16,10 @@ import gevent
 from gevent import GreenletExit
 from gevent.event import Event
 
-from relay.engine.listing import error_members
 from relay.engine.outcome import Outcome
 from relay.engine.transfer.transfer import Transfer
 from relay.engine.transfer_engine import TransferEngine
+from relay.engine.tree_listing import error_members
 from relay.engine.worker.active_transfers import ActiveTransfer, ActiveTransfers
 from relay.engine.worker.claim_journal import ClaimJournal, NoteWriter
 from relay.engine.worker.conversions import hints_of_claim, settlement_of

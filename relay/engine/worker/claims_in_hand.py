@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from relay.engine.listing import error_members
+from relay.engine.tree_listing import error_members
 from relay.errors import LedgerRefused
 from relay.ledger.claims import SUSPECT, ClaimRequest, is_large
 from relay.ledger.ledger import Ledger

@@ -9,9 +9,9 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 
-from relay.engine.listing import error_members
 from relay.engine.outcome import Outcome
 from relay.engine.transfer.transfer import Transfer
+from relay.engine.tree_listing import error_members
 from relay.engine.worker.migration_cache import MigrationCache
 from relay.engine.worker.refusals import AGAIN_SECONDS, RefusalJudge, Verdict
 from relay.errors import KeyCollision, LeaseLost, LedgerFailed, RelayError

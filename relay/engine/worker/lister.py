@@ -1,7 +1,7 @@
 """List the trees of the ledger's migrations in one process, one after the other.
 
 Decided here: when a tree is listed, and how a failed listing ends. Never here: what a listing
-writes (`relay/engine/listing.py`)."""
+writes (`relay/engine/tree_listing.py`)."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from dataclasses import dataclass
 
 from gevent.event import Event
 
-from relay.engine.listing import error_members, write_listing
 from relay.engine.migration_request import MigrationJob
 from relay.engine.retries import PendingRetry, listing_trouble
 from relay.engine.transfer_engine import TransferEngine
+from relay.engine.tree_listing import error_members, write_listing
 from relay.engine.worker.migration_cache import MigrationCache
 from relay.errors import (
     LeaseLost,

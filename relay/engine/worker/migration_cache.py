@@ -11,9 +11,9 @@ from itertools import islice
 
 from gevent.lock import BoundedSemaphore
 
-from relay.engine.listing import error_members
 from relay.engine.migration_request import MigrationJob
 from relay.engine.transfer_engine import TransferEngine
+from relay.engine.tree_listing import error_members
 from relay.errors import (
     ConfigError,
     LedgerFailed,

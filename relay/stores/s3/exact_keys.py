@@ -5,7 +5,7 @@ could overwrite the object of a different key. So a key with an empty segment is
 endpoint keeps it as a key of its own, which the listing shows.
 
 Decided here: which keys are doubtful, and what shows that an endpoint keeps them. Never here: how
-an object is uploaded (`single_uploads.py`, `completion.py`, `copies.py`)."""
+an object is uploaded (`single_uploads.py`, `upload_completion.py`, `copies.py`)."""
 
 from __future__ import annotations
 

@@ -12,9 +12,9 @@ from relay.location import Location
 from relay.process.failpoints import reach
 from relay.stores.interfaces import Begins, Part, PutResult, Upload
 from relay.stores.s3.client import S3Client
-from relay.stores.s3.completion import Completion
 from relay.stores.s3.multipart import MultipartUploads, abort_upload, part_limits
 from relay.stores.s3.single_uploads import SingleUploads
+from relay.stores.s3.upload_completion import Completion
 from relay.wire.body import Body
 from relay.wire.http1 import Fields
 from relay.wire.pump import fill

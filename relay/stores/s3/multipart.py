@@ -1,7 +1,7 @@
 """Create, fill and abort multipart uploads.
 
 Decided here: which checksum an upload and a part have, and how many parts there may be. Never here:
-how the parts become an object (`completion.py`), which parts the bucket lists
+how the parts become an object (`upload_completion.py`), which parts the bucket lists
 (`upload_listing.py`)."""
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from relay.stores.s3.account import at_query
 from relay.stores.s3.checksums import coding_fields, digest_of, sent_md5
 from relay.stores.s3.client import S3Client
 from relay.stores.s3.exact_keys import ExactKeys
-from relay.stores.s3.limits import FEW_PARTS, limits_of
 from relay.stores.s3.objects import DELETED
 from relay.stores.s3.quirks import FEW, KNOWN, NO_PART_TRAILERS, NO_WHOLE, PART_TRAILERS
 from relay.stores.s3.responses import TRAILER
 from relay.stores.s3.upload_answers import read_upload, upload_refusal
 from relay.stores.s3.upload_fields import UploadFields
+from relay.stores.s3.upload_limits import FEW_PARTS, limits_of
 from relay.stores.s3.upload_listing import UploadListing, at_upload
 from relay.wire.body import Body
 from relay.wire.exchange import Wrapping

@@ -29,16 +29,16 @@ from relay.stores.interfaces import (
 )
 from relay.stores.s3.account import aws_host
 from relay.stores.s3.client import S3Client
-from relay.stores.s3.completion import Completion
 from relay.stores.s3.copies import Copies
 from relay.stores.s3.exact_keys import ExactKeys
 from relay.stores.s3.growing_uploads import GrowingUploads
-from relay.stores.s3.limits import limits_of
 from relay.stores.s3.listing import S3Listing
 from relay.stores.s3.multipart import MultipartUploads, part_limits
 from relay.stores.s3.objects import S3Objects
 from relay.stores.s3.single_uploads import SingleUploads
+from relay.stores.s3.upload_completion import Completion
 from relay.stores.s3.upload_fields import UploadFields
+from relay.stores.s3.upload_limits import limits_of
 from relay.stores.s3.upload_listing import UploadListing
 from relay.wire.body import Body
 from relay.wire.exchange import Wire

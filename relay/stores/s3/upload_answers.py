@@ -20,10 +20,10 @@ from relay.stores.metadata import STRICT
 from relay.stores.s3.account import at_version
 from relay.stores.s3.client import S3Client
 from relay.stores.s3.error_codes import code_and_message, error_field, error_region
-from relay.stores.s3.limits import FEW_PARTS
 from relay.stores.s3.objects import version_of
 from relay.stores.s3.quirks import FEW, MD5_TAGS
 from relay.stores.s3.responses import TRAILER
+from relay.stores.s3.upload_limits import FEW_PARTS
 from relay.stores.s3.upload_refusals import UploadRefusal
 from relay.wire.exchange import Response, Wrapping
 from relay.wire.http1 import Fields

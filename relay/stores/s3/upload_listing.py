@@ -1,7 +1,7 @@
 """List the parts of a multipart upload, and the unfinished uploads of an object.
 
 Decided here: which listed part and which listed upload counts. Never here: the requests that fill,
-complete or abort an upload (`multipart.py`, `completion.py`)."""
+complete or abort an upload (`multipart.py`, `upload_completion.py`)."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from relay.stores.http_fields import strong_tag
 from relay.stores.interfaces import Part, Upload
 from relay.stores.s3.account import at_bucket, at_query, key_of
 from relay.stores.s3.client import S3Client
-from relay.stores.s3.limits import PARTS
 from relay.stores.s3.responses import is_truncated, unfinished_upload
+from relay.stores.s3.upload_limits import PARTS
 from relay.stores.xml_documents import plain_name
 
 SHOWN: Final = frozenset({"UploadId", "IsTruncated", "MaxParts"})

@@ -1,7 +1,7 @@
 """Make the folders of an object (RFC 4918 section 9.3).
 
 Decided here: which folders are missing, and which failure of an upload may be caused by a removed
-one. Never here: the upload itself (`uploads.py`)."""
+one. Never here: the upload itself (`staged_uploads.py`)."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from functools import partial
 
 from relay.errors import ProtocolViolation, Rejected
 from relay.location import Location
-from relay.stores.folders import walk_folders
+from relay.stores.folder_walk import walk_folders
 from relay.stores.http_client import HttpClient
 from relay.stores.index_links import segments_of
 from relay.stores.interfaces import Entry, is_temporary_name, reject_temporary_name

@@ -1,7 +1,8 @@
 """WebDAV (RFC 4918) as a store: the methods of the contract, in the contract's order.
 
 Theory of operation. Each group of requests has a module of its own, and all of them send by one
-`HttpClient`. An object is uploaded under a temporary name and published by MOVE (`uploads.py`).
+`HttpClient`. An object is uploaded under a temporary name and published by MOVE
+(`staged_uploads.py`).
 
 Decided here: which module does what the contract asks for, and what a WebDAV server is trusted
 with. Never here: any request."""
@@ -31,7 +32,7 @@ from relay.stores.webdav.moves import Moves
 from relay.stores.webdav.objects import DavObjects
 from relay.stores.webdav.properties import Properties
 from relay.stores.webdav.staged_names import StagedNames, staged_locations
-from relay.stores.webdav.uploads import StagedUploads
+from relay.stores.webdav.staged_uploads import StagedUploads
 from relay.wire.body import Body
 from relay.wire.exchange import Wire
 from relay.wire.http1 import Fields
