@@ -16,10 +16,10 @@ from relay.api.choices import OneOf
 from relay.engine.migration_request import Endpoint, MigrationRequest, if_exists_of
 from relay.engine.plan import IfExists, Metadata, Verify
 from relay.engine.refresh import Refresh
-from relay.errors import InvalidType, InvalidURL, MissingMember, RequestError, UnknownMember
+from relay.errors import InvalidType, MissingMember, RequestError, UnknownMember
 from relay.ledger.acceptance import other_places
 from relay.ledger.rows import Migration, Spec
-from relay.location import FRAGMENT_HINT, Location, has_fragment
+from relay.location import Location
 from relay.stores.remotes import Remotes
 from relay.stores.url_lists import as_list
 from relay.throttle import Bounds
@@ -197,7 +197,7 @@ def parse_order(members: Mapping[str, Any]) -> MigrationRequest:
     except ValidationError as error:
         raise _first(error) from None
     return MigrationRequest(
-        _source(asked.source),
+        _end(asked.source),
         _end(asked.destination),
         recursive=asked.recursive,
         verify=Verify(asked.verify),
@@ -243,7 +243,7 @@ def _fresh_spec(given: Credentials, migration: Migration, remotes: Remotes) -> S
         raise MissingMember(f"{missing!a} is missing", pointer=f"/{missing}")
     options = migration.options
     order = MigrationRequest(
-        _source(given.source),
+        _end(given.source),
         _end(given.destination),
         recursive=migration.recursive,
         verify=Verify(options["verify"]),
@@ -260,20 +260,10 @@ def _fresh_urls(given: Credentials, remotes: Remotes) -> Location | None:
     """Return the location of the list of fresh URLs, or None without one."""
     if given.list is None:
         return None
-    end = _source(given.list, "list")
+    end = _end(given.list)
     return remotes.locate(
         as_list(end.text), headers=end.headers, pointer=end.pointer("list"), folder=True
     )
-
-
-def _source(given: str | SourceObject, name: str = "source") -> Endpoint:
-    """Return the endpoint of a source. Raises InvalidURL where its URL has a fragment: the URL
-    without it may name another object, and a warning would not reach an API client."""
-    end = _end(given)
-    if has_fragment(end.text):
-        message = "the URL has a '#', and the part after it would not be sent"
-        raise InvalidURL(message, hint=FRAGMENT_HINT, pointer=end.pointer(name))
-    return end
 
 
 def _end(given: str | SourceObject | DestinationObject) -> Endpoint:

@@ -14,7 +14,6 @@ from relay.cli.quantities import COUNT, BytesPerSecond
 from relay.cli.terminal import say
 from relay.engine.plan import IfExists, Metadata, Verify
 from relay.headers import Headers, parse_headers
-from relay.location import FRAGMENT_HINT, has_fragment
 from relay.stores.url_lists import SCHEME as LIST
 from relay.throttle import Bounds
 
@@ -184,15 +183,10 @@ def absolute_path(text: str, folder: bool) -> str:
 
 
 def warn(options: Mapping[str, Any], quiet: bool = False) -> None:
-    """Warn of secrets that the process list shows, and of a part of the source's URL that is not
-    sent. Call it after all checks: text in the place of a name may be the secret."""
+    """Warn of secrets that the process list shows. Call it after all checks: text in the place of a
+    name may be the secret."""
     if quiet:
         return
-    if has_fragment(options["source"] or ""):
-        say(
-            f"relay: warning: what begins with the '#' of the source is not sent. {FRAGMENT_HINT}",
-            sys.stderr,
-        )
     lines = (*options["source_header"], *options["destination_header"])
     for name in exposed_secrets(lines):
         say(

@@ -21,7 +21,7 @@ from urllib.parse import unquote_to_bytes
 
 from relay.config import home as own_folder
 from relay.errors import ConfigError, InvalidType, InvalidURL, RequestError, UnsafeKey, Unsupported
-from relay.location import Location, is_base, parse_location
+from relay.location import FRAGMENT_HINT, Location, has_fragment, is_base, parse_location
 from relay.stores import rclone_conf
 from relay.stores.kinds import Given, LocateOptions, Options, Remote, StoreType
 from relay.stores.local_folders import AllowedFolders
@@ -143,6 +143,11 @@ class Remotes:
             if not text:
                 raise InvalidURL(
                     "it is empty", hint="Give a URL, or a path. Was a variable not set?"
+                )
+            if has_fragment(text):  # the URL without it may name another object
+                raise InvalidURL(
+                    "the URL has a '#', and the part after it would not be sent",
+                    hint=FRAGMENT_HINT,
                 )
             if text[: len(LIST)].lower() == LIST:
                 return self._list(text[len(LIST) :], asked)

@@ -17,7 +17,6 @@ from relay import errors
 from relay.cli.exits import Exit
 from relay.cli.formatting import bytes_done, bytes_moved, exit_of, headline
 from relay.cli.header_flags import exposed_secrets, read_headers
-from relay.cli.options import warn
 from relay.cli.progress_bars import bars
 from relay.cli.terminal import ReaderGone, plain, receipt_lines, say, tell, without_secrets
 from relay.cli.tree import Watch, transfer_label
@@ -299,26 +298,6 @@ def test_an_unwritable_output_fails_the_command(
     with pytest.raises(ReaderGone if code in (errno.EPIPE, None) else errors.OutputFailed):
         tell("hello")
     assert forgotten_descriptors == [1]
-
-
-@pytest.mark.parametrize(
-    ("source", "warned"),
-    [
-        ("https://h/a#1.jpg", True),
-        ("list+webdav+https://h/a#1", True),
-        ("s3://bucket/a#1.jpg", False),
-        ("photos#1/a.jpg", False),
-        ("https://h/a%231.jpg", False),
-    ],
-)
-def test_a_source_of_which_a_part_is_not_sent(
-    source: str, warned: bool, capsys: pytest.CaptureFixture[str]
-) -> None:
-    options = {"source": source, "source_header": (), "destination_header": ()}
-    warn(options)
-    assert ("'#'" in capsys.readouterr().err) is warned
-    warn(options, quiet=True)
-    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize(

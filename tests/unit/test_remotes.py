@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -174,6 +176,23 @@ def test_only_digests_of_the_whole_are_digests(
 )
 def test_only_awss_own_host_is_another_in_another_region(host: str, there: str) -> None:
     assert in_region(parse_location(f"https://{host}/key"), "eu-west-1").host == there
+
+
+@pytest.mark.parametrize(
+    ("text", "refused"),
+    [
+        ("https://h/a#1.jpg", True),
+        ("list+webdav+https://h/a#1", True),
+        ("s3://bucket/a#1.jpg", False),
+        ("photos#1/a.jpg", False),
+        ("https://h/a%231.jpg", False),
+    ],
+)
+def test_a_url_with_a_fragment_is_refused(text: str, refused: bool) -> None:
+    """The part after the '#' is never sent: another object, or another tree, would be moved."""
+    remotes = Remotes(aws=lambda profile: config(), folders=None)
+    with pytest.raises(InvalidURL, match="'#'") if refused else nullcontext():
+        assert "%231" in remotes.locate(text, folder=True).path
 
 
 @pytest.mark.parametrize("odd", ["?token=SECRET", "#part", "/x?", "/x#"])
