@@ -264,7 +264,7 @@ def limit(id: str, url: str | None, **change: Any) -> int:
 @click.command("watch", epilog=EPILOG)
 @click.argument("id")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object at the end.")
-@click.option("--quiet", "-q", is_flag=True, help="Print nothing; end with the migration.")
+@click.option("--quiet", "-q", is_flag=True, help="Print errors only: no progress and no table.")
 @URL
 def watch_command(id: str, as_json: bool, quiet: bool, url: str | None) -> int:
     """Show the progress of the migration ID until it ends. Ctrl-C ends the display, not the

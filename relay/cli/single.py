@@ -15,7 +15,7 @@ from relay.cli.exits import Exit
 from relay.cli.formatting import bytes_at_destination, exit_of, table
 from relay.cli.interrupt import Interrupted
 from relay.cli.local_run import STOPPED, accept, failures, limits_note, work
-from relay.cli.terminal import confirm, in_columns, receipt_lines, say
+from relay.cli.terminal import confirm, confirm_table, receipt_lines, say
 from relay.cli.watch_object import LOOK_SECONDS, display
 from relay.engine.migration_request import MigrationRequest
 from relay.engine.outcome import Outcome
@@ -85,9 +85,9 @@ def _follow_elsewhere(ledger: Ledger, migration: Migration, quiet: bool, as_json
     members = summary(migration)
     if as_json:
         confirm(json.dumps(members))
-    elif not quiet:
-        for name, value in table(members, failures(ledger, migration), "with other processes"):
-            confirm(in_columns(name, value))
+    else:
+        rows = table(members, failures(ledger, migration), "with other processes")
+        confirm_table(rows, quiet)
     return exit_of(members)
 
 

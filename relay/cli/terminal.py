@@ -132,6 +132,20 @@ def confirm(text: str) -> None:
         )
 
 
+ERRORS: Final = ("error", "failed", "hint")
+"""The rows of a table that a quiet command prints too."""
+
+
+def confirm_table(rows: Iterable[tuple[str, str]], quiet: bool) -> None:
+    """Print the table of finished work, as `confirm` does. If `quiet`, print only its errors and
+    their hints, to stderr."""
+    for name, value in rows:
+        if not quiet:
+            confirm(in_columns(name, value))
+        elif name in ERRORS:
+            say(in_columns(name, value), sys.stderr)
+
+
 def _tell(text: str, hint: str | None) -> None:
     try:
         _write(text, sys.stdout)

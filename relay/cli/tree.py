@@ -25,7 +25,7 @@ from relay.cli.formatting import (
     table,
 )
 from relay.cli.local_run import STOPPED, accept, failures, limits_note, work
-from relay.cli.terminal import LINE_SECONDS, confirm, has_bars, in_columns, plain, say
+from relay.cli.terminal import LINE_SECONDS, confirm, confirm_table, has_bars, plain, say
 from relay.engine.migration_request import MigrationRequest
 from relay.engine.outcome import Outcome
 from relay.engine.transfer_engine import TransferEngine
@@ -243,15 +243,13 @@ class _TreeLines:
 
 
 def report(ledger: Ledger, migration: Migration, watch: Watch, as_json: bool, quiet: bool) -> None:
-    """Print the result of the migration: one JSON object, or a table of two columns."""
+    """Print the result of the migration: one JSON object, or a table of two columns, of which a
+    `quiet` command prints the errors only."""
     members = summary(migration)
     if as_json:
         seconds = round(monotonic() - watch.started, 3)
         confirm(json.dumps({**members, "seconds_here": seconds, "bytes_here": watch.bytes_here}))
         return
-    if quiet:
-        return
     seconds = monotonic() - watch.started
     took = f"{seconds:.1f} s here, {decimal(round(watch.bytes_here / max(seconds, 0.001)))}/s"
-    for name, value in table(members, failures(ledger, migration), took):
-        confirm(in_columns(name, value))
+    confirm_table(table(members, failures(ledger, migration), took), quiet)

@@ -32,7 +32,7 @@ from relay.cli.formatting import (
     waiting_line,
 )
 from relay.cli.interrupt import Interrupted, interrupt_as_exception
-from relay.cli.terminal import LINE_SECONDS, confirm, has_bars, in_columns, plain, say
+from relay.cli.terminal import LINE_SECONDS, confirm, confirm_table, has_bars, plain, say
 from relay.ledger.states import PRESENT, EventKind, MigrationState, TransferState
 from relay.views.progress import Rate
 
@@ -89,9 +89,8 @@ def watch(migrations: MigrationBackend, id: str, quiet: bool, as_json: bool) -> 
     ended = migrations.end(id)
     if as_json:
         confirm(json.dumps(ended))
-    elif not quiet:
-        for name, value in table(ended, _failures(migrations, ended), _duration(ended)):
-            confirm(in_columns(name, value))
+    else:
+        confirm_table(table(ended, _failures(migrations, ended), _duration(ended)), quiet)
     return exit_of(ended)
 
 

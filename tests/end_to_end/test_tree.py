@@ -70,6 +70,21 @@ def test_a_tree_arrives_and_a_repeat_sends_nothing(terminal: Terminal, tmp_path:
     assert (tmp_path / "to" / "empty").read_bytes() == b"not any more"
 
 
+def test_a_quiet_command_prints_its_failures(terminal: Terminal, tmp_path: Path) -> None:
+    """Cron mails what a command prints, and not its exit code."""
+    (tmp_path / "from").mkdir()
+    (tmp_path / "from" / "one").write_bytes(b"1")
+    os.mkfifo(tmp_path / "from" / "pipe")
+    words = "-r", f"{tmp_path}/from", f"{tmp_path}/to"
+    for command in (("migrate", *words), ("watch", "1")):
+        code, out, err = terminal.run(*command, "-q")
+        assert (code, out) == (1, "")
+        assert err.startswith("failed       pipe: "), err
+        assert "`relay report 1 --state failed`" in err.splitlines()[-1]
+    (tmp_path / "from" / "pipe").unlink()
+    assert terminal.run("migrate", *words, "-q") == (0, "", "")
+
+
 def edit(file: Path, data: bytes, seconds: float) -> None:
     file.parent.mkdir(exist_ok=True)
     file.write_bytes(data)
