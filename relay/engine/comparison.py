@@ -114,14 +114,6 @@ def has_same_tag(ours: Version, there: Version) -> bool:
     return ours.strong_etag is not None and ours.strong_etag == there.strong_etag
 
 
-def is_named(ours: Version, there: Version) -> bool:
-    """Return whether the object is the one that we stored: it was requested by our version's id, or
-    has our strong ETag."""
-    return ours.id is not None or (
-        ours.strong_etag is not None and ours.strong_etag == there.strong_etag
-    )
-
-
 def has_other_tag(ours: Version, there: Version) -> bool:
     """Return whether the strong ETags prove that another object has replaced ours."""
     tags = (ours.strong_etag, there.strong_etag)

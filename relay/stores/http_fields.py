@@ -22,6 +22,8 @@ PAGES: Final = frozenset({"text/html", "application/xhtml+xml"})
 ENCODED = ("Accept-Encoding", "gzip")
 """Asks Google Cloud Storage for the stored bytes; without this field it decompresses gzip
 objects."""
+ANY_CODING = ("Accept-Encoding", "gzip, br, zstd")
+"""Asks for the stored bytes of an object that came decoded."""
 
 
 def is_transcoded(head: Head) -> bool:
@@ -30,6 +32,21 @@ def is_transcoded(head: Head) -> bool:
     files")."""
     stored = head.get("x-goog-stored-content-encoding") or "identity"
     return head.status == 200 and stored != "identity" and head.get("content-encoding") is None
+
+
+def is_decoded(head: Head) -> bool:
+    """Return whether an answer of a bucket may not be the stored bytes: a bucket knows their
+    length. Cloudflare removes an object's coding, and its length, for a client that does not accept
+    the coding (R2 and proxied buckets: rclone/rclone#8137, #8531), and nginx does (`gunzip`)."""
+    found = head.by_name
+    return head.status == 200 and not {"content-length", "content-encoding"} & found.keys()
+
+
+def is_coded_by_proxy(head: Head) -> bool:
+    """Return whether a proxy compressed the answer of a bucket, which knows the length of stored
+    bytes."""
+    found = head.by_name
+    return "content-encoding" in found and "content-length" not in found
 
 
 def content_range(head: Head) -> tuple[int, int, int] | None:

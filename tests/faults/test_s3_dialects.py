@@ -126,6 +126,31 @@ def test_an_endpoint_that_took_a_checksum_is_believed(engine: Engine, source: Sp
     assert bucket.asked.count("put") == 1
 
 
+# -- a read that may not ask for the checksum
+
+
+def test_an_endpoint_without_a_checksum_mode_is_read_without_it(engine: Engine) -> None:
+    """Backblaze B2 refuses a HEAD and a GET that ask for the checksum, and so each object failed,
+    on both sides."""
+
+    class Strict(Bucket):
+        def _answer(self, operation: str, request: bytes, body: bytes) -> bytes:
+            if b"\r\nx-amz-checksum-mode: " not in request:
+                return super()._answer(operation, request, body)
+            return refusal(400, "InvalidArgument") if operation == "get" else reply(400)
+
+    there, here = Strict(whole=b"as it is"), Strict(old=True)
+    refused = []
+    with Peer(repeat_script(there)) as source, Peer(repeat_script(here)) as peer:
+        for _ in range(2):
+            outcome = with_retries(engine).migrate(place(source), place(peer), verify="read_back")
+            assert outcome.state is State.VERIFIED
+            sent = (*there.requests, *here.requests)
+            refused.append(sum(b"\r\nx-amz-checksum-mode: " in one for one in sent))
+    assert here.whole == there.whole
+    assert refused[0] == refused[1] <= 4
+
+
 # -- a part that is stored with its coding
 
 

@@ -20,6 +20,7 @@ from relay.engine.transfer.context import ObjectHints
 from relay.engine.transfer.expectations import check_against_listing
 from relay.engine.transfer.transfer import Transfer
 from relay.errors import (
+    IntegrityMismatch,
     NotFound,
     SameObject,
     SourceChanged,
@@ -496,6 +497,58 @@ def test_f17_an_object_with_a_coding_is_read_as_stored(engine: Engine, is_s3: bo
     assert b"\r\nContent-Encoding: gzip\r\n" in put
 
 
+def _edge(coding: bytes) -> Script:
+    """Decode an object for a client that does not accept its coding, as Cloudflare does: its answer
+    has no length, and a weak tag."""
+
+    def script(talk: Talk) -> None:
+        while request := talk.head():
+            accepted = re.search(rb"\r\nAccept-Encoding: ([^\r]*)", request)
+            if accepted and coding in accepted[1]:
+                body = STORED
+                fields = b'ETag: "v1"\r\nContent-Encoding: %s\r\nContent-Length: %d\r\n\r\n'
+                head = fields % (coding, len(STORED))
+            else:
+                body = b"%x\r\n%s\r\n0\r\n\r\n" % (len(DATA), DATA)
+                head = b'ETag: W/"v1"\r\nTransfer-Encoding: chunked\r\n\r\n'
+            talk.send(b"HTTP/1.1 200 OK\r\n", head, b"" if request.startswith(b"HEAD") else body)
+
+    return script
+
+
+@pytest.mark.parametrize("is_listed", [False, True])
+@pytest.mark.parametrize("coding", [b"gzip", b"br"])
+def test_f17_a_bucket_behind_a_decoding_proxy_is_read_as_stored(
+    engine: Engine, coding: bytes, is_listed: bool
+) -> None:
+    """The decoded object took the place of the stored one, and counted as verified."""
+    kept, version = Cloud(), Version(len(STORED), '"v1"')
+    with Peer([_edge(coding)] * 8) as there, Peer(destination_script(kept)) as peer:
+        transfer = engine.runner.transfer(engine.plan(place(there), peer.url("/b")))
+        hints = ObjectHints(listed=version if is_listed else None)
+        outcome = engine.runner.run(replace(transfer, known=hints))
+    assert kept.objects == {b"/b": STORED}
+    assert outcome.receipt is not None
+    assert outcome.receipt.source.etag == '"v1"'
+    put = next(head for head in kept.heads if head.startswith(b"PUT"))
+    assert b"\r\nContent-Encoding: %s\r\n" % coding in put
+
+
+def test_f17_bytes_that_a_proxy_compresses_are_not_the_stored_ones(engine: Engine) -> None:
+    def script(talk: Talk) -> None:
+        while request := talk.head():
+            packs = b"\r\nAccept-Encoding: identity\r\n" not in request
+            body, coding = (STORED, b"Content-Encoding: br\r\n") if packs else (DATA, b"")
+            talk.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n", coding, b"\r\n")
+            if not request.startswith(b"HEAD"):
+                talk.send(b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body))
+
+    kept = Cloud()
+    with Peer([script] * 8) as there, Peer(destination_script(kept)) as peer:
+        engine.migrate(place(there), peer.url("/b"))
+    assert kept.objects == {b"/b": DATA}
+
+
 def test_f17_a_stored_digest_is_not_compared_with_decoded_bytes(
     engine: Engine,
 ) -> None:
@@ -667,3 +720,35 @@ def test_a_version_with_a_denied_id_is_inspected_as_current(engine: Engine, curr
             assert (UNSEEN in outcome.receipt.notes) is (current == "v2" and name == "/a")
     sent = [b"x-amz-trailer" in one for one in bucket.requests if one.startswith(b"PUT ")]
     assert sent == [True, current == "v1"]
+
+
+class Unversioned(Bucket):
+    """A bucket without versions whose answers to uploads name one, as Cloudflare R2's do."""
+
+    def _answer(self, operation: str, request: bytes, body: bytes) -> bytes:
+        if b"versionId=" in request.partition(b"\r\n")[0]:
+            return reply(501) if operation == "head" else refusal(501, "NotImplemented")
+        done = super()._answer(operation, request, body)
+        if operation not in ("put", "complete"):
+            return done
+        return done.replace(b"\r\n", b"\r\nx-amz-version-id: 7e5f\r\n", 1)
+
+
+@pytest.mark.parametrize("verify", ["auto", "read_back"])
+@pytest.mark.parametrize("data", [DATA, OLD])
+def test_a_version_that_a_bucket_names_and_lacks_is_proved(
+    engine: Engine, verify: str, data: bytes
+) -> None:
+    """Every object that was read back was unverified."""
+    bucket = Unversioned()
+    with Peer([Versions([("v1", data)])] * 40) as there, Peer(repeat_script(bucket)) as peer:
+        outcome = engine.migrate(there.url(), place(peer), verify=verify)
+    assert (outcome.state, bucket.whole) == (State.VERIFIED, data)
+
+
+def test_a_damaged_version_that_a_bucket_lacks_is_deleted(engine: Engine) -> None:
+    bucket = Unversioned(mangle=lambda data: data[::-1])
+    with Peer([Versions([("v1", DATA)])] * 40) as there, Peer(repeat_script(bucket)) as peer:
+        with pytest.raises(IntegrityMismatch):
+            engine.migrate(there.url(), place(peer))
+    assert bucket.whole is None

@@ -16,7 +16,7 @@ from dataclasses import KW_ONLY, dataclass, replace
 from typing import Final
 
 from relay.digest import Digests, as_hex, compare
-from relay.engine.comparison import has_other_tag, is_named, is_same
+from relay.engine.comparison import has_other_tag, has_same_tag, is_same
 from relay.engine.inspection import inspect_object
 from relay.engine.plan import Verify
 from relay.errors import (
@@ -226,7 +226,7 @@ class Verification:
             if proof is not None:
                 return proof
             # The digests of its parts prove only what is certainly our multipart upload.
-            ours = found is not None and is_named(self.stored.version, found.version)
+            ours = found is not None and has_same_tag(self.stored.version, found.version)
             if self.stored.parts_checked and ours and version.size is not None:
                 return Proof(Level.PART_DIGESTS, version)
         # Only a tag that reads show pins a read: JuiceFS has one only in the answer to an upload.

@@ -31,7 +31,7 @@ from relay.stores.http_fields import printable, retry_after
 from relay.stores.pieces import pieces_of
 from relay.stores.s3.account import account_of
 from relay.stores.s3.error_codes import CODES, code_and_message, error_region
-from relay.stores.s3.quirks import EndpointQuirks
+from relay.stores.s3.quirks import NO_MODE, EndpointQuirks
 from relay.stores.s3.responses import parse_document
 from relay.stores.s3.signed_requests import SignedRequests
 from relay.stores.xml_documents import Document, plain_name
@@ -108,7 +108,7 @@ class S3Client:
         asked = self.send("GET", location, (("Range", "bytes=0-0"),))
         if asked.head.status in (200, 206, 416):
             asked.body.close()
-            return self._retryable_head_error(location) or self.error_of_code(
+            return self._retryable_head_error(location, status) or self.error_of_code(
                 response, method, location, ""
             )
         error = self.error_of_code(asked, "GET", location, self.http.refusal_text(asked, "GET"))
@@ -117,13 +117,16 @@ class S3Client:
             quirks.learn(quirks.unreadable)
         return error
 
-    def _retryable_head_error(self, location: Location) -> RelayError | None:
-        """Send a refused HEAD again. Return a retryable error if it is answered now: the reason has
-        passed, such as a wrong clock that was corrected. None if it is refused again."""
-        again = self.send("HEAD", location, WITH_CHECKSUM)
+    def _retryable_head_error(self, location: Location, status: int) -> RelayError | None:
+        """Send a refused HEAD again, without asking for a checksum, which some endpoints refuse
+        (400). Return a retryable error if it is answered now, also if another reason has passed,
+        such as a wrong clock that was corrected. None if it is refused again."""
+        again = self.send("HEAD", location, ())
         again.body.close()
         if again.head.status not in (200, 404):
             return None
+        if status == 400:
+            self.quirks(location).learn(NO_MODE)
         return Unavailable(f"HEAD {location} was refused, but succeeds now", side=self.side)
 
     def _only_denied(self, location: Location) -> bool:

@@ -15,13 +15,21 @@ from relay.errors import NotFound, PermissionDenied, PreconditionFailed, Rejecte
 from relay.location import Location
 from relay.parsing import count
 from relay.receipt import Version
-from relay.stores.http_fields import ENCODED, is_transcoded, printable, strong_tag
+from relay.stores.http_fields import (
+    ANY_CODING,
+    ENCODED,
+    is_coded_by_proxy,
+    is_decoded,
+    is_transcoded,
+    printable,
+    strong_tag,
+)
 from relay.stores.http_objects import FRESH, ReadAnswer, metadata_with_time, read_fields
 from relay.stores.interfaces import ByteRange, ObjectInfo, OpenedObject
 from relay.stores.metadata import MTIME, TAGGING, UNREAD, USER
 from relay.stores.s3.account import at_query, at_version, in_query
 from relay.stores.s3.client import WITH_CHECKSUM, S3Client
-from relay.stores.s3.quirks import UNTRUE_WHOLE
+from relay.stores.s3.quirks import NO_MODE, UNTRUE_WHOLE
 from relay.stores.s3.responses import checksums, version_id
 from relay.wire.exchange import Response
 from relay.wire.http1 import Fields, Head
@@ -53,7 +61,7 @@ class S3Objects:
             return found
         try:
             return self._head(location)
-        except PermissionDenied:
+        except (PermissionDenied, Rejected):
             found = self._head_current(location)
             if found is None:
                 raise
@@ -61,16 +69,19 @@ class S3Objects:
             return found
 
     def _head_current(self, location: Location) -> ObjectInfo | None:
-        """Return the current version if it is the one at `location`, else None."""
+        """Return the current version if it is the one at `location`, else None. A destination that
+        names no version has none, though R2 answers uploads with an id."""
         found = self._head(location.with_target(location.path))
-        same = at_version(location, found.version.id or "").target == location.target
+        if found.version.id is None:
+            return found if self._client.side == "destination" else None
+        same = at_version(location, found.version.id).target == location.target
         return found if same else None
 
     def _head(self, location: Location) -> ObjectInfo:
         """Send a HEAD; S3 answers it by the same rules as GET. Remembers that HEAD of a
         destination's bucket gives an answer."""
         client = self._client
-        response = self._read("HEAD", location, self._read_fields())
+        response = self._read("HEAD", location, ())
         response.body.close()
         if response.head.status != 200:
             error = client.refusal(response, "HEAD", location)
@@ -92,18 +103,18 @@ class S3Objects:
         self, location: Location, pinned: Version | None = None, span: ByteRange | None = None
     ) -> OpenedObject:
         """As Source.get. A pinned version with an id is read by that id, even if a newer one was
-        written meanwhile. An id needs a permission of its own (docs.aws.amazon.com, "GetObject"):
-        without that, the entity tag pins the version."""
-        if pinned is None or pinned.id is None:
+        written meanwhile. An id needs a permission of its own (docs.aws.amazon.com, "GetObject"),
+        and a bucket with versions: without these, the entity tag pins the version."""
+        if pinned is not None and pinned.id is not None:
+            location = at_version(location, pinned.id)
+        if pinned is None or pinned.strong_etag is None or "versionId=" not in location.query:
             return self._get(location, pinned, span)
         quirks, current = self._client.quirks(location), location.with_target(location.path)
-        if pinned.strong_etag is not None and quirks.has(quirks.unversioned):
+        if quirks.has(quirks.unversioned):
             return self._get(current, pinned, span)
         try:
-            return self._get(at_version(location, pinned.id), pinned, span)
-        except PermissionDenied:
-            if pinned.strong_etag is None:
-                raise
+            return self._get(location, pinned, span)
+        except (PermissionDenied, Rejected):
             opened = self._get(current, pinned, span)
             quirks.learn(quirks.unversioned)
             return opened
@@ -111,7 +122,7 @@ class S3Objects:
     def _get(
         self, location: Location, pinned: Version | None, span: ByteRange | None
     ) -> OpenedObject:
-        response = self._read("GET", location, self._read_fields() + read_fields(pinned, span))
+        response = self._read("GET", location, read_fields(pinned, span))
         status = response.head.status
         if span is not None and status in (200, 206, 416):
             return self._answer(response, location).open_range(pinned, span)
@@ -123,35 +134,63 @@ class S3Objects:
         """As Destination.delete: by version id if there is one, which leaves all other versions.
 
         Otherwise a HEAD compares the ETag before, since a server may not support conditional
-        deletes."""
+        deletes. R2 names versions, and has none (501)."""
         if version.id is not None:
-            location = at_version(location, version.id)
-        elif version.etag is not None:
             try:
-                found = self.head(location)
+                return self._delete(at_version(location, version.id))
+            except Rejected as error:
+                if error.store_status != 501 or version.etag is None:
+                    raise
+        current = location.with_target(location.path)
+        if version.etag is not None:
+            try:
+                found = self.head(current)
             except NotFound:
-                return
+                return None
             if found.version.etag != version.etag:
                 raise PreconditionFailed(
                     f"{location} is a different version now", side=self._client.side
                 )
+        return self._delete(current)
+
+    def _delete(self, location: Location) -> None:
         response = self._client.send("DELETE", location, ())
         if response.head.status not in DELETED:
             raise self._client.refusal(response, "DELETE", location)
         response.body.close()
 
     def _read(self, method: str, location: Location, fields: Fields) -> Response:
-        """Send a HEAD or GET; once more for the stored bytes if the server decompressed them."""
-        response = self._client.send(method, location, fields)
-        if not is_transcoded(response.head):
+        """Send a HEAD or GET; once more for the stored bytes if the server, or a proxy in front of
+        it, decompressed them. At a destination no cache may answer it (RFC 9111 section 5.2)."""
+        if self._client.side == "destination":
+            fields = FRESH + fields
+        response = self._read_once(method, location, fields)
+        if is_transcoded(response.head):
+            response.body.close()
+            return self._read_once(method, location, (*fields, ENCODED))
+        if not is_decoded(response.head):
             return response
         response.body.close()
-        return self._client.send(method, location, (*fields, ENCODED))
+        stored = self._read_once(method, location, (*fields, ANY_CODING))
+        if not is_coded_by_proxy(stored.head):
+            return stored
+        stored.body.close()
+        return self._read_once(method, location, fields)
 
-    def _read_fields(self) -> Fields:
-        """Return the fields of a read: at a destination no cache may answer it (RFC 9111 section
-        5.2)."""
-        return WITH_CHECKSUM + FRESH if self._client.side == "destination" else WITH_CHECKSUM
+    def _read_once(self, method: str, location: Location, fields: Fields) -> Response:
+        """Send a HEAD or GET that asks for the object's checksum; a GET without that if the
+        endpoint refuses it. (A refused HEAD has no reason, which `refusal` asks for.)"""
+        client, quirks = self._client, self._client.quirks(location)
+        if quirks.has(NO_MODE):
+            return client.send(method, location, fields)
+        response = client.send(method, location, WITH_CHECKSUM + fields)
+        if method == "HEAD" or response.head.status != 400:
+            return response
+        response.body.close()
+        response = client.send(method, location, fields)
+        if response.head.status != 400:
+            quirks.learn(NO_MODE)
+        return response
 
     def _answer(self, response: Response, location: Location) -> ReadAnswer:
         return ReadAnswer(response, location, self._heads, self._client.side)

@@ -34,6 +34,9 @@ PART_TRAILERS, NO_PART_TRAILERS = "trailers of parts", "no trailers of parts"
 with the bytes."""
 UNTRUE_WHOLE = "another checksum of the whole"
 """Fact: the endpoint rejects the checksum of a whole object whose parts' checksums all match."""
+NO_MODE = "no checksum mode"
+"""Fact: the endpoint refuses a read that asks for the object's checksum, as Backblaze B2 does
+(vatesfr/xen-orchestra#8358)."""
 NO_CONDITION = "no precondition"
 """Fact: the endpoint does not support `If-None-Match: *`."""
 PLAIN_KEYS = "listed keys are as they are"
@@ -139,7 +142,7 @@ class EndpointQuirks:
 
     @property
     def unversioned(self) -> str:
-        """Fact: the credentials may read this bucket's objects, but not by their version ids."""
+        """Fact: this bucket's objects can be read, but not by their version ids."""
         return f"no version ids {self.bucket}"
 
     @property
