@@ -68,6 +68,17 @@ def test_b60_a_folder_never_takes_the_place_of_an_object(
     assert names(store, folder) <= {"a"}
 
 
+def test_b60_an_object_in_place_of_a_folder_is_not_retried(
+    engine: Engine, store: Store, folder: Location, kind: str
+) -> None:
+    """Unless the server has no PROPFIND, which shows the object."""
+    put(engine, folder.below("a", destination=True), b"precious")
+    with pytest.raises(RelayError) as caught:
+        put(engine, folder.below("a/c", destination=True))
+    assert caught.value.retryable == (kind == "webdav+nginx")
+    assert content(store, folder.below("a")) == b"precious"
+
+
 def test_f49_missing_folders_are_made_however_many(
     engine: Engine, store: Store, folder: Location
 ) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Generator
 from contextlib import closing
 from xml.etree.ElementTree import Element
 
-from relay.errors import ProtocolViolation, RelayError, StoreError
+from relay.errors import ProtocolViolation, Rejected, RelayError, StoreError
 from relay.location import Location
 from relay.stores.http_client import MOVED, HttpClient, error_kind
 from relay.stores.http_fields import printable
@@ -19,6 +19,7 @@ from relay.stores.multistatus import (
     PROPERTIES,
     ROW,
     is_folder,
+    is_object,
     own_row,
     path_of,
     rows_of,
@@ -51,12 +52,19 @@ class Properties:
         return self.read_status(self.find(place), place)
 
     def read_status(self, response: Response, place: Location) -> int:
-        """Return the status in an answer as `status` does. Raises as `rows`, and
-        ProtocolViolation."""
+        """Return the status in an answer as `status` does. Raises as `rows`, ProtocolViolation, and
+        Rejected for a folder's path at which there is an object."""
         if response.head.status != 207:
             response.body.close()
             return response.head.status
-        status = status_of(self._own_row(response, place))
+        row = self._own_row(response, place)
+        if place.path.endswith("/") and is_object(row):
+            raise Rejected(
+                f"{place} is an object, not a folder",
+                side=self._client.side,
+                hint="A folder can't have an object's name: rename one of the two.",
+            )
+        status = status_of(row)
         return 207 if status == 200 else status
 
     def refuse_folder(self, place: Location) -> tuple[int, Element | None]:
