@@ -3,8 +3,8 @@ when they are removed.
 
 Theory of operation. An attempt that ends removes its leftovers, and a killed attempt leaves them to
 the next attempt. If its migration is cancelled there is no next attempt: an unfinished upload would
-stay forever, and cost its owner money. The upload of a failed transfer stays for a while, so that a
-retry can resume it.
+stay forever, and cost its owner money. The upload of a failed transfer stays until its migration
+has ended for a while, so that a retry can resume it.
 
 Only uploads that a claim of ours has recorded in the ledger are named here. Two workers may remove
 the same upload: that is harmless and needs no claim. A retry may start at the same time: its upload
@@ -44,15 +44,16 @@ def find_orphans(
     kept: float = KEPT_SECONDS,
 ) -> list[Orphan]:
     """Return up to MOST orphans of the `only` migration, or of all migrations of this worker's
-    kind. Transfers in `but` are left out, and so are transfers that failed less than `kept` seconds
-    ago. Reads only."""
+    kind. Transfers in `but` are left out, and so are failed ones until their migration has ended
+    for `kept` seconds. Reads only."""
     begun = select(uploads.c.transfer_id)
     lapsed = select(transfers.c.id).where(LAPSED)
     is_final = migrations.c.state == MigrationState.CANCELLED
+    # A migration that runs may queue them again, as soon as its listing names them.
     forsaken = or_(
         transfers.c.state == TransferState.CANCELLED,
         (transfers.c.state == TransferState.FAILED)
-        & (is_final | (transfers.c.ended < time.time() - kept)),
+        & (is_final | (migrations.c.ended < time.time() - kept)),
     )
     query = (
         select(*CLAIMED, migrations.c.renewed, migrations.c.created, migrations.c.options)

@@ -65,9 +65,20 @@ def test_an_orphan_of_a_lost_worker_needs_no_upload(open_ledger: Opened) -> None
 
 def test_a_failed_object_waits_before_it_is_an_orphan(ledger: Ledger) -> None:
     _, claim = leave_upload(ledger, verb="failed")
+    ledger.finish()
     assert ledger.orphans() == []
     (orphan,) = ledger.orphans(kept=-1)
     assert orphan.claim.id == claim.id
+
+
+def test_a_failed_object_of_a_running_migration_is_not_an_orphan(ledger: Ledger) -> None:
+    """It failed long ago, and the migration still runs, or is listed again by its command: a retry
+    resumes the upload."""
+    id, _ = leave_upload(ledger, verb="failed")
+    assert ledger.orphans(kept=-1) == []
+    ledger.finish()
+    ledger.list_again(id)
+    assert (states(ledger, id), ledger.orphans(kept=-1)) == (["failed"], [])
 
 
 def test_a_quarantined_row_becomes_an_orphan_like_any_failed(
@@ -82,6 +93,7 @@ def test_a_quarantined_row_becomes_an_orphan_like_any_failed(
         two.reclaim()
         one.renew()
     assert states(two, id) == ["failed"]
+    two.finish()
     assert two.orphans() == []
     assert [orphan.claim.id for orphan in two.orphans(kept=-1)] == [claim.id]
 
@@ -149,8 +161,8 @@ def test_a_failure_without_leftovers_needs_no_inspection(
     two.reclaim()
     (claim,) = two.claim(1)
     two.settle([Settlement(claim, "failed", error={"code": "not-found"}, rid=rid, remains=remains)])
-    assert len(two.orphans(kept=-1)) == lapses
     two.finish()
+    assert len(two.orphans(kept=-1)) == lapses
     two.act(id, "retry")
     assert [again.lapses for again in two.claim(1)] == [lapses]
 
@@ -160,4 +172,5 @@ def test_a_failure_with_leftovers_is_an_orphan(ledger: Ledger) -> None:
     (claim,) = ledger.claim(1)
     assert claim.lapses == 0
     ledger.settle([Settlement(claim, "failed", error={"code": "x"}, remains={"place": "x"})])
+    ledger.finish()
     assert [orphan.claim.id for orphan in ledger.orphans(kept=-1)] == [claim.id]
