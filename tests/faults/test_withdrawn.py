@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from time import monotonic
 
 import gevent
 import pytest
@@ -15,16 +16,19 @@ from relay.config import Settings
 from relay.engine.migration_request import Endpoint, MigrationRequest
 from relay.engine.multipart.journal import Journal
 from relay.engine.transfer_engine import TransferEngine
+from relay.engine.worker.migration_cache import MigrationCache
+from relay.engine.worker.refusals import RefusalJudge, Verdict
 from relay.engine.worker.worker import Worker
-from relay.errors import CredentialsWithdrawn
+from relay.errors import CredentialsWithdrawn, PermissionDenied, StoreError, StoreFull
 from relay.ledger.ledger import Ledger
-from relay.ledger.rows import StoredPart, UploadRecord
+from relay.ledger.rows import Settlement, StoredPart, UploadRecord
 from relay.receipt import Level, State
 from relay.stores.local_locations import local_location
 from relay.stores.s3.quirks import TRAILERS
 from tests.conftest import Certificates, Engine
 from tests.faults.scripted_peers import Cloud, destination_script
 from tests.faults.scripted_s3 import IN_PARTS, SIZE, Bucket, place, refusal, repeat_script, reply
+from tests.ledgers import tree
 from tests.scripted import Peer, Script, Talk
 
 DATA = b"bytes " * 1000
@@ -267,6 +271,24 @@ def test_f25_permission_for_head_alone_is_unverified(ledger: Ledger, tmp_path: P
         id = ledger.create(order(tmp_path, peer, "first").spec(runner.remotes))[0].id
         run_worker(ledger, runner, id)
     assert [row.state for row in ledger.page(id)] == ["unverified"]
+
+
+@pytest.mark.parametrize("kind", [CredentialsWithdrawn, PermissionDenied, StoreFull])
+def test_f25_a_denial_of_replaced_credentials_is_retried(
+    ledger: Ledger, tmp_path: Path, kind: type[StoreError]
+) -> None:
+    """The user gives fresh credentials while the earlier ones are valid, and an object that began
+    with those is denied later."""
+    jobs = MigrationCache(ledger, runner_of(tmp_path))
+    judge, denied = RefusalJudge(jobs, monotonic, {}), kind("no", side="destination")
+    id = tree(ledger, 5)
+    (claim,) = ledger.claim(1)
+    assert judge.judge(claim, denied)[0] is not Verdict.LATER
+    ledger.act(id, "resume", {"source": {}, "destination": {}})
+    assert judge.judge(claim, denied)[0] is Verdict.LATER
+    ledger.settle([Settlement(claim, "hand_back")])
+    (again,) = ledger.claim(1)
+    assert judge.judge(again, denied)[0] is not Verdict.LATER
 
 
 # -- a store that is not inspected before an upload

@@ -54,7 +54,7 @@ class FailurePolicy:
         if verdict is Verdict.ALL:
             # Every other object would fail the same way, so the migration waits for new credentials
             # or for free space.
-            self._jobs.pause(claim.migration_id, error)
+            self._jobs.pause(claim, error)
             return hand_back(claim, transfer, error)
         self._ended(claim, error)
         return replace(

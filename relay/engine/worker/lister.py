@@ -122,7 +122,7 @@ class Lister:
         except (LedgerFailed, LeaseLost):
             raise
         except Unauthenticated as error:
-            self.jobs.pause(id, error)
+            self.jobs.pause(listing, error)
             self.ledger.hand_back_listing(listing)
         except RelayError as error:
             if meter.is_cancelled:  # perhaps during the wait before a retry
@@ -147,7 +147,7 @@ class Lister:
             if self.ledger.migration(listing.migration_id).runner is None:
                 self.over.wait(LOOK_SECONDS)  # so that another kind of worker can claim it
             else:
-                self.jobs.pause(listing.migration_id, error)
+                self.jobs.pause(listing, error)
             self.ledger.hand_back_listing(listing)
             return None
 

@@ -25,7 +25,7 @@ from relay.errors import (
 )
 from relay.ledger.acceptance import WITHDRAWN
 from relay.ledger.ledger import Ledger
-from relay.ledger.rows import Claim, Settlement
+from relay.ledger.rows import Claim, ListingClaim, Settlement
 from relay.ledger.states import TransferVerb
 from relay.location import Location
 from relay.throttle import Throttle
@@ -79,7 +79,7 @@ class MigrationCache:
         except RelayError as error:
             if self._ledger.migration(claim.migration_id).runner is None:
                 return Settlement(claim, TransferVerb.HAND_BACK, wait=ELSEWHERE_SECONDS)
-            self.pause(claim.migration_id, error)
+            self.pause(claim, error)
             return Settlement(claim, TransferVerb.HAND_BACK)
         return None
 
@@ -138,6 +138,11 @@ class MigrationCache:
             pass  # other errors say nothing about the credentials
         return False
 
+    def is_outdated(self, held: Claim | ListingClaim) -> bool:
+        """Return whether a migration got other credentials since it was claimed: a refusal of the
+        earlier ones says nothing about these. Raises LedgerFailed."""
+        return self._ledger.migration(held.migration_id).renewed > held.renewed
+
     def note_success(self, claim: Claim) -> None:
         """Record that a transfer succeeded: both stores accept the credentials of its claim."""
         self._passed[claim.migration_id] = claim.renewed
@@ -162,10 +167,12 @@ class MigrationCache:
         error = self._ledger.last_pause_error(claim.migration_id)
         return error is not None and error["side"] == "source" and error["code"] in WITHDRAWN
 
-    def pause(self, id: str, error: RelayError) -> None:
-        """Pause a migration until its user has corrected the `error`."""
+    def pause(self, held: Claim | ListingClaim, error: RelayError) -> None:
+        """Pause a migration until its user has corrected the `error`, unless it got other
+        credentials since it was claimed."""
         with suppress(RelayError):  # it is over, or paused already
-            self._ledger.pause_for(id, error_members(error))
+            if not self.is_outdated(held):
+                self._ledger.pause_for(held.migration_id, error_members(error))
 
     # -- throttles
 

@@ -118,10 +118,12 @@ class RefusalJudge:
         """Return what an error concerns, and the error to report: a denial (403) of all objects is
         CredentialsWithdrawn. While the ledger does not answer, the verdict is LATER."""
         try:
+            if not isinstance(error, PermissionDenied | Unauthenticated | StoreFull):
+                return Verdict.OWN, error
+            if self._jobs.is_outdated(claim):
+                return Verdict.LATER, error
             if isinstance(error, PermissionDenied):
                 return self._judge_denial(claim, error)
-            if not isinstance(error, Unauthenticated | StoreFull):
-                return Verdict.OWN, error
             if not claim.name or isinstance(error, CredentialsWithdrawn | StoreFull):
                 return Verdict.ALL, error
             return self._judge_refusal(claim, error), error
