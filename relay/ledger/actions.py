@@ -53,7 +53,8 @@ from relay.ledger.states import (
 def act(
     connection: Connection, id: str, verb: str, fresh: Spec | Mapping[str, Any] | None = None
 ) -> Migration:
-    """Pause, resume, cancel or retry a migration, by `verb`. Idempotent.
+    """Pause, resume, cancel or retry a migration, by `verb`. Idempotent. The retry of a running
+    migration queues the objects that have failed so far.
 
     `fresh` are new credentials for the remaining objects, alone or with the locations that they are
     for. Raises MigrationUnknown, IllegalTransition, and KeyReused if those are other locations."""
@@ -76,13 +77,14 @@ def act(
         forgotten or (verb == MigrationVerb.RETRY and _lacks_urls(connection, found.id))
     ):
         return list_again(connection, found.id)  # the URLs of its list were forgotten
-    if state is None:
+    if state is None and verb != MigrationVerb.RETRY:
         return found
     changes = CounterDelta()
     is_tree_retry = verb == MigrationVerb.RETRY and found.recursive
     refused = _forget_refused(connection, found.id, changes) if is_tree_retry else 0
     changed = _columns_changed_by(found, verb, refused)
-    changed |= {"state": state, "ended": time.time() if state in ENDED else None, "looked": None}
+    changed |= {"state": state or found.state, "looked": None}
+    changed |= {"ended": time.time() if state in ENDED else None}
     connection.execute(update(migrations).where(migrations.c.id == found.id).values(**changed))
     if verb == MigrationVerb.CANCEL:
         _move_all(connection, found.id, TransferState.QUEUED, TransferVerb.CANCEL, changes)

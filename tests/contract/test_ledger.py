@@ -181,6 +181,14 @@ def test_a_retry_queues_only_failed_transfers(ledger: Ledger) -> None:
     assert ledger.finish()[0].state == "succeeded"
 
 
+def test_a_retry_queues_what_has_failed_in_a_running_migration(ledger: Ledger) -> None:
+    id = tree(ledger, 5, 6)
+    bad, _ = ledger.claim(2)
+    ledger.settle([Settlement(bad, "failed", error={"code": "x"})])
+    assert ledger.act(id, "retry").state == "running"
+    assert states(ledger, id) == ["queued", "running"]
+
+
 @pytest.mark.parametrize(
     ("verbs", "end"),
     [
