@@ -17,9 +17,11 @@ from relay.engine.plan import IfExists, Verify
 from relay.engine.transfer_engine import TransferEngine
 from relay.ledger.ledger import Ledger
 from tests.conftest import Engine
+from tests.end_to_end.terminal import bucket_terminal
 from tests.faults.scripted_http import Shelf, empty_answer
 from tests.faults.scripted_peers import DATA
-from tests.faults.scripted_s3 import GONE, crc64nvme, reply
+from tests.faults.scripted_s3 import GONE, PARTED, SIZE, crc64nvme, repeat_script, reply
+from tests.faults.scripted_s3 import Bucket as Parts
 from tests.faults.scripted_s3_objects import Shelf as Bucket
 from tests.faults.scripted_s3_objects import _tag
 from tests.faults.test_ours import THEIRS, bucket, flip_byte, hurried_terminal, plant, work_until
@@ -143,6 +145,17 @@ def test_an_unverified_file_stays_unverified_on_repeat(
     folder, terminal = plant(tmp_path), hurried_terminal(tmp_path)
     for _ in range(2):
         assert terminal.tree(folder, tmp_path / "to", "--verify", "size")[0] == 3
+
+
+def test_an_unverified_object_in_parts_stays_unverified_on_repeat(tmp_path: Path) -> None:
+    """It is neither read nor sent again."""
+    there, folder = Parts(), plant(tmp_path, bytes(SIZE))
+    with Peer(repeat_script(there)) as peer:
+        terminal = bucket_terminal(tmp_path, peer.url(""), **PARTED)
+        for _ in range(2):
+            code, report = terminal.tree(folder, "s3://bucket/to/", "--verify", "size")
+            assert (code, report["objects"]) == (3, {"unverified": 1})
+    assert (there.asked.count("part"), there.asked.count("complete")) == (2, 1)
 
 
 @pytest.mark.parametrize(

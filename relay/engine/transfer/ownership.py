@@ -82,7 +82,7 @@ class Ownership:
             return False  # without an upload of ours since that version was recorded
         if not self._target.shows_unproved or is_same(was.version, there):
             return False
-        return not self._is_upload_open()
+        return not self.is_upload_open()
 
     def may_be_piece(self, there: Version, found: ObjectInfo | None) -> bool:
         """Return whether, with if_exists=overwrite, the object may be a partial one of a crashed
@@ -111,6 +111,24 @@ class Ownership:
             return False
         return was.version is None or differs(was.version, there)
 
+    def is_upload_open(self) -> bool:
+        """Return whether the store still has the recorded multipart upload. Then it was never
+        completed, so the visible object is another writer's."""
+        journal = self._context.journal
+        destination, place = self._target.destination, self._target.place
+        written = journal.recorded_upload() if journal is not None else None
+        if self._target.part_limits is None or written is None or not written.upload_id:
+            return False
+        if location_of_upload(self._context.plan, written) != place:
+            return False
+        try:
+            cast(PartsDestination, destination).stored_parts(
+                Upload(place, written.upload_id, written.checked)
+            )
+        except StoreError:
+            return False
+        return True
+
     def _is_older(self, there: Version, found: ObjectInfo | None) -> bool:
         """Return whether the object was certainly written before our migration was accepted. Then
         it is not ours, even if the ledger has lost commits. The source's own date proves nothing: a
@@ -137,24 +155,6 @@ class Ownership:
         if None not in dates:
             return dates[0] == dates[1]
         return not differs(was.sent, there)
-
-    def _is_upload_open(self) -> bool:
-        """Return whether the store still has the recorded multipart upload. Then it was never
-        completed, so the visible object is another writer's."""
-        journal = self._context.journal
-        destination, place = self._target.destination, self._target.place
-        written = journal.recorded_upload() if journal is not None else None
-        if self._target.part_limits is None or written is None or not written.upload_id:
-            return False
-        if location_of_upload(self._context.plan, written) != place:
-            return False
-        try:
-            cast(PartsDestination, destination).stored_parts(
-                Upload(place, written.upload_id, written.checked)
-            )
-        except StoreError:
-            return False
-        return True
 
     def _is_beginning(self, there: Version, found: ObjectInfo | None) -> bool:
         """Return whether the existing object has only the first bytes of the source, as a broken

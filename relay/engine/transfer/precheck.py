@@ -323,7 +323,12 @@ class DestinationCheck:
         size is proved, or the metadata is another, the store's own version must differ from the
         prior version. Also None if only the size is proved, and the source has changed since."""
         is_parted = self._context.is_multipart(found, self._target.part_limits)
-        if is_parted:
+        size = found.version.size if found is not None else None
+        if size and not self._context.needs_digest and not self._ownership.is_upload_open():
+            # Nothing but the length will be proved, so the source need not be read.
+            is_parted = False
+            sent: Sent | None = Sent(size, {}, {})
+        elif is_parted:
             sent = self._journalled_digests(found)  # of this version of the source
         else:
             sent, found = self._source_reader.read_again(there)
