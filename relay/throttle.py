@@ -281,18 +281,18 @@ class ConcurrencyLimiter:
             self.limit = limit
             self._wake()
 
-    def enter(self, who: object, look: Callable[[], None], tick_seconds: float) -> None:
-        """Wait until a request of the owner `who` may start. `look` is called at least once a
+    def enter(self, owner: object, look: Callable[[], None], tick_seconds: float) -> None:
+        """Wait until a request of the `owner` may start. `look` is called at least once a
         `tick_seconds`, and may raise; the request does not count then."""
-        if who not in self._held and (self._line or self._full()):
+        if owner not in self._held and (self._line or self._full()):
             self._wait(look, tick_seconds)
-        self._held[who] = self._held.get(who, 0) + 1
+        self._held[owner] = self._held.get(owner, 0) + 1
 
-    def leave(self, who: object) -> None:
-        """Note the end of a request of the owner `who`."""
-        self._held[who] -= 1
-        if not self._held[who]:
-            del self._held[who]
+    def leave(self, owner: object) -> None:
+        """Note the end of a request of the `owner`."""
+        self._held[owner] -= 1
+        if not self._held[owner]:
+            del self._held[owner]
             self._wake()
 
     def _full(self) -> bool:
@@ -372,15 +372,15 @@ class Throttle:
         return granted
 
     def enter(
-        self, side: Side, who: object, look: Callable[[], None], tick_seconds: float
+        self, side: Side, owner: object, look: Callable[[], None], tick_seconds: float
     ) -> Callable[[], None]:
         """Wait until a request to a side may start, and return a function that ends it, to be
         called once."""
         gate = self.gates.get(side)
         if gate is None:
             return lambda: None
-        gate.enter(who, look, tick_seconds)
-        return partial(gate.leave, who)
+        gate.enter(owner, look, tick_seconds)
+        return partial(gate.leave, owner)
 
 
 def throttle_of(bounds: Bounds) -> Throttle | None:

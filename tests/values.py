@@ -20,7 +20,7 @@ CLAIM: dict[str, Any] = {
     "etag": None,
     "modified": None,
     "attempts": 1,
-    "lapses": 0,
+    "crash_count": 0,
     "resent": 0,
 }
 UPLOAD = UploadRecord(

@@ -172,7 +172,7 @@ class LocalLedger:
 
     def needs_command(self, id: str) -> bool:
         """As MigrationBackend.needs_command."""
-        return self._ledger.migration(id).runner == self._ledger.who.kind
+        return self._ledger.migration(id).runner == self._ledger.worker.kind
 
     def sweep(self, id: str) -> Iterator[tuple[str, bool]]:
         """As MigrationBackend.sweep."""
@@ -203,7 +203,8 @@ class LocalLedger:
         while True:
             self._ledger.reclaim()
             leases = self._ledger.leases_of(id)
-            is_lost = any(until <= seen.get(who, until) < inf for who, until in leases.items())
+            ends = ((seen.get(worker, until), until) for worker, until in leases.items())
+            is_lost = any(until <= before < inf for before, until in ends)
             if not is_lost or time.monotonic() > end:
                 return is_lost
             seen = {**leases, **seen}

@@ -264,7 +264,7 @@ def _hypothetical_claim(migration: str, one: ListedObject) -> Claim:
         etag=one.etag,
         modified=one.modified,
         attempts=1,
-        lapses=0,
+        crash_count=0,
         resent=0,
     )
 

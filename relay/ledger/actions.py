@@ -281,7 +281,7 @@ def _forget_refused(connection: Connection, id: str, changes: CounterDelta) -> i
     return len(sizes)
 
 
-def stray_ids(connection: Connection) -> list[str]:
+def half_cancelled_ids(connection: Connection) -> list[str]:
     """Return the cancelled migrations that have queued transfers: in PostgreSQL a claim may be
     handed back in the moment of the cancel. Reads only."""
     queued = exists().where(transfers.c.migration_id == migrations.c.id, QUEUED)
@@ -289,10 +289,10 @@ def stray_ids(connection: Connection) -> list[str]:
     return list(connection.execute(query).scalars())
 
 
-def cancel_strays(connection: Connection) -> None:
-    """Cancel the transfers of `stray_ids`, so that their leftovers are removed."""
+def complete_cancels(connection: Connection) -> None:
+    """Cancel the transfers of `half_cancelled_ids`, so that their leftovers are removed."""
     changes = CounterDelta()
-    for id in sorted(stray_ids(connection)):  # rows are locked in one order: no deadlock
+    for id in sorted(half_cancelled_ids(connection)):  # rows are locked in one order: no deadlock
         # Otherwise it was retried meanwhile.
         if lock_migration(connection, id).state == MigrationState.CANCELLED:
             _move_all(connection, id, TransferState.QUEUED, TransferVerb.CANCEL, changes)

@@ -74,7 +74,7 @@ def claim_of(row: Any, renewed: int, looked: float | None = None, empty: bool = 
     was found empty; `empty` means that it was found empty at some time."""
     # Unpacked, since access by name costs each claim a microsecond more.
     id, migration_id, fence, name, url, size, etag, modified, *counts, digests, before, twins = row
-    attempts, lapses, resent = counts
+    attempts, crash_count, resent = counts
     kept = PriorState.from_text(before)
     was = kept if kept is None or kept.noted else None
     untouched = kept is not None and 0 < kept.unsent == fence - 1
@@ -91,7 +91,7 @@ def claim_of(row: Any, renewed: int, looked: float | None = None, empty: bool = 
         etag=etag,
         modified=modified,
         attempts=attempts,
-        lapses=lapses,
+        crash_count=crash_count,
         resent=resent,
         digests=json.loads(digests) if digests else {},
         renewed=renewed,
@@ -154,17 +154,17 @@ _CLAIMABLE: Final = {True: _any(), False: _any(_TRUSTED)}
 
 
 def has_claimable(
-    connection: Connection, who: WorkerId, alone: bool, only: str | None = None
+    connection: Connection, worker: WorkerId, alone: bool, only: str | None = None
 ) -> bool:
     """Return whether there seems to be a transfer to `claim`; with `alone`, a suspect one counts as
     well. Reads only."""
-    reported = {"now": time.time(), "only": only, "kind": who.kind}
+    reported = {"now": time.time(), "only": only, "kind": worker.kind}
     return any(connection.execute(_CLAIMABLE[alone], reported).scalars())
 
 
 def claim(
     connection: Connection,
-    who: WorkerId,
+    worker: WorkerId,
     wanted: ClaimRequest,
     only: str | None,
     changes: CounterDelta,
@@ -177,11 +177,11 @@ def claim(
     another."""
     if wanted.all <= 0:
         return []
-    claiming = _Claiming(connection, who, changes)
-    rows = connection.execute(_WAITING, {"only": only, "kind": who.kind}).all()
+    claiming = _Claiming(connection, worker, changes)
+    rows = connection.execute(_WAITING, {"only": only, "kind": worker.kind}).all()
     for migration in rows:
         claiming.claim_from(migration, wanted)
-    moving = exists().where(NOT_THERE, parts.c.owner == who.id)
+    moving = exists().where(NOT_THERE, parts.c.owner == worker.id)
     if wanted.alone and not claiming.found and not connection.execute(select(moving)).scalar():
         for migration in rows:
             if not claiming.found and claiming.room(migration, 1):
@@ -194,7 +194,7 @@ class _Claiming:
     """The state of one call of `claim`."""
 
     connection: Connection
-    who: WorkerId
+    worker: WorkerId
     changes: CounterDelta
     found: list[Claim] = field(default_factory=list)
 
@@ -221,7 +221,7 @@ class _Claiming:
             "migration": migration.id,
             "most": most,
             "now": time.time(),
-            "the_owner": self.who.id,
+            "the_owner": self.worker.id,
         }
         about = migration.renewed, migration.looked, migration.destination_empty
         taken = [claim_of(row, *about) for row in self.connection.execute(which, reported).all()]
@@ -277,12 +277,12 @@ _SUSPECTS = _claim_statement(
 """The statements are built once: building one costs as much as running it."""
 
 
-def check_claim(connection: Connection, who: WorkerId, claim: Claim) -> None:
+def check_claim(connection: Connection, worker: WorkerId, claim: Claim) -> None:
     """Raise LeaseLost if another worker may have a claim's transfer now."""
     held = select(transfers.c.id).where(
         transfers.c.id == claim.id,
         transfers.c.fence == claim.fence,
-        transfers.c.owner == who.id,
+        transfers.c.owner == worker.id,
         RUNNING,
     )
     if connection.execute(held).first() is None:

@@ -128,7 +128,7 @@ def _rows(
     return found
 
 
-def enter_folded(connection: Connection, who: WorkerId, claim: Claim) -> tuple[str, ...] | None:
+def enter_folded(connection: Connection, worker: WorkerId, claim: Claim) -> tuple[str, ...] | None:
     """Record that a marked transfer is being sent; return the names of the transfers with the same
     folded form that may have arrived. Returns None, and records nothing, while one of them runs.
     Raises LeaseLost."""
@@ -145,21 +145,21 @@ def enter_folded(connection: Connection, who: WorkerId, claim: Claim) -> tuple[s
     others = [row for row in connection.execute(locked) if row.id != claim.id]
     if any(row.state == TransferState.RUNNING and row.twins == row.fence + 1 for row in others):
         return None
-    _write(connection, who, claim, claim.fence + 1)
+    _write(connection, worker, claim, claim.fence + 1)
     return tuple(row.name for row in others if row.twins > MARKED or row.state in PRESENT)
 
 
-def leave_folded(connection: Connection, who: WorkerId, claim: Claim) -> None:
+def leave_folded(connection: Connection, worker: WorkerId, claim: Claim) -> None:
     """Record that an entered transfer has sent nothing. An object that had arrived before its
     transfer restarted may still be there, so its entry stays. Raises LeaseLost."""
-    _write(connection, who, claim, claim.twins if claim.twins == ARRIVED_EARLIER else MARKED)
+    _write(connection, worker, claim, claim.twins if claim.twins == ARRIVED_EARLIER else MARKED)
 
 
-def _write(connection: Connection, who: WorkerId, claim: Claim, twins: int) -> None:
+def _write(connection: Connection, worker: WorkerId, claim: Claim, twins: int) -> None:
     ours = (
         (transfers.c.id == claim.id)
         & (transfers.c.fence == claim.fence)
-        & (transfers.c.owner == who.id)
+        & (transfers.c.owner == worker.id)
         & RUNNING
     )
     if not connection.execute(update(transfers).where(ours).values(twins=twins)).rowcount:

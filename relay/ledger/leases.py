@@ -39,7 +39,7 @@ class RenewedMeanwhile(Exception):
 def renew(
     connection: Connection,
     database: Database,
-    who: WorkerId,
+    worker: WorkerId,
     seconds: float = LEASE_SECONDS,
     slots: int | None = None,
 ) -> bool:
@@ -47,36 +47,38 @@ def renew(
     Returns False, and registers the worker, if it was not registered or had been removed as
     lost."""
     row: dict[str, Any] = {"until": database.clock(connection) + seconds, "slots": slots}
-    if connection.execute(update(runners).where(runners.c.id == who.id).values(row)).rowcount:
+    if connection.execute(update(runners).where(runners.c.id == worker.id).values(row)).rowcount:
         return True
-    row |= {"id": who.id, "host": who.host, "boot": who.boot, "process": who.process}
+    row |= {"id": worker.id, "host": worker.host, "boot": worker.boot, "process": worker.process}
     connection.execute(insert(runners), row)
     _distrust_restored_ledger(connection, database)
     return False
 
 
-def leave(connection: Connection, who: WorkerId) -> None:
+def leave(connection: Connection, worker: WorkerId) -> None:
     """Hand back a worker's claims and remove the worker; no claim counts as a crash."""
-    release_claims(connection, [who.id], TransferVerb.HAND_BACK)
-    connection.execute(delete(runners).where(runners.c.id == who.id))
+    release_claims(connection, [worker.id], TransferVerb.HAND_BACK)
+    connection.execute(delete(runners).where(runners.c.id == worker.id))
 
 
-def reclaim(connection: Connection, database: Database, who: WorkerId) -> int:
+def reclaim(connection: Connection, database: Database, worker: WorkerId) -> int:
     """Return the claims of lost workers to the queue; return the number of claims.
 
     Raises RenewedMeanwhile if one of those workers renewed its lease in this moment: its claims
     hold, so the transaction must be rolled back."""
     now = database.clock(connection)
-    others = connection.execute(select(runners).where(runners.c.id != who.id)).all()
-    gone = [row for row in others if _is_gone(row, now, who, database.sqlite)]
-    strays = _unregistered_owners(connection, who)
-    if not gone and not strays:
+    others = connection.execute(select(runners).where(runners.c.id != worker.id)).all()
+    gone = [row for row in others if _is_gone(row, now, worker, database.sqlite)]
+    unregistered = _unregistered_owners(connection, worker)
+    if not gone and not unregistered:
         return 0
-    count = release_claims(connection, [*(row.id for row in gone), *strays], TransferVerb.LAPSE)
+    count = release_claims(
+        connection, [*(row.id for row in gone), *unregistered], TransferVerb.LAPSE
+    )
     # SQLite's file is on the machine of its workers, which may have another name since it started
     # again: a container's name often changes. Or the file is a copy from another machine.
-    here = [row for row in gone if database.sqlite or row.host == who.host]
-    if any(row.boot != who.boot for row in here):
+    here = [row for row in gone if database.sqlite or row.host == worker.host]
+    if any(row.boot != worker.boot for row in here):
         distrust_recent_commits(connection)
     for row in gone:
         as_seen = (runners.c.id == row.id) & (runners.c.until == row.until)
@@ -85,25 +87,25 @@ def reclaim(connection: Connection, database: Database, who: WorkerId) -> int:
     return count
 
 
-def lost_workers(connection: Connection, database: Database, who: WorkerId) -> list[str]:
+def lost_workers(connection: Connection, database: Database, worker: WorkerId) -> list[str]:
     """Return the ids of lost workers, and of owners that are not registered. Reads only."""
     now = database.clock(connection)
-    others = connection.execute(select(runners).where(runners.c.id != who.id)).all()
+    others = connection.execute(select(runners).where(runners.c.id != worker.id)).all()
     return [
-        row.id for row in others if _is_gone(row, now, who, database.sqlite)
-    ] + _unregistered_owners(connection, who)
+        row.id for row in others if _is_gone(row, now, worker, database.sqlite)
+    ] + _unregistered_owners(connection, worker)
 
 
 def leases_of(
-    connection: Connection, database: Database, who: WorkerId, id: str
+    connection: Connection, database: Database, worker: WorkerId, id: str
 ) -> dict[str, float]:
     """Return the workers that hold transfers or parts of a migration, each with the end of its
     lease; infinite for a worker whose process certainly runs. Reads only."""
     found = _workers_of(connection, _owners_of(connection, id))
-    return {row.id: inf if _is_shown(row, who, database.sqlite) else row.until for row in found}
+    return {row.id: inf if _is_shown(row, worker, database.sqlite) else row.until for row in found}
 
 
-def has_worker(connection: Connection, database: Database, who: WorkerId, id: str) -> bool:
+def has_worker(connection: Connection, database: Database, worker: WorkerId, id: str) -> bool:
     """Return whether a worker that is not lost holds transfers, parts or the listing of a
     migration. Reads only.
 
@@ -114,7 +116,7 @@ def has_worker(connection: Connection, database: Database, who: WorkerId, id: st
     owners |= set(connection.execute(select(migrations.c.listing_owner).where(listed)).scalars())
     now = database.clock(connection)
     return not all(
-        _is_gone(row, now, who, database.sqlite) for row in _workers_of(connection, owners)
+        _is_gone(row, now, worker, database.sqlite) for row in _workers_of(connection, owners)
     )
 
 
@@ -142,7 +144,7 @@ def _distrust_restored_ledger(connection: Connection, database: Database) -> Non
     connection.execute(_KEEP_STORAGE, {"name": _STORAGE, "value": now})
 
 
-def _unregistered_owners(connection: Connection, who: WorkerId) -> list[str]:
+def _unregistered_owners(connection: Connection, worker: WorkerId) -> list[str]:
     """Return the owners of claims, parts and listings that are not registered: a worker that was
     removed as lost, claimed once more before it noticed, and ended."""
     found: set[str] = set()
@@ -151,29 +153,29 @@ def _unregistered_owners(connection: Connection, who: WorkerId) -> list[str]:
         (parts.c.owner, NOT_THERE),
         (migrations.c.listing_owner, migrations.c.listing == ListingState.RUNNING),
     ):
-        entered = owner.in_(select(runners.c.id)) | (owner == who.id)
+        entered = owner.in_(select(runners.c.id)) | (owner == worker.id)
         query = select(owner).where(held, owner.is_not(None), ~entered).distinct()
         found |= set(connection.execute(query).scalars())
     return sorted(found)
 
 
-def _is_gone(row: Row[Any], now: float, who: WorkerId, one_machine: bool) -> bool:
-    if one_machine and row.boot != who.boot:
+def _is_gone(row: Row[Any], now: float, worker: WorkerId, one_machine: bool) -> bool:
+    if one_machine and row.boot != worker.boot:
         return True  # the machine restarted, and with it the clock and every process
     if not now <= row.until <= now + LONGEST_LEASE_SECONDS:  # ended, or the clock was set back
         return True
-    if not _is_shown(row, who, one_machine):
+    if not _is_shown(row, worker, one_machine):
         return False
     found = process_identity(int(_pid_of(row)))
     return found is None or ("@" in found and found != row.process)
 
 
-def _is_shown(row: Row[Any], who: WorkerId, one_machine: bool) -> bool:
+def _is_shown(row: Row[Any], worker: WorkerId, one_machine: bool) -> bool:
     """Return whether this process sees if a worker's process has ended. A pid means nothing in
     another container, or where /proc shows nothing: then only the lease's expiry counts."""
-    here = row.host == who.host and row.boot == who.boot
+    here = row.host == worker.host and row.boot == worker.boot
     namespace = row.process.partition("@")[2]
-    same = bool(namespace) and namespace == who.process.partition("@")[2]
+    same = bool(namespace) and namespace == worker.process.partition("@")[2]
     return bool(here and one_machine and same and _pid_of(row).isdigit())
 
 

@@ -66,12 +66,12 @@ from relay.process.failpoints import reach
 
 
 class Ledger:
-    """The ledger, as one worker (`who`) reads and changes it."""
+    """The ledger, as one `worker` reads and changes it."""
 
-    def __init__(self, database: Database, who: WorkerId | None = None) -> None:
-        """`who` is this process; tests may give another worker."""
+    def __init__(self, database: Database, worker: WorkerId | None = None) -> None:
+        """`worker` is this process; tests may give another worker."""
         self.database = database
-        self.who = who or WorkerId.of_this_process(str(uuid.uuid4()))
+        self.worker = worker or WorkerId.of_this_process(str(uuid.uuid4()))
         self._forgot = False
 
     @classmethod
@@ -83,7 +83,7 @@ class Ledger:
     def _shown_kind(self) -> str | None:
         """The kind of migrations that are shown, None for all. A terminal owns the file and sees
         all; a server's clients see only the migrations that the server accepted."""
-        return None if self.who.kind == TERMINAL else self.who.kind
+        return None if self.worker.kind == TERMINAL else self.worker.kind
 
     def close(self) -> None:
         """Close the connections. Claims are not handed back (`leave` does that)."""
@@ -97,7 +97,9 @@ class Ledger:
         """As acceptance.create. Also raises LedgerFailed if the file was removed or replaced: no
         process would find the migration."""
         self.database.check_file()
-        found = self.database.run(lambda c: acceptance.create(c, spec, key, go_on, self.who.kind))
+        found = self.database.run(
+            lambda c: acceptance.create(c, spec, key, go_on, self.worker.kind)
+        )
         reach("after-accept")
         return found
 
@@ -165,7 +167,9 @@ class Ledger:
 
     def migration_views(self, ids: Sequence[str]) -> dict[str, MigrationView]:
         """As limits.migration_views, for this worker."""
-        return self.database.run(lambda c: limits.migration_views(c, self.who.id, ids), write=False)
+        return self.database.run(
+            lambda c: limits.migration_views(c, self.worker.id, ids), write=False
+        )
 
     def reset_crash_counts(self, id: str) -> None:
         """As actions.reset_crash_counts."""
@@ -187,22 +191,22 @@ class Ledger:
         self._forgot = True  # the log may still hold the old secrets
 
     def finish(self) -> list[Migration]:
-        """As endings.finish, endings.forget_secrets and migrations.cancel_strays; reads
+        """As endings.finish, endings.forget_secrets and actions.complete_cancels; reads
         first.
 
         Deleted secrets are then in no file. If another process is reading the log, that holds after
         a later call."""
         now = time.time()
-        due, over, strays = self.database.run(
+        due, over, half_cancelled = self.database.run(
             lambda c: (
                 endings.finishable_ids(c),
                 endings.forgettable_ids(c, now),
-                actions.stray_ids(c),
+                actions.half_cancelled_ids(c),
             ),
             write=False,
         )
-        if strays:
-            self.database.run(actions.cancel_strays)
+        if half_cancelled:
+            self.database.run(actions.complete_cancels)
         if over:
             self.database.run(lambda c: endings.forget_secrets(c, now))
         done = self.database.run(endings.finish) if due else []
@@ -236,33 +240,35 @@ class Ledger:
     def renew(self, seconds: float = LEASE_SECONDS, slots: int | None = None) -> bool:
         """As leases.renew. Also raises LedgerFailed if the file was removed or replaced."""
         self.database.check_file()
-        return self.database.run(lambda c: leases.renew(c, self.database, self.who, seconds, slots))
+        return self.database.run(
+            lambda c: leases.renew(c, self.database, self.worker, seconds, slots)
+        )
 
     def leave(self) -> None:
         """As leases.leave."""
-        self.database.run(lambda c: leases.leave(c, self.who))
+        self.database.run(lambda c: leases.leave(c, self.worker))
 
     def reclaim(self) -> int:
         """As leases.reclaim; reads first."""
         if not self.database.run(
-            lambda c: leases.lost_workers(c, self.database, self.who), write=False
+            lambda c: leases.lost_workers(c, self.database, self.worker), write=False
         ):
             return 0
         try:
-            return self.database.run(lambda c: leases.reclaim(c, self.database, self.who))
+            return self.database.run(lambda c: leases.reclaim(c, self.database, self.worker))
         except leases.RenewedMeanwhile:  # rolled back
             return 0
 
     def leases_of(self, id: str) -> dict[str, float]:
         """As leases.leases_of."""
         return self.database.run(
-            lambda c: leases.leases_of(c, self.database, self.who, id), write=False
+            lambda c: leases.leases_of(c, self.database, self.worker, id), write=False
         )
 
     def has_worker(self, id: str) -> bool:
         """As leases.has_worker."""
         return self.database.run(
-            lambda c: leases.has_worker(c, self.database, self.who, id), write=False
+            lambda c: leases.has_worker(c, self.database, self.worker, id), write=False
         )
 
     def settle_and_claim(
@@ -275,12 +281,12 @@ class Ledger:
         """As poll.settle_and_claim; reads first if there is nothing to settle."""
         if not ends:
             seen = self.database.run(
-                lambda c: poll.peek(c, self.who, wanted, only, watched), write=False
+                lambda c: poll.peek(c, self.worker, wanted, only, watched), write=False
             )
             if seen is not None:
                 return seen
         return self.database.run(
-            lambda c: poll.settle_and_claim(c, self.who, ends, wanted, only, watched)
+            lambda c: poll.settle_and_claim(c, self.worker, ends, wanted, only, watched)
         )
 
     def claim(
@@ -305,7 +311,7 @@ class Ledger:
 
         def settle_claims(connection: Connection) -> list[Claim]:
             changes = CounterDelta()
-            lost = settling.settle(connection, self.who, ends, changes)
+            lost = settling.settle(connection, self.worker, ends, changes)
             changes.write(connection)
             return lost
 
@@ -313,7 +319,7 @@ class Ledger:
 
     def check_claim(self, claim: Claim) -> None:
         """As claims.check_claim."""
-        self.database.run(lambda c: claims.check_claim(c, self.who, claim), write=False)
+        self.database.run(lambda c: claims.check_claim(c, self.worker, claim), write=False)
 
     def release_unknown_claims(self, kept: Iterable[Claim], shared: Iterable[int] = ()) -> int:
         """As release_unknown_claims, and distrust recent commits: the database that failed
@@ -321,7 +327,7 @@ class Ledger:
 
         def release(connection: Connection) -> int:
             distrust_recent_commits(connection, ended=False)
-            return release_unknown_claims(connection, self.who, kept, shared)
+            return release_unknown_claims(connection, self.worker, kept, shared)
 
         return self.database.run(release)
 
@@ -329,25 +335,27 @@ class Ledger:
 
     def release_unknown_listings(self, doubted: bool) -> None:
         """As listings.release_unknown_listings."""
-        self.database.run(lambda c: listings.release_unknown_listings(c, self.who, doubted))
+        self.database.run(lambda c: listings.release_unknown_listings(c, self.worker, doubted))
 
     def claim_listing(self, only: str | None = None, alone: bool = True) -> ListingClaim | None:
         """As listings.claim_listing; reads first."""
         if not self.database.run(
-            lambda c: listings.has_due_listing(c, self.who, only, alone), write=False
+            lambda c: listings.has_due_listing(c, self.worker, only, alone), write=False
         ):
             return None
-        return self.database.run(lambda c: listings.claim_listing(c, self.who, only, alone))
+        return self.database.run(lambda c: listings.claim_listing(c, self.worker, only, alone))
 
     def learn_empty(self, listing: ListingClaim, empty: bool) -> None:
         """As listings.learn_empty."""
-        self.database.run(lambda c: listings.learn_empty(c, self.who, listing, empty))
+        self.database.run(lambda c: listings.learn_empty(c, self.worker, listing, empty))
 
     def add_page(
         self, listing: ListingClaim, page: Sequence[ListedObject], cursor: str | None
     ) -> bool:
         """As listings.add_page. The listing then holds by its next fence."""
-        wanted = self.database.run(lambda c: listings.add_page(c, self.who, listing, page, cursor))
+        wanted = self.database.run(
+            lambda c: listings.add_page(c, self.worker, listing, page, cursor)
+        )
         listing.fence += 1
         return wanted
 
@@ -361,25 +369,25 @@ class Ledger:
 
     def end_listing(self, listing: ListingClaim, error: Mapping[str, Any] | None = None) -> None:
         """As listings.end_listing."""
-        self.database.run(lambda c: listings.end_listing(c, self.who, listing, error))
+        self.database.run(lambda c: listings.end_listing(c, self.worker, listing, error))
 
     def hand_back_listing(self, listing: ListingClaim) -> None:
         """As listings.hand_back_listing."""
-        self.database.run(lambda c: listings.hand_back_listing(c, self.who, listing))
+        self.database.run(lambda c: listings.hand_back_listing(c, self.worker, listing))
 
     # -- prior states
 
     def note_prior_states(self, found: Sequence[tuple[Claim, PriorState]]) -> tuple[bool, ...]:
         """As prior_states.note_prior_states."""
-        return self.database.run(lambda c: prior_states.note_prior_states(c, self.who, found))
+        return self.database.run(lambda c: prior_states.note_prior_states(c, self.worker, found))
 
     def enter_folded(self, claim: Claim) -> tuple[str, ...] | None:
         """As folded_names.enter_folded."""
-        return self.database.run(lambda c: folded_names.enter_folded(c, self.who, claim))
+        return self.database.run(lambda c: folded_names.enter_folded(c, self.worker, claim))
 
     def leave_folded(self, claim: Claim) -> None:
         """As folded_names.leave_folded."""
-        self.database.run(lambda c: folded_names.leave_folded(c, self.who, claim))
+        self.database.run(lambda c: folded_names.leave_folded(c, self.worker, claim))
 
     def keep_link(
         self, claim: Claim, link: str, target: str, there: str, tree: str | None = None
@@ -403,55 +411,55 @@ class Ledger:
 
     def record_upload(self, claim: Claim, upload: UploadRecord) -> None:
         """As uploads.record_upload."""
-        self.database.run(lambda c: uploads.record_upload(c, self.who, claim, upload))
+        self.database.run(lambda c: uploads.record_upload(c, self.worker, claim, upload))
 
     def resume_upload(
         self, claim: Claim, upload_id: str, gone: Collection[int], total: int
     ) -> None:
         """As uploads.resume_upload."""
         self.database.run(
-            lambda c: uploads.resume_upload(c, self.who, claim, upload_id, gone, total)
+            lambda c: uploads.resume_upload(c, self.worker, claim, upload_id, gone, total)
         )
 
     def take_part(self, claim: Claim, upload_id: str, done: StoredPart | None) -> int | None:
         """As uploads.take_part."""
         return self.database.run(
-            lambda c: uploads.take_part(c, self.who, claim.id, upload_id, done)
+            lambda c: uploads.take_part(c, self.worker, claim.id, upload_id, done)
         )
 
     def outstanding_parts(self, claim: Claim) -> dict[int, bool]:
         """As uploads.outstanding_parts."""
         return self.database.run(
-            lambda c: uploads.outstanding_parts(c, self.who, claim.id), write=False
+            lambda c: uploads.outstanding_parts(c, self.worker, claim.id), write=False
         )
 
     def note_retried(self, troubles: Sequence[tuple[Claim, Mapping[str, Any] | None]]) -> None:
         """As retried.note."""
-        self.database.run(lambda c: retried.note(c, self.who.id, troubles))
+        self.database.run(lambda c: retried.note(c, self.worker.id, troubles))
 
     def note_listing(self, listing: ListingClaim, trouble: Mapping[str, Any] | None) -> None:
         """As retried.note_listing."""
-        self.database.run(lambda c: retried.note_listing(c, self.who.id, listing, trouble))
+        self.database.run(lambda c: retried.note_listing(c, self.worker.id, listing, trouble))
 
     def release_parts(self, claim: Claim, resent: int = 0) -> None:
         """As uploads.release_parts."""
-        self.database.run(lambda c: uploads.release_parts(c, self.who, claim.id, resent))
+        self.database.run(lambda c: uploads.release_parts(c, self.worker, claim.id, resent))
 
     def commit_upload(self, claim: Claim, digest: str) -> None:
         """As uploads.commit_upload."""
-        self.database.run(lambda c: uploads.commit_upload(c, self.who, claim, digest))
+        self.database.run(lambda c: uploads.commit_upload(c, self.worker, claim, digest))
 
     def forget_upload(self, claim: Claim) -> None:
         """As uploads.forget_upload."""
-        self.database.run(lambda c: uploads.forget_upload(c, self.who, claim))
+        self.database.run(lambda c: uploads.forget_upload(c, self.worker, claim))
 
     def join_upload(self, only: str | None = None, but: Sequence[int] = ()) -> PartLease | None:
         """As part_leases.join_upload; reads first."""
         if not self.database.run(
-            lambda c: part_leases.has_joinable(c, self.who, only, but), write=False
+            lambda c: part_leases.has_joinable(c, self.worker, only, but), write=False
         ):
             return None
-        return self.database.run(lambda c: part_leases.join_upload(c, self.who, only, but))
+        return self.database.run(lambda c: part_leases.join_upload(c, self.worker, only, but))
 
     # -- orphans
 
@@ -460,7 +468,7 @@ class Ledger:
     ) -> list[Orphan]:
         """As orphans.find_orphans."""
         return self.database.run(
-            lambda c: orphans.find_orphans(c, self.who, only, but, kept), write=False
+            lambda c: orphans.find_orphans(c, self.worker, only, but, kept), write=False
         )
 
     def is_over(self, orphan: Orphan) -> bool:

@@ -66,7 +66,7 @@ def migration_views(
     that share each migration's bounds."""
     rows = connection.execute(select(migrations).where(migrations.c.id.in_(ids))).all()
     bounded = [row.id for row in rows if bounds_of(row) != Bounds()]
-    sharers: defaultdict[str, set[str]] = defaultdict(lambda: {runner})
+    workers: defaultdict[str, set[str]] = defaultdict(lambda: {runner})
     if bounded:
         running = (transfers.c.migration_id.in_(bounded)) & (
             transfers.c.state == TransferState.RUNNING
@@ -74,15 +74,15 @@ def migration_views(
         for pair in connection.execute(
             select(transfers.c.migration_id, transfers.c.owner).where(running).distinct()
         ):
-            sharers[pair.migration_id].add(pair.owner)
+            workers[pair.migration_id].add(pair.owner)
         for row in connection.execute(select_helpers(bounded)):
-            sharers[row.migration_id].add(row.owner)
-    return {row.id: _view(row, runner, sharers[row.id]) for row in rows}
+            workers[row.migration_id].add(row.owner)
+    return {row.id: _view(row, runner, workers[row.id]) for row in rows}
 
 
-def _view(row: Row[Any], runner: str, sharers: set[str]) -> MigrationView:
+def _view(row: Row[Any], runner: str, workers: set[str]) -> MigrationView:
     if row.listing == ListingState.RUNNING and row.listing_owner:
-        sharers.add(row.listing_owner)
+        workers.add(row.listing_owner)
     return MigrationView(
-        state=row.state, bounds=bounds_of(row), place=sorted(sharers).index(runner), of=len(sharers)
+        state=row.state, bounds=bounds_of(row), place=sorted(workers).index(runner), of=len(workers)
     )

@@ -25,28 +25,30 @@ from relay.ledger.states import EventKind, ListingState, MigrationState
 from relay.ledger.workers import WorkerId
 
 
-def _due(who: WorkerId, only: str | None, alone: bool) -> Select[Any]:
+def _due(worker: WorkerId, only: str | None, alone: bool) -> Select[Any]:
     due = select(migrations).where(
         migrations.c.state == MigrationState.RUNNING, migrations.c.listing == ListingState.DUE
     )
     due = due if alone else due.where(migrations.c.listing_lapses < SUSPECT)
-    return due.where(of_kind(who.kind) if only is None else migrations.c.id == only)
+    return due.where(of_kind(worker.kind) if only is None else migrations.c.id == only)
 
 
 def has_due_listing(
-    connection: Connection, who: WorkerId, only: str | None = None, alone: bool = True
+    connection: Connection, worker: WorkerId, only: str | None = None, alone: bool = True
 ) -> bool:
     """Return whether there seems to be a listing to claim. Reads only."""
-    return connection.execute(_due(who, only, alone).limit(1)).first() is not None
+    return connection.execute(_due(worker, only, alone).limit(1)).first() is not None
 
 
 def claim_listing(
-    connection: Connection, who: WorkerId, only: str | None = None, alone: bool = True
+    connection: Connection, worker: WorkerId, only: str | None = None, alone: bool = True
 ) -> ListingClaim | None:
     """Claim the listing of one migration; return None if none is due. A suspect listing is claimed
     only if the worker is `alone`, so that a crash affects no other claim."""
     query = (
-        _due(who, only, alone).order_by(migrations.c.priority.desc(), migrations.c.number).limit(1)
+        _due(worker, only, alone)
+        .order_by(migrations.c.priority.desc(), migrations.c.number)
+        .limit(1)
     )
     row = connection.execute(query.with_for_update(skip_locked=True)).first()
     if row is None:
@@ -56,7 +58,7 @@ def claim_listing(
         update(migrations)
         .where(migrations.c.id == row.id)
         .values(
-            listing=ListingState.RUNNING, listing_owner=who.id, listing_fence=fence, error=None
+            listing=ListingState.RUNNING, listing_owner=worker.id, listing_fence=fence, error=None
         )  # the error may be a pending retry of a lost worker
     )
     return ListingClaim(
@@ -66,20 +68,22 @@ def claim_listing(
         renewed=row.renewed,
         listings=row.listings,
         counted=row.entries is not None,
-        lapses=row.listing_lapses,
+        crash_count=row.listing_lapses,
     )
 
 
-def learn_empty(connection: Connection, who: WorkerId, listing: ListingClaim, empty: bool) -> None:
+def learn_empty(
+    connection: Connection, worker: WorkerId, listing: ListingClaim, empty: bool
+) -> None:
     """Record whether the destination was empty when the listing began, and when that was seen. A
     destination that was empty once stays recorded as empty at the start. Raises LeaseLost."""
     values: dict[str, Any] = {"looked": time.time() if empty else None}
-    _change(connection, who, listing, values | ({"destination_empty": True} if empty else {}))
+    _change(connection, worker, listing, values | ({"destination_empty": True} if empty else {}))
 
 
 def add_page(
     connection: Connection,
-    who: WorkerId,
+    worker: WorkerId,
     listing: ListingClaim,
     page: Sequence[ListedObject],
     cursor: str | None,
@@ -88,7 +92,7 @@ def add_page(
     cancelled, so that the listing must stop; a page of a cancelled migration is not written.
 
     Raises LeaseLost, also if the ledger has lost an earlier page: each page raises the fence."""
-    row = _change(connection, who, listing, {"listing_fence": listing.fence + 1})
+    row = _change(connection, worker, listing, {"listing_fence": listing.fence + 1})
     if row.state == MigrationState.CANCELLED:
         # A retry lists this page again. Objects queued now could lose their URLs before that.
         return False
@@ -142,18 +146,18 @@ def renew_urls(connection: Connection, id: str, urls: Mapping[str, str]) -> None
 
 def end_listing(
     connection: Connection,
-    who: WorkerId,
+    worker: WorkerId,
     listing: ListingClaim,
     error: Mapping[str, Any] | None = None,
 ) -> None:
     """Record that a listing is complete, or the error with which it failed. Raises LeaseLost."""
     if error is not None:
         values = {"listing": ListingState.FAILED, "error": json.dumps(error)}
-        _change(connection, who, listing, {**values, "listing_owner": None})
+        _change(connection, worker, listing, {**values, "listing_owner": None})
         write_event(connection, listing.migration_id, EventKind.LISTING_FAILED, error)
         return
     # The column `error` keeps the reason for which transfers just paused.
-    _change(connection, who, listing, {"listing": ListingState.DONE, "listing_owner": None})
+    _change(connection, worker, listing, {"listing": ListingState.DONE, "listing_owner": None})
     gone = forget_gone(connection, listing)
     if gone:
         left = {"entries": migrations.c.entries - gone}
@@ -164,27 +168,29 @@ def end_listing(
     write_event(connection, listing.migration_id, EventKind.LISTING_DONE, members)
 
 
-def hand_back_listing(connection: Connection, who: WorkerId, listing: ListingClaim) -> None:
+def hand_back_listing(connection: Connection, worker: WorkerId, listing: ListingClaim) -> None:
     """Release a listing, so that another worker can resume it. Raises LeaseLost."""
-    _change(connection, who, listing, {"listing": ListingState.DUE, "listing_owner": None})
+    _change(connection, worker, listing, {"listing": ListingState.DUE, "listing_owner": None})
 
 
-def release_unknown_listings(connection: Connection, who: WorkerId, doubted: bool) -> None:
+def release_unknown_listings(connection: Connection, worker: WorkerId, doubted: bool) -> None:
     """Release every listing that the ledger holds for this worker, which lists nothing now. If it
     is `doubted` that the ledger has every page of it, the objects that are listed next may have
     been claimed before."""
-    ours = (migrations.c.listing_owner == who.id) & (migrations.c.listing == ListingState.RUNNING)
+    ours = (migrations.c.listing_owner == worker.id) & (
+        migrations.c.listing == ListingState.RUNNING
+    )
     fence = migrations.c.listing_fence + (DOUBTED if doubted else 0)
     released = {"listing": ListingState.DUE, "listing_owner": None, "listing_fence": fence}
     connection.execute(update(migrations).where(ours).values(**released))
 
 
 def _change(
-    connection: Connection, who: WorkerId, listing: ListingClaim, values: Mapping[str, Any]
+    connection: Connection, worker: WorkerId, listing: ListingClaim, values: Mapping[str, Any]
 ) -> Any:
     held = (
         (migrations.c.id == listing.migration_id)
-        & (migrations.c.listing_owner == who.id)
+        & (migrations.c.listing_owner == worker.id)
         & (migrations.c.listing_fence == listing.fence)
         & (migrations.c.listing == ListingState.RUNNING)
     )

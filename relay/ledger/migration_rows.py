@@ -103,7 +103,7 @@ def _with_counts(connection: Connection, rows: Sequence[Row[Any]]) -> list[Migra
     tallies = tallies_of(connection, ids)
     arrived = parts_of(connection, ids)
     efforts = efforts_of(connection, ids)
-    sharers = movers_of(connection, ids)
+    helpers = helper_counts(connection, ids)
     moving = [id for id in ids if TransferState.RUNNING in tallies[id]]
     retried = pending_retries(connection, moving)
     slots = slots_of(connection, moving)
@@ -114,7 +114,7 @@ def _with_counts(connection: Connection, rows: Sequence[Row[Any]]) -> list[Migra
                 tallies[row.id],
                 arrived.get(row.id, 0),
                 efforts.get(row.id, Efforts()),
-                sharers[row.id],
+                helpers[row.id],
             ),
             retried=(*_listing_retried(row), *retried.get(row.id, ())),
             slots=slots.get(row.id),
@@ -169,7 +169,7 @@ def gone_since(connection: Connection, id: str, since: float) -> int:
 
 
 def _migration(
-    row: Row[Any], tally: Mapping[str, Any], in_parts: int, efforts: Efforts, sharers: int
+    row: Row[Any], tally: Mapping[str, Any], in_parts: int, efforts: Efforts, helpers: int
 ) -> Migration:
     return Migration(
         id=row.id,
@@ -192,7 +192,7 @@ def _migration(
         tally=tally,
         in_parts=in_parts,
         efforts=efforts,
-        sharers=sharers,
+        helpers=helpers,
     )
 
 
@@ -231,7 +231,7 @@ def select_helpers(ids: Sequence[str]) -> Select[Any]:
     )
 
 
-def movers_of(connection: Connection, ids: Sequence[str]) -> Counter[str]:
+def helper_counts(connection: Connection, ids: Sequence[str]) -> Counter[str]:
     """Return the number of helpers of each migration."""
     return Counter(row.migration_id for row in connection.execute(select_helpers(ids)))
 

@@ -38,7 +38,7 @@ MOST: Final = 100
 
 def find_orphans(
     connection: Connection,
-    who: WorkerId,
+    worker: WorkerId,
     only: str | None = None,
     but: Sequence[int] = (),
     kept: float = KEPT_SECONDS,
@@ -63,7 +63,7 @@ def find_orphans(
         .order_by(transfers.c.id)
         .limit(MOST)
     )
-    query = query.where(of_kind(who.kind) if only is None else transfers.c.migration_id == only)
+    query = query.where(of_kind(worker.kind) if only is None else transfers.c.migration_id == only)
     rows = connection.execute(query).all()
     found = connection.execute(
         select(uploads).where(uploads.c.transfer_id.in_([row.id for row in rows]))
@@ -112,7 +112,7 @@ def note_removed(
     counts as sent. Changes nothing if a worker has started the transfer again."""
     claim, upload = orphan.claim, orphan.upload
     values: dict[str, Any] = {"lapses": 0}
-    is_unproved &= claim.lapses > 0 and orphan.before is not None
+    is_unproved &= claim.crash_count > 0 and orphan.before is not None
     if remains or is_unproved:
         was = claim.before if claim.before is not None and not claim.before.assumed else None
         since = orphan.before.since if orphan.before is not None else None

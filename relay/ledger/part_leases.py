@@ -46,30 +46,30 @@ _OPEN = (
 )
 
 
-def _joinable(who: WorkerId, only: str | None, but: Sequence[int]) -> Select[Any]:
-    query = _OPEN.where(transfers.c.owner != who.id, transfers.c.id.not_in(but))
-    return query.where(of_kind(who.kind) if only is None else migrations.c.id == only)
+def _joinable(worker: WorkerId, only: str | None, but: Sequence[int]) -> Select[Any]:
+    query = _OPEN.where(transfers.c.owner != worker.id, transfers.c.id.not_in(but))
+    return query.where(of_kind(worker.kind) if only is None else migrations.c.id == only)
 
 
 def has_joinable(
-    connection: Connection, who: WorkerId, only: str | None = None, but: Sequence[int] = ()
+    connection: Connection, worker: WorkerId, only: str | None = None, but: Sequence[int] = ()
 ) -> bool:
     """Return whether there seems to be an upload to join. Reads only."""
-    return connection.execute(_joinable(who, only, but).limit(1)).first() is not None
+    return connection.execute(_joinable(worker, only, but).limit(1)).first() is not None
 
 
 def join_upload(
-    connection: Connection, who: WorkerId, only: str | None = None, but: Sequence[int] = ()
+    connection: Connection, worker: WorkerId, only: str | None = None, but: Sequence[int] = ()
 ) -> PartLease | None:
     """Take a part of an object that another worker has claimed, by priority and then by the number
     of remaining parts; return None if there is none. `only` restricts it to one migration, and
     transfers in `but` are left out.
 
     A helper counts against the migration's bound on concurrent transfers as a transfer does."""
-    for row in connection.execute(_joinable(who, only, but)).all():
+    for row in connection.execute(_joinable(worker, only, but)).all():
         if not room(connection, row.migration_id, bounds_of(row), 1):
             continue
-        first = take_part(connection, who, row.id, row.upload_id, None)
+        first = take_part(connection, worker, row.id, row.upload_id, None)
         if first is not None:
             claimed = connection.execute(select(*CLAIMED).where(transfers.c.id == row.id)).one()
             upload = connection.execute(

@@ -19,7 +19,7 @@ from relay.ledger.workers import WorkerId
 
 def settle_and_claim(
     connection: Connection,
-    who: WorkerId,
+    worker: WorkerId,
     ends: Sequence[Settlement],
     wanted: ClaimRequest,
     only: str | None = None,
@@ -28,16 +28,16 @@ def settle_and_claim(
     """Settle `ends`, claim the `wanted` transfers, and read the state of the migrations of the new
     claims and of the `watched` ones."""
     changes = CounterDelta()
-    lost = settle(connection, who, ends, changes)
-    claims = claim(connection, who, wanted, only, changes)
-    stand = _standings(connection, who, claims, watched)
+    lost = settle(connection, worker, ends, changes)
+    claims = claim(connection, worker, wanted, only, changes)
+    stand = _standings(connection, worker, claims, watched)
     changes.write(connection)
     return PollResult(tuple(claims), tuple(lost), stand)
 
 
 def peek(
     connection: Connection,
-    who: WorkerId,
+    worker: WorkerId,
     wanted: ClaimRequest,
     only: str | None = None,
     watched: Iterable[str] = (),
@@ -46,13 +46,13 @@ def peek(
     claim.
 
     Reads only, so it neither waits for other workers nor makes them wait."""
-    if wanted.all > 0 and has_claimable(connection, who, wanted.alone, only):
+    if wanted.all > 0 and has_claimable(connection, worker, wanted.alone, only):
         return None
-    return PollResult((), (), _standings(connection, who, (), watched))
+    return PollResult((), (), _standings(connection, worker, (), watched))
 
 
 def _standings(
-    connection: Connection, who: WorkerId, claims: Iterable[Claim], watched: Iterable[str]
+    connection: Connection, worker: WorkerId, claims: Iterable[Claim], watched: Iterable[str]
 ) -> dict[str, MigrationView]:
     ids = sorted({claim.migration_id for claim in claims} | set(watched))
-    return migration_views(connection, who.id, ids) if ids else {}
+    return migration_views(connection, worker.id, ids) if ids else {}

@@ -27,7 +27,7 @@ _NOTE = (
 
 
 def note_prior_states(
-    connection: Connection, who: WorkerId, notes: Sequence[tuple[Claim, PriorState]]
+    connection: Connection, worker: WorkerId, notes: Sequence[tuple[Claim, PriorState]]
 ) -> tuple[bool, ...]:
     """Record the prior states of some claims; return for each whether the claim is still ours.
     Nothing is written for a claim that was lost."""
@@ -36,7 +36,7 @@ def note_prior_states(
         row = {
             "the_id": one.id,
             "the_fence": one.fence,
-            "the_owner": who.id,
+            "the_owner": worker.id,
             "the_text": before.to_text(),
         }
         found.append(bool(connection.execute(_NOTE, row).rowcount))

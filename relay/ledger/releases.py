@@ -2,7 +2,7 @@
 not know.
 
 Theory of operation. A released transfer returns to the queue. If its worker was lost, the transfer
-counts that, and with LAPSES losses it is quarantined. A listing is released in the same way.
+counts that, and with MOST_CRASHES losses it is quarantined. A listing is released in the same way.
 
 Decided here: the new state of a released row. Never here: which workers are lost (`leases.py`)."""
 
@@ -30,13 +30,15 @@ from relay.ledger.states import (
 )
 from relay.ledger.workers import WorkerId
 
-LAPSES: Final = 5
+MOST_CRASHES: Final = 5
 """Number of workers lost with one transfer at which it is quarantined: perhaps it crashes them."""
 _POISON = (
-    f"{LAPSES} workers were lost while they had this object; retry the migration to move it again"
+    f"{MOST_CRASHES} workers were lost while they had this object; retry the migration to move it"
+    " again"
 )
 _POISON_LIST = (
-    f"{LAPSES} workers were lost while they listed the source; retry the migration to list it again"
+    f"{MOST_CRASHES} workers were lost while they listed the source; retry the migration to list"
+    " it again"
 )
 _LIST_AGAIN = (
     "Check the log of those workers, and the source's listing. `relay retry`, or the same command,"
@@ -75,32 +77,34 @@ def release_claims(connection: Connection, owners: Sequence[str], verb: str) -> 
 
 
 def release_unknown_claims(
-    connection: Connection, who: WorkerId, kept: Iterable[Claim], shared: Iterable[int] = ()
+    connection: Connection, worker: WorkerId, kept: Iterable[Claim], shared: Iterable[int] = ()
 ) -> int:
     """Hand back the claims and parts that the ledger holds for this worker and the worker does not
     know; return the number of claims.
 
     If the answer to a claim was lost, the ledger knows the claim and the worker does not. `kept`
     are the claims that the worker knows, `shared` the transfers whose parts it moves."""
-    held = _RELEASABLE.where(transfers.c.owner == who.id, RUNNING)
+    held = _RELEASABLE.where(transfers.c.owner == worker.id, RUNNING)
     known = {(claim.id, claim.fence) for claim in kept}
     rows = [row for row in connection.execute(held) if (row.id, row.fence) not in known]
-    ours = select(parts.c.transfer_id).where(NOT_THERE, parts.c.owner == who.id).distinct()
+    ours = select(parts.c.transfer_id).where(NOT_THERE, parts.c.owner == worker.id).distinct()
     left = set(connection.execute(ours).scalars()) - {id for id, _ in known} - set(shared)
-    free_parts(connection, who, left)
+    free_parts(connection, worker, left)
     return _release(connection, rows, TransferVerb.HAND_BACK)
 
 
-def free_parts(connection: Connection, who: WorkerId, ids: Iterable[int]) -> None:
+def free_parts(connection: Connection, worker: WorkerId, ids: Iterable[int]) -> None:
     """Release this worker's parts of some transfers that have not been stored yet."""
     for some in in_chunks(list(ids)):
-        mine = NOT_THERE & (parts.c.owner == who.id) & parts.c.transfer_id.in_(some)
+        mine = NOT_THERE & (parts.c.owner == worker.id) & parts.c.transfer_id.in_(some)
         connection.execute(update(parts).where(mine).values(owner=None))
 
 
 def _quarantine_listings(connection: Connection) -> None:
-    """Fail the listings with which LAPSES workers were lost: perhaps the listing crashes them."""
-    lost = (migrations.c.listing == ListingState.DUE) & (migrations.c.listing_lapses >= LAPSES)
+    """Fail the listings with which MOST_CRASHES workers were lost: perhaps they crash them."""
+    lost = (migrations.c.listing == ListingState.DUE) & (
+        migrations.c.listing_lapses >= MOST_CRASHES
+    )
     error = json.dumps(
         {"code": "quarantined", "side": "relay", "detail": _POISON_LIST, "hint": _LIST_AGAIN}
     )
@@ -126,7 +130,7 @@ def _release(connection: Connection, rows: Sequence[Any], verb: str) -> int:
     now = time.time()
     for row in rows:
         step = verb
-        if row.lapses + more >= LAPSES:
+        if row.lapses + more >= MOST_CRASHES:
             step = TransferVerb.QUARANTINE
         elif row.migration_id in cancelled:
             step = TransferVerb.CANCEL

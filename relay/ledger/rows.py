@@ -107,7 +107,7 @@ class Migration:
     in_parts: int = 0
     """Bytes in the stored parts of unfinished multipart uploads."""
     efforts: Efforts = Efforts()
-    sharers: int = 0
+    helpers: int = 0
     """Number of workers that move parts of another worker's objects."""
     retried: tuple[Mapping[str, Any], ...] = ()
     """The pending retries, each with the object's name, the error and the time of the next attempt
@@ -125,7 +125,7 @@ class Migration:
     def under_way(self) -> int:
         """Number of running transfers and of helpers with their parts. After a pause or cancel it
         falls to 0 when every worker has stopped."""
-        return self.count_in(TransferState.RUNNING).objects + self.sharers
+        return self.count_in(TransferState.RUNNING).objects + self.helpers
 
     def count_in(self, *states: str) -> Count:
         """Return the sum over some states, or over all states if none is named."""
@@ -178,7 +178,7 @@ class ListingClaim:
     """How often the user has restarted the listing."""
     counted: bool = True
     """Whether its entries are counted and have identities. False if an older relay started it."""
-    lapses: int = 0
+    crash_count: int = 0
     """Number of workers lost with the listing since its last new page."""
 
 
@@ -306,8 +306,8 @@ def _members_of(version: Version | None) -> dict[str, Any] | None:
 
 @dataclass(frozen=True, kw_only=True)
 class Claim:
-    """The right to work on one transfer, as long as `fence` is the newest. `lapses` is the number
-    of workers that were lost with it; above 0 the destination must be inspected before a new
+    """The right to work on one transfer, as long as `fence` is the newest. `crash_count` is the
+    number of workers that were lost with it; above 0 the destination must be inspected before a new
     attempt."""
 
     id: int
@@ -319,7 +319,7 @@ class Claim:
     etag: str | None
     modified: float | None
     attempts: int
-    lapses: int
+    crash_count: int
     resent: int
     digests: Mapping[str, str] = field(default_factory=dict)
     """The digests from its list, in hex."""

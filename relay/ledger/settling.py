@@ -110,7 +110,7 @@ class _Ending:
 
 
 def settle(
-    connection: Connection, who: WorkerId, ends: Sequence[Settlement], changes: CounterDelta
+    connection: Connection, worker: WorkerId, ends: Sequence[Settlement], changes: CounterDelta
 ) -> list[Claim]:
     """Write the settlements of claims; return the claims that were no longer ours, of which nothing
     is written. Add the change of the tallies to `changes`."""
@@ -125,12 +125,12 @@ def settle(
             else end
             for end in ends
         ]
-    ending = _end_of(connection, who, ends, changes)
+    ending = _end_of(connection, worker, ends, changes)
     if ending.rows:
         _write(connection, ending)
     for id, left in unproved.items():
         adopt(connection, id, left)
-    free_parts(connection, who, ending.back)
+    free_parts(connection, worker, ending.back)
     _forget_parts(connection, ending.arrived)
     _forget_urls(connection, ending.urls)
     for some in in_chunks(ending.outdated):
@@ -149,11 +149,10 @@ def _write(connection: Connection, ending: _Ending) -> None:
 
 
 def _end_of(
-    connection: Connection, who: WorkerId, ends: Sequence[Settlement], changes: CounterDelta
+    connection: Connection, worker: WorkerId, ends: Sequence[Settlement], changes: CounterDelta
 ) -> _Ending:
-    held = {
-        (row.id, row.fence): row for row in connection.execute(_HELD, {"the_owner": who.id}).all()
-    }
+    rows = connection.execute(_HELD, {"the_owner": worker.id}).all()
+    held = {(row.id, row.fence): row for row in rows}
     now, ending = time.time(), _Ending()
     for end in ends:
         claim = end.claim
@@ -174,7 +173,7 @@ def _end_of(
         changes.count_transition(claim.migration_id, TransferState.RUNNING, state, row.size, size)
         changes.count_proof(claim.migration_id, row.level, end.level)
         changes.count_resent_bytes(claim.migration_id, end.resent)
-        ending.rows.append(_settled_columns(end, who, state, size, now, row.before))
+        ending.rows.append(_settled_columns(end, worker, state, size, now, row.before))
         if end.receipt is not None:
             ending.receipts[claim.id] = _COMPACT.encode(end.receipt)
         elif row.level is not None:
@@ -201,12 +200,12 @@ def _is_listed_again(row: Any, claim: Claim) -> bool:
 
 
 def _settled_columns(
-    end: Settlement, who: WorkerId, state: str, size: int | None, now: float, was: str | None
+    end: Settlement, worker: WorkerId, state: str, size: int | None, now: float, was: str | None
 ) -> dict[str, Any]:
     return {
         "the_id": end.claim.id,
         "the_fence": end.claim.fence,
-        "the_owner": who.id,
+        "the_owner": worker.id,
         "new_state": state,
         "new_bytes": end.bytes,
         "new_size": size,
@@ -226,7 +225,7 @@ def _lapses(end: Settlement, state: str) -> int | None:
     have left something: after a hand_back it may be cancelled, or no longer listed, before the next
     claim."""
     if end.remains and state not in PRESENT:
-        return max(1, end.claim.lapses)
+        return max(1, end.claim.crash_count)
     return 0 if end.rid and state == TransferState.FAILED else None
 
 

@@ -67,10 +67,10 @@ def upload_of_row(row: Any, stored: tuple[StoredPart, ...] = ()) -> UploadRecord
 
 
 def record_upload(
-    connection: Connection, who: WorkerId, claim: Claim, upload: UploadRecord
+    connection: Connection, worker: WorkerId, claim: Claim, upload: UploadRecord
 ) -> None:
     """Record that an upload was created; it replaces any other record. Raises LeaseLost."""
-    forget_upload(connection, who, claim)
+    forget_upload(connection, worker, claim)
     row = {
         "transfer_id": claim.id,
         "upload_id": upload.upload_id,
@@ -101,7 +101,7 @@ def _pin_text(pinned: Version) -> str:
 
 def resume_upload(
     connection: Connection,
-    who: WorkerId,
+    worker: WorkerId,
     claim: Claim,
     upload_id: str,
     gone: Collection[int],
@@ -110,7 +110,7 @@ def resume_upload(
     """Record that an upload of `total` parts is resumed. The `gone` parts, which the destination
     has lost, and this worker's unfinished parts are released. Parts that other workers move stay
     theirs. Raises LeaseLost."""
-    check_claim(connection, who, claim)
+    check_claim(connection, worker, claim)
     ours = (uploads.c.transfer_id == claim.id) & (uploads.c.upload_id == upload_id)
     connection.execute(update(uploads).where(ours).values(total=total))
     there = (parts.c.transfer_id == claim.id) & parts.c.owner.is_(None)
@@ -120,37 +120,37 @@ def resume_upload(
         )
     kept = select(func.coalesce(func.sum(parts.c.size), 0)).where(parts.c.transfer_id == claim.id)
     connection.execute(update(uploads).where(ours).values(there=kept.scalar_subquery()))
-    free_parts(connection, who, [claim.id])
+    free_parts(connection, worker, [claim.id])
 
 
-def commit_upload(connection: Connection, who: WorkerId, claim: Claim, digest: str) -> None:
+def commit_upload(connection: Connection, worker: WorkerId, claim: Claim, digest: str) -> None:
     """Record the digest of the whole object, right before the upload is completed. Raises
     LeaseLost."""
-    check_claim(connection, who, claim)
+    check_claim(connection, worker, claim)
     connection.execute(
         update(uploads).where(uploads.c.transfer_id == claim.id).values(digest=digest)
     )
 
 
-def forget_upload(connection: Connection, who: WorkerId, claim: Claim) -> None:
+def forget_upload(connection: Connection, worker: WorkerId, claim: Claim) -> None:
     """Delete the record of an upload that was aborted or no longer exists. Raises LeaseLost."""
-    check_claim(connection, who, claim)
+    check_claim(connection, worker, claim)
     connection.execute(delete(parts).where(parts.c.transfer_id == claim.id))
     connection.execute(delete(uploads).where(uploads.c.transfer_id == claim.id))
 
 
-def outstanding_parts(connection: Connection, who: WorkerId, transfer: int) -> dict[int, bool]:
+def outstanding_parts(connection: Connection, worker: WorkerId, transfer: int) -> dict[int, bool]:
     """Return the numbers of the parts that were taken and are not stored yet, each with True if
     this worker has it."""
     query = select(parts.c.number, parts.c.owner).where(parts.c.transfer_id == transfer, NOT_THERE)
-    return {row.number: row.owner == who.id for row in connection.execute(query)}
+    return {row.number: row.owner == worker.id for row in connection.execute(query)}
 
 
 # -- for every mover of its parts
 
 
 def take_part(
-    connection: Connection, who: WorkerId, transfer: int, upload_id: str, done: StoredPart | None
+    connection: Connection, worker: WorkerId, transfer: int, upload_id: str, done: StoredPart | None
 ) -> int | None:
     """Record that the destination has the part `done`, and take the next one; return its number, or
     None if all parts are taken.
@@ -158,7 +158,7 @@ def take_part(
     Raises UploadGone if the transfer no longer has this upload, LeaseLost if `done` was released
     because this worker was thought lost."""
     if done is not None:
-        _store(connection, who, transfer, upload_id, done)
+        _store(connection, worker, transfer, upload_id, done)
     ours = (uploads.c.transfer_id == transfer) & (uploads.c.upload_id == upload_id)
     fresh = (
         update(uploads)
@@ -168,7 +168,7 @@ def take_part(
     )
     while (following := connection.execute(fresh).scalar()) is not None:
         # An upload of an older relay may have rows above its counter.
-        row = {"transfer": transfer, "number": following - 1, "owner": who.id}
+        row = {"transfer": transfer, "number": following - 1, "owner": worker.id}
         if connection.execute(_TAKE, row).rowcount:
             return int(following - 1)
     returned = (
@@ -185,7 +185,7 @@ def take_part(
             parts.c.number.in_(returned.scalar_subquery()),
             exists().where(ours),
         )
-        .values(owner=who.id)
+        .values(owner=worker.id)
         .returning(parts.c.number)
     )
     return connection.execute(again).scalar()
@@ -198,14 +198,14 @@ _TAKE = text(
 
 
 def _store(
-    connection: Connection, who: WorkerId, transfer: int, upload_id: str, part: StoredPart
+    connection: Connection, worker: WorkerId, transfer: int, upload_id: str, part: StoredPart
 ) -> None:
     """Record that the destination has a part of this worker."""
     ours = (uploads.c.transfer_id == transfer) & (uploads.c.upload_id == upload_id)
     row = (
         (parts.c.transfer_id == transfer)
         & (parts.c.number == part.number)
-        & (parts.c.owner == who.id)
+        & (parts.c.owner == worker.id)
     )
     reported = {
         "size": part.size,
@@ -224,10 +224,10 @@ def _store(
     raise LeaseLost(f"part {part.number} was given to another worker")
 
 
-def release_parts(connection: Connection, who: WorkerId, transfer: int, resent: int = 0) -> None:
+def release_parts(connection: Connection, worker: WorkerId, transfer: int, resent: int = 0) -> None:
     """Release this worker's parts that are not stored yet. `resent` bytes of them were sent and
     will be sent again."""
-    free_parts(connection, who, [transfer])
+    free_parts(connection, worker, [transfer])
     if resent:
         more = (
             update(transfers)

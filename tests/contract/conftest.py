@@ -68,10 +68,10 @@ def open_ledger(address: str) -> Iterator[Opened]:
 
     def open_one(process: str | None = None, boot: str | None = None) -> Ledger:
         here = WorkerId.of_this_process(f"runner-{len(made)}")
-        who = WorkerId(
+        worker = WorkerId(
             id=here.id, host=here.host, boot=boot or here.boot, process=process or here.process
         )
-        ledger = Ledger(open_database(address), who)
+        ledger = Ledger(open_database(address), worker)
         made.append(ledger)
         ledger.renew()
         return ledger

@@ -18,7 +18,7 @@ from relay.ledger import database, opening, schema, settling
 from relay.ledger.claims import EMPTY_SECONDS
 from relay.ledger.ledger import Ledger
 from relay.ledger.opening import NEW_FILE
-from relay.ledger.releases import LAPSES
+from relay.ledger.releases import MOST_CRASHES
 from relay.ledger.rows import (
     Claim,
     Count,
@@ -235,7 +235,7 @@ def test_a_leaving_worker_hands_back_without_a_lapse(open_ledger: Opened) -> Non
     tree(one, 5, 6)
     assert len(one.claim(2)) == 2
     one.leave()
-    assert [claim.lapses for claim in two.claim(5)] == [0, 0]
+    assert [claim.crash_count for claim in two.claim(5)] == [0, 0]
 
 
 @pytest.mark.parametrize("how", ["time", "boot", "process"])
@@ -254,7 +254,7 @@ def test_claims_of_a_lost_worker_go_to_others(open_ledger: Opened, how: str) -> 
         one.renew(-1)
     assert two.reclaim() == 1
     (yours,) = two.claim(1)
-    assert (yours.id, yours.lapses, yours.attempts) == (mine.id, 1, 2)
+    assert (yours.id, yours.crash_count, yours.attempts) == (mine.id, 1, 2)
     assert yours.fence > mine.fence
     assert one.settle([Settlement(mine, "failed")]) == [mine]
     assert states(two, id) == ["running"]
@@ -265,7 +265,7 @@ def test_claims_of_a_lost_worker_go_to_others(open_ledger: Opened, how: str) -> 
 def test_a_transfer_that_kills_every_worker_is_quarantined(open_ledger: Opened) -> None:
     watcher = open_ledger()
     id = tree(watcher, 5)
-    for _ in range(LAPSES):
+    for _ in range(MOST_CRASHES):
         doomed = open_ledger()
         assert len(doomed.claim(1)) == 1
         doomed.renew(-1)
@@ -280,7 +280,7 @@ def test_a_transfer_that_kills_every_worker_is_quarantined(open_ledger: Opened) 
 def test_a_resume_resets_the_crash_count(open_ledger: Opened) -> None:
     watcher = open_ledger()
     id = tree(watcher, 5)
-    for _ in range(LAPSES + 2):
+    for _ in range(MOST_CRASHES + 2):
         doomed = open_ledger()
         assert len(doomed.claim(1)) == 1
         doomed.renew(-1)

@@ -21,7 +21,7 @@ from relay.ledger import database, opening, poll
 from relay.ledger.claims import SUSPECT, ClaimRequest
 from relay.ledger.distrust import FORGOTTEN
 from relay.ledger.ledger import Ledger
-from relay.ledger.releases import LAPSES
+from relay.ledger.releases import MOST_CRASHES
 from relay.ledger.rows import Claim, ListedObject, PollResult, Settlement, Spec, UploadRecord
 from relay.ledger.schema import keys, migrations, runners, tallies, transfers
 from relay.ledger.workers import LEASE_SECONDS
@@ -85,7 +85,7 @@ def test_f68_ten_thousand_lost_rows_are_reclaimed_in_batches(
         assert watcher.migration(id).count_in("queued").objects == 5000
         assert watcher.migration(id).count_in("running").objects == 0
     claims = watcher.claim(16)
-    assert (len(claims), {claim.lapses for claim in claims}) == (16, {1})
+    assert (len(claims), {claim.crash_count for claim in claims}) == (16, {1})
     assert [claim.id for claim in claims] == sorted(claim.id for claim in claims)
     assert watcher.reclaim() == 0
 
@@ -159,7 +159,7 @@ def test_f81_an_object_that_kills_workers_fails_alone(open_ledger: Opened) -> No
         else:
             assert len(claims) == 1
             runner.settle([verified_end(claim) for claim in claims])
-    assert lives == [["000", "001", "002", "003"]] * SUSPECT + [["000"]] * (LAPSES - SUSPECT)
+    assert lives == [["000", "001", "002", "003"]] * SUSPECT + [["000"]] * (MOST_CRASHES - SUSPECT)
     assert states(watcher, id) == ["failed", "verified", "verified", "verified"]
     (row,) = watcher.page(id, ["failed"])
     assert row.error is not None
@@ -192,7 +192,7 @@ def test_f81_a_suspect_does_not_delay_other_workers(open_ledger: Opened) -> None
     def peek_at_rows(alone: bool) -> PollResult | None:
         return two.database.run(
             lambda c: poll.peek(
-                c, two.who, ClaimRequest(all=5, large=5, only_large=5, alone=alone)
+                c, two.worker, ClaimRequest(all=5, large=5, only_large=5, alone=alone)
             ),
             write=False,
         )
@@ -427,7 +427,7 @@ def test_f76_claims_unknown_to_the_worker_are_handed_back(
     kept, _ = ledger.claim(2)
     assert ledger.release_unknown_claims([kept]) == 1
     assert states(ledger, id) == ["running", "queued", "queued"]
-    assert [claim.lapses for claim in ledger.claim(5)] == [0, 0]
+    assert [claim.crash_count for claim in ledger.claim(5)] == [0, 0]
 
 
 def test_a_doubt_of_another_worker_ends_known_emptiness(
@@ -516,7 +516,7 @@ def test_f76_a_claim_or_an_end_without_an_answer_happens_once(postgres: Postgres
         assert far.claim(5) == []
         assert far.release_unknown_claims([]) == 1
         (claim,) = far.claim(5)
-        assert (claim.fence, claim.lapses) == (2, 0)
+        assert (claim.fence, claim.crash_count) == (2, 0)
         lose()
         with pytest.raises(LedgerFailed):
             far.settle([verified_end(claim)])

@@ -21,7 +21,7 @@ from relay.ledger import claims, leases, workers
 from relay.ledger.claims import SUSPECT
 from relay.ledger.endings import KEPT_SECONDS
 from relay.ledger.ledger import Ledger
-from relay.ledger.releases import LAPSES
+from relay.ledger.releases import MOST_CRASHES
 from relay.ledger.rows import ListedObject, Settlement, Spec
 from relay.ledger.schema import migrations, transfers
 from relay.ledger.workers import WorkerId
@@ -87,7 +87,7 @@ def test_a_claim_takes_no_more_rows_than_it_names(open_ledger: Opened) -> None:
             connection.execute(text(plan))  # type: ignore[attr-defined]
         changes = claims.CounterDelta()
         wanted = claims.ClaimRequest(all=3, large=3, only_large=3)
-        found = claims.claim(connection, ledger.who, wanted, id, changes)  # type: ignore[arg-type]
+        found = claims.claim(connection, ledger.worker, wanted, id, changes)  # type: ignore[arg-type]
         changes.write(connection)  # type: ignore[arg-type]
         return len(found)
 
@@ -192,7 +192,7 @@ def lose_lister(open_ledger: Opened, id: str) -> Ledger:
 def test_a_listing_that_kills_every_runner_is_set_aside(open_ledger: Opened) -> None:
     watcher = open_ledger()
     id = watcher.create(TREE)[0].id
-    for _ in range(LAPSES):
+    for _ in range(MOST_CRASHES):
         assert watcher.migration(id).listing == "due"
         lose_lister(open_ledger, id)
         watcher.reclaim()
@@ -207,7 +207,7 @@ def test_a_listing_that_kills_every_runner_is_set_aside(open_ledger: Opened) -> 
 def test_a_listing_that_makes_progress_is_not_suspect(open_ledger: Opened) -> None:
     watcher = open_ledger()
     id = watcher.create(TREE)[0].id
-    for number in range(2 * LAPSES):
+    for number in range(2 * MOST_CRASHES):
         ledger = open_ledger()
         listing = ledger.claim_listing()
         assert listing is not None
@@ -225,13 +225,13 @@ def test_a_suspect_listing_goes_to_an_idle_worker(open_ledger: Opened) -> None:
         watcher.reclaim()
     assert watcher.claim_listing(alone=False) is None
     listing = watcher.claim_listing(alone=True)
-    assert listing is not None and listing.lapses == SUSPECT
+    assert listing is not None and listing.crash_count == SUSPECT
 
 
 def test_a_resume_resets_the_crash_count_of_a_listing_too(open_ledger: Opened) -> None:
     watcher = open_ledger()
     id = watcher.create(TREE)[0].id
-    for _ in range(LAPSES + 2):
+    for _ in range(MOST_CRASHES + 2):
         lose_lister(open_ledger, id)
         watcher.reclaim()
         watcher.reset_crash_counts(id)

@@ -164,13 +164,13 @@ def test_a_failure_without_leftovers_needs_no_inspection(
     two.finish()
     assert len(two.orphans(kept=-1)) == lapses
     two.act(id, "retry")
-    assert [again.lapses for again in two.claim(1)] == [lapses]
+    assert [again.crash_count for again in two.claim(1)] == [lapses]
 
 
 def test_a_failure_with_leftovers_is_an_orphan(ledger: Ledger) -> None:
     tree(ledger, 5)
     (claim,) = ledger.claim(1)
-    assert claim.lapses == 0
+    assert claim.crash_count == 0
     ledger.settle([Settlement(claim, "failed", error={"code": "x"}, remains={"place": "x"})])
     ledger.finish()
     assert [orphan.claim.id for orphan in ledger.orphans(kept=-1)] == [claim.id]

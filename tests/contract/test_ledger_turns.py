@@ -318,7 +318,7 @@ def test_f76_a_settled_poll_without_an_answer_happens_once(postgres: Postgres) -
         assert far.release_unknown_claims([claim]) == 1
         turn = far.settle_and_claim([verified_end(claim)], ALL)
         assert turn.lost == (claim,)
-        assert [(one.name, one.lapses) for one in turn.claims] == [("001", 0)]
+        assert [(one.name, one.crash_count) for one in turn.claims] == [("001", 0)]
         assert states(near, id) == ["verified", "running"]
 
 
@@ -329,7 +329,7 @@ def test_a_claim_during_a_cancel_is_counted_once(
     id = tree(one, 5, 6, 7)
 
     def claim_while_waiting(connection: Connection) -> list[Claim]:
-        claims = poll.settle_and_claim(connection, one.who, (), ClaimRequest(all=1), id).claims
+        claims = poll.settle_and_claim(connection, one.worker, (), ClaimRequest(all=1), id).claims
         thread.start()
         await_waiting(dsn)
         return list(claims)
@@ -355,7 +355,7 @@ def test_a_claim_handed_back_during_a_cancel_is_cancelled(
 
     def hand_back(connection: Connection) -> None:
         back = [Settlement(claim, "hand_back")]
-        poll.settle_and_claim(connection, one.who, back, ClaimRequest(all=0), id)
+        poll.settle_and_claim(connection, one.worker, back, ClaimRequest(all=0), id)
         with run_beside(lambda: two.act(id, "cancel")) as found:
             pass
         assert [migration.state for migration in found] == ["cancelled"]
@@ -406,7 +406,7 @@ def test_a_claim_during_a_resume_stays_valid(pair: tuple[Ledger, Ledger, str]) -
     one.settle([Settlement(claim, "failed")])
     with psycopg.connect(dsn) as other:
         claimed = "UPDATE transfers SET state = 'running', owner = %s, fence = fence + 1"
-        other.execute(f"{claimed} WHERE migration_id = %s", (two.who.id, ids[0]))
+        other.execute(f"{claimed} WHERE migration_id = %s", (two.worker.id, ids[0]))
         with run_beside(lambda: one.act(ids[0], "resume")) as found:
             await_waiting(dsn)
             other.commit()

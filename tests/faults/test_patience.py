@@ -312,7 +312,7 @@ def test_lost_parts_of_an_earlier_process_count_as_resent(
         elif what == "a record":
             notes.upload = replace(notes.upload, parts=notes.upload.parts[:1])
         second = attempt(engine, here, there, notes, begun=True)
-        second.known = replace(second.known, lapsed=lapsed)
+        second.known = replace(second.known, after_crash=lapsed)
         outcome = engine.runner.run(second)
     assert bucket.whole == LARGE
     assert outcome.receipt is not None

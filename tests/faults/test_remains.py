@@ -457,7 +457,7 @@ def test_a_deleted_version_does_not_clear_the_version_before_it(engine: Engine) 
             Signer(lambda: AwsCredentials("KEY", "SECRET"), "us-east-1"), peer.url("")
         )
         new = s3_location(config, "bucket", "new")
-        known = ObjectHints(begun=True, lapsed=True, before=PriorState(known=True))
+        known = ObjectHints(begun=True, after_crash=True, before=PriorState(known=True))
         transfer = replace(engine.runner.transfer(engine.plan(source.url("/a"), new)), known=known)
         with pytest.raises(RelayError) as caught:
             engine.runner.run(transfer)

@@ -186,7 +186,7 @@ def test_a_killed_tree_of_another_container_is_listed_again(tmp_path: Path, live
     places = Endpoint(f"file://{tmp_path}/from"), Endpoint(f"file://{tmp_path}/to")
     order = MigrationRequest(*places, recursive=True)
     ledger, opened = ledger_of(tmp_path), ledger_of(tmp_path)
-    other = Ledger(opened.database, replace(opened.who, process="1.1@pid:[1]"))
+    other = Ledger(opened.database, replace(opened.worker, process="1.1@pid:[1]"))
     other.renew()
     made, _ = accept(other, order, runner, quiet=True)
     listing = other.claim_listing(made.id)

@@ -150,7 +150,7 @@ def test_a_post_after_a_crash_names_the_possible_first_object(engine: Engine) ->
         Peer(Form()) as there,
     ):
         plan = engine.plan(source.url("/a"), there.url("/upload"), method="POST")
-        hints = ObjectHints(begun=True, lapsed=True)
+        hints = ObjectHints(begun=True, after_crash=True)
         outcome = engine.runner.run(replace(engine.runner.transfer(plan), known=hints))
         assert outcome.remains.keys() == {there.url("/upload")}
 

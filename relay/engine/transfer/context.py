@@ -41,7 +41,7 @@ class ObjectHints:
     before anything is sent again."""
     before: PriorState | None = None
     """The destination's state before that process sent the first byte."""
-    lapsed: bool = False
+    after_crash: bool = False
     """True if a process crashed during the transfer, and its leftovers have not been inspected."""
     twins: tuple[Location, ...] = ()
     """Places of other objects of the tree that would be the same object at a destination that folds

@@ -77,7 +77,7 @@ class Ownership:
             return False
         if self._may_be_left(there):
             return True
-        resent = self._context.known.lapsed or self._progress.sendings > 1
+        resent = self._context.known.after_crash or self._progress.sendings > 1
         if was.sent is not None and not resent and is_certainly_replaced(was.sent, there):
             return False  # without an upload of ours since that version was recorded
         if not self._target.shows_unproved or is_same(was.version, there):
@@ -88,7 +88,7 @@ class Ownership:
         """Return whether, with if_exists=overwrite, the object may be a partial one of a crashed
         process: its size differs from the source's. The journal has no note in this case."""
         context, size = self._context, found.version.size if found is not None else None
-        if not context.known.lapsed or self._target.if_exists is not IfExists.OVERWRITE:
+        if not context.known.after_crash or self._target.if_exists is not IfExists.OVERWRITE:
             return False
         return self._target.shows_unproved and (None in (size, there.size) or there.size != size)
 

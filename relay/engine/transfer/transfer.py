@@ -206,11 +206,12 @@ class Transfer:
             before = None  # an assumption must not become a note in the journal
         self._progress.before, self._progress.sendings = before, int(before is not None)
         self._progress.remains.update(self.known.remains)
-        if self.known.lapsed and self.plan.destination.method == "POST":  # no attempt replaces it
+        if self.known.after_crash and self.plan.destination.method == "POST":
+            # No attempt replaces it.
             place = str(self.plan.destination)
             why = "a process crashed while it sent the object"
             self._progress.remains.setdefault(place, remaining(Leftover.SENT, place, why))
-        if self.known.lapsed and self._may_show(context, before):
+        if self.known.after_crash and self._may_show(context, before):
             self._progress.unproved = (
                 self.plan.destination
             )  # an unproved object may be there, until an attempt has inspected the place

@@ -81,7 +81,7 @@ class Uploader:
             absent,
             context.journal,
             fruitless=progress.fruitless,
-            after_crash=context.known.lapsed and progress.attempt == 1,
+            after_crash=context.known.after_crash and progress.attempt == 1,
         )
         progress.total, progress.phase = found.version.size, "piping"
         progress.resent += progress.aborted

@@ -31,7 +31,7 @@ from relay.engine.worker.refusals import RefusalJudge
 from relay.errors import LeaseLost, Leftover, RelayError
 from relay.errors.bugs import bug
 from relay.ledger.ledger import Ledger
-from relay.ledger.releases import LAPSES
+from relay.ledger.releases import MOST_CRASHES
 from relay.ledger.rows import Claim, Settlement
 from relay.ledger.states import TransferVerb
 
@@ -139,6 +139,6 @@ def _settle_bug(claim: Claim, transfer: Transfer | None, error: BaseException) -
     failure = bug(error)
     if transfer is not None and transfer.has_sent:
         failure.leave(Leftover.SENT, transfer.plan.destination, "nothing has proved it")
-    again = not isinstance(error, Exception) and claim.attempts < LAPSES
+    again = not isinstance(error, Exception) and claim.attempts < MOST_CRASHES
     end = replace(hand_back(claim, transfer, failure), error=error_members(failure))
     return end if again else replace(end, verb=TransferVerb.FAILED)

@@ -46,7 +46,7 @@ class ClaimsInHand:
     @property
     def has_suspect(self) -> bool:
         """True if workers were lost with one of the transfers: nothing may run beside it."""
-        return max([claim.lapses for claim in self._claims.values()], default=0) >= SUSPECT
+        return max([claim.crash_count for claim in self._claims.values()], default=0) >= SUSPECT
 
     @property
     def settlements(self) -> tuple[Settlement, ...]:

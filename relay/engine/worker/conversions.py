@@ -30,7 +30,7 @@ def hints_of_claim(claim: Claim) -> ObjectHints:
         and claim.twins != MARKED
         and not claim.untouched,
         before=claim.before,
-        lapsed=claim.lapses > 0,
+        after_crash=claim.crash_count > 0,
         token=upload_token(claim),
         lost=lost_upload_tokens(claim, claim.fence),
         remains=claim.remains,

@@ -85,7 +85,7 @@ class Lister:
                     failure = None
                 listing = self.ledger.claim_listing(self.only, self.is_alone())
                 if listing is not None:
-                    self.is_suspect = listing.lapses >= SUSPECT
+                    self.is_suspect = listing.crash_count >= SUSPECT
                     self._list(listing.migration_id, listing)
                     continue
             except LeaseLost as error:

@@ -182,7 +182,7 @@ class OrphanSweeper:
         store shows unfinished uploads there. Returns and raises as `_remove`."""
         place, claim, was = plan.destination, orphan.claim, orphan.before
         hidden = _shows_whole_alone(destination, plan) or destination.staged_locations(place, "")
-        if was is None or not claim.lapses or hidden or place.method == "POST":
+        if was is None or not claim.crash_count or hidden or place.method == "POST":
             return None
         if place.path.endswith("/"):
             return _may_remain(
