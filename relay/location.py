@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import KW_ONLY, dataclass, field, replace
 from functools import lru_cache
 from typing import Final, NamedTuple, Protocol
 from urllib.parse import quote, unquote_to_bytes
@@ -101,6 +101,7 @@ class Location:
     host: str
     port: int
     target: str
+    _: KW_ONLY
     method: str | None = None
     headers: Headers = ()
     account: Account | None = None
@@ -193,7 +194,13 @@ class Location:
         """Return this Location with another target, already checked. (`replace` costs three times
         as much.)"""
         return Location(
-            self.scheme, self.host, self.port, target, self.method, self.headers, self.account
+            self.scheme,
+            self.host,
+            self.port,
+            target,
+            method=self.method,
+            headers=self.headers,
+            account=self.account,
         )
 
     def as_destination(self) -> Location:
@@ -248,7 +255,7 @@ def parse_location(
     except RequestError as error:
         error.pointer = pointer
         raise
-    return Location(scheme, host, port, target, method, checked)
+    return Location(scheme, host, port, target, method=method, headers=checked)
 
 
 def has_fragment(text: str) -> bool:

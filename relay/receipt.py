@@ -6,7 +6,7 @@ Decided here: the levels of proof and the members of a receipt. Never here: how 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from enum import Enum
 from typing import Any
 
@@ -41,6 +41,7 @@ class Version:
     size: int | None = None
     etag: str | None = None
     last_modified: str | None = None
+    _: KW_ONLY
     digests: Digests = field(default_factory=dict)
     id: str | None = None
     """The store's own name of this version, where it keeps several of one object."""
@@ -54,7 +55,7 @@ class Version:
 
     def with_size(self, size: int | None) -> Version:
         """The same with its size, in bytes. (`replace` costs twice as much, for each object.)"""
-        return Version(size, self.etag, self.last_modified, self.digests, self.id)
+        return Version(size, self.etag, self.last_modified, digests=self.digests, id=self.id)
 
     def to_json(self) -> dict[str, Any]:
         """Return the version as plain values; None where the store did not report a value."""
@@ -67,7 +68,7 @@ class Version:
         }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Receipt:
     """The proof of one transfer. `bytes` is the object's length, `bytes_resent` those that earlier
     attempts had sent."""

@@ -6,7 +6,7 @@ body, a part with its bytes still in memory, a page of a listing; law 7)."""
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 
 RETRY_AFTER_CEILING = 3600.0
 """The longest Retry-After that is honoured, in seconds."""
@@ -48,6 +48,7 @@ class Patience:
     backoff: Backoff
     random: Callable[[], float]
     clock: Callable[[], float]
+    _: KW_ONLY
     failures: int = 0
     """Number of consecutive failures."""
     _reached: int = 0

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import KW_ONLY, asdict, dataclass, field
 from functools import partial
 from time import monotonic
 from types import TracebackType
@@ -109,7 +109,7 @@ RELAXED = 256.0
 """The limit is removed when it grows to this: the store stopped complaining long ago."""
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, kw_only=True)
 class AdaptiveLimiter:
     """Limits concurrent requests to one side of one store: additive increase, multiplicative
     decrease.
@@ -326,6 +326,7 @@ class Throttle:
     second."""
 
     bucket: TokenBucket = field(default_factory=TokenBucket)
+    _: KW_ONLY
     gates: Mapping[Side, ConcurrencyLimiter] = field(
         default_factory=lambda: {
             "source": ConcurrencyLimiter(),

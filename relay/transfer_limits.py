@@ -10,7 +10,7 @@ KIB = 1024
 MIB = 1024 * KIB
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Limits:
     """The limits of a transfer and of its exchanges. All times in seconds, all sizes in bytes."""
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 from pydantic import BaseModel
@@ -52,6 +52,7 @@ class Route:
 
     path: str
     method: str
+    _: KW_ONLY
     name: str
     summary: str
     answers: tuple[type[BaseModel], ...] | None
@@ -79,15 +80,15 @@ _REFRESH_PROBLEMS = (412, 500, 501, 502, 504)
 """Statuses that reading a list of fresh URLs adds: it is read before the answer."""
 
 ROUTES = (
-    Route("/", "get", "root", "Name and version of the server", (RootSchema,)),
+    Route("/", "get", name="root", summary="Name and version of the server", answers=(RootSchema,)),
     Route(
         "/migrate",
         "post",
-        "migrate",
-        "Migrate an object or a tree",
-        (MigrationSchema, RecordedSchema),
-        MigrateRequest,
-        _MIGRATE_PROBLEMS,
+        name="migrate",
+        summary="Migrate an object or a tree",
+        answers=(MigrationSchema, RecordedSchema),
+        takes=MigrateRequest,
+        problems=_MIGRATE_PROBLEMS,
         moves=True,
         lines=LINES,
         asked=(
@@ -109,35 +110,35 @@ ROUTES = (
     Route(
         "/migrations",
         "get",
-        "migrations",
-        "List migrations, the newest first",
-        (MigrationsSchema,),
+        name="migrations",
+        summary="List migrations, the newest first",
+        answers=(MigrationsSchema,),
         problems=(422, 503),
         asked=(_PAGE, ("query", "before", _PLACE, "Only migrations with a smaller number.")),
     ),
     Route(
         "/migrations/{id}",
         "get",
-        "migration",
-        "Show a migration",
-        (RecordedSchema,),
+        name="migration",
+        summary="Show a migration",
+        answers=(RecordedSchema,),
         problems=(404, 422, 503),
     ),
     Route(
         "/migrations/{id}",
         "patch",
-        "change",
-        "Change a migration's priority and limits",
-        (RecordedSchema,),
-        Change,
-        _CONTROL_PROBLEMS,
+        name="change",
+        summary="Change a migration's priority and limits",
+        answers=(RecordedSchema,),
+        takes=Change,
+        problems=_CONTROL_PROBLEMS,
     ),
     Route(
         "/migrations/{id}/transfers",
         "get",
-        "transfers",
-        "List the objects of a migration",
-        (TransfersSchema,),
+        name="transfers",
+        summary="List the objects of a migration",
+        answers=(TransfersSchema,),
         problems=(404, 422, 503),
         lines=(ReportLineSchema,),
         texts=(_CSV,),
@@ -160,9 +161,9 @@ ROUTES = (
     Route(
         "/migrations/{id}/events",
         "get",
-        "events",
-        "Follow a migration as server-sent events",
-        (),
+        name="events",
+        summary="Follow a migration as server-sent events",
+        answers=(),
         problems=(404, 422, 503),
         texts=(_SSE,),
         asked=(
@@ -178,11 +179,11 @@ ROUTES = (
         Route(
             f"/migrations/{{id}}/{verb}",
             "post",
-            verb,
-            text,
-            (RecordedSchema,),
-            takes,
-            tuple({*_CONTROL_PROBLEMS, *(_REFRESH_PROBLEMS if takes else ())}),
+            name=verb,
+            summary=text,
+            answers=(RecordedSchema,),
+            takes=takes,
+            problems=tuple({*_CONTROL_PROBLEMS, *(_REFRESH_PROBLEMS if takes else ())}),
             optional=True,
         )
         for verb, text, takes in (
@@ -196,16 +197,23 @@ ROUTES = (
             ),
         )
     ),
-    Route("/healthz", "get", "healthz", "Liveness probe", (HealthSchema,), open=True),
+    Route(
+        "/healthz",
+        "get",
+        name="healthz",
+        summary="Liveness probe",
+        answers=(HealthSchema,),
+        open=True,
+    ),
     Route(
         "/readyz",
         "get",
-        "readyz",
-        "Readiness probe; 503 while the server stops or its ledger is unavailable",
-        (ReadySchema,),
+        name="readyz",
+        summary="Readiness probe; 503 while the server stops or its ledger is unavailable",
+        answers=(ReadySchema,),
         open=True,
     ),
-    Route("/openapi.json", "get", "openapi", "The OpenAPI document", None),
+    Route("/openapi.json", "get", name="openapi", summary="The OpenAPI document", answers=None),
 )
 
 PHRASES: Mapping[int, str] = {

@@ -142,7 +142,9 @@ def _migrate(options: Mapping[str, Any], as_json: bool, quiet: bool) -> int:
     try:
         if order.recursive:
             growth = _growth_of(first, settings) if grows else None
-            return migrate_tree(ledger, order, engine, first, growth, quiet, as_json)
+            return migrate_tree(
+                ledger, order, engine, slots=first, growth=growth, quiet=quiet, as_json=as_json
+            )
         return migrate_object(ledger, order, engine, quiet, as_json)
     finally:
         ledger.close()

@@ -60,7 +60,7 @@ def plan(sample: int, every: bool, as_json: bool, **options: Any) -> int:
     policy = settings.egress().allowing(*filter(None, (job.source.host, job.destination.host)))
     engine = TransferEngine(settings, policy)
     warn(options)
-    dry_run = DryRun(job, engine.stores, engine.limits, None if every else sample)
+    dry_run = DryRun(job, engine.stores, limits=engine.limits, sample=None if every else sample)
     with reporting_retries(dry_run.listing):
         report = dry_run.run()
     members = _members(dry_run, report)

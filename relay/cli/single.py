@@ -42,7 +42,7 @@ def migrate_object(
         )
     ends: list[Outcome | RelayError] = []
 
-    worker = Worker(ledger, engine, 1, migration.id, lambda _, end: ends.append(end))
+    worker = Worker(ledger, engine, 1, migration.id, ended=lambda _, end: ends.append(end))
     with display(quiet) as show:
 
         def look() -> None:

@@ -29,7 +29,9 @@ def sweep(settings: Settings, ledger: Ledger, migration: Migration) -> Iterator[
         place = migration.destination
         yield f"relay: an unfinished upload may remain at {place}: {denied.message}", True
         return
-    sweeper = OrphanSweeper(ledger, engine, MigrationCache(ledger, engine), Event(), migration.id)
+    sweeper = OrphanSweeper(
+        ledger, engine, jobs=MigrationCache(ledger, engine), over=Event(), only=migration.id
+    )
     total, more = 0, True
     while more:
         count, left = sweeper.sweep()

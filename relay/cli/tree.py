@@ -8,7 +8,7 @@ import sys
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from time import monotonic, time
 from typing import TYPE_CHECKING, Any
 
@@ -52,6 +52,7 @@ def migrate_tree(
     ledger: Ledger,
     order: MigrationRequest,
     engine: TransferEngine,
+    *,
     slots: int,
     growth: SlotGrowth | None,
     quiet: bool,
@@ -70,7 +71,13 @@ def migrate_tree(
         )
     watch = Watch(ledger, migration.id, shown=not quiet, _last=brief(migration))
     worker = Worker(
-        ledger, engine, slots, migration.id, watch.note_end, watch.note_moved, growth=growth
+        ledger,
+        engine,
+        slots,
+        migration.id,
+        ended=watch.note_end,
+        moved=watch.note_moved,
+        growth=growth,
     )
     with _display(quiet) as show:
         if quiet:
@@ -102,6 +109,7 @@ class Watch:
 
     ledger: Ledger
     id: str
+    _: KW_ONLY
     shown: bool = True
     """Failures are kept to be printed as they come; otherwise none is kept."""
     failures: deque[str] = field(default_factory=deque)

@@ -60,7 +60,7 @@ class Comparison:
     """The object's name, and why it would fail; None if no reason is known."""
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, kw_only=True)
 class DryRunReport:
     """The counts of a dry run. Sizes are in bytes; `unsized` objects have no declared size."""
 
@@ -116,6 +116,7 @@ class DryRun:
 
     job: MigrationJob
     stores: StoreProvider
+    _: KW_ONLY
     limits: Limits
     sample: int | None
     abreast: int = 8

@@ -104,10 +104,11 @@ def inspect_prior_state(destination: Destination, place: Location, needed: bool)
 def is_piece(
     destination: Destination,
     place: Location,
+    there: Version,
+    *,
     source: Source,
     origin: Location,
     pinned: Version | None,
-    there: Version,
 ) -> bool:
     """Return whether the existing object has only the first bytes of the source's `pinned` version:
     then it comes from an upload of it. Raises StoreError, SourceChanged, and as Body.read."""

@@ -12,7 +12,7 @@ import uuid
 from base64 import b64encode
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import KW_ONLY, dataclass, field, replace
 from typing import TypeVar, cast
 
 import gevent
@@ -64,6 +64,7 @@ class ScratchFolder:
     stores: StoreProvider
     folder: Location
     meter: Callable[[], Watchdog]
+    _: KW_ONLY
     written: list[Location] = field(default_factory=list)
     uploads: list[Upload] = field(default_factory=list)
     """Multipart uploads that were neither completed nor aborted."""

@@ -56,6 +56,7 @@ def write_page(
     connection: Connection,
     listing: ListingClaim,
     page: Sequence[ListedObject],
+    *,
     if_exists: str,
     folded: Callable[[str], str | None],
     is_empty: bool = False,
@@ -66,8 +67,10 @@ def write_page(
     `is_empty` says that the destination was empty when this listing began."""
     reported = ListedRows(connection, listing, page)
     changes = CounterDelta()
-    _insert(connection, listing, reported.new, if_exists, changes, folded)
-    _list_again(connection, listing, reported, if_exists, is_empty, changes)
+    _insert(connection, listing, reported.new, if_exists=if_exists, changes=changes, folded=folded)
+    _list_again(
+        connection, listing, reported, if_exists=if_exists, is_empty=is_empty, changes=changes
+    )
     changes.write(connection)
     return len(reported.new)
 
@@ -79,6 +82,7 @@ def _insert(
     connection: Connection,
     listing: ListingClaim,
     new: Sequence[ListedObject],
+    *,
     if_exists: str,
     changes: CounterDelta,
     folded: Callable[[str], str | None],
@@ -175,6 +179,7 @@ def _list_again(
     connection: Connection,
     listing: ListingClaim,
     reported: ListedRows,
+    *,
     if_exists: str,
     is_empty: bool,
     changes: CounterDelta,

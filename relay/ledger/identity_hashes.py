@@ -25,7 +25,7 @@ from relay.ledger.schema import keys
 from relay.process.identities import machine_id
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class IdentityHashes:
     """The keyed hashes of a request: of the whole request, of its two locations, and of their
     accounts."""
@@ -51,11 +51,11 @@ def identity_hashes_of(connection: Connection, spec: Spec) -> IdentityHashes:
     accounts = keyed_hash(key, spec.owners)
     machine = keyed_hash(key, *ids)[32:] if ids else ""
     return IdentityHashes(
-        keyed_hash(key, places, spec.options, *named),
-        keyed_hash(key, places, *named),
-        accounts[:32] + machine if machine else accounts,
-        machine,
-        accounts,
+        spec=keyed_hash(key, places, spec.options, *named),
+        places=keyed_hash(key, places, *named),
+        owner=accounts[:32] + machine if machine else accounts,
+        machine=machine,
+        older_owner=accounts,
     )
 
 

@@ -286,7 +286,9 @@ class Ledger:
             if seen is not None:
                 return seen
         return self.database.run(
-            lambda c: poll.settle_and_claim(c, self.worker, ends, wanted, only, watched)
+            lambda c: poll.settle_and_claim(
+                c, self.worker, ends, wanted, only=only, watched=watched
+            )
         )
 
     def claim(
@@ -418,7 +420,9 @@ class Ledger:
     ) -> None:
         """As uploads.resume_upload."""
         self.database.run(
-            lambda c: uploads.resume_upload(c, self.worker, claim, upload_id, gone, total)
+            lambda c: uploads.resume_upload(
+                c, self.worker, claim, upload_id=upload_id, gone=gone, total=total
+            )
         )
 
     def take_part(self, claim: Claim, upload_id: str, done: StoredPart | None) -> int | None:

@@ -98,7 +98,9 @@ def add_page(
         return False
     if_exists = json.loads(row.options).get("if_exists", "")
     is_empty = row.looked is not None
-    new = write_page(connection, listing, page, if_exists, folded_digest, is_empty)
+    new = write_page(
+        connection, listing, page, if_exists=if_exists, folded=folded_digest, is_empty=is_empty
+    )
     mark_folded(connection, listing.migration_id, [one.name for one in page])
     values: dict[str, Any] = {"cursor": cursor}
     if new:  # progress: the crashes were caused by something else than the current entries

@@ -22,6 +22,7 @@ def settle_and_claim(
     worker: WorkerId,
     ends: Sequence[Settlement],
     wanted: ClaimRequest,
+    *,
     only: str | None = None,
     watched: Iterable[str] = (),
 ) -> PollResult:

@@ -93,7 +93,7 @@ _ALL = text(
 trip."""
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, kw_only=True)
 class _Ending:
     """The changes of some settlements."""
 
@@ -173,7 +173,9 @@ def _end_of(
         changes.count_transition(claim.migration_id, TransferState.RUNNING, state, row.size, size)
         changes.count_proof(claim.migration_id, row.level, end.level)
         changes.count_resent_bytes(claim.migration_id, end.resent)
-        ending.rows.append(_settled_columns(end, worker, state, size, now, row.before))
+        ending.rows.append(
+            _settled_columns(end, worker, state=state, size=size, now=now, was=row.before)
+        )
         if end.receipt is not None:
             ending.receipts[claim.id] = _COMPACT.encode(end.receipt)
         elif row.level is not None:
@@ -200,7 +202,7 @@ def _is_listed_again(row: Any, claim: Claim) -> bool:
 
 
 def _settled_columns(
-    end: Settlement, worker: WorkerId, state: str, size: int | None, now: float, was: str | None
+    end: Settlement, worker: WorkerId, *, state: str, size: int | None, now: float, was: str | None
 ) -> dict[str, Any]:
     return {
         "the_id": end.claim.id,

@@ -103,6 +103,7 @@ def resume_upload(
     connection: Connection,
     worker: WorkerId,
     claim: Claim,
+    *,
     upload_id: str,
     gone: Collection[int],
     total: int,

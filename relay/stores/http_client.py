@@ -80,6 +80,7 @@ class HttpClient:
         location: Location,
         fields: Fields,
         body: Payload = None,
+        *,
         expect: bool = False,
         wrapping: Wrapping | None = None,
     ) -> Response:

@@ -93,8 +93,8 @@ class ReadAnswer:
         return ObjectInfo(
             self._heads.version(head),
             self._final,
-            head.by_name.get("content-disposition"),
-            self._heads.metadata(head, self._final),
+            disposition=head.by_name.get("content-disposition"),
+            metadata=self._heads.metadata(head, self._final),
             ranges="bytes" in (head.get("accept-ranges") or "").lower(),
         )
 
@@ -109,7 +109,11 @@ class ReadAnswer:
             body.close()
             raise
         return OpenedObject(
-            version, self._final, head.by_name.get("content-disposition"), metadata, body=body
+            version,
+            self._final,
+            disposition=head.by_name.get("content-disposition"),
+            metadata=metadata,
+            body=body,
         )
 
     def open_range(self, pinned: Version | None, span: ByteRange) -> OpenedObject:
@@ -131,7 +135,11 @@ class ReadAnswer:
             body.close()
             raise
         return OpenedObject(
-            known, self._final, head.by_name.get("content-disposition"), metadata, body=body
+            known,
+            self._final,
+            disposition=head.by_name.get("content-disposition"),
+            metadata=metadata,
+            body=body,
         )
 
     def _check_range(self, known: Version, span: ByteRange) -> int:

@@ -48,7 +48,7 @@ def put_object(
     ignore it. Raises as Destination.put."""
     method = location.method or "PUT"
     fields = WITH_DIGEST + upload_fields(location, metadata, if_absent)
-    response = client.send(method, location, fields, body, client.expects_continue(body))
+    response = client.send(method, location, fields, body, expect=client.expects_continue(body))
     if response.head.status not in STORED:
         raise client.refusal(response, method, location)
     stored = _read_upload(client, response, method, location)

@@ -11,7 +11,7 @@ import re
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from datetime import datetime
 from typing import Protocol
 from urllib.parse import unquote_to_bytes
@@ -84,6 +84,7 @@ class ObjectInfo:
 
     version: Version
     location: Location
+    _: KW_ONLY
     disposition: str | None = None
     metadata: tuple[tuple[str, str], ...] = ()
     ranges: bool = False
@@ -111,6 +112,7 @@ class Entry:
     size: int | None = None
     etag: str | None = None
     modified: datetime | None = None
+    _: KW_ONLY
     url: str | None = None
     """Its URL, if it is not below the listed folder. It may contain secrets."""
     digests: Digests = field(default_factory=dict)
@@ -174,6 +176,7 @@ class PutResult:
     version: Version
     readable: Location | None
     digests: Digests
+    _: KW_ONLY
     ambiguous: bool = False
     place: Location | None = None
     """The final location, if `readable` is a staged location that `publish` moves from."""
@@ -211,6 +214,7 @@ class Upload:
     location: Location
     id: str
     checked: bool
+    _: KW_ONLY
     welcome: bool = False
     described: tuple[tuple[str, str], ...] = field(default=(), repr=False)
 

@@ -189,15 +189,15 @@ class LocalStore:
         at first. A name that was removed meanwhile is left out. Raises OSError, and RelayError."""
         folders = folders_of(location)
         descriptor, names = in_native_thread(partial(names_in, folders, folder))
-        scan = partial(scan_folder, folders, folder, descriptor)
         failed, side = self._to_relay_error, self._side
+        scan = partial(scan_folder, folders, folder, descriptor, failed=failed, side=side)
         missing: list[str] = []
         try:
             while some := list(islice(names, SCANNED)):
-                yield from in_native_thread(partial(scan, some, failed, side, missing))
+                yield from in_native_thread(partial(scan, some, missing=missing))
             if missing:
                 some = in_native_thread(partial(still_listed, descriptor, missing))
-                yield from in_native_thread(partial(scan, some, failed, side))
+                yield from in_native_thread(partial(scan, some))
         finally:
             os.close(descriptor)
 

@@ -326,6 +326,7 @@ def scan_folder(
     folder: Path,
     descriptor: int,
     names: Iterable[str],
+    *,
     failed: Failed,
     side: Side,
     missing: list[str] | None = None,
@@ -336,7 +337,7 @@ def scan_folder(
     found: list[Entry | None] = []
     for name in names:
         try:
-            found.append(_entry(folders, folder, descriptor, name, failed, side))
+            found.append(_entry(folders, folder, descriptor, name, failed=failed, side=side))
         except FileNotFoundError as error:
             if missing is not None:
                 missing.append(name)
@@ -359,7 +360,7 @@ def _name_of(raw: str) -> str:
 
 
 def _entry(
-    folders: AllowedFolders, folder: Path, descriptor: int, raw: str, failed: Failed, side: Side
+    folders: AllowedFolders, folder: Path, descriptor: int, raw: str, *, failed: Failed, side: Side
 ) -> Entry | None:
     """Return the entry of a name, or None for a temporary name at a destination. Raises
     FileNotFoundError if there is nothing of that name."""

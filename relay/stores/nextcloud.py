@@ -112,7 +112,7 @@ class NextcloudStore(WebDavStore):
         place = _uploads(upload.location, upload.id, f"{number:05}")
         expects = not upload.welcome and self._client.expects_continue(body)
         fields = self._assembly_fields(upload.location, upload.id)
-        response = self._client.send("PUT", place, fields, body, expects)
+        response = self._client.send("PUT", place, fields, body, expect=expects)
         if response.head.status in FOLDER_GONE:
             response.body.close()
             self._folders.forget_above(upload.location)  # or that of the object is gone

@@ -64,6 +64,7 @@ class Remotes:
         own: Mapping[str, Options] | None = None,
         environment: Mapping[str, str] | None = None,
         home: Path | None = None,
+        *,
         aws: Callable[[str | None], S3Config] = aws_config,
         profiles: Callable[[], list[str]] = aws_profiles,
         apart: Callable[[Callable[[], Any]], Any] = lambda do: do(),
@@ -315,10 +316,10 @@ class Remotes:
         return S3Config(
             Signer(lambda: credentials, region or "us-east-1"),
             endpoint,
-            uses_virtual_hosts(options, endpoint),
-            owner,
-            upload_fields(options),
-            asked_always(options),
+            virtual=uses_virtual_hosts(options, endpoint),
+            owner=owner,
+            uploaded=upload_fields(options),
+            asked=asked_always(options),
         )
 
     def _webdav(self, remote: Remote, path: str, asked: LocateOptions) -> Location:

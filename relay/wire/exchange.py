@@ -18,7 +18,7 @@ Never here: retries, redirects, what a status means to a store.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import KW_ONLY, dataclass, replace
 from time import monotonic
 
 from relay import __version__
@@ -78,6 +78,7 @@ class Request:
     origin: Origin
     host: str
     target: str
+    _: KW_ONLY
     side: Side
     meter: Watchdog
     fields: Fields = ()

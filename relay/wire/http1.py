@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from enum import Enum
 
 import httptools
@@ -248,6 +248,7 @@ class ChunkDecoder:
 
     limits: Limits
     side: Side
+    _: KW_ONLY
     remaining: int = 0
     trailers: list[tuple[str, str]] = field(default_factory=list)
     _at: _At = _At.SIZE

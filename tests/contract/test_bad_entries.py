@@ -37,12 +37,12 @@ def test_an_unreadable_local_entry_fails_alone(
     (tmp_path / "through").symlink_to("a/x")
     scanned = local.scan_folder
 
-    def scan(folders: Any, folder: Path, *rest: Any) -> Any:
+    def scan(folders: Any, folder: Path, *rest: Any, **options: Any) -> Any:
         if folder.name == "denied":
             raise PermissionError(13, "Permission denied")
         if folder.name == "gone":
             raise FileNotFoundError(2, "No such file or directory")
-        return scanned(folders, folder, *rest)
+        return scanned(folders, folder, *rest, **options)
 
     monkeypatch.setattr(local, "scan_folder", scan)
     place = local_location(tmp_path, destination=False)
@@ -57,7 +57,7 @@ def test_an_unreadable_local_entry_fails_alone(
         "through": Rejected,
         "z/y": None,
     }
-    monkeypatch.setattr(local, "scan_folder", lambda *_: scan(None, Path("denied")))
+    monkeypatch.setattr(local, "scan_folder", lambda *_, **__: scan(None, Path("denied")))
     with pytest.raises(PermissionDenied):
         list(LocalStore(wire, "source", Watchdog(Limits())).list(place.folder(), True))
 
@@ -79,8 +79,8 @@ def test_a_large_local_folder_becomes_entries_in_pieces(
     gc.collect()  # descriptors of other tests' objects close now, and not in the middle
     looked, scanned, opened = [0], local.scan_folder, len(os.listdir("/proc/self/fd"))
 
-    def scan(*args: Any) -> Any:
-        found = scanned(*args)
+    def scan(*args: Any, **options: Any) -> Any:
+        found = scanned(*args, **options)
         looked[0] += len(found)
         return found
 

@@ -329,7 +329,9 @@ def test_a_claim_during_a_cancel_is_counted_once(
     id = tree(one, 5, 6, 7)
 
     def claim_while_waiting(connection: Connection) -> list[Claim]:
-        claims = poll.settle_and_claim(connection, one.worker, (), ClaimRequest(all=1), id).claims
+        claims = poll.settle_and_claim(
+            connection, one.worker, (), ClaimRequest(all=1), only=id
+        ).claims
         thread.start()
         await_waiting(dsn)
         return list(claims)
@@ -355,7 +357,7 @@ def test_a_claim_handed_back_during_a_cancel_is_cancelled(
 
     def hand_back(connection: Connection) -> None:
         back = [Settlement(claim, "hand_back")]
-        poll.settle_and_claim(connection, one.worker, back, ClaimRequest(all=0), id)
+        poll.settle_and_claim(connection, one.worker, back, ClaimRequest(all=0), only=id)
         with run_beside(lambda: two.act(id, "cancel")) as found:
             pass
         assert [migration.state for migration in found] == ["cancelled"]

@@ -84,7 +84,7 @@ def forsaken_upload(seaweed: Seaweed, tmp_path: Path) -> Iterator[Forsaken]:
         ledger,
         id,
         claim,
-        OrphanSweeper(ledger, runner, MigrationCache(ledger, runner), Event()),
+        OrphanSweeper(ledger, runner, jobs=MigrationCache(ledger, runner), over=Event()),
         f"{tree}/object",
     )
     made.sweeper.clock = lambda: made.now[0]

@@ -42,7 +42,7 @@ def test_only_an_unset_number_of_slots_grows(
         monkeypatch.setenv("RELAY_SLOTS", variable)
     called: list[Any] = []
 
-    def migrate_tree(_: Any, __: Any, engine: Any, slots: int, growth: Any, *___: Any) -> int:
+    def migrate_tree(_: Any, __: Any, engine: Any, *, slots: int, growth: Any, **___: Any) -> int:
         called.append((slots, growth, engine.settings.slots))
         return 0
 

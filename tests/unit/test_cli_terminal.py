@@ -42,7 +42,16 @@ def test_plain() -> None:
 def test_receipt() -> None:
     """Each line is a name and a value; a store's text is always escaped, and no secret appears."""
     version = Version(size=3, etag='"\x1b]0;evil\x07"', digests={})
-    receipt = Receipt(Level.SIZE, 3, {}, version, version, 2, 1_500_000, ("note\n\x1b[2J",))
+    receipt = Receipt(
+        level=Level.SIZE,
+        bytes=3,
+        digests={},
+        source=version,
+        destination=version,
+        attempts=2,
+        bytes_resent=1_500_000,
+        notes=("note\n\x1b[2J",),
+    )
     place = parse_location("https://a.example/x?sig=secret")
     lines = list(
         receipt_lines(outcome_of(State.UNVERIFIED, place, place, bytes=3, receipt=receipt))

@@ -36,7 +36,7 @@ def clock() -> Clock:
 
 
 def flow_on(clock: Clock) -> AdaptiveLimiter:
-    return AdaptiveLimiter(clock, clock.sleep)
+    return AdaptiveLimiter(clock=clock, sleep=clock.sleep)
 
 
 def do_nothing() -> None:

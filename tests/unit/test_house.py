@@ -108,6 +108,8 @@ SHARED_NAMES = {
 """Names of modules that two packages have: the same part of two stores, or of a plain and an
 encrypted socket; one subject in the ledger, the engine or the views; a command and its subject."""
 
+MOST_FIELDS, MOST_PARAMETERS = 4, 5
+"""Numbers of fields of a dataclass, and of parameters of a function, that may go by position."""
 
 PARTICIPLE = re.compile(
     r"[a-z]*ed|(?:for|out|over)?(?:begun|built|caught|done|drawn|found|given|gone|heard|held|"
@@ -196,6 +198,36 @@ def repeated_names(names: Iterable[str]) -> list[str]:
     return sorted(name for name, count in Counter(names).items() if count > 1)
 
 
+def fields_by_position(node: ast.ClassDef) -> int:
+    """Return how many of a dataclass's own fields a call may give by position."""
+    options = " ".join(ast.unparse(one) for one in node.decorator_list)
+    if "dataclass" not in options or "kw_only=True" in options:
+        return 0
+    count = 0
+    for one in node.body:
+        if not isinstance(one, ast.AnnAssign):
+            continue
+        kind = ast.unparse(one.annotation)
+        if kind == "KW_ONLY":
+            break
+        is_given = one.value is None or "init=False" not in ast.unparse(one.value)
+        count += is_given and not kind.startswith("ClassVar")
+    return count
+
+
+def wide_calls(text: str) -> list[str]:
+    """Return the dataclasses and the functions of a text that take too much by position."""
+    found = []
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.ClassDef) and fields_by_position(node) > MOST_FIELDS:
+            found.append(node.name)
+        if isinstance(node, ast.FunctionDef):
+            names = [one.arg for one in (*node.args.posonlyargs, *node.args.args)]
+            if len([name for name in names if name not in ("self", "cls")]) > MOST_PARAMETERS:
+                found.append(node.name)
+    return found
+
+
 def participles(text: str) -> list[str]:
     """Return the functions of a text, properties too, whose name is one past participle."""
     nodes = ast.walk(ast.parse(text))
@@ -214,6 +246,15 @@ def test_a_bare_participle_is_found() -> None:
         "taken",
         "moved",
     ]
+
+
+def test_long_calls_name_their_arguments() -> None:
+    found = {name: wide for name, text in modules("relay") if (wide := wide_calls(text))}
+    assert found == {"relay.wire.adapter": ["send"]}  # the signature of `requests`
+    head = "@dataclass\nclass A:\n  a: int\n  b: int\n  c: int\n  d: int\n"
+    assert wide_calls(f"{head}  e: int") == ["A"]
+    assert wide_calls(f"{head}  _: KW_ONLY\n  e: int") == []
+    assert wide_calls("def f(self, a, b, c, d, e): ...\ndef g(a, b, c, d, e, f): ...") == ["g"]
 
 
 def test_a_class_name_stands_once() -> None:

@@ -27,8 +27,8 @@ def remotes(
         {"r": {"type": type, **(keys | options)}},
         {},
         Path("/nowhere"),
-        lambda _: found,
-        list,
+        aws=lambda _: found,
+        profiles=list,
         folders=folders,
     )
 

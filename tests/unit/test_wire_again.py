@@ -27,7 +27,14 @@ def do(wire: Wire, url: str, method: str = "GET", body: Payload = None) -> Respo
     side = "source" if method in ("GET", "HEAD") else "destination"
     return wire.exchange(
         Request(
-            method, there.origin, there.host_header, there.target, side, Watchdog(QUICK), (), body
+            method,
+            there.origin,
+            there.host_header,
+            there.target,
+            side=side,
+            meter=Watchdog(QUICK),
+            fields=(),
+            body=body,
         )
     )
 

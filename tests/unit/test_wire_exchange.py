@@ -43,10 +43,10 @@ def do(
         location.origin,
         location.host_header,
         location.target,
-        side,
-        Watchdog(QUICK),
-        (),
-        body,
+        side=side,
+        meter=Watchdog(QUICK),
+        fields=(),
+        body=body,
         expect=expect,
     )
     return wire.exchange(request)

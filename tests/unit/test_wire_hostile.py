@@ -176,7 +176,9 @@ def test_tls_records_of_one_byte_come_some_at_a_time(
     with Peer(tiny, certificates.server) as peer:
         there = parse_location(peer.url())
         meter = Watchdog(QUICK)
-        request = Request("GET", there.origin, there.host_header, there.target, "source", meter)
+        request = Request(
+            "GET", there.origin, there.host_header, there.target, side="source", meter=meter
+        )
         body = wire.exchange(request).body
         go.set()
         with gevent.Timeout(10):
@@ -201,7 +203,12 @@ def test_a_head_that_comes_in_tiny_records_arrives(wire: Wire, certificates: Cer
     with Peer(tiny, certificates.server) as peer:
         there = parse_location(peer.url())
         request = Request(
-            "GET", there.origin, there.host_header, there.target, "source", Watchdog(QUICK)
+            "GET",
+            there.origin,
+            there.host_header,
+            there.target,
+            side="source",
+            meter=Watchdog(QUICK),
         )
         assert wire.exchange(request).head.status == 200
         wire.pool.close()

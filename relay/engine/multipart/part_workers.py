@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import KW_ONLY, dataclass, field, replace
 from math import inf
 from typing import Any, TypeVar, cast
 
@@ -140,6 +140,7 @@ class PartWorkers:
     context: PartContext
     spans: list[ByteRange]
     """The byte range of each part, in order. Part numbers start at 1."""
+    _: KW_ONLY
     done: dict[int, Part] = field(default_factory=dict)
     """The parts that the destination is known to have, by number."""
     digests: dict[int, bytes] = field(default_factory=dict)

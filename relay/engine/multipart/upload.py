@@ -16,7 +16,7 @@ here: how one part moves."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from functools import partial
 from typing import cast
 
@@ -130,6 +130,7 @@ class MultipartUpload:
     """Moves one object as a multipart upload. Call `run` once."""
 
     context: PartContext
+    _: KW_ONLY
     if_absent: bool = False
     journal: Journal | None = None
     fruitless: int = 0

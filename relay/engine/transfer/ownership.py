@@ -165,7 +165,14 @@ class Ownership:
         destination, place = self._target.destination, self._target.place
         source = context.stores.source(context.plan.source, context.meter)
         try:
-            return is_piece(destination, place, source, context.plan.source, pinned, there)
+            return is_piece(
+                destination,
+                place,
+                there,
+                source=source,
+                origin=context.plan.source,
+                pinned=pinned,
+            )
         except CANT_READ:
             return False
         except SourceChanged as error:

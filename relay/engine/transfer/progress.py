@@ -15,7 +15,7 @@ Phase = Literal["waiting", "opening", "copying", "piping", "verifying", "settled
 """What a transfer does at the moment."""
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, kw_only=True)
 class Progress:
     """The progress of one transfer."""
 

@@ -97,7 +97,10 @@ class ServerCopier:
         if self._target.part_limits is not None and (found.version.size or 0) > COPY_BYTES:
             part_context = context.part_context(place, found, digested=False, copying=True)
             parts = MultipartUpload(
-                part_context, absent, context.journal, fruitless=progress.fruitless
+                part_context,
+                if_absent=absent,
+                journal=context.journal,
+                fruitless=progress.fruitless,
             )
             progress.parts = parts
             try:

@@ -165,7 +165,11 @@ class SourceReader:
         with closing(opened.body) as body:
             body.read()
         found = ObjectInfo(
-            opened.version, opened.location, opened.disposition, opened.metadata, ranges=True
+            opened.version,
+            opened.location,
+            disposition=opened.disposition,
+            metadata=opened.metadata,
+            ranges=True,
         )
         return check_against_list(self._check_description(found), context.known.promised)
 

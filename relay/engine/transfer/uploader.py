@@ -78,8 +78,8 @@ class Uploader:
         absent = target.if_absent and not progress.replaces
         progress.parts = parts = MultipartUpload(
             part_context,
-            absent,
-            context.journal,
+            if_absent=absent,
+            journal=context.journal,
             fruitless=progress.fruitless,
             after_crash=context.known.after_crash and progress.attempt == 1,
         )
@@ -142,7 +142,7 @@ class Uploader:
         source = context.stores.source(origin, context.meter)
         with suppress(StoreError):
             if ours.size and is_piece(
-                target.destination, target.place, source, origin, ours, there
+                target.destination, target.place, there, source=source, origin=origin, pinned=ours
             ):
                 raise _same_object_error(target.place, "size, date and bytes")
 
@@ -238,7 +238,10 @@ class Uploader:
         waits = [partial(context.sleep, wait) for wait in context.limits.sweep_waits]
         destination = context.stores.destination(broken.place, meter)
         source = context.stores.source(context.plan.source, meter)
-        begins = partial(is_piece, destination, broken.place, source, context.plan.source, version)
+        origin = context.plan.source
+        begins = partial(
+            is_piece, destination, broken.place, source=source, origin=origin, pinned=version
+        )
         return remove_failed_upload(
             destination, broken, error, waits, lambda there: begins(there) and self._is_held()
         )

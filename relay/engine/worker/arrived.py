@@ -15,7 +15,7 @@ Decided here: which objects are gone. Never here: how they are moved again (`led
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from functools import partial
 from typing import Any, Final
 
@@ -49,6 +49,7 @@ class ArrivalCheck:
     ledger: Ledger
     engine: TransferEngine
     job: MigrationJob
+    _: KW_ONLY
     abreast: int = ABREAST
     answered: int = 0
     unanswered: int = 0

@@ -6,7 +6,7 @@ writes (`relay/engine/tree_listing.py`)."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 
 from gevent.event import Event
 
@@ -42,6 +42,7 @@ class Lister:
 
     ledger: Ledger
     engine: TransferEngine
+    _: KW_ONLY
     jobs: MigrationCache
     over: Event
     """Set when listing must stop."""

@@ -16,7 +16,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from functools import partial
 from time import monotonic
 from typing import Final
@@ -76,6 +76,7 @@ class OrphanSweeper:
 
     ledger: Ledger
     engine: TransferEngine
+    _: KW_ONLY
     jobs: MigrationCache
     over: Event
     """Set when the sweeper must end, within about a second."""
@@ -202,7 +203,9 @@ class OrphanSweeper:
             size = claim.size if claim.size is not None else _size(source, plan.source)
             if size is None or there.size is None or there.size >= size:
                 raise DestinationLost("nothing has proved it")
-            begins = partial(is_piece, destination, place, source, plan.source, listed)
+            begins = partial(
+                is_piece, destination, place, source=source, origin=plan.source, pinned=listed
+            )
             # The comparison takes time, and another worker may send the object again meanwhile.
             remove_piece(destination, place, there, partial(self._may_remove, orphan, was, begins))
         except NotFound as error:

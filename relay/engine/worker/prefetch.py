@@ -12,7 +12,7 @@ Decided here: these two numbers, from the last polls. Never here: which objects 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from math import ceil, exp
 from time import monotonic
 from typing import Final
@@ -35,6 +35,7 @@ class PrefetchSizer:
 
     slots: int
     clock: Callable[[], float] = monotonic
+    _: KW_ONLY
     rate: float = 0.0
     seconds: float = 0.0
     ahead: int = 0

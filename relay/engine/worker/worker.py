@@ -21,7 +21,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from functools import partial
 from math import inf
 
@@ -74,6 +74,7 @@ class Worker:
     slots: int
     """The present number of slots."""
     only: str | None = None
+    _: KW_ONLY
     ended: Callable[[Claim, Outcome | RelayError], None] = lambda claim, end: None
     """Called with every transfer that ended in this process."""
     moved: Callable[[int], None] = lambda count: None
@@ -131,15 +132,17 @@ class Worker:
         self._lister = Lister(
             self.ledger,
             self.engine,
-            jobs,
-            self._over,
-            self._wake.set,
-            self._note_trouble,
-            self.only,
-            self._is_alone,
+            jobs=jobs,
+            over=self._over,
+            found=self._wake.set,
+            failed=self._note_trouble,
+            only=self.only,
+            is_alone=self._is_alone,
         )
         jobs.in_use = self._migrations
-        self._sweeper = OrphanSweeper(self.ledger, self.engine, jobs, self._over, self.only)
+        self._sweeper = OrphanSweeper(
+            self.ledger, self.engine, jobs=jobs, over=self._over, only=self.only
+        )
         self._reporter = RetryReporter(self.ledger, self._active, self._lister, self._note_trouble)
 
     # -- the interface for other greenlets

@@ -6,7 +6,7 @@ where the settings come from (`aws_settings.py`), how a request is signed (`sign
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field, replace
+from dataclasses import KW_ONLY, dataclass, field, replace
 from functools import lru_cache
 from typing import Final
 from urllib.parse import quote, unquote, unquote_to_bytes
@@ -40,6 +40,7 @@ class S3Account:
     signer: Signer = field(compare=False, repr=False)
     endpoint: str = ""
     """The endpoint's URL, without the bucket: objects can be copied within one endpoint."""
+    _: KW_ONLY
     store: str = "s3"
     owner: str = field(default="", compare=False)
     """The profile of its credentials, and their access key unless it is a temporary one."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import KW_ONLY, dataclass, field, replace
 from typing import Final
 
 from relay.errors import (
@@ -46,6 +46,7 @@ class S3Config:
 
     signer: Signer
     endpoint: str | None = None
+    _: KW_ONLY
     virtual: bool = False
     owner: str = ""
     """The account, as far as the settings name it: the profile, and an access key that does not

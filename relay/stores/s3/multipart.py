@@ -106,9 +106,9 @@ class MultipartUploads:
         if isinstance(body, Body) and not upload.welcome:
             expects = client.http.expects_continue(body)
         place = at_upload(upload, f"partNumber={number}&")
-        response = client.send("PUT", place, fields, body, expects, wrapping)
+        response = client.send("PUT", place, fields, body, expect=expects, wrapping=wrapping)
         if response.head.status != 200:
-            raise upload_refusal(client, response, "PUT", location, fields, wrapping)
+            raise upload_refusal(client, response, "PUT", location, fields, wrapping=wrapping)
         etag = response.head.get("etag")
         theirs = read_upload(client, response, location, sent_md5(fields, body)).digests
         if not etag:

@@ -37,6 +37,7 @@ class SignedRequests:
         location: Location,
         fields: Fields,
         body: Payload = None,
+        *,
         expect: bool = False,
         wrapping: Wrapping | None = None,
     ) -> Response:
@@ -49,7 +50,9 @@ class SignedRequests:
         payload = UNSIGNED_TRAILER if wrapping else UNSIGNED
         while True:
             there, signed = self._sign(signer, method, location, fields, payload)
-            response = self._http.send(method, there, fields + signed, body, expect, wrapping)
+            response = self._http.send(
+                method, there, fields + signed, body, expect=expect, wrapping=wrapping
+            )
             if response.head.status not in (301, 307, 400) or isinstance(body, Body):
                 return response
             if not self.learn_region(location, error_region(response.head, "")):
@@ -65,7 +68,9 @@ class SignedRequests:
             self._region, self._skew = signer.region, signer.skew
             there = in_region(location, self._region)
             host, sent = there.host_header, there.headers + fields
-            return there, signer.fields_by(credentials, method, host, there.target, sent, payload)
+            return there, signer.fields_by(
+                credentials, method, host, there.target, fields=sent, payload=payload
+            )
         except ConfigError as error:
             # They were about to be renewed, which may succeed in a moment.
             raise CredentialsWithdrawn(

@@ -158,7 +158,9 @@ class Signer:
         self, method: str, host: str, target: str, fields: Fields = (), payload: str = UNSIGNED
     ) -> Fields:
         """Return the fields that sign a request with these `fields`; both are sent."""
-        return self.fields_by(self.credentials(), method, host, target, fields, payload)
+        return self.fields_by(
+            self.credentials(), method, host, target, fields=fields, payload=payload
+        )
 
     def fields_by(
         self,
@@ -166,6 +168,7 @@ class Signer:
         method: str,
         host: str,
         target: str,
+        *,
         fields: Fields,
         payload: str,
     ) -> Fields:

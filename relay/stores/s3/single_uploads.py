@@ -48,9 +48,11 @@ class SingleUploads:
         announced = coding_fields(location, described, body.length) if wrapping else described
         fields = upload_fields(location, announced, self._fields.conditional(location, if_absent))
         expects = client.http.expects_continue(body)
-        response = client.send("PUT", location, fields, body, expects, wrapping)
+        response = client.send("PUT", location, fields, body, expect=expects, wrapping=wrapping)
         if response.head.status != 200:
-            raise upload_refusal(client, response, "PUT", location, fields, wrapping, metadata)
+            raise upload_refusal(
+                client, response, "PUT", location, fields, wrapping=wrapping, metadata=metadata
+            )
         digests = body.digests
         stored = read_upload(client, response, location, digests.get("md5"))
         client.http.trust_proved(response, location, digests, stored.digests)

@@ -62,6 +62,7 @@ def upload_refusal(
     method: str,
     location: Location,
     fields: Fields,
+    *,
     wrapping: Wrapping | None = None,
     metadata: Fields = (),
 ) -> RelayError:
