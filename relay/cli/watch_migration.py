@@ -82,7 +82,7 @@ def watch(migrations: MigrationBackend, id: str, quiet: bool, as_json: bool) -> 
     except Interrupted as error:
         if not quiet:
             say(
-                f"relay: the migration continues; `relay watch {plain(id)}` shows it again",
+                f"relay: only the display has ended; `relay watch {plain(id)}` shows it again",
                 sys.stderr,
             )
         return error.code
