@@ -599,7 +599,7 @@ def test_a_multipart_copy_counts_its_fruitless_resumes(
         bytes = moved_bytes = under_way = 0
         discarded = "discarded"
 
-        def __init__(self, *_: object, fruitless: int = 0) -> None:
+        def __init__(self, *_: object, fruitless: int = 0, **__: object) -> None:
             counts.append(fruitless)
             self.fruitless = fruitless + 1
 
