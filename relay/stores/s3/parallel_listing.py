@@ -149,7 +149,7 @@ class ParallelListing:
             elif head.error is not None:
                 raise head.error
             elif self._is_single or head.is_unclear:
-                return None if head.newest is None or head.newest.is_last else head.newest
+                return _page_to_continue(head)
             elif head.next is None:
                 self._wait()
             elif len(self._ranges) == 1:
@@ -301,6 +301,17 @@ class ParallelListing:
         else:
             one.is_unclear = page.token is None or one.empty > EMPTY_PAGES
         self._changed.set()
+
+
+def _page_to_continue(head: _Range) -> ListedPage | None:
+    """Return the page after which one cursor continues, if any: by its last key, if its token may
+    skip one."""
+    page = head.newest
+    if page is None or page.is_last:
+        return None
+    if page is head.guess and _may_skip_a_key(page):
+        return replace(page, token=None, after=page.keys[-1])
+    return page
 
 
 def _may_skip_a_key(guess: ListedPage) -> bool:
