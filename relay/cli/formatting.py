@@ -82,10 +82,10 @@ def summary_line(migration: Members) -> str:
 
 def waiting_line(migration: Members) -> str:
     """Return what resumes a migration that no process moves now."""
-    command = f"`{migration['waits_for']}`"
     if migration["waits_for"] == "relay migrate":
-        command = f"the same {command} command"
-    return f"no process moves it now: {command} resumes it"
+        return "no process moves it now: the same `relay migrate` command resumes it"
+    # A running server may be busy with other migrations, which a look at this one does not show.
+    return "no process moves it now: `relay serve` resumes it once it has a free slot"
 
 
 def headline(migration: Members, rate: float, here: int = 0) -> str:

@@ -67,7 +67,7 @@ def test_a_paused_migration_names_the_command_to_resume() -> None:
     ("command", "resumes"),
     [
         ("relay migrate", "the same `relay migrate` command resumes it"),
-        ("relay serve", "`relay serve` resumes it"),
+        ("relay serve", "`relay serve` resumes it once it has a free slot"),
     ],
 )
 def test_a_migration_that_no_process_moves_names_a_command(command: str, resumes: str) -> None:
