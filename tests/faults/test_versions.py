@@ -11,17 +11,20 @@ import os
 import re
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
+from email.utils import formatdate
 from pathlib import Path
 
 import pytest
 
 from relay.digest import Digester
+from relay.engine.transfer import uploader
 from relay.engine.transfer.context import ObjectHints
 from relay.engine.transfer.expectations import check_against_listing
 from relay.engine.transfer.transfer import Transfer
 from relay.errors import (
     IntegrityMismatch,
     NotFound,
+    Rejected,
     SameObject,
     SourceChanged,
     SourceTruncated,
@@ -34,7 +37,7 @@ from relay.stores.local_locations import local_location
 from relay.stores.s3.quirks import UNSEEN
 from relay.transfer_limits import Limits
 from tests.conftest import Engine
-from tests.faults.scripted_http import Shelf
+from tests.faults.scripted_http import Shelf, empty_answer
 from tests.faults.scripted_peers import (
     DATA,
     GET_HEAD,
@@ -204,6 +207,7 @@ def test_f15_equal_bytes_in_two_readings_pass(engine: Engine) -> None:
 # -- F10, F27, F28: sizes and versions of a listing
 
 LISTED = Version(len(DATA), None, "Wed, 21 Oct 2015 07:28:00 GMT")
+EARLIER, LATER = "Tue, 20 Oct 2015 07:28:00 GMT", "Thu, 22 Oct 2015 07:28:00 GMT"
 
 
 def listed_transfer(engine: Engine, source: str, destination: str, version: Version) -> Transfer:
@@ -308,6 +312,63 @@ def test_a_small_object_that_was_listed_is_read_at_once(engine: Engine) -> None:
     assert source.methods == [b"GET"]
 
 
+@dataclass
+class Replaced(Shelf):
+    """Replaces an object, with its date, as soon as it was read."""
+
+    changes: list[tuple[bytes, bytes]] = field(default_factory=list)
+
+    def _other(self, talk: Talk, method: bytes, path: bytes, request: bytes) -> bool:
+        is_kept = super()._other(talk, method, path, request)
+        if method == b"GET" and self.changes:
+            self.objects[path], self.dated = self.changes.pop(0)
+        return is_kept
+
+
+@pytest.mark.parametrize("changes", [1, 9], ids=["once", "always"])
+def test_a_source_modified_during_a_single_upload_restarts(
+    engine: Engine, changes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise `changed` would skip the object for ever: the destination is newer than the
+    change."""
+    monkeypatch.setattr(uploader, "LONG_SECONDS", -1.0)
+    dates = [formatdate(1e9 + 60 * number, usegmt=True).encode() for number in range(1 + changes)]
+    later = [(b"n" * len(DATA), date) for date in dates[1:]]
+    source = Replaced({b"/a": DATA}, dated=dates[0], changes=later)
+    cloud = Shelf(tags_uploads=True)
+    with Peer([source] * 40) as there, Peer(cloud) as peer:
+        if changes == 1:
+            outcome = with_retries(engine).migrate(there.url("/a"), peer.url("/b"))
+            assert (outcome.state, outcome.receipt.attempts) == (State.VERIFIED, 2)
+            assert cloud.objects == {b"/b": b"n" * len(DATA)}
+        else:
+            with pytest.raises(SourceChanged) as caught:
+                with_retries(engine).migrate(there.url("/a"), peer.url("/b"))
+            assert list(caught.value.remains) == [peer.url("/b")]
+
+
+HTML = b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 6\r\n\r\n"
+
+
+@pytest.mark.parametrize("answers_any", [True, False], ids=["any name", "this name"])
+def test_a_page_that_a_server_answers_for_any_name_is_no_object(
+    engine: Engine, answers_any: bool
+) -> None:
+    def get(talk: Talk, request: bytes) -> None:
+        is_there = answers_any or request.startswith(b"GET /9.jpg ")
+        talk.send(HTML, b"<html>") if is_there else talk.send(empty_answer(404))
+
+    cloud = Cloud()
+    with Peer([source_script(Cloud(), get)] * 9) as there, Peer(destination_script(cloud)) as peer:
+        if answers_any:
+            with pytest.raises(Rejected, match="any name"):
+                engine.migrate(there.url("/9.jpg"), peer.url("/b"))
+            assert cloud.objects == {}
+        else:
+            engine.migrate(there.url("/9.jpg"), peer.url("/b"))
+            assert cloud.objects == {b"/b": b"<html>"}
+
+
 @pytest.mark.parametrize(
     ("found", "listed", "fits"),
     [
@@ -318,6 +379,8 @@ def test_a_small_object_that_was_listed_is_read_at_once(engine: Engine) -> None:
         (Version(6, '"a"'), Version(5, '"a"'), False),
         (Version(6, '"a"'), Version(5), True),
         (Version(6), Version(5), False),
+        (Version(6, None, LATER), LISTED, True),
+        (Version(6, None, EARLIER), LISTED, False),
         (Version(0, '"a"'), Version(5), False),
         (Version(6, None, LISTED.last_modified), Version(5, None, LISTED.last_modified), False),
     ],

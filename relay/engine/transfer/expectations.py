@@ -78,14 +78,15 @@ def listed_length(found: Version, listed: Version) -> int | None:
 
 
 def _is_newer(found: Version, listed: Version) -> bool:
-    """Return whether the found version differs from the listed one, by ETag or date. Without either
-    in the listing, an ETag or date of a non-empty object counts as a difference."""
+    """Return whether the found version has another ETag than the listed one, or a later date: an
+    earlier one is the answer of a cache that keeps objects, and no listings. Without either in the
+    listing, an ETag or date of a non-empty object counts as a difference."""
     if listed.etag is None and listed.last_modified is None:
         return found.size != 0 and (found.etag or found.last_modified) is not None
     if None not in (listed.etag, found.etag) and listed.etag != found.etag:
         return True
     ours, theirs = http_date(listed.last_modified), http_date(found.last_modified)
-    return ours is not None and theirs is not None and ours != theirs
+    return ours is not None and theirs is not None and ours < theirs
 
 
 def must_be_single_upload(

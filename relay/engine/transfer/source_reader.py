@@ -15,8 +15,10 @@ from contextlib import closing
 from dataclasses import replace
 from mimetypes import guess_type
 from typing import TypeVar
+from uuid import uuid4
 
 from relay.digest import ALGORITHMS, ALWAYS, Digests, compare
+from relay.engine.comparison import is_older
 from relay.engine.plan import Metadata
 from relay.engine.transfer.context import TransferContext
 from relay.engine.transfer.expectations import (
@@ -202,6 +204,7 @@ class SourceReader:
         opened = self._check_description(opened)
         self._refuse_other_page(opened)
         self._refuse_folder_page(opened)
+        self._refuse_page_of_any_name(opened)
         opened = check_against_list(opened, promised)
         self._check_against_listing(opened)
         if body.length is None and (length := self._declared_length(opened)) is not None:
@@ -273,6 +276,32 @@ class SourceReader:
         if found.location.path.endswith("/"):
             raise _folder_error(place)
 
+    def _refuse_page_of_any_name(self, opened: OpenedObject) -> None:
+        """Raise Rejected if the answer is an HTML page, the name is not one of a page, and the
+        server answers another, random name so too: an application of one page, or a CDN with a page
+        in place of its errors. The object is probably gone."""
+        known, place = self._context.known, self._context.plan.source
+        kind = guess_type(place.path)[0]
+        if place.store != "http" or kind is None or kind in PAGES or self._is_listed:
+            return
+        is_sized = known.promised is not None and known.promised.size is not None
+        if is_sized or not self._may_be_wrong_page(opened):
+            return
+        stem, dot, ending = place.path.rpartition(".")
+        other = place.with_target(f"{stem}-{uuid4().hex}{dot}{ending}")
+        try:
+            found = self._source.get(other)
+        except RelayError:
+            return
+        assert found.body is not None  # an Opened has one
+        found.body.close()
+        if found.location is other and self._may_be_wrong_page(found):
+            raise Rejected(
+                f"{place} is an HTML page, and the server answers any name with one",
+                side="source",
+                hint="The object is probably gone. Check its URL.",
+            )
+
     @property
     def _is_listed(self) -> bool:
         """Whether the object comes from the listing of a folder."""
@@ -318,6 +347,22 @@ class SourceReader:
         finally:
             progress.close()
             progress.body, progress.total = before
+
+    def refuse_newer(self, opened: OpenedObject) -> None:
+        """Raise SourceChanged if the object was modified since it was `opened`: the bytes may be a
+        mixture, and the destination is newer than the change, so `changed` would skip it for ever.
+
+        Only dates are compared, since some servers show other ETags from one answer to the next. A
+        local file is compared by its body (`FileStream.check`)."""
+        place = self._context.plan.source
+        if place.store == "local" or opened.version.last_modified is None:
+            return
+        try:
+            now = self._source.head(place)
+        except StoreError:
+            return
+        if isinstance(now, ObjectInfo) and is_older(opened.version, now.version):
+            raise SourceChanged(f"{place} was modified while it was read", side="source")
 
     def note_digests(self, opened: OpenedObject, body: Body) -> None:
         """Keep the digests of a whole read of this version. Raises SourceUnstable if an earlier

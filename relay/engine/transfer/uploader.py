@@ -39,6 +39,7 @@ from relay.errors import (
     RedirectRefused,
     RelayError,
     SameObject,
+    SourceChanged,
     SourceUnstable,
     StoreError,
 )
@@ -51,6 +52,9 @@ from relay.wire.watchdog import Watchdog
 
 SWEEP_SECONDS = 5.0
 """Maximum seconds of one request that searches for the leftovers of a broken upload."""
+LONG_SECONDS = 1.0
+"""Seconds of an upload after which the source is asked whether it was modified meanwhile. A date of
+HTTP can't show a change within a shorter time."""
 
 
 class Uploader:
@@ -114,6 +118,8 @@ class Uploader:
         self._refuse_to_truncate_source(opened)
         self._guard_last_bytes(body)
         self._progress.phase = "piping"
+        clock = self._context.meter.clock
+        began = clock()
         try:
             stored = self._put(opened, body)
         except RelayError as error:
@@ -122,6 +128,8 @@ class Uploader:
                 raise _length_required_error(error) from None
             raise
         self._require_stable_source(opened, body, stored)
+        if clock() - began > LONG_SECONDS:
+            self._require_unmodified_source(opened, stored)
         notes, ended = proof_of_end(opened)
         sent = Sent(body.count, body.digests, opened.version.digests)
         return self._finalizer.verify_and_publish(stored, opened, sent, notes, whole=ended)
@@ -176,6 +184,14 @@ class Uploader:
             if not gone and stored.place is None:
                 self._progress.unproved = self._target.place
             raise
+
+    def _require_unmodified_source(self, opened: OpenedObject, stored: PutResult) -> None:
+        """Raise SourceChanged if the source was modified during the upload; then the stored object
+        is deleted, or reported."""
+        try:
+            self._source_reader.refuse_newer(opened)
+        except SourceChanged as error:
+            raise self._finalizer.discard_stored(error, stored) from None
 
     def _multipart_factory(self, opened: OpenedObject, body: Body) -> dict[str, Begins]:
         """Return the `begins` argument of Destination.put for an object that is uploaded in parts
