@@ -1,11 +1,14 @@
 """Places in the space of keys where a listing may be divided.
 
-Theory of operation. A key is read as a number, whose digits are the characters that keys of this
-bucket have. The distance between the first and the last key of some pages tells how much of the
-space a page covers; so the key that is some pages ahead can be estimated. Where folders hold as
-many keys as a page, most of that distance is between pages. So the widest of several estimates
-counts: too wide a range is divided again, while one without keys costs a request. A wrong estimate
-costs requests, never a key: a listing may start after any text.
+Theory of operation. A key is read as a number. Its digits at a place are the characters that keys
+of this bucket have at that place, so a counter in the names is nearly a counter here. Where a key
+has a digit, others may have any digit there, and the letters that digits are mixed with elsewhere.
+
+The distance between the first and the last key of some pages tells how much of the space a page
+covers; so the key that is some pages ahead can be estimated. Where folders hold as many keys as a
+page, most of that distance is between pages. So the widest of several estimates counts: too wide a
+range is divided again, while one without keys costs a request. A wrong estimate costs requests,
+never a key: a listing may start after any text.
 
 Decided here: the estimate. Never here: how ranges are listed (`parallel_listing.py`)."""
 
@@ -15,14 +18,15 @@ from bisect import bisect_left
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import zip_longest
+from math import prod
 from typing import Final
 
 DIGITS: Final = 64
 """Maximum number of characters of a key that count."""
 PRECISION: Final = 8
 """Number of characters that count after the first one in which two keys of a page differ."""
-
-
+_DECIMAL: Final = frozenset("0123456789")
 RECENT_PAGES: Final = 16
 """Number of pages in the order of the listing whose mean width is an estimate."""
 
@@ -40,16 +44,29 @@ class KeySpace:
     """The characters that keys have, and the estimates that follow from them."""
 
     def __init__(self) -> None:
-        self._known: set[str] = set()
-        self._characters: list[str] = []
+        self._known: list[set[str]] = []
+        self._characters: list[list[str]] = []
+        """The characters at each place of a key, in order. All ten digits, where one was seen."""
         self._recent: deque[tuple[str, str]] = deque(maxlen=RECENT_PAGES)
 
     def learn(self, keys: Iterable[str]) -> None:
         """Learn the characters of some keys."""
-        fresh = set().union(*keys) - self._known
-        if fresh:
-            self._known |= fresh
-            self._characters = sorted(self._known)
+        grown = set()
+        for index, column in enumerate(zip_longest(*(key[:DIGITS] for key in keys), fillvalue="")):
+            if index == len(self._known):
+                self._known.append({""})
+                self._characters.append([])
+            if not self._known[index].issuperset(column):
+                self._known[index].update(column)
+                grown.add(index)
+        if not grown:
+            return
+        mixed = [known for known in self._known if known & _DECIMAL and known - _DECIMAL - {""}]
+        numeric = _DECIMAL.union(*mixed)
+        for index, known in enumerate(self._known):
+            self._characters[index] = sorted(
+                (known | numeric if known & _DECIMAL else known) - {""}
+            )
 
     def note_page(self, first: str, last: str) -> None:
         """Note the first and the last key of the next page in the order of the listing."""
@@ -71,12 +88,12 @@ class KeySpace:
         after the last key of a `page`, the second as many after the first, and so on. `pages` are
         that page and those before it in its range."""
         length = _length(page)
-        base = len(self._characters) + 1
+        space = prod(self._base(index) for index in range(length))
         begin, width = self._value(page.last, length), self._width(page, pages, length)
         found: list[str] = []
         for number in range(1, count + 1):
             value = begin + number * distance * width
-            if width <= 0 or value >= base**length:
+            if width <= 0 or value >= space:
                 break
             text = self._text(value, length)
             if text > (found[-1] if found else page.last):
@@ -95,26 +112,31 @@ class KeySpace:
             for span in spans
         )
 
+    def _base(self, index: int) -> int:
+        """Return the number of digits at a place: its characters, and a missing one."""
+        return len(self._characters[index]) + 1 if index < len(self._characters) else 1
+
     def _value(self, key: str, length: int) -> int:
         """Return a key as a number: its first `length` characters, a missing one as 0."""
-        base, value = len(self._characters) + 1, 0
+        value = 0
         for index in range(length):
+            base = self._base(index)
             value *= base
-            if index < len(key):
-                value += min(bisect_left(self._characters, key[index]) + 1, base - 1)
+            if index < len(key) and base > 1:
+                value += min(bisect_left(self._characters[index], key[index]) + 1, base - 1)
         return value
 
     def _text(self, value: int, length: int) -> str:
         """Return the key of a number, up to its first missing character."""
-        base, digits = len(self._characters) + 1, []
-        for _ in range(length):
-            value, digit = divmod(value, base)
+        digits = []
+        for index in reversed(range(length)):
+            value, digit = divmod(value, self._base(index))
             digits.append(digit)
         text = ""
-        for digit in reversed(digits):
+        for index, digit in enumerate(reversed(digits)):
             if not digit:
                 break
-            text += self._characters[digit - 1]
+            text += self._characters[index][digit - 1]
         return text
 
 
