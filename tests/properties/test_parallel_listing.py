@@ -22,7 +22,7 @@ from relay.location import Location
 from relay.stores.listing_retries import ListingRetries
 from relay.stores.s3 import listing
 from relay.stores.s3.account import S3Account
-from relay.stores.s3.key_ranges import KeySpace, Span
+from relay.stores.s3.key_ranges import CHARACTERS, KeySpace, Span
 from relay.stores.s3.listed_pages import ListedPage, ListedRow, bytes_of, text_of
 from relay.stores.s3.listing import S3Listing
 from relay.stores.s3.parallel_listing import CURSORS, HELD, ParallelListing
@@ -343,6 +343,14 @@ def test_an_estimate_is_ahead_and_ascends(keys: set[str]) -> None:
     assert all(one < other for one, other in pairwise([some[-1], *marks]))
     assert space.pages_between(page, page, None) == float("inf")
     assert space.pages_between(page, page, some[-1]) == 0
+
+
+def test_a_page_of_odd_keys_is_learned_in_bounded_space() -> None:
+    dice, space = random.Random(1), KeySpace()
+    space.learn(
+        ["".join(chr(0x30 + dice.randrange(20_000)) for _ in range(64)) for _ in range(999)]
+    )
+    assert max(map(len, space._characters)) <= 2 * CHARACTERS
 
 
 class Client:

@@ -18,7 +18,7 @@ from bisect import bisect_left
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import zip_longest
+from itertools import islice, zip_longest
 from math import prod
 from typing import Final
 
@@ -26,6 +26,9 @@ DIGITS: Final = 64
 """Maximum number of characters of a key that count."""
 PRECISION: Final = 8
 """Number of characters that count after the first one in which two keys of a page differ."""
+CHARACTERS: Final = 256
+"""Maximum number of characters that are known at one place: others count as their neighbours. So a
+page of odd keys takes little time."""
 _DECIMAL: Final = frozenset("0123456789")
 RECENT_PAGES: Final = 16
 """Number of pages in the order of the listing whose mean width is an estimate."""
@@ -51,18 +54,19 @@ class KeySpace:
 
     def learn(self, keys: Iterable[str]) -> None:
         """Learn the characters of some keys."""
-        grown = set()
+        has_grown = False
         for index, column in enumerate(zip_longest(*(key[:DIGITS] for key in keys), fillvalue="")):
             if index == len(self._known):
                 self._known.append({""})
                 self._characters.append([])
-            if not self._known[index].issuperset(column):
-                self._known[index].update(column)
-                grown.add(index)
-        if not grown:
+            known = self._known[index]
+            fresh = [one for one in dict.fromkeys(column) if one not in known]
+            known.update(fresh[: max(0, CHARACTERS - len(known))])
+            has_grown |= bool(fresh)
+        if not has_grown:
             return
         mixed = [known for known in self._known if known & _DECIMAL and known - _DECIMAL - {""}]
-        numeric = _DECIMAL.union(*mixed)
+        numeric = frozenset(islice(sorted(_DECIMAL.union(*mixed)), CHARACTERS))
         for index, known in enumerate(self._known):
             self._characters[index] = sorted(
                 (known | numeric if known & _DECIMAL else known) - {""}
