@@ -13,7 +13,7 @@ import re
 from datetime import UTC, datetime
 from typing import Any, Final
 
-MOST: Final = 2**63 - 1
+MAX_NUMBER: Final = 2**63 - 1
 """The largest number that a database keeps, and the longest file."""
 DATE_CHARACTERS: Final = 64
 """Maximum length of a date; the standard library takes long to read a longer text."""
@@ -43,18 +43,18 @@ _MONTHS: Final = (
 
 
 def count(text: str | None) -> int | None:
-    """Return a number of plain ASCII digits, from 0 to `MOST`; None for every other text."""
+    """Return a number of plain ASCII digits, from 0 to `MAX_NUMBER`; None for every other text."""
     if not text or len(text) > 19 or not (text.isascii() and text.isdigit()):
         return None
     number = int(text)
-    return number if number <= MOST else None
+    return number if number <= MAX_NUMBER else None
 
 
 def whole_number(value: Any) -> int | None:
-    """Return a number of a JSON document if it is an integer from 0 to `MOST`, else None."""
+    """Return a number of a JSON document if it is an integer from 0 to `MAX_NUMBER`, else None."""
     if not isinstance(value, int) or isinstance(value, bool):
         return None
-    return value if 0 <= value <= MOST else None
+    return value if 0 <= value <= MAX_NUMBER else None
 
 
 def http_date(text: str | None) -> datetime | None:

@@ -7,7 +7,7 @@ converted. Never here: which URLs are valid (`relay/location.py`), which headers
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError
 from pydantic_core import ErrorDetails
@@ -27,6 +27,9 @@ from relay.throttle import Bounds
 
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+B = TypeVar("B", bound=_Strict)
 
 
 class SourceObject(_Strict):
@@ -60,6 +63,8 @@ def _kind(value: Any) -> str | None:
 
 _Text = Annotated[str, Tag("text")]
 _KIND = Discriminator(_kind)
+_SourceMember = Annotated[_Text | Annotated[SourceObject, Tag("object")], _KIND]
+_DestinationMember = Annotated[_Text | Annotated[DestinationObject, Tag("object")], _KIND]
 
 
 class LimitsSchema(_Strict):
@@ -88,10 +93,10 @@ class LimitsSchema(_Strict):
 class MigrateRequest(_Strict):
     """A request to move one object or a tree."""
 
-    source: Annotated[_Text | Annotated[SourceObject, Tag("object")], _KIND] = Field(
+    source: _SourceMember = Field(
         description="The object to read, or the folder of a tree: a URL, or a URL with headers."
     )
-    destination: Annotated[_Text | Annotated[DestinationObject, Tag("object")], _KIND] = Field(
+    destination: _DestinationMember = Field(
         description=(
             "Where to write: a URL, or a URL with headers. If the path ends in '/', the source's"
             " name is appended."
@@ -171,15 +176,13 @@ class Credentials(_Strict):
     Either `source` and `destination`, both with the same location as before; or `list`; or
     all three."""
 
-    source: Annotated[_Text | Annotated[SourceObject, Tag("object")], _KIND] | None = Field(
+    source: _SourceMember | None = Field(
         None, description="The same source, with fresh credentials or a fresh signature."
     )
-    destination: Annotated[_Text | Annotated[DestinationObject, Tag("object")], _KIND] | None = (
-        Field(
-            None, description="The same destination, with fresh credentials or a fresh signature."
-        )
+    destination: _DestinationMember | None = Field(
+        None, description="The same destination, with fresh credentials or a fresh signature."
     )
-    list: Annotated[_Text | Annotated[SourceObject, Tag("object")], _KIND] | None = Field(
+    list: _SourceMember | None = Field(
         None,
         description=(
             "A list of fresh URLs, for a migration whose source is a list of URLs: text, CSV or"
@@ -192,10 +195,7 @@ class Credentials(_Strict):
 def parse_order(members: Mapping[str, Any]) -> MigrationRequest:
     """Return the migration that the members of a request ask for. Raises a RequestError with the
     JSON Pointer of the member at fault."""
-    try:
-        asked = MigrateRequest.model_validate(dict(members))
-    except ValidationError as error:
-        raise _first(error) from None
+    asked = _validate(MigrateRequest, members)
     return MigrationRequest(
         _end(asked.source),
         _end(asked.destination),
@@ -213,10 +213,7 @@ def parse_order(members: Mapping[str, Any]) -> MigrationRequest:
 def parse_change(members: Mapping[str, Any]) -> dict[str, int | None]:
     """Return the new priority and limits, by their names in the ledger. Raises a RequestError with
     the JSON Pointer of the member at fault."""
-    try:
-        asked = Change.model_validate(dict(members))
-    except ValidationError as error:
-        raise _first(error) from None
+    asked = _validate(Change, members)
     named = {"priority": asked.priority} if "priority" in asked.model_fields_set else {}
     return {**named, **asked.limits.model_dump(exclude_unset=True)}
 
@@ -227,10 +224,7 @@ def parse_fresh(members: Mapping[str, Any], migration: Migration, remotes: Remot
     Raises a RequestError with the JSON Pointer of the member at fault, and KeyReused where the
     source or the destination is not the migration's.
     """
-    try:
-        given = Credentials.model_validate(dict(members))
-    except ValidationError as error:
-        raise _first(error) from None
+    given = _validate(Credentials, members)
     return Refresh(_fresh_spec(given, migration, remotes), _fresh_urls(given, remotes))
 
 
@@ -278,6 +272,15 @@ def _end(given: str | SourceObject | DestinationObject) -> Endpoint:
 _TAGGED = (("source",), ("destination",), ("list",))
 """The members that may be a string or an object."""
 _RANK: Mapping[str, int] = {"extra_forbidden": 0, "missing": 1}
+
+
+def _validate(body: type[B], members: Mapping[str, Any]) -> B:
+    """Return the members as a `body`. Raises a RequestError with the JSON Pointer of the member at
+    fault."""
+    try:
+        return body.model_validate(dict(members))
+    except ValidationError as error:
+        raise _first(error) from None
 
 
 def _first(error: ValidationError) -> RequestError:

@@ -8,7 +8,7 @@ from typing import Any, Final
 import click
 
 POWERS: Final = "KMGT"
-MOST: Final = 10**12
+MAX_QUANTITY: Final = 10**12
 _BYTES = re.compile(r"([0-9]{1,15})(?:\.([0-9]{1,3}))?(?:([KMGT])(i?))?B?", re.I)
 
 
@@ -36,7 +36,7 @@ class BytesPerSecond(click.ParamType[int, Any]):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         """Return the number. Raises click.BadParameter."""
         found = value if isinstance(value, int) else parse_bytes(str(value))
-        if found is None or not 1 <= found <= MOST:
+        if found is None or not 1 <= found <= MAX_QUANTITY:
             self.fail(
                 f"{value!r} is not a number of bytes from 1 to 1T, such as 500K, 10M or 64Mi",
                 param,

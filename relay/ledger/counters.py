@@ -13,13 +13,13 @@ from sqlalchemy import Connection, func, select, text
 from relay.ledger.rows import Count, Efforts
 from relay.ledger.schema import counters, tallies, transfers, uploads
 
-MOST: Final = 2**62
+MAX_SUM: Final = 2**62
 """Upper limit of a sum of bytes: no column holds the sum of the sizes that a listing may claim."""
 _ADD = text(
     "INSERT INTO tallies (migration_id, state, objects, bytes) VALUES (:migration, :state,"
     " :objects, :bytes) ON CONFLICT (migration_id, state) DO UPDATE SET objects = tallies.objects"
-    f" + excluded.objects, bytes = CASE WHEN tallies.bytes + excluded.bytes > {MOST} THEN {MOST}"
-    " ELSE tallies.bytes + excluded.bytes END"
+    f" + excluded.objects, bytes = CASE WHEN tallies.bytes + excluded.bytes > {MAX_SUM} THEN"
+    f" {MAX_SUM} ELSE tallies.bytes + excluded.bytes END"
 )
 _COUNT = text(
     "INSERT INTO counters (migration_id, kind, name, amount) VALUES (:migration, :kind, :name,"
@@ -79,7 +79,7 @@ class CounterDelta:
                 "migration": migration,
                 "state": state,
                 "objects": count,
-                "bytes": max(-MOST, min(self._bytes[migration, state], MOST - 1)),
+                "bytes": max(-MAX_SUM, min(self._bytes[migration, state], MAX_SUM - 1)),
             }
             for (migration, state), count in sorted(self._objects.items())
             if count or self._bytes[migration, state]

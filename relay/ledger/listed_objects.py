@@ -24,7 +24,7 @@ from relay.ledger.rows import ListedObject, ListingClaim
 from relay.ledger.schema import transfers
 from relay.ledger.states import TransferState
 
-MOST: Final = 2**53
+MAX_NUMBER: Final = 2**53
 """Largest accepted size: the largest integer that every JSON reader keeps exactly (RFC 7493)."""
 JUST_SECONDS: Final = 26 * 3600.0
 """A modification time that is less than this before the arrival may also be after it: listings use
@@ -81,10 +81,10 @@ def _clamp_numbers(one: ListedObject) -> ListedObject:
     """Return an entry whose values every database accepts: an impossible size, time or ETag becomes
     None. An entry of a list of URLs with an impossible size fails, since no object could match
     it."""
-    size = one.size if one.size is None or 0 <= one.size <= MOST else None
+    size = one.size if one.size is None or 0 <= one.size <= MAX_NUMBER else None
     if size != one.size and one.url is not None and one.error is None:
         one = replace(one, error=_TOO_LARGE)
-    modified = one.modified if one.modified is None or abs(one.modified) < MOST else None
+    modified = one.modified if one.modified is None or abs(one.modified) < MAX_NUMBER else None
     etag = one.etag if one.etag is None or "\0" not in one.etag else None
     if (size, modified, etag) == (one.size, one.modified, one.etag):
         return one  # the usual case, without a copy

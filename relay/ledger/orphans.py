@@ -32,7 +32,7 @@ from relay.ledger.states import MigrationState, TransferState
 from relay.ledger.uploads import upload_of_row
 from relay.ledger.workers import WorkerId
 
-MOST: Final = 100
+MAX_ORPHANS: Final = 100
 """Maximum number of orphans that `find_orphans` returns."""
 
 
@@ -43,9 +43,9 @@ def find_orphans(
     but: Sequence[int] = (),
     kept: float = KEPT_SECONDS,
 ) -> list[Orphan]:
-    """Return up to MOST orphans of the `only` migration, or of all migrations of this worker's
-    kind. Transfers in `but` are left out, and so are failed ones until their migration has ended
-    for `kept` seconds. Reads only."""
+    """Return up to MAX_ORPHANS orphans of the `only` migration, or of all migrations of this
+    worker's kind. Transfers in `but` are left out, and so are failed ones until their migration has
+    ended for `kept` seconds. Reads only."""
     begun = select(uploads.c.transfer_id)
     lapsed = select(transfers.c.id).where(LAPSED)
     is_final = migrations.c.state == MigrationState.CANCELLED
@@ -61,7 +61,7 @@ def find_orphans(
         .join(migrations, migrations.c.id == transfers.c.migration_id)
         .where(transfers.c.id.in_(begun.union(lapsed)), forsaken, transfers.c.id.not_in(but))
         .order_by(transfers.c.id)
-        .limit(MOST)
+        .limit(MAX_ORPHANS)
     )
     query = query.where(of_kind(worker.kind) if only is None else transfers.c.migration_id == only)
     rows = connection.execute(query).all()

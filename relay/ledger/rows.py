@@ -258,7 +258,7 @@ class PriorState:
             confirmed=found.get("confirmed", False),
         )
 
-    def sent_as(self, version: Version) -> PriorState:
+    def with_sent(self, version: Version) -> PriorState:
         """Return a copy with the version that the destination reported for our object. (`replace`
         takes three times as long.)"""
         return PriorState(

@@ -41,7 +41,7 @@ from relay.ledger.rows import ARRIVED, MARKED, PriorState, Settlement, Spec
 from relay.ledger.schema import LAPSED, RUNNING, events, migrations, transfers
 from relay.ledger.states import COMPLETED, MigrationState, TransferState
 
-MOST: Final = 10
+MAX_KNOWING: Final = 10
 """Number of other migrations that know an object after which no more are asked about it, and
 maximum number of migrations of other sources that are asked."""
 _BEGUN: Final = transfers.c.fence > 0
@@ -128,11 +128,12 @@ def _recorded_objects(
 ) -> Iterator[tuple[str, Any, Any, str]]:
     """Yield each migration that knows some of our objects: our name of the object, the migration,
     its transfer, and the text of the state that it left. The migrations to the same destination are
-    asked MOST at a time, those with the latest event first, until MOST know an object."""
+    asked MAX_KNOWING at a time, those with the latest event first, until MAX_KNOWING know an
+    object."""
     others = _others(connection, mine)
     for some in in_chunks(names):
-        more = dict.fromkeys(some, MOST)
-        for asked in in_chunks(others, MOST):
+        more = dict.fromkeys(some, MAX_KNOWING)
+        for asked in in_chunks(others, MAX_KNOWING):
             by_id = {other.id: other for other in asked}
             for row in _begun_transfers(connection, list(by_id), list(more)):
                 other = by_id[row.migration_id]
@@ -274,11 +275,13 @@ def _mine(connection: Connection, id: str) -> Any:
 def _others(connection: Connection, mine: Any) -> Sequence[Any]:
     """Return the migrations to the same destination that have objects, with the columns of
     `_query`, those with the latest event first. Those of other sources are many where they are put
-    together, so only MOST of them are returned, and at the end."""
+    together, so only MAX_KNOWING of them are returned, and at the end."""
     has_objects = exists().where(transfers.c.migration_id == migrations.c.id)
     query = _query(mine).where(_same_destination(mine), has_objects)
     rows = connection.execute(query.order_by(desc("last"), migrations.c.number.desc())).all()
-    return [row for row in rows if row.is_same] + [row for row in rows if not row.is_same][:MOST]
+    return [row for row in rows if row.is_same] + [row for row in rows if not row.is_same][
+        :MAX_KNOWING
+    ]
 
 
 def _same_destination(mine: Any) -> ColumnElement[bool]:

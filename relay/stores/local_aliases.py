@@ -56,7 +56,7 @@ class LinkOut:
 def leads_into(place: Location, tree: Location, folder: Location) -> bool:
     """Return whether links within a `tree` lead from a place to another one in a `folder`. Links in
     the path of the tree itself do not count."""
-    return in_native_thread(lambda: _led_into(path_of(place), path_of(tree), path_of(folder)))
+    return in_native_thread(lambda: _leads_into(path_of(place), path_of(tree), path_of(folder)))
 
 
 def link_out_of(place: Location, tree: Location) -> LinkOut | None:
@@ -69,7 +69,7 @@ def is_at(place: Location, there: str) -> bool:
     return in_native_thread(lambda: quote(os.fsencode(os.path.realpath(path_of(place))))) == there
 
 
-def _led_into(place: Path, tree: Path, folder: Path) -> bool:
+def _leads_into(place: Path, tree: Path, folder: Path) -> bool:
     there, own = _real_paths(place, tree)
     return there != own and Path(there).is_relative_to(os.path.realpath(folder))
 

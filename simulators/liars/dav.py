@@ -1,6 +1,6 @@
 """A lying WebDAV server (RFC 4918): PROPFIND, MKCOL and MOVE beside the methods of the plain one.
 Decided here: the additions of WebDAV. Never here: objects and preconditions (`plain.py`,
-`serving.py`).
+`base.py`).
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from urllib.parse import quote, unquote, urlsplit
 from xml.sax.saxutils import escape
 
 from simulators.answer import Answer, End, Text, plain
+from simulators.liars.object_responses import LOGIN
 from simulators.liars.operations import Op
 from simulators.liars.plain import ROOT, PlainLiar, overencoded_path
 from simulators.liars.stored_objects import Held
-from simulators.liars.telling import LOGIN
 from simulators.message import BadRequest, Request
 
 VERBS = {
@@ -61,7 +61,7 @@ class DavLiar(PlainLiar):
                 return self.refusal(409)
             if self.shelf.has_folder(op.name):
                 return self.refusal(405)
-            if op.name.endswith(".part") and self.manners.does("parts-refused"):
+            if op.name.endswith(".part") and self.store_habits.does("parts-refused"):
                 return self.refusal(400)
         if op.kind in ("get", "head") and self.shelf.has_folder(op.name.rstrip("/")):
             return self.refusal(405) if op.kind == "get" else plain(200)
@@ -69,7 +69,7 @@ class DavLiar(PlainLiar):
 
     def broken(self, op: Op, request: Request, body: bytes) -> None:
         """As Liar's: most write directly to the requested name."""
-        if op.kind == "put" and self.manners.roll("broken", op.name) < 0.5:
+        if op.kind == "put" and self.store_habits.roll("broken", op.name) < 0.5:
             self.shelf.put(op.name, body, "relay", whole=False, why="an upload that broke off")
 
     def let_other_write(self, habit: str, name: str, size: int) -> None:
@@ -87,9 +87,11 @@ class DavLiar(PlainLiar):
 
     def _move(self, op: Op, request: Request) -> Answer:
         whole = "://" in (request.get("destination") or "")
-        if whole and self.manners.does("move-502"):
+        if whole and self.store_habits.does("move-502"):
             return self.refusal(502)
-        if self.manners.roll("locked", op.name) < 0.5 and self.manners.once("locked", op.name):
+        if self.store_habits.roll("locked", op.name) < 0.5 and self.store_habits.once(
+            "locked", op.name
+        ):
             return self.refusal(423)
         found = self.shelf.get(op.upload)
         if found is None:
@@ -97,9 +99,9 @@ class DavLiar(PlainLiar):
         self.let_other_write("other-before", op.name, len(found.data))
         old = self.shelf.get(op.name)
         refused = old is not None and request.get("overwrite") == "F"
-        if refused and not self.manners.does("overwrite-always"):
+        if refused and not self.store_habits.does("overwrite-always"):
             return self.refusal(412)
-        cut = len(found.data) > 1 and self.manners.once("move-cut", op.name)
+        cut = len(found.data) > 1 and self.store_habits.once("move-cut", op.name)
         size = len(found.data) * 2 // 3 if cut else None
         self.shelf.move(op.upload, op.name, "relay", size)
         self.let_other_write("other-after", op.name, len(found.data))
@@ -116,22 +118,22 @@ class DavLiar(PlainLiar):
                 return self.refusal(404)
             return _multistatus(OPEN + self.row(op.name, held) + CLOSE)
         deep = op.number == 1
-        if self.role == "destination" and self.manners.does("propfind-405"):
+        if self.role == "destination" and self.store_habits.does("propfind-405"):
             return self.refusal(405)
-        if deep and self.manners.does("status-inside"):
+        if deep and self.store_habits.does("status-inside"):
             status = "<D:status>HTTP/1.1 404 Not Found</D:status>"
             return _multistatus(
                 f"{OPEN}<D:response><D:href>{ROOT}{quote(op.name)}</D:href>{status}</D:response>{CLOSE}"
             )
-        if deep and folder and self.manners.does("subfolder-403"):
+        if deep and folder and self.store_habits.does("subfolder-403"):
             return self.refusal(403)
-        if deep and self.manners.does("list-error"):
+        if deep and self.store_habits.does("list-error"):
             odd = ('<D:error xmlns:D="DAV:"><D:nothing/></D:error>', OPEN + CLOSE, LOGIN.decode())
-            return _multistatus(odd[int(self.manners.roll("odd", folder) * len(odd))])
+            return _multistatus(odd[int(self.store_habits.roll("odd", folder) * len(odd))])
         rows = [self._folder_row(folder), *(self._members(folder) if deep else ())]
         rows += map(self._stray_row, self.stray_links() if deep and not folder else ())
         answer = _multistatus(OPEN + "".join(rows) + CLOSE)
-        if deep and len(rows) > 1 and self.manners.does("list-cut"):
+        if deep and len(rows) > 1 and self.store_habits.does("list-cut"):
             text = OPEN + "".join(rows[:-1])
             answer.framing, answer.body, answer.after = (
                 "close",
@@ -149,7 +151,7 @@ class DavLiar(PlainLiar):
                 yield self._folder_row(path)
             elif held is not None:
                 yield self.row(path, held)
-            elif self.manners.has("list-ghost"):
+            elif self.store_habits.has("list-ghost"):
                 yield self.row(
                     path, Held(data=b"123456789", by="source", serial=0, modified=0.0, at=0.0)
                 )
@@ -166,20 +168,20 @@ class DavLiar(PlainLiar):
 
     def link(self, path: str) -> str:
         """Return how an answer names a path."""
-        if self.manners.does("href-url"):
+        if self.store_habits.does("href-url"):
             return f"http://127.0.0.1:{self.port}{ROOT}{quote(path)}"
-        if self.manners.does("href-encoding"):
+        if self.store_habits.does("href-encoding"):
             return ROOT + overencoded_path(path)
         return ROOT + quote(path)
 
     def row(self, path: str, held: Held) -> str:
         """Return the properties of one object as the store sends them."""
         size = str(len(held.data))
-        if self.role == "source" and self.manners.picks("list-bad-size", path):
-            size = ("²", "9" * 23, "")[int(self.manners.roll("size", path) * 3)]
+        if self.role == "source" and self.store_habits.picks("list-bad-size", path):
+            size = ("²", "9" * 23, "")[int(self.store_habits.roll("size", path) * 3)]
         tag, date = self.tag(held), self.date(held)
         props = "<D:resourcetype/>"
-        if not self.manners.does("lengths-none"):
+        if not self.store_habits.does("lengths-none"):
             props += f"<D:getcontentlength>{size}</D:getcontentlength>"
         props += f"<D:getetag>{escape(tag)}</D:getetag>" if tag else ""
         props += f"<D:getlastmodified>{date}</D:getlastmodified>" if date else ""

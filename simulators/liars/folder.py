@@ -15,8 +15,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final, Self
 
-from simulators.liars.manners import Manners
 from simulators.liars.operations import Op, Sent
+from simulators.liars.store_habits import StoreHabits
 from simulators.liars.stored_objects import Shelf, Who
 from simulators.liars.unsafe import names, note
 
@@ -33,11 +33,13 @@ class FolderLiar:
 
     kind = "local"
 
-    def __init__(self, role: str, manners: Manners, root: Path, confined: bool) -> None:
-        self.role, self.manners, self.shelf = role, manners, Shelf()
+    def __init__(self, role: str, store_habits: StoreHabits, root: Path, confined: bool) -> None:
+        self.role, self.store_habits, self.shelf = role, store_habits, Shelf()
         self.tree, self.outside = root / role / "in", root / role / "out"
         self.log: list[Sent] = []
-        self.odd: tuple[str, ...] = tuple(names(manners, self.kind)) if role == "source" else ()
+        self.odd: tuple[str, ...] = (
+            tuple(names(store_habits, self.kind)) if role == "source" else ()
+        )
         self.trespasses: list[str] = []
         """Forbidden changes: a deleted pipe, a changed file outside."""
         self._confined = confined
@@ -72,7 +74,7 @@ class FolderLiar:
         """Create the entries of its habits around the objects of these names, once they exist; of a
         `tree` more than of a single one."""
         if self.role == "source" and tree:
-            note(self.manners, self.kind)
+            note(self.store_habits, self.kind)
             self._arrange_files(modified)
         if self.role == "destination" and tree:
             self._arrange_folders(modified)
@@ -82,29 +84,29 @@ class FolderLiar:
         self._beside = {path: _mark(path.stat()) for path in self._files_outside()}
 
     def _arrange_files(self, modified: float) -> None:
-        if self.manners.does("file-link-out"):
+        if self.store_habits.does("file-link-out"):
             target = self.outside / "target.txt"
             target.write_bytes(OUTSIDE)
             (self.tree / LINK).symlink_to(target)
             self.shelf.put(LINK, OUTSIDE, "source", modified=modified)
             self.odd += (LINK,)
-        if self.manners.does("file-link-loop"):
+        if self.store_habits.does("file-link-loop"):
             (self.tree / LOOP).symlink_to(LOOP)
             (self.outside / "file.txt").write_bytes(OUTSIDE)
             (self.tree / LINKED_FOLDER).symlink_to(self.outside)
             self.odd += (LOOP, LINKED_FOLDER)
-        if self.manners.does("file-special"):
+        if self.store_habits.does("file-special"):
             os.mkfifo(self.tree / PIPE)
             self.odd += (PIPE,)
-        if self.manners.does("file-bytes"):
+        if self.store_habits.does("file-bytes"):
             (self.tree / os.fsdecode(b"bytes\xff.bin")).write_bytes(b"its name is no UTF-8")
             self.odd += ("bytes\udcff.bin",)
 
     def _arrange_folders(self, modified: float) -> None:
         folder = self.tree / "sub"
-        if not os.path.lexists(folder) and self.manners.does("place-file"):
+        if not os.path.lexists(folder) and self.store_habits.does("place-file"):
             self.put("sub", b"a file, and no folder", "before", modified)
-        if not os.path.lexists(folder) and self.manners.does("place-folder-link"):
+        if not os.path.lexists(folder) and self.store_habits.does("place-folder-link"):
             (self.outside / "elsewhere").mkdir()
             folder.symlink_to(self.outside / "elsewhere")
 
@@ -115,12 +117,12 @@ class FolderLiar:
         taken = self.tree / free
         with suppress(NotADirectoryError, FileExistsError):
             taken.parent.mkdir(parents=True, exist_ok=True)
-            if tree and self.manners.does("place-folder"):
+            if tree and self.store_habits.does("place-folder"):
                 taken.mkdir()
-            if self.manners.does("place-pipe"):
+            if self.store_habits.does("place-pipe"):
                 os.mkfifo(taken)
                 self._pipes.append(taken)
-            if self.manners.does("place-link"):
+            if self.store_habits.does("place-link"):
                 target = self.outside / "target.bin"
                 target.write_bytes(OUTSIDE)
                 os.utime(target, (modified, modified))
@@ -141,16 +143,16 @@ class FolderLiar:
             name is None
             or held is None
             or not held.data
-            or not self.manners.once("file-changes", name)
+            or not self.store_habits.once("file-changes", name)
         ):
             return
-        tail = b"" if self.manners.roll("longer", name) < 0.5 else b" and more"
+        tail = b"" if self.store_habits.roll("longer", name) < 0.5 else b" and more"
         data = bytes(byte ^ 0x55 for byte in held.data) + tail
         path = self.tree / name
         with path.open("r+b") as file:
             self.shelf.put(name, data, "source", modified=held.modified)
             file.write(data)
-        if self.manners.roll("set back", name) < 0.5:
+        if self.store_habits.roll("set back", name) < 0.5:
             os.utime(path, (held.modified, held.modified))
 
     def look(self) -> None:
@@ -187,7 +189,7 @@ class FolderLiar:
         """Return whether a link in the tree leads to a file, or to the folder that contains it. A
         server follows none."""
         return not self._confined and bool(
-            self.manners.habits & {"place-link", "place-folder-link"}
+            self.store_habits.habits & {"place-link", "place-folder-link"}
         )
 
     def _find_files(self) -> list[tuple[str, Mark]]:

@@ -1,7 +1,7 @@
 """The habits: unusual behaviour of stores, and where each was observed.
 
 Decided here: their names, which stores and which role have them, and which exclude one another.
-Never here: how a habit is carried out (`serving.py` and its siblings), and which rules relay must
+Never here: how a habit is carried out (`base.py` and its siblings), and which rules relay must
 keep under one (the judge).
 
 `seen` names a public report, a rule of a protocol, a number F… of `simulators/faults.py`, or the

@@ -1,6 +1,6 @@
 """A lying HTTP server: objects below `/d/`, folders as pages of links.
 
-Decided here: the meaning of plain HTTP. Never here: the parts that all stores share (`serving.py`).
+Decided here: the meaning of plain HTTP. Never here: the parts that all stores share (`base.py`).
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from html import escape
 from urllib.parse import quote, unquote
 
 from simulators.answer import Answer, End, Text, plain
+from simulators.liars.base import Liar
+from simulators.liars.object_responses import LOGIN
 from simulators.liars.operations import Op
-from simulators.liars.serving import Liar
-from simulators.liars.telling import LOGIN
 from simulators.liars.unsafe import TRAP, links, note
 from simulators.message import BadRequest, Request
 
@@ -39,7 +39,7 @@ class PlainLiar(Liar):
     def reports_tags(self) -> bool:
         """Whether its answers to a PUT have the entity tag of the new object: those of some servers
         do not (nginx)."""
-        return self.manners.roll("tagged", 1) < 0.5
+        return self.store_habits.roll("tagged", 1) < 0.5
 
     def operation(self, request: Request) -> Op:
         """As Liar's: a GET of a path that ends in '/' lists."""
@@ -68,13 +68,13 @@ class PlainLiar(Liar):
     def meant_name(self, name: str) -> str:
         """Return the name of the object that the store serves for a name: if no object has it, that
         of an object with the same name and an ending."""
-        if not self.manners.has("negotiates") or not name or name.endswith("/"):
+        if not self.store_habits.has("negotiates") or not name or name.endswith("/"):
             return name
         if self.shelf.get(name) is not None or self.shelf.has_folder(name):
             return name
         starts = (one for one in self.shelf.names() if one.startswith(f"{name}."))
         found = next((one for one in starts if "/" not in one[len(name) :]), None)
-        if found is not None and self.manners.does("negotiates"):
+        if found is not None and self.store_habits.does("negotiates"):
             return found
         return name
 
@@ -84,7 +84,7 @@ class PlainLiar(Liar):
         if op.kind in ("get", "head"):
             if self.shelf.has_folder(op.name) and self.shelf.get(op.name) is None:
                 return plain(301, "", [("Location", f"{ROOT}{quote(op.name)}/")])
-            if not op.upload and self.manners.does("redirects"):
+            if not op.upload and self.store_habits.does("redirects"):
                 return plain(302, "", [("Location", f"{ELSEWHERE}{quote(op.name)}")])
             return self.read(op, request)
         if op.kind == "put":
@@ -93,15 +93,15 @@ class PlainLiar(Liar):
 
     def broken(self, op: Op, request: Request, body: bytes) -> None:
         """As Liar's: some keep the received bytes."""
-        if op.kind == "put" and self.manners.does("keeps-piece"):
+        if op.kind == "put" and self.store_habits.does("keeps-piece"):
             self.shelf.put(op.name, body, "relay", whole=False, why="an upload that broke off")
 
     def _put(self, op: Op, request: Request, body: bytes) -> Answer:
         if self.forbidden(request, self.shelf.get(op.name)):
             return self.refusal(412)
-        if self.manners.picks("put-307", op.name):
+        if self.store_habits.picks("put-307", op.name):
             return plain(307, "", [("Location", f"{ELSEWHERE}{quote(op.name)}")])
-        if ODD.search(op.name) and self.manners.does("names-refused"):
+        if ODD.search(op.name) and self.store_habits.does("names-refused"):
             return self.refusal(400)
         old = self.shelf.get(op.name)
         held = self.store_upload(
@@ -109,20 +109,20 @@ class PlainLiar(Liar):
         )
         tag = held and self.tag(held)
         fields = [("ETag", tag)] if tag and self.reports_tags else []
-        if self.manners.does("put-202"):
+        if self.store_habits.does("put-202"):
             return plain(202, "", fields)
-        if self.manners.does("put-page"):
+        if self.store_habits.does("put-page"):
             return Answer(
                 200, [*fields, ("Content-Type", "text/html")], [Text(b"<p>Thank you!</p>")]
             )
-        if self.manners.does("digest-of-nothing"):
+        if self.store_habits.does("digest-of-nothing"):
             return Answer(201, [*fields, ("Content-MD5", EMPTY_MD5)])
         return plain(204 if old else 201, "", fields)
 
     def answer_delete(self, op: Op, request: Request) -> Answer:
         """Answer a DELETE."""
         for status in (403, 405):
-            if self.manners.does(f"delete-{status}"):
+            if self.store_habits.does(f"delete-{status}"):
                 return self.refusal(status)
         if self.forbidden(request, self.shelf.get(op.name)):
             return self.refusal(412)
@@ -135,23 +135,23 @@ class PlainLiar(Liar):
         """Answer the GET of a folder with a page of links, as nginx writes one."""
         folder = op.name
         for status in (403, 404, 500):
-            if self.manners.does(f"folder-{status}"):
+            if self.store_habits.does(f"folder-{status}"):
                 return self.refusal(status)
-        if self.manners.does("folder-page"):
+        if self.store_habits.does("folder-page"):
             return Answer(
                 200, [("Content-Type", "text/html")], [Text(b"<html><h1>Welcome</h1></html>")]
             )
         if not self.shelf.has_folder(folder.rstrip("/")):
             return self.refusal(404)
-        if folder and self.manners.does("subfolder-403"):
+        if folder and self.store_habits.does("subfolder-403"):
             return self.refusal(403)
-        if folder and self.manners.does("subfolder-page"):
+        if folder and self.store_habits.does("subfolder-page"):
             return Answer(
                 200, [("Content-Type", "text/html")], [Text(b"<html><h1>Welcome</h1></html>")]
             )
-        if self.manners.does("list-json"):
+        if self.store_habits.does("list-json"):
             return self._json(folder)
-        if self.manners.does("list-error"):
+        if self.store_habits.does("list-error"):
             return Answer(200, [("Content-Type", "text/html")], [Text(LOGIN)])
         rows = list(self.rows(folder))
         head = (
@@ -161,7 +161,7 @@ class PlainLiar(Liar):
         lines = "".join(self._row(row, folder) for row in rows) + "".join(self._stray_rows(folder))
         page = (head + lines + "</pre><hr></body>\r\n</html>\r\n").encode()
         answer = Answer(200, [("Content-Type", "text/html; charset=utf-8")], [Text(page)])
-        if rows and self.manners.does("list-cut"):
+        if rows and self.store_habits.does("list-cut"):
             middle = len(page) - len("</pre><hr></body>\r\n</html>\r\n") - 40
             answer.framing, answer.body, answer.after = (
                 "close",
@@ -178,8 +178,10 @@ class PlainLiar(Liar):
         """Yield the links of the root folder that lead elsewhere; record the unsafe names that it
         lists."""
         if self.role == "source":
-            note(self.manners, self.kind)
-            yield from links(self.manners, f"127.0.0.1:{self.port}", self.elsewhere, self.password)
+            note(self.store_habits, self.kind)
+            yield from links(
+                self.store_habits, f"127.0.0.1:{self.port}", self.elsewhere, self.password
+            )
 
     def _json(self, folder: str) -> Answer:
         rows = [
@@ -194,23 +196,25 @@ class PlainLiar(Liar):
 
     def href(self, name: str, folder: str) -> str:
         """Return how a page links a name of a folder."""
-        if self.manners.does("href-absolute"):
+        if self.store_habits.does("href-absolute"):
             return ROOT + quote(folder + name)
-        if self.manners.does("href-url"):
+        if self.store_habits.does("href-url"):
             return f"http://127.0.0.1:{self.port}{ROOT}{quote(folder + name)}"
-        if self.manners.does("href-encoding"):
+        if self.store_habits.does("href-encoding"):
             return overencoded_path(name)
-        if self.manners.does("href-query"):
+        if self.store_habits.does("href-query"):
             return f"?file={quote(name)}"
-        if name.endswith("/") and self.manners.does("href-bare"):
+        if name.endswith("/") and self.store_habits.does("href-bare"):
             return quote(name.rstrip("/"))
         return quote(name)
 
     def _row(self, row: tuple[str, int], folder: str) -> str:
         name, size = row
         shown = "-" if name.endswith("/") else str(size)
-        if not name.endswith("/") and self.manners.picks("list-bad-size", name):
-            shown = ("9999999999999999999", "²", "-7")[int(self.manners.roll("size", name) * 3)]
+        if not name.endswith("/") and self.store_habits.picks("list-bad-size", name):
+            shown = ("9999999999999999999", "²", "-7")[
+                int(self.store_habits.roll("size", name) * 3)
+            ]
         link = f'<a href="{escape(self.href(name, folder))}">{escape(name)}</a>'
         return f"{link}          01-Jan-2026 00:00      {shown}\r\n"
 
@@ -223,13 +227,13 @@ class PlainLiar(Liar):
             held = self.shelf.get(name)
             if name.startswith(folder) and held is not None:
                 first, slash, _ = name[len(folder) :].partition("/")
-                if not (first.startswith(".") and self.manners.does("hides-names")):
+                if not (first.startswith(".") and self.store_habits.does("hides-names")):
                     seen.setdefault(first + slash, 0 if slash else len(held.data))
-        if not folder and self.manners.does("list-ghost"):
+        if not folder and self.store_habits.does("list-ghost"):
             seen["ghost.bin"] = 9
         for name, size in seen.items():
             yield name, size
-            if self.manners.picks("list-repeats", name):
+            if self.store_habits.picks("list-repeats", name):
                 yield name, size
 
 

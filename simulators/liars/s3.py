@@ -2,7 +2,7 @@
 
 Decided here: the meaning of a path, a query and a method, and multipart uploads
 (docs.aws.amazon.com, "API Reference"). Never here: the form of a listing (`s3_listing.py`), the
-parts that all stores share (`serving.py`)."""
+parts that all stores share (`base.py`)."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from xml.sax.saxutils import escape
 from awscrt import checksums
 
 from simulators.answer import Answer, Text, plain
-from simulators.liars.keeping import flip_byte
+from simulators.liars.base import Liar
 from simulators.liars.operations import Op
 from simulators.liars.s3_listing import answer_list_parts, answer_list_uploads, answer_listing
-from simulators.liars.serving import Liar
 from simulators.liars.stored_objects import Held, Upload
+from simulators.liars.upload_storage import flip_byte
 from simulators.message import BadRequest, Request
 
 BUCKET = "bucket"
@@ -121,13 +121,13 @@ class S3Liar(Liar):
 
     @property
     def _is_versioned(self) -> bool:
-        return self.manners.has("versioned") or self.manners.has("versions-later")
+        return self.store_habits.has("versioned") or self.store_habits.has("versions-later")
 
     def _versions(self, held: Held) -> list[tuple[str, str]]:
         """Return the field that names a version, of a bucket that keeps several."""
-        if self.manners.does("versioned"):
+        if self.store_habits.does("versioned"):
             return [("x-amz-version-id", f"v{held.serial}.")]
-        if self.manners.does("versions-later"):
+        if self.store_habits.does("versions-later"):
             old = held.serial in {first.serial for first in self._first_of.values()}
             return [("x-amz-version-id", "null" if old else f"v{held.serial}.")]
         return []
@@ -142,7 +142,7 @@ class S3Liar(Liar):
         return found
 
     def requested_object(self, op: Op) -> Held | None:
-        """As Telling's; a named version is returned, independent of later writes."""
+        """As ObjectResponses's; a named version is returned, independent of later writes."""
         if not (op.version and self._is_versioned):
             return self.visible_object(op.name, op.kind)
         if op.version == "null":
@@ -152,7 +152,7 @@ class S3Liar(Liar):
         return self.shelf.version(op.name, int(number)) if number.isdecimal() else None
 
     def absent_answer(self, op: Op) -> Answer:
-        """As Telling's; with the delete marker, if there is one."""
+        """As ObjectResponses's; with the delete marker, if there is one."""
         answer = self.refusal(404, "NoSuchVersion" if op.version else "NoSuchKey")
         if self._is_versioned and self.shelf.previous_object(op.name) is not None:
             answer.put("x-amz-delete-marker", "true")
@@ -161,7 +161,7 @@ class S3Liar(Liar):
     @property
     def _is_without_checksums(self) -> bool:
         """Whether the store lacks checksums."""
-        return self.manners.has("trailers-unheard") or self.manners.has("trailers-stored")
+        return self.store_habits.has("trailers-unheard") or self.store_habits.has("trailers-stored")
 
     def tag(self, held: Held) -> str | None:
         """As Liar's: the MD5 of an object that was uploaded in one request."""
@@ -176,16 +176,16 @@ class S3Liar(Liar):
                 return self.refusal(400, "BadDigest")
             return body
         for habit, (status, code) in _REFUSED.items():
-            if self.manners.does(habit):
+            if self.store_habits.does(habit):
                 return self.refusal(status, code)
-        if self.manners.does("trailers-stored"):
+        if self.store_habits.does("trailers-stored"):
             return body
         line, _, rest = body.partition(b"\r\n")
         size = int(line, 16)
         data, trailer = rest[:size], rest[size:]
         reported = trailer.partition(f"{SUM}:".encode())[2].partition(b"\r\n")[0].decode()
         compares = not (
-            self.manners.does("trailers-unheard") or self.manners.does("checksum-echoed")
+            self.store_habits.does("trailers-unheard") or self.store_habits.does("checksum-echoed")
         )
         if compares and reported != crc64nvme(data):
             return self.refusal(400, "BadDigest")
@@ -197,7 +197,7 @@ class S3Liar(Liar):
 
     def conditional(self, request: Request, name: str) -> Answer | None:
         """Return the refusal of an upload by its precondition, or None."""
-        if request.get("if-none-match") is not None and self.manners.does("conditions-501"):
+        if request.get("if-none-match") is not None and self.store_habits.does("conditions-501"):
             return self.refusal(501, "NotImplemented")
         return (
             self.refusal(412, "PreconditionFailed")
@@ -208,12 +208,12 @@ class S3Liar(Liar):
     def broken(self, op: Op, request: Request, body: bytes) -> None:
         """As Liar's: some keep an empty part, and never replace it."""
         upload = self.shelf.uploads.get(op.upload)
-        if op.kind == "part" and upload is not None and self.manners.does("part-emptied"):
+        if op.kind == "part" and upload is not None and self.store_habits.does("part-emptied"):
             upload.parts[op.number] = b""
             upload.stuck.add(op.number)
 
     def _refuse_skew(self, op: Op) -> Answer | None:
-        if self.manners.once("clock-skew"):
+        if self.store_habits.once("clock-skew"):
             return self.refusal(403, "RequestTimeTooSkewed")
         return None
 
@@ -230,7 +230,7 @@ class S3Liar(Liar):
 
     def _delete(self, op: Op, request: Request) -> Answer:
         for status in (403, 405):
-            if self.manners.does(f"delete-{status}"):
+            if self.store_habits.does(f"delete-{status}"):
                 return self.refusal(status, "AccessDenied" if status == 403 else "MethodNotAllowed")
         held = self.requested_object(op)
         if self.forbidden(request, held):
@@ -251,7 +251,7 @@ class S3Liar(Liar):
         if (
             upload is not None
             and op.kind == "complete"
-            and self.manners.once("upload-gone", op.name)
+            and self.store_habits.once("upload-gone", op.name)
         ):
             upload.state = "gone"
         if upload is None or upload.state != "open":
@@ -261,14 +261,14 @@ class S3Liar(Liar):
         if op.kind == "parts":
             return answer_list_parts(upload)
         if op.kind == "abort":
-            if self.manners.does("delete-403"):
+            if self.store_habits.does("delete-403"):
                 return self.refusal(403, "AccessDenied")
             upload.state = "aborted"
             return plain(204)
         return self._complete(op, request, body, upload)
 
     def _begin(self, op: Op, request: Request) -> Answer:
-        if request.get("x-amz-checksum-type") is not None and self.manners.does("begin-plain"):
+        if request.get("x-amz-checksum-type") is not None and self.store_habits.does("begin-plain"):
             return self.refusal(400, "InvalidArgument")
         with self.shelf.lock:
             id = f"up/{len(self.shelf.uploads) + 1}"
@@ -284,7 +284,7 @@ class S3Liar(Liar):
             return data
         if op.number in upload.stuck:
             return plain(200, "", self._upload_fields(data))
-        kept = flip_byte(data) if data and self.manners.once("part-damaged", op.name) else data
+        kept = flip_byte(data) if data and self.store_habits.once("part-damaged", op.name) else data
         with self.shelf.lock:
             upload.parts[op.number] = kept
             upload.sent.append(op.number)
@@ -293,7 +293,7 @@ class S3Liar(Liar):
     def _complete(self, op: Op, request: Request, body: bytes, upload: Upload) -> Answer:
         if refused := self.conditional(request, op.name):
             return refused
-        if self.manners.once("complete-error", op.name):
+        if self.store_habits.once("complete-error", op.name):
             text = (
                 "<Error><Code>InternalError</Code><Message>We encountered an internal"
                 " error.</Message></Error>"
@@ -310,7 +310,7 @@ class S3Liar(Liar):
             if part is None or hashlib.md5(part).hexdigest() != tag:
                 return self.refusal(400, "InvalidPart")
         numbers = [number for _, number in rows]
-        if len(numbers) > 1 and self.manners.once("parts-swapped", op.name):
+        if len(numbers) > 1 and self.store_habits.once("parts-swapped", op.name):
             numbers.reverse()
         data = b"".join(upload.parts[number] for number in numbers)
         reported = request.get(SUM)

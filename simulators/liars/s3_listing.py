@@ -33,17 +33,17 @@ def answer_listing(liar: S3Liar, op: Op, query: Mapping[str, str]) -> Answer:
     """Answer ListObjectsV2."""
     prefix, delimiter = query.get("prefix", ""), query.get("delimiter", "")
     after = query.get("continuation-token", "").partition(":")[2] or query.get("start-after", "")
-    old = liar.manners.does("list-v1")
+    old = liar.store_habits.does("list-v1")
     after = query.get("marker", "") if old else after
     rows = [row for row in _rows(liar, prefix, delimiter) if row > after]
     size = min(PAGE, int(query.get("max-keys") or PAGE))
     shown, more = rows[:size], len(rows) > size
     end = rows[size - 1] if more else ""
-    if len(shown) > 1 and liar.manners.does("list-unsorted"):
+    if len(shown) > 1 and liar.store_habits.does("list-unsorted"):
         shown = shown[::-1]
-    if (op.number > 0 or not more) and liar.manners.does("list-error"):
+    if (op.number > 0 or not more) and liar.store_habits.does("list-error"):
         return _xml(OPEN + ERROR)
-    if liar.manners.does("list-repeats"):
+    if liar.store_habits.does("list-repeats"):
         shown = [name for row in shown for name in (row, row)]
     text = (
         f"{OPEN}<ListBucketResult"
@@ -51,18 +51,18 @@ def answer_listing(liar: S3Liar, op: Op, query: Mapping[str, str]) -> Answer:
     )
     text += f"<KeyCount>{len(shown)}</KeyCount><MaxKeys>{size}</MaxKeys><EncodingType>url</EncodingType>"
     text += f"<IsTruncated>{'true' if more else 'false'}</IsTruncated>"
-    if more and not old and not liar.manners.does("list-endless"):
+    if more and not old and not liar.store_habits.does("list-endless"):
         text += f"<NextContinuationToken>{op.number + 1}:{escape(end)}</NextContinuationToken>"
     if liar.role == "source":
-        note(liar.manners, liar.kind)
+        note(liar.store_habits, liar.kind)
     code: Callable[[str], str] = quote
-    if shown and not more and liar.manners.does("list-odd-key"):
+    if shown and not more and liar.store_habits.does("list-odd-key"):
         code = _escape_name
         text = text.replace("<EncodingType>url</EncodingType>", "")
         text += "<Contents><Key>odd&#1;.txt</Key><Size>3</Size></Contents>"
     text += "".join(_row(liar, row, delimiter, code) for row in shown)
     answer = _xml(text + "</ListBucketResult>")
-    if shown and liar.manners.does("list-cut"):
+    if shown and liar.store_habits.does("list-cut"):
         answer.framing, answer.body, answer.after = (
             "close",
             [Text(text[:-20].encode())],
@@ -73,7 +73,7 @@ def answer_listing(liar: S3Liar, op: Op, query: Mapping[str, str]) -> Answer:
 
 def _rows(liar: S3Liar, prefix: str, delimiter: str) -> list[str]:
     names: set[str] = set()
-    every = [*liar.shelf.names(), *(["ghost.bin"] if liar.manners.does("list-ghost") else [])]
+    every = [*liar.shelf.names(), *(["ghost.bin"] if liar.store_habits.does("list-ghost") else [])]
     for name in every:
         if name.startswith(prefix) and (
             name == "ghost.bin" or liar.visible_object(name) is not None
@@ -90,8 +90,8 @@ def _row(liar: S3Liar, name: str, delimiter: str, code: Callable[[str], str]) ->
         data=b"123456789", by="source", serial=0, modified=0.0, at=0.0
     )
     size = str(len(held.data))
-    if liar.manners.picks("list-bad-size", name):
-        size = ("²", "9" * 23, "")[int(liar.manners.roll("size", name) * 3)]
+    if liar.store_habits.picks("list-bad-size", name):
+        size = ("²", "9" * 23, "")[int(liar.store_habits.roll("size", name) * 3)]
     when = datetime.fromtimestamp(held.modified, UTC).strftime("%Y-%m-%dT%H:%M:%S.000Z")
     return (
         f"<Contents><Key>{code(name)}</Key><LastModified>{when}</LastModified>"

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Final
 
-from simulators.liars.manners import Manners
+from simulators.liars.store_habits import StoreHabits
 
 LONG: Final = "n" * 300
 NAMES: Final[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
@@ -41,26 +41,26 @@ LINKS: Final[Mapping[str, tuple[str, ...]]] = {
 TRAP: Final = b"<what lies where a link leads, and nobody may read>"
 
 
-def names(manners: Manners, kind: str) -> list[str]:
+def names(store_habits: StoreHabits, kind: str) -> list[str]:
     """Return the unsafe names that the objects of a source have."""
     return [
         name
         for habit, by_kind in NAMES.items()
-        if manners.has(habit)
+        if store_habits.has(habit)
         for name in by_kind.get(kind, ())
     ]
 
 
-def note(manners: Manners, kind: str) -> None:
+def note(store_habits: StoreHabits, kind: str) -> None:
     """Record that a listing has shown them."""
     for habit, by_kind in NAMES.items():
         if kind in by_kind:
-            manners.does(habit)
+            store_habits.does(habit)
 
 
-def links(manners: Manners, own: str, other: str, password: str) -> Iterator[str]:
+def links(store_habits: StoreHabits, own: str, other: str, password: str) -> Iterator[str]:
     """Yield the links to elsewhere: `own` and `other` are the host and port of this store, and of
     another."""
     for habit, hrefs in LINKS.items():
-        if manners.does(habit):
+        if store_habits.does(habit):
             yield from (href.format(own=own, other=other, password=password) for href in hrefs)

@@ -21,9 +21,9 @@ from urllib.parse import urlsplit
 import pytest
 
 from simulators.liars.dav import DavLiar
-from simulators.liars.manners import Manners
 from simulators.liars.plain import PlainLiar
 from simulators.liars.s3 import BUCKET, S3Liar
+from simulators.liars.store_habits import StoreHabits
 from simulators.proxy import Proxy
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -71,8 +71,8 @@ def count_requests(
     the round trips and connections, by store."""
     folder.mkdir()
     with (
-        KINDS[pair[0]]("source", Manners((), 1), {"", KEY}) as source,
-        KINDS[pair[1]]("destination", Manners((), 2), {"", KEY}) as destination,
+        KINDS[pair[0]]("source", StoreHabits((), 1), {"", KEY}) as source,
+        KINDS[pair[1]]("destination", StoreHabits((), 2), {"", KEY}) as destination,
         Proxy(f"127.0.0.1:{source.port}") as from_there,
         Proxy(f"127.0.0.1:{destination.port}") as to_there,
     ):

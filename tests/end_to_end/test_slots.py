@@ -10,8 +10,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from simulators.liars.manners import Manners
 from simulators.liars.plain import PlainLiar
+from simulators.liars.store_habits import StoreHabits
 from simulators.proxy import Proxy
 from tests.end_to_end.terminal import Terminal
 
@@ -20,7 +20,7 @@ from tests.end_to_end.terminal import Terminal
 def distant_url(request: pytest.FixtureRequest) -> Iterator[str]:
     """Return the URL of a web server 150 ms away each way; the parameter is the number of its small
     objects."""
-    with PlainLiar("source", Manners((), 1), {""}) as source:
+    with PlainLiar("source", StoreHabits((), 1), {""}) as source:
         for index in range(request.param):
             source.shelf.put(f"tree/{index:04}", b"data" * 100, "source")
         with Proxy(f"127.0.0.1:{source.port}", latency=0.15) as proxy:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from relay.engine.doctor import Answer, Finding, probe_writable
-from relay.engine.multipart.upload import split_into_ranges
+from relay.engine.multipart.part_sizes import split_into_ranges
 from relay.engine.scratch import ScratchFolder, body_from_bytes
 from relay.errors import (
     IntegrityMismatch,

@@ -13,8 +13,8 @@ from relay.engine.transfer.context import ObjectHints
 from relay.errors import IntegrityMismatch, SourceChanged
 from relay.receipt import State, Version
 from simulators.liars.dav import DavLiar
-from simulators.liars.manners import Manners
 from simulators.liars.plain import PlainLiar
+from simulators.liars.store_habits import StoreHabits
 from tests.conftest import Engine
 from tests.faults.scripted_http import Shelf, empty_answer
 from tests.faults.scripted_peers import DATA, Cloud, fixed_answer, source_script
@@ -92,7 +92,7 @@ def test_a_tree_of_a_source_without_head_is_compared_by_get(
     terminal, headers, there = hurried_terminal(tmp_path), tmp_path / "headers", Dated()
     headers.write_text(f"Authorization: Bearer {SECRET}\n")
     headers.chmod(0o600)
-    with kind("source", Manners([habit], 1), [SECRET]) as source, Peer(there) as destination:
+    with kind("source", StoreHabits([habit], 1), [SECRET]) as source, Peer(there) as destination:
         for name in ("a", "empty", "below/b"):
             data = b"" if name == "empty" else DATA
             source.shelf.put(name, data, "source", modified=OLD)

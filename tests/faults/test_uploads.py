@@ -13,12 +13,12 @@ from typing import cast
 import gevent
 import pytest
 
+from relay.engine.multipart.part_sizes import ranges_of
 from relay.engine.multipart.part_workers import (
     MAX_REREADS,
     PartContext,
     PartWorkers,
     numbered_parts,
-    ranges_of,
 )
 from relay.engine.transfer import server_copy
 from relay.errors import (

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relay.engine.multipart.journal import can_resume, confirmed_parts
-from relay.engine.multipart.upload import MIB, split_into_ranges
+from relay.engine.multipart.part_sizes import MIB, split_into_ranges
 from relay.ledger.rows import StoredPart, UploadRecord
 from relay.stores.interfaces import Part, PartLimits
 

@@ -55,7 +55,7 @@ def tell(case: Case, played: Played, seconds: float) -> SeedReport:
     """Judge a played case."""
     met: Counter[tuple[str, str]] = Counter()
     for role, store in (("source", played.source), ("destination", played.destination)):
-        met.update({(role, habit): 1 for habit in store.manners.met})
+        met.update({(role, habit): 1 for habit in store.store_habits.met})
     codes = Counter(row.code for row in played.rows.values() if row.code)
     if played.migration.get("error"):
         codes[json.loads(played.migration["error"])["code"]] += 1

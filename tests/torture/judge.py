@@ -14,14 +14,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from urllib.parse import unquote
 
+from simulators.liars.base import Liar
 from simulators.liars.dav import DavLiar
 from simulators.liars.folder import OUTSIDE, FolderLiar
 from simulators.liars.habits import BY_NAME
+from simulators.liars.object_responses import LOGIN
 from simulators.liars.operations import WRITES
 from simulators.liars.plain import PlainLiar
-from simulators.liars.serving import Liar
 from simulators.liars.stored_objects import REMOVED, Event, Held
-from simulators.liars.telling import LOGIN
 from simulators.liars.unsafe import MARKER
 from tests.torture.cases import Case
 from tests.torture.world import Played, Row

@@ -10,13 +10,13 @@ from urllib.parse import quote
 
 import pytest
 
+from simulators.liars.base import Liar
 from simulators.liars.dav import DavLiar
 from simulators.liars.folder import OUTSIDE, FolderLiar
-from simulators.liars.manners import Manners
 from simulators.liars.operations import Op, Sent
 from simulators.liars.plain import PlainLiar
 from simulators.liars.s3 import S3Liar
-from simulators.liars.serving import Liar
+from simulators.liars.store_habits import StoreHabits
 from simulators.liars.stored_objects import Shelf
 from simulators.liars.unsafe import MARKER, NAMES
 from tests.torture.cases import Case, draw
@@ -63,8 +63,8 @@ FAILED = Row("x", "failed", "unsafe-key", "source", "", "")
 
 def stores(tmp_path: Path, *habits: str, confined: bool = False) -> tuple[FolderLiar, FolderLiar]:
     return (
-        FolderLiar("source", Manners((), 1), tmp_path, False),
-        FolderLiar("destination", Manners(habits, 2), tmp_path, confined),
+        FolderLiar("source", StoreHabits((), 1), tmp_path, False),
+        FolderLiar("destination", StoreHabits(habits, 2), tmp_path, confined),
     )
 
 
@@ -97,7 +97,7 @@ def test_a_version_that_is_removed_shows_the_one_before_it() -> None:
 
 @pytest.mark.parametrize(("habit", "id"), [("versioned", "v1."), ("versions-later", "null")])
 def test_a_bucket_that_keeps_versions_gives_each_by_its_name(habit: str, id: str) -> None:
-    with S3Liar("source", Manners((habit,), 1), {"KEY"}) as store:
+    with S3Liar("source", StoreHabits((habit,), 1), {"KEY"}) as store:
         store.shelf.put("a", b"one", "source")
         store.shelf.put("a", b"two", "source")
         key = "AWS4-HMAC-SHA256 Credential=KEY/x"
@@ -175,7 +175,7 @@ def send_request(
 
 
 def test_a_missing_name_is_answered_by_one_with_an_ending() -> None:
-    with DavLiar("destination", Manners(("negotiates",), 1), {"TWO"}) as store:
+    with DavLiar("destination", StoreHabits(("negotiates",), 1), {"TWO"}) as store:
         store.shelf.put("read.me", b"theirs", "before")
         store.shelf.put("part", b"ours", "relay")
         assert send_request(store, "HEAD", "/d/read") == (200, "read.me")
@@ -185,14 +185,14 @@ def test_a_missing_name_is_answered_by_one_with_an_ending() -> None:
         assert send_request(store, "MOVE", "/d/part", overwrite="F", **moved)[0] == 412
         assert send_request(store, "PUT", "/d/read", b"ours")[0] == 204
         assert store.shelf.names() == ["part", "read.me"]
-        assert store.manners.met["negotiates"] >= 4
+        assert store.store_habits.met["negotiates"] >= 4
 
 
 @pytest.mark.parametrize(
     ("habit", "listed"), [("folds-case", {"sub/", "SUB/"}), ("folds-folders", {"sub/"})]
 )
 def test_a_folder_of_a_folding_store_has_each_spelling_or_one(habit: str, listed: set[str]) -> None:
-    with PlainLiar("destination", Manners((habit,), 1), {"TWO"}) as store:
+    with PlainLiar("destination", StoreHabits((habit,), 1), {"TWO"}) as store:
         store.shelf.put("sub/x", b"one", "before")
         store.shelf.put("SUB/y", b"two", "before")
         store.shelf.put("sub/Y", b"three", "relay")
@@ -215,7 +215,7 @@ def test_a_folder_of_a_folding_store_has_each_spelling_or_one(habit: str, listed
 def test_an_old_object_is_shown_for_a_while(
     habit: str, get: bytes, head: bytes, listing: bytes
 ) -> None:
-    with PlainLiar("destination", Manners((habit,), 1), {"TWO"}) as store:
+    with PlainLiar("destination", StoreHabits((habit,), 1), {"TWO"}) as store:
         store.shelf.put("a", b"old", "before")
         store.shelf.put("a", b"new", "relay")
         shown = [store.visible_object("a", kind) for kind in ("get", "head", "list")]
@@ -227,7 +227,7 @@ def test_an_old_object_is_shown_for_a_while(
 
 
 def test_a_404_is_repeated_where_it_was_given_before() -> None:
-    with PlainLiar("destination", Manners(("negative-cache",), 1), {"TWO"}) as store:
+    with PlainLiar("destination", StoreHabits(("negative-cache",), 1), {"TWO"}) as store:
         assert send_request(store, "HEAD", "/d/a")[0] == 404
         for name in ("a", "b"):
             store.shelf.put(name, b"new", "relay")
@@ -236,7 +236,7 @@ def test_a_404_is_repeated_where_it_was_given_before() -> None:
 
 
 def test_a_deleted_object_is_shown_for_a_while() -> None:
-    with PlainLiar("destination", Manners(("deleted-shown",), 1), {"TWO"}) as store:
+    with PlainLiar("destination", StoreHabits(("deleted-shown",), 1), {"TWO"}) as store:
         store.shelf.put("a", b"data", "before")
         store.shelf.delete("a", "relay")
         assert send_request(store, "GET", "/d/a") == (200, "data")
@@ -245,7 +245,7 @@ def test_a_deleted_object_is_shown_for_a_while() -> None:
 
 
 def test_each_of_two_nodes_refuses_the_tag_of_the_other() -> None:
-    with PlainLiar("source", Manners(("tag-nodes",), 1), {"TWO"}) as store:
+    with PlainLiar("source", StoreHabits(("tag-nodes",), 1), {"TWO"}) as store:
         store.shelf.put("a", b"data", "source")
         store.node.number = 0
         tag = store.tag(store.shelf.get("a"))  # type: ignore[arg-type]
@@ -256,7 +256,7 @@ def test_each_of_two_nodes_refuses_the_tag_of_the_other() -> None:
 
 
 def test_the_first_move_of_an_object_loses_its_end() -> None:
-    with DavLiar("destination", Manners(("move-cut",), 1), {"TWO"}) as store:
+    with DavLiar("destination", StoreHabits(("move-cut",), 1), {"TWO"}) as store:
         for expected in (b"si", b"six"):
             store.shelf.put("part", b"six", "relay")
             where = {"destination": f"http://127.0.0.1:{store.port}/d/a"}
@@ -303,7 +303,7 @@ def test_a_later_migration_writes_a_replaced_object(
 @pytest.mark.parametrize("rows", [0, 1, 2])
 def test_each_unsafe_name_is_accounted_for(tmp_path: Path, rows: int) -> None:
     _, destination = stores(tmp_path)
-    with S3Liar("source", Manners(("key-slashes", "key-marker"), 1), {"ONE"}) as source:
+    with S3Liar("source", StoreHabits(("key-slashes", "key-marker"), 1), {"ONE"}) as source:
         assert source.odd == (*NAMES["key-slashes"]["s3"], *NAMES["key-marker"]["s3"])
         rows_of = {f"row {number}": FAILED for number in range(rows)}
         rows_of["/lead.txt"] = FAILED
@@ -316,7 +316,7 @@ def test_each_unsafe_name_is_accounted_for(tmp_path: Path, rows: int) -> None:
 
 def test_an_unsafe_vanished_name_is_not_of_the_source(tmp_path: Path) -> None:
     _, destination = stores(tmp_path)
-    with S3Liar("source", Manners(("key-and-folder",), 1), {"ONE"}) as source:
+    with S3Liar("source", StoreHabits(("key-and-folder",), 1), {"ONE"}) as source:
         for name in source.odd:
             source.shelf.put(name, b"data", "source")
         assert any("rows" in text for text in rules_broken_at(source, destination))
@@ -339,7 +339,7 @@ def test_a_waiting_folder_accounts_for_its_content(
     tmp_path: Path, habit: str, state: str, stage: str, accounted: bool
 ) -> None:
     _, destination = stores(tmp_path)
-    with PlainLiar("source", Manners((), 1), {"ONE"}) as source:
+    with PlainLiar("source", StoreHabits((), 1), {"ONE"}) as source:
         source.shelf.put("sub/x.bin", b"data", "source")
         rows = {"sub": Row("sub", state, "", "", "", ""), "a": FAILED}
         members = {"traits": (("source", habit),), "objects": (("sub/x.bin", 4),), "stage": stage}
@@ -364,11 +364,11 @@ def test_only_objects_of_another_writer_may_stay_absent(
     seed = next(
         number
         for number in range(100)
-        if PlainLiar("destination", Manners((), number), set()).reports_tags
+        if PlainLiar("destination", StoreHabits((), number), set()).reports_tags
     )
     with (
-        PlainLiar("source", Manners((), 1), set()) as source,
-        PlainLiar("destination", Manners((), seed), set()) as to,
+        PlainLiar("source", StoreHabits((), 1), set()) as source,
+        PlainLiar("destination", StoreHabits((), seed), set()) as to,
     ):
         made = case(
             traits=tuple(("destination", name) for name in traits),
@@ -384,7 +384,7 @@ def test_only_objects_of_another_writer_may_stay_absent(
 
 def test_the_judge_sees_where_credentials_and_links_lead(tmp_path: Path) -> None:
     _, destination = stores(tmp_path)
-    with PlainLiar("source", Manners((), 1), {"ONE"}) as source:
+    with PlainLiar("source", StoreHabits((), 1), {"ONE"}) as source:
         source.log.append(
             Sent(op=Op(kind="get", name="a"), headers=[("Authorization", "Bearer ONE")])
         )
@@ -398,7 +398,7 @@ def test_the_judge_sees_where_credentials_and_links_lead(tmp_path: Path) -> None
 
 @pytest.mark.parametrize(("habit", "status"), [("expires-401", 401), ("expires-403", 403)])
 def test_credentials_expire_and_fresh_ones_do_not(habit: str, status: int) -> None:
-    with PlainLiar("source", Manners((habit,), 1), {"OLD"}) as store:
+    with PlainLiar("source", StoreHabits((habit,), 1), {"OLD"}) as store:
         store.shelf.put("ü", b"data", "source")
         path = f"/d/{quote('ü')}"
         answers = [ask_object(store, path, "Bearer OLD")[0] for _ in range(16)]
@@ -428,7 +428,7 @@ def test_credentials_expire_and_fresh_ones_do_not(habit: str, status: int) -> No
 )
 def test_a_leftover_is_named_with_its_place(tmp_path: Path, message: str, excused: bool) -> None:
     source, destination = stores(tmp_path)
-    with PlainLiar("destination", Manners((), 1), {"TWO"}) as to:
+    with PlainLiar("destination", StoreHabits((), 1), {"TWO"}) as to:
         to.shelf.put("sub/ü", b"a piece", "relay", whole=False)
         row = Row("a", "failed", "store-timeout", "destination", message, "")
         played = Played(case=case(), source=source, destination=to, secrets={}, rows={"a": row})

@@ -19,12 +19,12 @@ from random import Random
 from typing import Any
 from urllib.parse import quote
 
+from simulators.liars.base import Liar
 from simulators.liars.dav import DavLiar
 from simulators.liars.folder import FolderLiar
-from simulators.liars.manners import Manners
 from simulators.liars.plain import PlainLiar
 from simulators.liars.s3 import BUCKET, S3Liar
-from simulators.liars.serving import Liar
+from simulators.liars.store_habits import StoreHabits
 from simulators.liars.stored_objects import Upload, Who
 from simulators.liars.unsafe import MARKER
 from tests.torture.cases import Case, Step
@@ -146,10 +146,10 @@ def _fast_folder() -> str | None:
 
 def _store(case: Case, role: str, secret: str, folder: Path) -> Store:
     kind = case.source if role == "source" else case.destination
-    manners = Manners(case.habits(role), case.seed * 2 + (role == "destination"))
+    store_habits = StoreHabits(case.habits(role), case.seed * 2 + (role == "destination"))
     if kind == "local":
-        return FolderLiar(role, manners, folder / "files", confined=case.served)
-    return KINDS[kind](role, manners, {secret})
+        return FolderLiar(role, store_habits, folder / "files", confined=case.served)
+    return KINDS[kind](role, store_habits, {secret})
 
 
 def _introduce(source: Store, destination: Store, password: str) -> None:
@@ -180,7 +180,7 @@ def _fill(case: Case, source: Store, destination: Store) -> None:
         _put(source, name, content(case.seed, name, size), "source", OLD)
     for name in source.odd if case.tree else ():
         _put(source, name, content(case.seed, name, 0 if name == MARKER else 17), "source", OLD)
-    if case.has("destination", "other-upload") and destination.manners.does("other-upload"):
+    if case.has("destination", "other-upload") and destination.store_habits.does("other-upload"):
         name = case.objects[0][0]
         theirs = Upload(
             id="theirs", name=name, by="other", begun=time.time() - 3600, parts={1: b"theirs"}
@@ -333,9 +333,9 @@ def _play_step(
         _renew(played, folder)
     played.begun.append((len(played.destination.shelf.events), case.wish(step)))
     # To a server, a second request is another migration.
-    telling = step.kind == "fresh" and (step.how == "other" or case.served)
-    verb = VERBS.get(_state(folder), "resume") if step.kind == "retry" or telling else None
-    fresh = _ends(case, played) if telling else {}
+    is_renewed = step.kind == "fresh" and (step.how == "other" or case.served)
+    verb = VERBS.get(_state(folder), "resume") if step.kind == "retry" or is_renewed else None
+    fresh = _ends(case, played) if is_renewed else {}
     if case.served:
         played.runs.append(
             serve(_order(case, step, played), zygote, folder, environment, verb, fresh)

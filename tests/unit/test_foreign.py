@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relay.engine.comparison import proof_of_equality
-from relay.parsing import MOST, count, http_date, http_text, iso_date, moment, whole_number
+from relay.parsing import MAX_NUMBER, count, http_date, http_text, iso_date, moment, whole_number
 from relay.receipt import Version
 
 
@@ -29,7 +29,7 @@ from relay.receipt import Version
         "1e3",
         "9" * 19,
         "9" * 5000,
-        str(MOST + 1),
+        str(MAX_NUMBER + 1),
         "0x10",
     ],
 )
@@ -37,13 +37,13 @@ def test_invalid_numbers(text: str | None) -> None:
     assert count(text) is None
 
 
-@pytest.mark.parametrize("number", [0, 1, 10**18, MOST])
+@pytest.mark.parametrize("number", [0, 1, 10**18, MAX_NUMBER])
 def test_a_number_that_a_database_keeps(number: int) -> None:
     assert count(str(number)) == whole_number(number) == number
     assert count(f"0{number}") == number if number < 10**17 else True
 
 
-@pytest.mark.parametrize("value", [None, True, 1.0, "1", -1, MOST + 1, 10**400, [1]])
+@pytest.mark.parametrize("value", [None, True, 1.0, "1", -1, MAX_NUMBER + 1, 10**400, [1]])
 def test_invalid_whole_numbers_of_a_document(value: Any) -> None:
     assert whole_number(value) is None
 
@@ -51,7 +51,7 @@ def test_invalid_whole_numbers_of_a_document(value: Any) -> None:
 @given(st.text())
 def test_no_text_raises(text: str) -> None:
     number, dates = count(text), (http_date(text), iso_date(text))
-    assert number is None or 0 <= number <= MOST
+    assert number is None or 0 <= number <= MAX_NUMBER
     assert all(date is None or date.tzinfo is UTC for date in dates)
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.engine.multipart.upload import split_into_ranges
+from relay.engine.multipart.part_sizes import split_into_ranges
 from relay.errors import (
     ConfigError,
     ForbiddenHeader,

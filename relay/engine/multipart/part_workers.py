@@ -388,11 +388,6 @@ def pause(seconds: float, meter: Watchdog, sleep: Callable[[float], None]) -> No
         meter.check()
 
 
-def ranges_of(size: int, step: int) -> list[ByteRange]:
-    """Split `size` bytes into ranges of `step` bytes; the last one may be shorter."""
-    return [ByteRange(first, min(first + step, size) - 1) for first in range(0, size, step)]
-
-
 def numbered_parts(numbers: Iterator[int]) -> NextPart:
     """Return a NextPart for an object that one process moves alone."""
     return lambda _: next(numbers, None)

@@ -23,6 +23,7 @@ from typing import cast
 from relay.digest import Digests, as_hex, combine_crc64nvme
 from relay.engine.multipart.journal import Journal, can_resume, confirmed_parts
 from relay.engine.multipart.lifecycle import UploadLifecycle
+from relay.engine.multipart.part_sizes import COPY_BYTES, split_into_ranges
 from relay.engine.multipart.part_workers import (
     COMBINED,
     NextPart,
@@ -30,7 +31,6 @@ from relay.engine.multipart.part_workers import (
     PartWorkers,
     numbered_parts,
     pause,
-    ranges_of,
 )
 from relay.errors import (
     AlreadyExists,
@@ -60,41 +60,16 @@ from relay.location import Location
 from relay.process.failpoints import reach
 from relay.receipt import Version
 from relay.stores.interfaces import (
-    ByteRange,
-    ObjectInfo,
     Part,
-    PartLimits,
     PartsDestination,
     PutResult,
     UnknownObject,
     Upload,
 )
-from relay.transfer_limits import Limits
 from relay.wire.watchdog import Watchdog
 
-MIB = 1 << 20
-COPY_BYTES = 512 * MIB
-"""Maximum bytes that a store is asked to copy in one request, which takes it some seconds."""
 OTHERS_SECONDS = 0.25
 """How often, in seconds, the owner checks whether its helpers have finished their parts."""
-
-
-def split_into_ranges(size: int, wished: int, limits: PartLimits) -> list[ByteRange]:
-    """Split `size` bytes into ranges of about `wished` bytes, or larger ones if the store permits
-    fewer parts.
-
-    Raises Rejected if the object is larger than the store permits.
-    """
-    if size > limits.object_bytes:
-        raise Rejected(
-            f"{size} bytes exceed the store's limit for one object ({limits.object_bytes})",
-            side="destination",
-            hint="The destination can't hold this object; choose another, or split the object.",
-        )
-    least = -(-size // limits.most)
-    return ranges_of(
-        size, min(max(wished, limits.smallest, -(-least // MIB) * MIB), limits.largest)
-    )
 
 
 MAX_FRUITLESS_RESUMES = 2
@@ -501,16 +476,3 @@ class MultipartUpload:
                 or isinstance(error, LeaseLost | LedgerFailed | Unauthenticated)
             )
         return True
-
-
-def is_multipart(found: ObjectInfo | None, parts: PartLimits | None, limits: Limits) -> bool:
-    """Return whether an object goes as a multipart upload: it is large, its version is pinned by a
-    strong ETag, the source has ranges, and the destination has multipart uploads, with limits of
-    `parts`."""
-    if found is None or found.version.size is None or parts is None:
-        return False
-    return (
-        found.version.size >= limits.parted_bytes
-        and found.ranges
-        and found.version.strong_etag is not None
-    )

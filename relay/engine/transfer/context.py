@@ -11,8 +11,8 @@ from time import time
 
 from relay.engine.multipart.journal import Journal
 from relay.engine.multipart.lifecycle import UploadLifecycle
+from relay.engine.multipart.part_sizes import is_multipart
 from relay.engine.multipart.part_workers import PartContext
-from relay.engine.multipart.upload import is_multipart
 from relay.engine.outcome import Outcome
 from relay.engine.plan import Plan, Verify
 from relay.engine.retries import PendingRetries

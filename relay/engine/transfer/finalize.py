@@ -193,7 +193,7 @@ class Finalizer:
             self._unproved_before = progress.unproved
             progress.unproved = stored.readable or self._target.place
             if progress.before is not None and not stored.found:
-                progress.before = progress.before.sent_as(stored.version)
+                progress.before = progress.before.with_sent(stored.version)
 
     def _unshown_metadata_notes(
         self, stored: PutResult, found: ObjectInfo, proof: Proof
@@ -374,7 +374,7 @@ class Finalizer:
         progress, journal = self._progress, self._context.journal
         if progress.before is None or journal is None:
             return
-        progress.before = progress.before.sent_as(Version(there.size, None, there.last_modified))
+        progress.before = progress.before.with_sent(Version(there.size, None, there.last_modified))
         journal.note(replace(progress.before, remains=dict(progress.remains)))
 
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 from typing import cast
 
 from relay.engine.cleanup import NOT_ASKED, may_be_done
-from relay.engine.multipart.upload import COPY_BYTES, MultipartUpload
+from relay.engine.multipart.part_sizes import COPY_BYTES
+from relay.engine.multipart.upload import MultipartUpload
 from relay.engine.outcome import Outcome
 from relay.engine.transfer.context import TransferContext
 from relay.engine.transfer.finalize import Finalizer

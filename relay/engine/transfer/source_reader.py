@@ -13,9 +13,7 @@ from __future__ import annotations
 
 from contextlib import closing
 from dataclasses import replace
-from mimetypes import guess_type
 from typing import TypeVar
-from uuid import uuid4
 
 from relay.digest import ALGORITHMS, ALWAYS, Digests, compare
 from relay.engine.comparison import is_older
@@ -28,20 +26,16 @@ from relay.engine.transfer.expectations import (
 )
 from relay.engine.transfer.progress import Progress
 from relay.engine.transfer.verify import Sent
+from relay.engine.transfer.wrong_pages import last_segment, refuse_wrong_page
 from relay.errors import (
     NotFound,
     PreconditionFailed,
     RangeIgnored,
-    Rejected,
-    RelayError,
     SourceChanged,
     SourceUnstable,
     StoreError,
 )
-from relay.location import Location
 from relay.receipt import Version
-from relay.stores.http_fields import PAGES
-from relay.stores.index_links import segments_of
 from relay.stores.interfaces import (
     ByteRange,
     Destination,
@@ -120,8 +114,8 @@ class SourceReader:
         known, place = self._context.known, self._context.plan.source
         if known.listed is None or known.promised is not None or found.location is place:
             return
-        there = _last_segment(found.location)
-        if there.startswith(f"{_last_segment(place)}."):
+        there = last_segment(found.location)
+        if there.startswith(f"{last_segment(place)}."):
             raise NotFound(
                 f"{place} is not there; the server answers with {there!a}", side="source"
             )
@@ -202,9 +196,7 @@ class SourceReader:
         body = progress.body = opened.body
         assert body is not None  # an Opened has one
         opened = self._check_description(opened)
-        self._refuse_other_page(opened)
-        self._refuse_folder_page(opened)
-        self._refuse_page_of_any_name(opened)
+        refuse_wrong_page(opened, context.plan.source, context.known, self._source)
         opened = check_against_list(opened, promised)
         self._check_against_listing(opened)
         if body.length is None and (length := self._declared_length(opened)) is not None:
@@ -225,106 +217,6 @@ class SourceReader:
         if any(name.lower() == "content-encoding" for name, _ in opened.metadata):
             return None
         return listed_length(opened.version, known.listed)
-
-    def _refuse_other_page(self, opened: OpenedObject) -> None:
-        """Raise Rejected if the source redirects to an HTML page of another name: a server, or a
-        proxy in front of it, redirects a reader without credentials to a login page. (A redirect
-        may drop the extension of a page, or the whole name of a folder's index.)"""
-        place = self._context.plan.source
-        if opened.location is place or not self._may_be_wrong_page(opened):
-            return
-        named = guess_type(place.path)
-        page = named[0] in PAGES
-        there = _last_segment(opened.location)
-        here = _last_segment(place)
-        stem = here.split(".")[0]
-        away = there.split(".")[0] not in (stem, "") and stem != "index" if page else there != here
-        if away and (self._is_listed or (any(named) and not page)):
-            hint = "Check the credentials: many servers redirect to a login page without them."
-            raise Rejected(
-                f"{place} redirects to {opened.location}, which is an HTML page",
-                side="source",
-                hint=hint,
-            )
-
-    def _refuse_folder_page(self, opened: OpenedObject) -> None:
-        """Raise Rejected if the answer is the page of a folder in place of the object:
-
-        - a folder that a listing gave as an object. A server may answer for a folder with or
-          without its '/', so the other form is requested.
-        - a folder that the caller named as an object, if its page is a listing."""
-        known, place = self._context.known, self._context.plan.source
-        if place.store != "http" or not self._may_be_wrong_page(opened):
-            return
-        if guess_type(place.path)[0] in PAGES:
-            return
-        if known.listed is None and known.promised is None and self._is_index(place):
-            raise _folder_error(place)
-        if not self._is_listed:
-            return
-        try:
-            found = self._source.head(place.folder())
-            if isinstance(found, UnknownObject):
-                other = self._source.get(place.folder())
-                assert other.body is not None  # an Opened has one
-                other.body.close()
-                found = other
-        except StoreError as error:
-            if error.retryable:
-                raise
-            return
-        if found.location.path.endswith("/"):
-            raise _folder_error(place)
-
-    def _refuse_page_of_any_name(self, opened: OpenedObject) -> None:
-        """Raise Rejected if the answer is an HTML page, the name is not one of a page, and the
-        server answers another, random name so too: an application of one page, or a CDN with a page
-        in place of its errors. The object is probably gone."""
-        known, place = self._context.known, self._context.plan.source
-        kind = guess_type(place.path)[0]
-        if place.store != "http" or kind is None or kind in PAGES or self._is_listed:
-            return
-        is_sized = known.promised is not None and known.promised.size is not None
-        if is_sized or not self._may_be_wrong_page(opened):
-            return
-        stem, dot, ending = place.path.rpartition(".")
-        other = place.with_target(f"{stem}-{uuid4().hex}{dot}{ending}")
-        try:
-            found = self._source.get(other)
-        except RelayError:
-            return
-        assert found.body is not None  # an Opened has one
-        found.body.close()
-        if found.location is other and self._may_be_wrong_page(found):
-            raise Rejected(
-                f"{place} is an HTML page, and the server answers any name with one",
-                side="source",
-                hint="The object is probably gone. Check its URL.",
-            )
-
-    @property
-    def _is_listed(self) -> bool:
-        """Whether the object comes from the listing of a folder."""
-        return self._context.known.listed is not None and self._context.known.promised is None
-
-    def _may_be_wrong_page(self, opened: OpenedObject) -> bool:
-        """Return whether the answer is an HTML page, and no promised digest will be compared."""
-        promised = self._context.known.promised
-        kind = next(
-            (value for name, value in opened.metadata if name.lower() == "content-type"), ""
-        )
-        is_page = kind.partition(";")[0].strip().lower() in PAGES
-        return is_page and not (promised is not None and promised.digests)
-
-    def _is_index(self, place: Location) -> bool:
-        """Return whether a place that ends in '/' is certainly a folder: its page lists an
-        entry."""
-        if not place.path.endswith("/"):
-            return False
-        try:
-            return next(self._source.list(place), None) is not None
-        except RelayError:
-            return False
 
     def read_again(
         self, there: Version, pinned: Version | None = None
@@ -377,16 +269,6 @@ class SourceReader:
                     f"two reads of {opened.location} returned different bytes under the ETag {etag}"
                 )
         self._earlier_read = (etag, digests)
-
-
-def _folder_error(place: Location) -> Rejected:
-    hint = "Move it as a folder: -r in the terminal, `recursive` in a request."
-    return Rejected(f"{place} is a folder, not an object", side="source", hint=hint)
-
-
-def _last_segment(place: Location) -> str:
-    """Return the last segment of a path."""
-    return next(reversed(segments_of(place.path)), "")
 
 
 def proof_of_end(found: ObjectInfo) -> tuple[tuple[str, ...], bool]:

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from typing import cast
 
 from relay.engine.multipart.lifecycle import location_of_upload
-from relay.engine.multipart.part_workers import PartContext, PartWorkers, ranges_of
+from relay.engine.multipart.part_sizes import ranges_of
+from relay.engine.multipart.part_workers import PartContext, PartWorkers
 from relay.engine.retries import PendingRetry
 from relay.engine.transfer.progress import Phase
 from relay.engine.transfer.transfer import Transfer

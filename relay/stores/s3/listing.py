@@ -91,7 +91,7 @@ class S3Listing:
                 document = ahead.result()
                 is_slow = self._seconds >= SLOW_SECONDS
                 if document.token and not is_slow:
-                    following = {**asked, "continuation-token": document.token}
+                    following = _next_page_query(asked, document.token)
                     ahead = _Ahead(partial(self._document, location, following))
                 page = self._decode(document, location, prefix)
                 if history.is_repetition(page):
@@ -99,7 +99,7 @@ class S3Listing:
                 if page.is_last:
                     yield page
                     return
-                asked = _next_page_query(asked, page)
+                asked = _next_page_query(asked, page.token, page.after)
                 history.check(page, asked)
                 if document.token and not is_slow:
                     yield page
@@ -109,7 +109,7 @@ class S3Listing:
                     last = yield from self._pages_in_parallel(location, asked, prefix, page)
                     if last is None:
                         return
-                    asked = _next_page_query(asked, last)
+                    asked = _next_page_query(asked, last.token, last.after)
                     history.check(last, asked)
                     ahead = _Ahead(partial(self._document, location, dict(asked)))
                     continue
@@ -190,13 +190,16 @@ def _is_worth_dividing(page: ListedPage, asked: Mapping[str, str]) -> bool:
     )
 
 
-def _next_page_query(asked: Mapping[str, str], page: ListedPage) -> dict[str, str]:
-    """Return the query of the next page: with its token, or with the last name as marker."""
-    if page.token:
-        return {**asked, "continuation-token": page.token}
+def _next_page_query(
+    asked: Mapping[str, str], token: str | None, after: str | None = None
+) -> dict[str, str]:
+    """Return the query of the next page: with the token of the page before, or with its last name
+    `after` as marker."""
+    if token:
+        return {**asked, "continuation-token": token}
     return {
         **{name: value for name, value in asked.items() if name not in TOKENS},
-        "marker": page.after or "",
+        "marker": after or "",
     }
 
 

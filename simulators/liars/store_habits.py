@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Collection
 
 
-class Manners:
+class StoreHabits:
     """The habits of one store. `met` counts how often each has occurred."""
 
     def __init__(self, habits: Collection[str], seed: int) -> None:

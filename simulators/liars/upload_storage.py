@@ -1,18 +1,18 @@
 """The storage of an arrived upload: whole, or as a store's habits change it; and writes of others.
-Decided here: which bytes are kept. Never here: whether they may be kept (`telling.py`,
+Decided here: which bytes are kept. Never here: whether they may be kept (`object_responses.py`,
 preconditions), and how they arrived."""
 
 from __future__ import annotations
 
-from simulators.liars.manners import Manners
 from simulators.liars.operations import Op
+from simulators.liars.store_habits import StoreHabits
 from simulators.liars.stored_objects import Held, Shelf
 
 
-class Keeping:
+class UploadStorage:
     """The storage of a store."""
 
-    manners: Manners
+    store_habits: StoreHabits
     shelf: Shelf
 
     def store_upload(
@@ -22,12 +22,13 @@ class Keeping:
         vanishes."""
         self.let_other_write("other-before", op.name, len(body))
         if body and (
-            self.manners.once("flips-once", op.name) or self.manners.picks("flips", op.name)
+            self.store_habits.once("flips-once", op.name)
+            or self.store_habits.picks("flips", op.name)
         ):
             body = flip_byte(body)
-        elif len(body) > 1 and self.manners.once("short-once", op.name):
+        elif len(body) > 1 and self.store_habits.once("short-once", op.name):
             body = body[: len(body) * 2 // 3]
-        elif self.manners.picks("mutates", op.name):
+        elif self.store_habits.picks("mutates", op.name):
             body += b"\n<!-- seen by the virus scanner -->"
         elif self._is_dropped(op.name):
             return None
@@ -36,15 +37,19 @@ class Keeping:
         return held
 
     def _is_dropped(self, name: str) -> bool:
-        once = self.manners.roll("vanish", name) < 0.5 and self.manners.once("vanishes", name)
-        return once or self.manners.picks("vanishes-always", name)
+        once = self.store_habits.roll("vanish", name) < 0.5 and self.store_habits.once(
+            "vanishes", name
+        )
+        return once or self.store_habits.picks("vanishes-always", name)
 
     def let_other_write(self, habit: str, name: str, size: int) -> None:
         """Let another writer write the name, if this is the moment: an equally long, longer or
         shorter object."""
-        if self.manners.roll(habit, name) > 0.6 or not self.manners.once(habit, name):
+        if self.store_habits.roll(habit, name) > 0.6 or not self.store_habits.once(habit, name):
             return
-        length = (size, size + 7, size // 2, 5)[int(self.manners.roll("length", habit, name) * 4)]
+        length = (size, size + 7, size // 2, 5)[
+            int(self.store_habits.roll("length", habit, name) * 4)
+        ]
         self.shelf.put(name, foreign_bytes(f"{habit} {name}", length), "other")
 
 

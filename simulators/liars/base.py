@@ -13,12 +13,12 @@ from collections.abc import Callable, Collection
 from typing import Final, Self
 
 from simulators.answer import Answer, End, Player, Text, compose, plain
-from simulators.liars.keeping import Keeping
-from simulators.liars.manners import Manners
+from simulators.liars.object_responses import ObjectResponses
 from simulators.liars.operations import WRITES, Op, Sent
+from simulators.liars.store_habits import StoreHabits
 from simulators.liars.stored_objects import FOLDS, Shelf
-from simulators.liars.telling import Telling
 from simulators.liars.unsafe import names
+from simulators.liars.upload_storage import UploadStorage
 from simulators.listener import Listener
 from simulators.message import BadRequest, Request, body_length, parse_request
 from simulators.upload_body import Body
@@ -30,28 +30,28 @@ LIVES: Final = 14
 """Maximum number of requests before expiring credentials expire."""
 
 
-class Liar(Telling, Keeping, ABC):
+class Liar(ObjectResponses, UploadStorage, ABC):
     """A store on a port of its own, from construction until `stop`. `secrets` are the credentials
     that it accepts."""
 
     kind = ""
 
-    def __init__(self, role: str, manners: Manners, secrets: Collection[str]) -> None:
-        self.role, self.manners, self.secrets = role, manners, set(secrets)
+    def __init__(self, role: str, store_habits: StoreHabits, secrets: Collection[str]) -> None:
+        self.role, self.store_habits, self.secrets = role, store_habits, set(secrets)
         self.shelf = Shelf(
-            next((fold for habit, fold in FOLDS.items() if manners.does(habit)), str),
-            one_spelling=manners.has("folds-folders"),
+            next((fold for habit, fold in FOLDS.items() if store_habits.does(habit)), str),
+            one_spelling=store_habits.has("folds-folders"),
         )
         self.node, self.missed = threading.local(), set()
         self._turns = itertools.count()
         self.log: list[Sent] = []
-        self.odd = tuple(names(manners, self.kind))
+        self.odd = tuple(names(store_habits, self.kind))
         """Names of its objects that are unsafe elsewhere."""
         self.elsewhere, self.password = "", ""
         """The host and port of another store, and the password, for links to elsewhere."""
         self.watch: Callable[[Op], None] | None = None
         """Called with each request before it is carried out."""
-        self._lives = 1 + int(manners.roll("lives") * LIVES)
+        self._lives = 1 + int(store_habits.roll("lives") * LIVES)
         self._renewed = False
         self._stopped = threading.Event()
         self._listener = Listener(self._serve, "127.0.0.1", 0, None, None)
@@ -99,7 +99,7 @@ class Liar(Telling, Keeping, ABC):
             (401, "Unauthorized"),
             (403, "InvalidAccessKeyId"),
         ):
-            if self.manners.does(f"expires-{status}"):
+            if self.store_habits.does(f"expires-{status}"):
                 return self.refusal(status, code)
         return None
 
@@ -135,7 +135,7 @@ class Liar(Telling, Keeping, ABC):
         if self.watch is not None:
             self.watch(op)
         early = self._trouble(op, connection)
-        if early is not None and self.manners.roll("early", op.kind, op.name) < 0.5:
+        if early is not None and self.store_habits.roll("early", op.kind, op.name) < 0.5:
             return self._answer_early(connection, request, early, sent)
         if op.kind == "put" and self._first("early-2xx", op):
             sent.whole = False
@@ -185,14 +185,14 @@ class Liar(Telling, Keeping, ABC):
 
     def _play(self, connection: Connection, answer: Answer, head: bool) -> bool:
         answer.bodiless = answer.bodiless or head
-        if self.manners.does("interim"):
+        if self.store_habits.does("interim"):
             answer.before = [
                 Text(b"HTTP/1.1 103 Early Hints\r\nLink: </style.css>\r\n\r\n"),
                 *answer.before,
             ]
         player = Player(connection, None)
         player.play(compose(answer))
-        if not player.ended and self.manners.does("closes-each"):
+        if not player.ended and self.store_habits.does("closes-each"):
             connection.finish()
             return False
         return not player.ended
@@ -202,13 +202,15 @@ class Liar(Telling, Keeping, ABC):
     def _first(self, habit: str, op: Op) -> bool:
         """Return whether a habit strikes now: once for each verb and name that it picks."""
         key = (op.kind, op.name, op.number)
-        return self.manners.roll(habit, *key) < TROUBLED and self.manners.once(habit, *key)
+        return self.store_habits.roll(habit, *key) < TROUBLED and self.store_habits.once(
+            habit, *key
+        )
 
     def _trouble(self, op: Op, connection: Connection) -> Answer | None:
         """Return the answer to a request that is not carried out. Raises Gone if it gets none."""
         if self._first("drops", op):
             raise Gone
-        if self._first("hangs", op) or self.manners.picks(
+        if self._first("hangs", op) or self.store_habits.picks(
             "hangs-always", op.kind, op.name, share=TROUBLED
         ):
             connection.wait(None)
@@ -216,7 +218,7 @@ class Liar(Telling, Keeping, ABC):
             answer = self.refusal(503, "SlowDown")
             answer.put("Retry-After", "0")
             return answer
-        if self._first("busy-429", op) or self.manners.picks(
+        if self._first("busy-429", op) or self.store_habits.picks(
             "busy-always", op.kind, op.name, share=TROUBLED
         ):
             return self.refusal(429, "SlowDown")
@@ -224,18 +226,18 @@ class Liar(Telling, Keeping, ABC):
             return self.refusal(500, "InternalError")
         if self._first("denied-401", op):
             return self.refusal(401, "Unauthorized")
-        if op.kind == "put" and self.manners.picks("full", op.name):
+        if op.kind == "put" and self.store_habits.picks("full", op.name):
             return self.refusal(507, "QuotaExceeded")
-        if op.kind == "list" and self.manners.once("list-503-once", op.name, op.number):
+        if op.kind == "list" and self.store_habits.once("list-503-once", op.name, op.number):
             return self.refusal(503, "SlowDown")
         return self._trouble_with_head(op, connection) if op.kind == "head" else None
 
     def _trouble_with_head(self, op: Op, connection: Connection) -> Answer | None:
         for status in (403, 404, 405, 500):
-            if self.manners.does(f"head-{status}"):
+            if self.store_habits.does(f"head-{status}"):
                 return self.refusal(status)
-        if self.manners.does("head-drops"):
+        if self.store_habits.does("head-drops"):
             raise Gone
-        if self.manners.does("head-hangs"):
+        if self.store_habits.does("head-hangs"):
             connection.wait(None)
         return None

@@ -1,0 +1,148 @@
+"""Pages that a server sends in place of an object: a login page, the page of a folder, the page of
+any name.
+
+Theory of operation. A server that has no such object, or refuses it, often answers 200 with an HTML
+page. Only an HTML answer without a promised digest is suspected; then its name, or another request,
+decides.
+
+Decided here: whether an answer is such a page. Never here: which version is read."""
+
+from __future__ import annotations
+
+from mimetypes import guess_type
+from uuid import uuid4
+
+from relay.engine.transfer.context import ObjectHints
+from relay.errors import Rejected, RelayError, StoreError
+from relay.location import Location
+from relay.stores.http_fields import PAGES
+from relay.stores.index_links import segments_of
+from relay.stores.interfaces import OpenedObject, Source, UnknownObject
+
+
+def refuse_wrong_page(
+    opened: OpenedObject, place: Location, known: ObjectHints, source: Source
+) -> None:
+    """Raise Rejected if the answer for `place` is another page in place of the object. `source`
+    is asked for other names where that decides."""
+    pages = _PageChecks(place, known, source)
+    pages.refuse_other_page(opened)
+    pages.refuse_folder_page(opened)
+    pages.refuse_page_of_any_name(opened)
+
+
+class _PageChecks:
+    """The checks of one answer."""
+
+    def __init__(self, place: Location, known: ObjectHints, source: Source) -> None:
+        self._place, self._known, self._source = place, known, source
+
+    def refuse_other_page(self, opened: OpenedObject) -> None:
+        """Raise Rejected if the source redirects to an HTML page of another name: a server, or a
+        proxy in front of it, redirects a reader without credentials to a login page. (A redirect
+        may drop the extension of a page, or the whole name of a folder's index.)"""
+        place = self._place
+        if opened.location is place or not self._may_be_wrong_page(opened):
+            return
+        named = guess_type(place.path)
+        page = named[0] in PAGES
+        there = last_segment(opened.location)
+        here = last_segment(place)
+        stem = here.split(".")[0]
+        away = there.split(".")[0] not in (stem, "") and stem != "index" if page else there != here
+        if away and (self._is_listed or (any(named) and not page)):
+            hint = "Check the credentials: many servers redirect to a login page without them."
+            raise Rejected(
+                f"{place} redirects to {opened.location}, which is an HTML page",
+                side="source",
+                hint=hint,
+            )
+
+    def refuse_folder_page(self, opened: OpenedObject) -> None:
+        """Raise Rejected if the answer is the page of a folder in place of the object:
+
+        - a folder that a listing gave as an object. A server may answer for a folder with or
+          without its '/', so the other form is requested.
+        - a folder that the caller named as an object, if its page is a listing."""
+        known, place = self._known, self._place
+        if place.store != "http" or not self._may_be_wrong_page(opened):
+            return
+        if guess_type(place.path)[0] in PAGES:
+            return
+        if known.listed is None and known.promised is None and self._is_index(place):
+            raise _folder_error(place)
+        if not self._is_listed:
+            return
+        try:
+            found = self._source.head(place.folder())
+            if isinstance(found, UnknownObject):
+                other = self._source.get(place.folder())
+                assert other.body is not None  # an Opened has one
+                other.body.close()
+                found = other
+        except StoreError as error:
+            if error.retryable:
+                raise
+            return
+        if found.location.path.endswith("/"):
+            raise _folder_error(place)
+
+    def refuse_page_of_any_name(self, opened: OpenedObject) -> None:
+        """Raise Rejected if the answer is an HTML page, the name is not one of a page, and the
+        server answers another, random name so too: an application of one page, or a CDN with a page
+        in place of its errors. The object is probably gone."""
+        known, place = self._known, self._place
+        kind = guess_type(place.path)[0]
+        if place.store != "http" or kind is None or kind in PAGES or self._is_listed:
+            return
+        is_sized = known.promised is not None and known.promised.size is not None
+        if is_sized or not self._may_be_wrong_page(opened):
+            return
+        stem, dot, ending = place.path.rpartition(".")
+        other = place.with_target(f"{stem}-{uuid4().hex}{dot}{ending}")
+        try:
+            found = self._source.get(other)
+        except RelayError:
+            return
+        assert found.body is not None  # an Opened has one
+        found.body.close()
+        if found.location is other and self._may_be_wrong_page(found):
+            raise Rejected(
+                f"{place} is an HTML page, and the server answers any name with one",
+                side="source",
+                hint="The object is probably gone. Check its URL.",
+            )
+
+    @property
+    def _is_listed(self) -> bool:
+        """Whether the object comes from the listing of a folder."""
+        return self._known.listed is not None and self._known.promised is None
+
+    def _may_be_wrong_page(self, opened: OpenedObject) -> bool:
+        """Return whether the answer is an HTML page, and no promised digest will be compared."""
+        promised = self._known.promised
+        kind = next(
+            (value for name, value in opened.metadata if name.lower() == "content-type"), ""
+        )
+        is_page = kind.partition(";")[0].strip().lower() in PAGES
+        return is_page and not (promised is not None and promised.digests)
+
+    def _is_index(self, place: Location) -> bool:
+        """Return whether a place that ends in '/' is certainly a folder: its page lists an
+        entry."""
+        if not place.path.endswith("/"):
+            return False
+        try:
+            return next(self._source.list(place), None) is not None
+        except RelayError:
+            return False
+
+
+def last_segment(place: Location) -> str:
+    """Return the last segment of a path."""
+    return next(reversed(segments_of(place.path)), "")
+
+
+def _folder_error(place: Location) -> Rejected:
+    hint = "Move it as a folder: -r in the terminal, `recursive` in a request."
+    return Rejected(f"{place} is a folder, not an object", side="source", hint=hint)
