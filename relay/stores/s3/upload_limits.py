@@ -1,7 +1,7 @@
 """The limits of uploads to S3, and of the endpoints whose documents name smaller ones.
 
 Decided here: how many parts an upload may have, and how large one request may be. Never here: the
-size of the parts (`engine/multipart/upload.py`)."""
+size of the parts (`engine/multipart/part_sizes.py`)."""
 
 from __future__ import annotations
 
