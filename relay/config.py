@@ -310,6 +310,7 @@ class Settings(BaseModel):
                 "HOME is not an absolute path, and the system knows no home of this user", hint=hint
             )
         url = self.ledger or f"sqlite:///{data / 'relay' / 'ledger.db'}"
+        # Bytes of a variable that are not UTF-8 are surrogates in its text (PEP 383).
         if not url.isascii() and any("\udc80" <= char <= "\udcff" for char in url):
             raise ConfigError(
                 "the path of the ledger is not UTF-8",

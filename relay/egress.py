@@ -231,6 +231,7 @@ class EgressPolicy:
         if self._is_own(address, port):
             raise _denial(host)
         named = self._names(host.lower().removesuffix("."), port)
+        # An IPv6 address that embeds an IPv4 one is judged by both: a gateway may translate it.
         forms = (address, *_embedded_addresses(address))
         closed = [form for form in forms if not self._opens(form, port)]
         if any(form in METADATA for form in closed):

@@ -99,9 +99,8 @@ def parse_headers(
     seen: set[str] = set()
     for name, value in pairs:
         _check_name(name, pointer)
-        here = (
-            None if pointer is None else f"{pointer}/{name.replace('~', '~0')}"
-        )  # RFC 6901 §3; no '/' in tokens
+        # RFC 6901 section 3; a token has no '/', which would be escaped too.
+        here = None if pointer is None else f"{pointer}/{name.replace('~', '~0')}"
         if name.lower() in seen:
             raise InvalidHeader(
                 f"{name!r} is repeated, and servers disagree on which value counts", pointer=here

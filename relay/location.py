@@ -174,9 +174,8 @@ class Location:
         another one."""
         base, keyed = self.path, self.store in KEYED
         assert base.endswith("/"), "only a folder has something below it"
-        if _PLAIN_NAME.fullmatch(
-            name
-        ):  # as nearly all are: nothing to quote, nothing to check but the folder
+        # As nearly all are: nothing to quote, nothing to check but the folder.
+        if _PLAIN_NAME.fullmatch(name):
             _check_folder(base, destination, keyed)
             there = self._with_checked_target(base + name + self.target[len(base) :])
             return there.as_destination() if destination else there
@@ -243,6 +242,7 @@ def parse_location(
     RequestError: UnsupportedScheme, InvalidURL, CredentialsInURL, URLTooLong, UnsafeKey,
     InvalidType (the method), and what `parse_headers` raises. No error repeats any part of the URL
     but its scheme."""
+    # In a request, the method and the headers are beside the `url`.
     parent = None if pointer is None else pointer.removesuffix("/url")
     if method is not None and method not in UPLOAD_METHODS:
         where = None if parent is None else f"{parent}/method"

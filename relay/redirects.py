@@ -47,6 +47,7 @@ def _absolute(base: Location, reference: str) -> str:
     if reference.startswith("//"):
         return f"{base.scheme}:{reference}"
     path, mark, query = reference.partition("#")[0].partition("?")
+    # A reference without a path keeps that of the base (RFC 3986 section 5.2.2).
     if not path:
         return f"{base.origin}{base.path}?{query}" if mark else base.url
     merged = path if path.startswith("/") else f"{base.path.rpartition('/')[0]}/{path}"

@@ -67,6 +67,8 @@ class Patience:
         if not self.failures or reached > self._reached:
             self.failures, self._spent = 0, 0.0
         else:
+            # Only the time since the last byte counts here; the wait before the attempt was counted
+            # when it began.
             self._spent += now - max(self._waited, min(moved_at, now))
         self._reached = max(self._reached, reached)
         self.failures += 1

@@ -154,9 +154,11 @@ class AdaptiveLimiter:
                 )
             if turn == self._round:
                 self._round, self._grown_at = self._round + 1, self.clock()
+                # If fewer requests ran than the limit allows, it is their number that was too high.
                 self.limit = max(1.0, min(self.limit or under_way, under_way) / 2)
         elif self.limit is not None and turn == self._round:
             now = self.clock()
+            # As many answers as the limit is high are one round, and add one together.
             self.limit += min(1 / self.limit, (now - self._grown_at) / ROUND_SECONDS)
             self._grown_at = now
             if self.limit >= RELAXED:
@@ -216,6 +218,7 @@ class TokenBucket:
         """Fill the bucket at another rate from now on. Its content is cut to the new capacity."""
         if rate == self.rate:
             return
+        # The time until now is paid at the old rate.
         self._fill()
         self.rate, self._filled = rate, self.clock()
         self._balance = min(self._balance, self._capacity) if rate is not None else 0.0
@@ -351,6 +354,7 @@ class Throttle:
         """Take up to `wanted` bytes, and at least one, first come, first served. Only the first in
         the queue waits for the clock, so that a thousand slow streams wake one at a time. `look` is
         called at least once a `tick_seconds`, and may raise."""
+        # A newcomer does not overtake those that wait.
         granted = 0 if self._line else self.bucket.take(wanted)
         return granted or self._wait(wanted, look, tick_seconds)
 

@@ -81,6 +81,7 @@ start_logging()
 load_all()
 _accepted = accepted_settings()
 _settings = _accepted.settings
+# Only gunicorn's master keeps addresses, once it has checked them; its workers inherit that.
 _checked = bool(_accepted.addresses)
 _engine = _make_when_available(partial(TransferEngine, _settings), "settings.unavailable", _checked)
 _ledger = _make_when_available(

@@ -109,6 +109,7 @@ def _of_xml(text: str) -> tuple[str, ...]:
     sabre = root.findtext("{*}message") or ""
     if any((*texts, sabre)):
         return (*texts, sabre)
+    # The name of the first child is the precondition that failed (RFC 4918 section 16).
     return tuple(child.tag.rpartition("}")[2] for child in list(root)[:1])
 
 

@@ -74,6 +74,7 @@ def walk_folders(
             )
             characters -= sum(map(len, below))
             continue
+        # The last one is listed next: folders come depth first, in the order of their listing.
         waiting += reversed(below)
 
 

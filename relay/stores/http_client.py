@@ -146,6 +146,7 @@ class HttpClient:
             body.close()
             return True
         try:
+            # One byte more than the limit, so that the end of an answer of that length is seen.
             return bool(body.read(limit + 1))
         except RelayError:
             # Only the answer's head counts; a truncated text changes nothing about the object.
@@ -221,6 +222,7 @@ class HttpClient:
             )
         kind = error_kind(status)
         after = retry_after(response.head.get("retry-after"))
+        # A store that names a time asks for fewer requests; without one it may just be down.
         if status == 503 and after is not None:
             kind = Throttled
         return kind(said, side=self.side, store_status=status, retry_after=after)

@@ -76,6 +76,7 @@ def retry_after(text: str | None, now: datetime | None = None) -> float | None:
         return None
     text = text.strip()
     if text.isascii() and text.isdigit():
+        # A number of hundreds of digits would be infinite as a float.
         return float(text[:12])
     when = http_date(text)
     return None if when is None else max(0.0, (when - (now or datetime.now(UTC))).total_seconds())

@@ -129,6 +129,7 @@ class ReadAnswer:
             body.promise(span.length)
             metadata: Fields = ()
             if pinned is None:
+                # The digests of a partial answer may be those of its bytes (`digest.parse_fields`).
                 known = replace(self._heads.version(head), size=total, digests={})
                 metadata = self._heads.metadata(head, self._final)
         except BaseException:

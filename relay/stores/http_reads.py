@@ -78,12 +78,15 @@ class HttpReads:
                 memory.learn(location.origin, HEAD_UNANSWERED)
             return UnknownObject(error)
         response.body.close()
+        # Step 1: answers about something else: a folder, a negotiated name, a login page, the past.
         self._refuse_folder(location, final)
         refuse_negotiated(location, response.head.get("content-location"), side)
         if self._leads_elsewhere(location, final):
             return UnknownObject(self._redirect_refusal(location, final))
         if (stale := self._stale_error(final, response.head)) is not None:
             return UnknownObject(stale)
+        # Step 2: the status. As long as the server never answered HEAD with 200, a 404 proves as
+        # little as a 405.
         if response.head.status in HEAD_INCONCLUSIVE or (advice and response.head.status in GONE):
             return UnknownObject(self._client.refusal(response, "HEAD", final))
         if response.head.status != 200:

@@ -121,6 +121,7 @@ def _on_this_host(href: str, host: str) -> str | Link:
             return AWAY
     if href.startswith("//"):
         authority, slash, rest = href[2:].partition("/")
+        # `host` is without a default port, which a server may write all the same.
         if not host or authority.lower().removesuffix(":80").removesuffix(":443") != host:
             return _ABROAD
         return slash + rest

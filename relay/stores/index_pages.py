@@ -195,6 +195,7 @@ def _json(texts: Iterator[str], page: IndexPage) -> Iterator[Entry]:
             if entry is not None:
                 yield entry
             if rest.startswith("]"):
+                # `is_dir` is a member of Caddy's rows; nginx has `type`.
                 if number == _CADDY_ROWS and "is_dir" in row:
                     page.refuse_limited_list()
                 return _check_end(rest[1:], texts, page)
@@ -230,7 +231,9 @@ def _row_of(buffer: str, page: IndexPage) -> tuple[dict[str, Any] | None, str]:
     return row, buffer[buffer.index(rest[0], end) :]
 
 
-_DECODER: Final = json.JSONDecoder(parse_int=lambda text: count(text.removeprefix("+")))
+_DECODER: Final = json.JSONDecoder(parse_int=count)
+"""With `count`, since int() raises ValueError for a number of thousands of digits, and the row
+would look incomplete."""
 
 
 def _entry_of_row(row: dict[str, Any], number: int, page: IndexPage) -> Entry | None:
@@ -288,6 +291,8 @@ def _html(texts: Iterator[str], page: IndexPage) -> Iterator[Entry]:
         if link is None:
             astray += 1
         elif link.leads not in (LinkTarget.AWAY, LinkTarget.ITSELF):
+            # A link to another host becomes an entry with an error, and does not prove that the
+            # page is the index of this folder.
             is_abroad = meant[0].leads is LinkTarget.ABROAD
             found, astray = found or not is_abroad, astray + is_abroad
             yield _entry(link, behind, page)

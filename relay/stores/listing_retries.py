@@ -59,6 +59,7 @@ class ListingRetries:
         )
         if wait is None:
             raise error
+        # Other processes show these times, so they are those of the wall clock.
         began = time() + self._began - self._meter.clock()
         self._meter.bear((error, self._failures, began, time() + wait))
         until = self._meter.clock() + wait

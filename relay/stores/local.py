@@ -145,6 +145,8 @@ class LocalStore:
                 partial(open_settled, folders_of(location), path, settled=settled)
             )
         descriptor, found, version = opened
+        # A mount may change the time of a temporary file when it is closed (`rclone mount`). Its
+        # bytes are compared, and only relay writes there.
         known = None if pinned is None or (not settled and _is_unpublished(path)) else pinned.etag
         if known not in (None, version.etag):
             os.close(descriptor)
@@ -169,6 +171,7 @@ class LocalStore:
         while waiting:
             folder = waiting.pop()
             try:
+                # Names of entries are UTF-8; a path is in the system's own encoding.
                 for entry in self._folder_entries(
                     location, root / os.fsdecode(folder.encode(*UTF_8))
                 ):

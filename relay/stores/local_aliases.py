@@ -107,6 +107,7 @@ def _are_folded(one: Path, other: Path, whole: bool = False) -> bool:
     if whole and len(one.parts) != len(other.parts):
         return False
     pairs = list(zip(one.parts, other.parts, strict=False))
+    # Equal paths are left to the comparison of identities.
     if one.parts == other.parts or any(_fold(first) != _fold(second) for first, second in pairs):
         return False
     return all(
@@ -130,6 +131,7 @@ def _listed_names(path: Path) -> list[str]:
 
 
 def _fold(name: str) -> str:
+    # A canonical caseless match (Unicode 15.0, section 3.13, D145).
     return normalize("NFC", normalize("NFD", name).casefold())
 
 

@@ -148,6 +148,8 @@ def stat_regular(folders: AllowedFolders, path: Path) -> tuple[os.stat_result, V
     a deleted file (NFS for a minute, sshfs for 20 seconds). NFS asks its server for a fresh stat, a
     FUSE file system at an open. Raises OSError."""
     found = require_regular(folders.stat(path))
+    # A file in /proc has size 0 and bytes: one byte is read to see that. O_NONBLOCK, since a lease
+    # on the file, or a pipe that replaced it, would block this thread (open(2)).
     opens = not found.st_size or not _is_numbered(found.st_dev)
     flags = os.O_RDONLY | os.O_NONBLOCK if opens else os.O_PATH
     try:
@@ -173,7 +175,9 @@ def open_settled(
     descriptor = folders.open(path, os.O_RDONLY | os.O_NONBLOCK)
     try:
         found = require_regular(fresh(descriptor))
+        # A time in the future is that of another machine's clock, for which no wait helps.
         if settled and 0 <= time.time_ns() - found.st_ctime_ns < TICK_NS:
+            # This is a native thread: gevent's sleep would need a hub here.
             get_original("time", "sleep")(TICK_NS / 1e9)
             found = os.fstat(descriptor)
         sized = bool(found.st_size) or not os.pread(descriptor, 1, 0)
@@ -223,6 +227,7 @@ class FileStream(Stream):
         except OSError as error:
             if error.errno not in _NOT_NOW:
                 raise
+            # EAGAIN is about these bytes; any other error about the file system, for all reads.
             self._slow = error.errno != errno.EAGAIN
             return None
 

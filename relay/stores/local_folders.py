@@ -107,6 +107,8 @@ class AllowedFolders:
                 path = path.parent
         for name in reversed(missing):
             with _closing(folder):
+                # Another process may have made it meanwhile: a folder is as good, a link is not
+                # (O_NOFOLLOW).
                 with suppress(FileExistsError):
                     os.mkdir(name, dir_fd=folder)
                     sync_folder(folder)

@@ -49,6 +49,8 @@ def local_location(
     Raises InvalidURL for a path with a loop of links, and for a destination that is a pipe, a
     socket or a device; LocalDenied for a path that is not below `folders`."""
     try:
+        # A link at the last name of a destination is not resolved here: `AllowedFolders.target`
+        # follows it when the upload begins, and again at its end.
         named = destination and path.name not in ("", "..")
         resolved = path.parent.resolve() / path.name if named else path.resolve()
     except RuntimeError:

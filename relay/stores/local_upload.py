@@ -130,10 +130,12 @@ def finish(
     and close the file. Return its stat, and notes on what could not be done."""
     notes = part.notes
     write(part, data)
+    # The time is set before the sync, so that both are on the disk.
     dated = changed is not None and _set_modified(part.descriptor, changed)
     if not _sync(part.descriptor):
         notes += (UNSAFE,)
     part.close_file()
+    # The stat comes after the close, at which a mount may upload the file and date it.
     found = fresh(part.folder, part.name)
     # A mount may give the file the time of its upload instead.
     if changed is not None and not (
@@ -183,6 +185,7 @@ def replace(folders: AllowedFolders, part: Path, place: Path) -> os.stat_result:
         path = _target(folders, part, place)
         old = _stat_name(folder, path.name)
         if old is not None:
+            # Before the rename: at no moment may more users read the new file than the old one.
             _copy_mode(folder, part.name, path.name, old)
         os.rename(part.name, path.name, src_dir_fd=folder, dst_dir_fd=folder)
         return _stat_placed(folder, path.name)
@@ -195,6 +198,7 @@ def link(folders: AllowedFolders, part: Path, place: Path) -> bool:
     Raises FileExistsError if `place` exists."""
     with folders.open_briefly(part.parent, FOLDER) as folder:
         path = _target(folders, part, place)
+        # It raises for a folder, a pipe or a device, of which link(2) only says that it exists.
         _stat_name(folder, path.name)
         try:
             os.link(
@@ -283,6 +287,8 @@ def _rename_if_absent(folder: int, old: str, new: str) -> None:
     # The placeholder reserves the name; until the rename, other programs see an empty file there.
     note = note_of(old)
     try:
+        # The note is on the disk before the placeholder exists: after a crash between the two, an
+        # empty file without a note would look like the user's own.
         _note_placeholder(folder, note, new)
         os.close(
             os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=folder)
@@ -330,6 +336,7 @@ def _remove_placeholder(folder: int, note: str) -> None:
             since = os.fstat(descriptor).st_mtime_ns
         finally:
             os.close(descriptor)
+        # A crash may have left the note empty or cut: only a plain name in this folder counts.
         if name not in ("", ".", "..") and "/" not in name and "\0" not in name:
             _remove_empty(folder, name, since)
 

@@ -127,6 +127,8 @@ def unshown_notes(
     lost = []
     for name, value in metadata:
         key, reported = name.lower(), there.get(name.lower())
+        # Stores return letters that are not ASCII in several encodings (RFC 2047, UTF-8, Latin-1),
+        # so such values are not compared.
         same = reported is not None and (
             not value.isascii()
             or not reported.isascii()

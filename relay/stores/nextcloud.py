@@ -145,6 +145,7 @@ class NextcloudStore(WebDavStore):
         found: list[Part] = []
         for entry in self._listing.members(_uploads(upload.location, upload.id)):
             number = count(entry.name)
+            # Other names, such as `.file`, do not belong to parts.
             if number is not None and entry.size is not None and len(found) < PARTS.most:
                 found.append(Part(number, entry.size, entry.etag or "", checked=False))
         return tuple(sorted(found, key=lambda part: part.number))
@@ -161,7 +162,10 @@ class NextcloudStore(WebDavStore):
         part = self._names.choose(place, upload.id)
         size = sum(one.size for one in parts)
         fields: Fields = (
+            # An earlier attempt may have left a file under the temporary name.
             ("Overwrite", "T"),
+            # The server compares it with the sum of the parts (nextcloud/server,
+            # ChunkingPlugin.php).
             ("OC-Total-Length", str(size)),
             *time_fields(upload.described),
         )
@@ -179,6 +183,7 @@ class NextcloudStore(WebDavStore):
                 named = self._names.explain_refusal(place, error)
                 reported = self._folders.explain_removed(place, named)
                 if reported is not named:
+                    # A retry of `complete` does not pass `begin`, which makes the object's folders.
                     self._folders.make_above(place)
                 raise reported from None
         self._names.accept(place)

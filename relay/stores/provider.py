@@ -40,6 +40,7 @@ def make_dialer(settings: Settings, policy: EgressPolicy) -> Dialer:
     """Return a dialer with the limits and the trusted authorities of the settings. Raises
     ConfigError for a bundle that can't be read."""
     trusted = partial(client_context, settings.ca_bundle, settings.tls)
+    # A bundle is read at once, so that a mistake in it shows before any transfer.
     return Dialer(policy, settings.limits(), trusted() if settings.ca_bundle else trusted)
 
 

@@ -57,6 +57,7 @@ def read(path: Path) -> dict[str, dict[str, str]]:
             ),
         )
     found: dict[str, dict[str, str]] = {}
+    # Not `splitlines`: that also splits at U+2028 and others, which a value may have.
     for number, line in enumerate(text.split("\n"), start=1):
         line = line.strip()
         if line.startswith("[") and line.endswith("]"):

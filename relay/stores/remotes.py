@@ -274,6 +274,7 @@ class Remotes:
         if asked.method == "POST":
             raise InvalidType("S3 uploads need PUT, not POST", hint="Omit the method.")
         bucket, key = split_key(
+            # `remote:/bucket` is the same as `remote:bucket`, as in rclone; s3:///x has no bucket.
             path.lstrip("/") if remote.name else path,
             destination=asked.destination,
             folder=asked.folder,
@@ -290,6 +291,7 @@ class Remotes:
             endpoint = f"https://{endpoint}"
         region = options.get("region") or ""
         key, secret = options.get("access_key_id"), options.get("secret_access_key")
+        # As in rclone, `env_auth` counts only without keys in the section (rclone.org/s3).
         if not (key or secret) and (
             options.get("env_auth", "").lower() in YES or options.get("profile")
         ):
@@ -332,6 +334,7 @@ class Remotes:
         if asked.method == "POST":
             raise InvalidType("WebDAV uploads need PUT, not POST", hint="Omit the method.")
         there = webdav_location(url, asked.headers, destination=asked.destination)
+        # As a folder: the user's root may be written without its final '/'.
         if chunks and is_nextcloud(there.folder().path):
             return replace(there, account=NextcloudAccount(f"webdav+{there.origin}"))
         return there

@@ -115,6 +115,8 @@ def _payload(request: requests.PreparedRequest) -> tuple[Payload, int | None]:
     if isinstance(body, str):
         body = body.encode()
     announced = request.headers.get("Content-Length")
+    # A Body stays as it is, and is pumped (only it has `note_unseen_bytes`). Any other file is read
+    # in pieces of 256 KiB: to iterate over a file would give its lines.
     if hasattr(body, "read") and not hasattr(body, "note_unseen_bytes"):
         body = iter(lambda: request.body.read(1 << 18), b"")  # type: ignore[union-attr]
     return body, int(announced) if announced else None
@@ -181,7 +183,9 @@ class WireSession(requests.Session):
                 req = _follow(req, target)
             except RelayError:
                 if yield_requests:
-                    return  # it is not followed
+                    # `requests` asks for `Response.next` of an answer that its caller does not
+                    # follow: the answer itself did not fail.
+                    return
                 resp.close()
                 raise
             if yield_requests:
@@ -190,6 +194,8 @@ class WireSession(requests.Session):
             resp.history = list(history)
             history.append(resp)
             _drop(resp)
+            # `stream`: the body of a redirect is never read, since it may be endless. The `send`
+            # that follows the redirects reads the last body, unless its caller streams it.
             resp = self.send(req, stream=True, allow_redirects=False, **options)
             yield resp
 

@@ -104,6 +104,7 @@ class Body:
         """
         self._expected = dict(expected or {})
         self.digester = Digester((*names, *self._expected))
+        # A body without bytes was complete before it had a digest to compare.
         if self.complete:
             self._check_last()
 
@@ -133,6 +134,8 @@ class Body:
         if self.complete:
             return 0
         try:
+            # The last byte is held back only where a length was promised that the framing does not
+            # end at.
             by_length = self.framing is Framing.LENGTH or self.length is None
             count = self._read_framed(view) if by_length else self._read_held(view)
             if count:
@@ -149,6 +152,7 @@ class Body:
     def note_bytes(self, piece: memoryview) -> None:
         """Account for bytes that were read. The last bytes of a known length are checked before
         they are handed out."""
+        # `ended=False`: the end compares the digests, which must have this piece first.
         self.note_unseen_bytes(len(piece), ended=False)
         if self.digester is not None:
             self.digester.update(piece)
@@ -172,9 +176,11 @@ class Body:
             view[: len(self._held)] = self._held
             return len(self._held)
         count = self._read_framed(view[: self.remaining])
+        # The end is asked for only behind the last promised byte: `_at_end` consumes what comes.
         if not count or count < self.remaining or self._at_end():
             return count
         self._held = bytes(view[count - 1 : count])
+        # If the held byte is all that came, there is nothing to hand out yet; 0 would be the end.
         return count - 1 or None
 
     def _at_end(self) -> bool:
@@ -219,6 +225,7 @@ class Body:
     def _note_end(self) -> None:
         self._check_last()
         self.complete = True
+        # Bytes behind the end are a surplus (F08), and would be taken for the next answer.
         self._release_connection(self._keeps_alive and not self.connection.leftover)
 
     def _check_last(self) -> None:
@@ -254,8 +261,7 @@ class Body:
         self._release_connection(False)
 
     def on_close(self, do: Callable[[], None]) -> None:
-        """Call `callback` when the connection is released, or at once if it was released
-        already."""
+        """Call `do` when the connection is released, or at once if it was released already."""
         release = self._release
         if release is None:
             return do()

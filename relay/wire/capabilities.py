@@ -30,6 +30,8 @@ class CapabilityCache:
         key = (origin, fact)
         if key not in self._facts:
             return False
+        # A dict keeps the order of insertion: this moves the fact behind all others, as the most
+        # recently used one.
         self._facts[key] = self._facts.pop(key)
         return True
 
@@ -41,6 +43,7 @@ class CapabilityCache:
 
     def forget(self, origin: Origin, fact: str) -> bool:
         """Forget the fact; return whether it was known."""
+        # None is the value of each known fact.
         return self._facts.pop((origin, fact), 0) is None
 
     @contextmanager

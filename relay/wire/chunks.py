@@ -44,6 +44,8 @@ class ChunkReader:
                 done += count
         finally:
             self._stream.leftover, self._data = self._data[self._at :], b""
+        # The end is reported by a read of its own, after the last bytes. (STEPS always give bytes:
+        # the lines without any, the trailers, are bounded by `head_fields`.)
         return 0 if self._chunks.done and not done else done or None
 
     def _step(self, view: memoryview) -> int | None:
@@ -68,6 +70,8 @@ class ChunkReader:
 
     def _read_direct(self, view: memoryview) -> int | None:
         """Read bytes of the current chunk directly from the socket."""
+        # The stream's `leftover` still has the bytes that this read has decoded: without this,
+        # `read_now` would hand them out again.
         self._give_back()
         count = self._stream.read_now(view[: self._chunks.remaining])
         if count == 0:

@@ -74,6 +74,7 @@ class Dialer:
             addresses = self._addresses(origin, side, deadline)
             return self._first(addresses, origin, side, deadline)
         except EgressDenied as error:
+            # The policy does not know for which side it is asked.
             raise type(error)(error.message, side=side, hint=error.hint) from None
 
     def _addresses(self, origin: Origin, side: Side, deadline: float) -> list[tuple[Any, ...]]:
@@ -150,6 +151,8 @@ class Dialer:
             return Stream(sock, side)
         if callable(self._context):
             self._context = self._context()
+        # A certificate and SNI have the name without the dot of an absolute one (RFC 6066 section
+        # 3).
         session = self._context.session(origin.host.removesuffix("."), origin.port)
         stream = TlsStream(sock, side, session)
 
@@ -171,6 +174,8 @@ class _Late(Exception):
 
 
 def _tune(sock: Any, limits: Limits) -> None:
+    # Nagle's algorithm would hold a short last piece until the peer has acknowledged the one
+    # before. The stream itself joins pieces that follow each other (`Stream.write_now`).
     sock.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_NODELAY, 1)
     sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_KEEPALIVE, 1)
     sock.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)
@@ -260,9 +265,12 @@ class Pool:
     def give(self, origin: Origin, stream: Stream, reusable: bool) -> None:
         """Take a connection back after an exchange; kept if it is reusable."""
         if stream.doubt is not None:
+            # The reader of this answer may have read the first bytes of a body behind it already.
             self._observe(origin, stream, not stream.leftover, 0.0)
             reusable = reusable and origin not in self._chatty_origins
         if not stream.closed:
+            # Only now, not after the handshake: a server of TLS 1.3 sends its tickets with the
+            # first answer (RFC 8446 section 4.6.1).
             stream.remember_session()
         if not reusable or stream.closed:
             return self.discard(stream)
@@ -365,8 +373,8 @@ class Pool:
         self.discard(stream)
 
     def _forget(self, stream: Stream) -> None:
-        """Remove a connection from the idle ones: it is the oldest, or the newest of its
-        origin."""
+        """Remove a connection from the idle ones. Mostly it is the newest of its origin, which
+        takes no search."""
         origin = self._idle.pop(stream).origin
         streams = self._by_origin[origin]
         if streams[-1] is stream:

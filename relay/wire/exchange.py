@@ -149,7 +149,9 @@ class Wire:
             if request.body.count:
                 raise ValueError("a body can be sent once")
             request.body.await_end()
+        # Step 1: on an idle connection, if the pool has one.
         response = self._attempt(request, fresh=False)
+        # Step 2: that connection was dead or out of step, so once more on a fresh one.
         if response is None or self._may_be_another(request, response):
             first = response
             response = self._attempt(request, fresh=True)
@@ -159,6 +161,8 @@ class Wire:
                 and first.head.length == response.head.length
             ):
                 self.pool.trust(request.origin)  # its HEAD gives another length
+        # Step 3: the server refuses the `Expect` (RFC 9110 section 15.5.18), so the body goes
+        # without asking. No byte of it was sent.
         if (
             response is not None
             and response.head.status == 417
@@ -182,6 +186,8 @@ class Wire:
             return exchange.run()
         except (ConnectionLost, ProtocolViolation) as error:
             self.pool.discard(stream)
+            # Only a failure of the peer of a used connection can be about an earlier exchange. The
+            # side is another one where the source of the sent body failed.
             if not reused or exchange.answers.final is not None or error.side != request.side:
                 raise
             if exchange.is_untouched:
@@ -257,9 +263,11 @@ class _Exchange:
     def is_untouched(self) -> bool:
         """Say that the peer can't have acted, and that no byte of our body was taken."""
         if self.request.method in SAFE:
+            # A Body that was begun can't be read again.
             return not self._began or isinstance(self.request.body, bytes | memoryview)
         if self.length == 0 and self.stream.pushed > self._pushed:
             return False  # its head was all of it
+        # Without a byte of the announced body, the server can't have acted on the head.
         return not self._began or (
             isinstance(self.request.body, bytes | memoryview) and self.stream.pushed == self._pushed
         )
@@ -299,6 +307,8 @@ class _Exchange:
     def _write(self, text: bytes, follows: bool) -> None:
         """Write bytes that precede the payload; `follows` says that more comes at once."""
         data, deadline = memoryview(text), self.meter.clock() + self.limits.head_seconds
+        # If the payload follows at once, the stream may keep a short head to send both together;
+        # otherwise the head must be in the socket.
         while data or not (follows or self.stream.flush_now()):
             sent = self.stream.write_now(data, follows) if data else 0
             data = data[sent:]
@@ -317,6 +327,7 @@ class _Exchange:
         fields += request.fields
         if self.length is None:
             fields.append(("Transfer-Encoding", "chunked"))
+        # A length of 0 is announced where the method has a body (RFC 9110 section 8.6).
         elif request.body is not None or request.method in ("POST", "PUT", "PATCH"):
             fields.append(("Content-Length", str(self.length)))
         if expect:
@@ -343,6 +354,8 @@ class _Exchange:
             self.stream.abort_on_close(not whole)
             return whole
         except ConnectionLost as error:
+            # A server that refuses may answer and close while we write: then its answer is already
+            # here, although our write failed (RFC 9112 section 9.5).
             if error.side != self.request.side or not self._read_refusal():
                 raise
             return False
@@ -402,6 +415,8 @@ class _Exchange:
             self.stream.doubt = ReuseDoubt(self.request.target, head.length)
 
         def release(stream: Stream, reusable: bool) -> None:
+            # After an early answer the server still expects the rest of the body: it would read the
+            # next request as that.
             self.wire.pool.give(self.request.origin, stream, reusable and not early)
 
         return Response(

@@ -122,9 +122,11 @@ class _Collector:
             return ()
         text = b"\n".join(self._lines).decode("latin-1")
         texts = text.split("\n")
+        # A line end within a name or a value would shift all later fields.
         if len(texts) != len(self._lines):
             raise ValueError("a field has a line end in it")
         values = texts[1::2]
+        # Blanks around a value do not belong to it (RFC 9110 section 5.5).
         if _has_blank_ends(text):
             values = [value.strip(" \t") for value in values]
         return tuple(zip(texts[::2], values, strict=True))
@@ -194,6 +196,8 @@ def framing_of(method: str, head: Head, side: Side) -> Framing:
     """Return where the body of a final answer ends (RFC 9112 section 6.3). Raises ProtocolViolation
     when unclear."""
     coding = head.by_name.get("transfer-encoding")
+    # HTTP/1.0 has no transfer codings: the framing of such an answer is faulty (RFC 9112 section
+    # 6.1).
     if coding is not None and (coding.strip().lower() != "chunked" or head.version != "1.1"):
         raise ProtocolViolation(
             f"the answer's Transfer-Encoding is not plain chunked: {coding!r:.80}", side=side

@@ -104,6 +104,8 @@ class BodyWriter:
         """Wait until the socket has taken all; False if the destination answered before."""
         while not self.stream.flush_now():
             if self.answers.poll():
+                # Over TLS `poll` reads, and such a read may have sent the rest
+                # (`TlsStream._pull_for`).
                 return not self.stream.unsent
             self.wait()
         return True
@@ -209,6 +211,7 @@ def _copy(body: Body, outlet: BodyWriter) -> bool:
         if body.complete:
             return True
         if count is None:
+            # The source is slower: the destination gets now what was kept for the next piece.
             outlet.stream.flush_now()
             body.wait()
             pace.note_wait()
@@ -227,6 +230,8 @@ def _copy(body: Body, outlet: BodyWriter) -> bool:
 def _splice(body: Body, outlet: BodyWriter) -> bool:
     """Let the kernel move the rest; False if the destination answered first."""
     pace = YieldTimer(outlet.meter)
+    # Splice passes by the two streams. So what one has read already goes first, and what the other
+    # keeps is pushed into the socket: otherwise bytes would be lost or out of order.
     if not _send_leftover(body, outlet, pace) or not outlet.flush():
         return False
     while body.remaining:
@@ -241,6 +246,7 @@ def _splice(body: Body, outlet: BodyWriter) -> bool:
             empty = count is None or _out_of_pipe(outlet, ends[0], count, body.remaining > count)
         finally:
             PIPES.give(ends, empty)
+        # The destination answered before it took the whole pipe.
         if not empty:
             return False
         if count is None:

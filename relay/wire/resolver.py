@@ -49,15 +49,13 @@ class Names:
         asked = (host, port)
         waiting = self._lookups.get(asked)
         if waiting is None:
-            if (
-                self._pool is None
-            ):  # not before it is needed: a worker is forked before it has a loop
+            # Not before it is needed: a worker is forked before it has a loop.
+            if self._pool is None:
                 self._pool = ThreadPool(self._most)
             begun: AsyncResult[Any] = self._pool.spawn(catch, lambda: self._look_up(host, port))
             waiting = begun
-            if (
-                not waiting.ready() and asked not in self._lookups
-            ):  # `spawn` may have waited for a thread
+            # `spawn` may have waited for a thread, and another caller has begun the same lookup.
+            if not waiting.ready() and asked not in self._lookups:
                 self._lookups[asked] = waiting
                 waiting.rawlink(lambda _: self._lookups.pop(asked, None))
         found, error = cast(Any, waiting.get())

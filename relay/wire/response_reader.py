@@ -39,6 +39,7 @@ class ResponseReader:
         try:
             filled = self.stream.fill()
         except ConnectionLost:
+            # A head that came before the reset counts: it may be the reason for it.
             filled = False
         self._parse()
         self.closed_early = filled is False and self.final is None

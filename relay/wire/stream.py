@@ -109,6 +109,7 @@ class Stream:
     def fill(self) -> bool | None:
         """Append the bytes that have come to `leftover`: True if something came, False at the end,
         None if nothing yet."""
+        # `read_now` takes `leftover` first, and here the socket is to be read.
         kept, self.leftover = self.leftover, b""
         with BUFFERS.lend(RECEIVE_BYTES) as piece:
             try:

@@ -45,6 +45,7 @@ class Watchdog:
         first and of the next attempt (seconds since 1970)."""
         self.reported = 0
         """Number of entries that a listing has returned."""
+        # A stall is noticed at the latest a quarter of its time late.
         self.tick_seconds = min(limits.tick_seconds, limits.stall_seconds / 4)
         self.restart()
 

@@ -140,6 +140,7 @@ def aws_config(profile: str | None = None) -> S3Config:
         configured = ConfiguredEndpointProvider(
             session.full_config, session.get_scoped_config(), "s3"
         )
+        # botocore applies this when it makes a client, and relay makes none.
         ignored = session.get_config_variable("ignore_configured_endpoint_urls")
         endpoint = None if ignored else configured.provide()
         style = ((session.get_scoped_config().get("s3") or {}) if found is not None else {}).get(

@@ -46,6 +46,7 @@ def trailer(body: Body) -> Wrapping:
     """Return the `aws-chunked` coding of a body: one chunk, and a trailer with its CRC64NVME."""
     assert body.length is not None, "only a body of known length is wrapped"
     end = f"{CHECKSUM}{TRAILER}:".encode()
+    # For an empty body, the line of its length is the last chunk already.
     between = b"\r\n0\r\n" if body.length else b""
 
     def after() -> bytes:

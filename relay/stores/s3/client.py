@@ -106,6 +106,7 @@ class S3Client:
             return self.error_of_code(response, method, location, text)
         response.body.close()
         asked = self.send("GET", location, (("Range", "bytes=0-0"),))
+        # 416 is the answer for an empty object, which may be read too.
         if asked.head.status in (200, 206, 416):
             asked.body.close()
             return self._retryable_head_error(location, status) or self.error_of_code(
@@ -181,6 +182,7 @@ class S3Client:
             return Unavailable(
                 f"{said}; the request is retried with the new credentials", side=self.side
             )
+        # The only precondition of a GET is the pinned ETag.
         if code == "PreconditionFailed" and method == "GET":
             return SourceChanged(
                 f"{said}: the object is no longer the pinned version", side=self.side

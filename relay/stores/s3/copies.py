@@ -65,6 +65,8 @@ class Copies:
         fields = _copy_source(source, found)
         if self._fields.conditional(location, if_absent):
             fields += ((CONDITION, "*"),)
+        # The store copies the source's checksum. If there is none, it is asked to compute one, by
+        # which the copy can be compared.
         if not found.version.digests:
             fields += (WHOLE[0],)
         fields += self._replaced_metadata(found, location) + self._fields.remote_options(location)
@@ -88,6 +90,7 @@ class Copies:
             location, self._fields.accepted_fields(location, metadata), if_absent=False
         )
         return (
+            # The tags need no field: `x-amz-tagging-directive` is COPY unless it is sent.
             ("x-amz-metadata-directive", "REPLACE"),
             *(pair for pair in kept if pair[0] != TAGGING),
         )
@@ -122,6 +125,8 @@ class Copies:
         try:
             root = self._client.document(response, "PUT", location)
         except PreconditionFailed as error:
+            # A 412 is about the destination (If-None-Match) or about the source's ETag, and does
+            # not say which.
             if if_absent and self._keys.exists(location):
                 raise
             raise SourceChanged(
@@ -138,6 +143,7 @@ class Copies:
 def _copy_source(source: Location, found: ObjectInfo) -> Fields:
     """Return the fields that name the object to copy, and its pinned version."""
     account = account_of(source)
+    # It stays percent-encoded, as the field requires.
     key = source.path.removeprefix(account.prefix)
     which = f"?versionId={quote(found.version.id, safe='-_.~')}" if found.version.id else ""
     named: Fields = (("x-amz-copy-source", f"/{canonical_path(account.bucket)}{key}{which}"),)

@@ -44,6 +44,7 @@ class ExactKeys:
         if self._is_doubtful(location):
             quirks = self._client.quirks(location)
             if not quirks.has(FOLDS):
+                # HEAD finds the object of the folded key as well; the listing tells the two apart.
                 quirks.learn(KEEPS if self._is_listed(location) else FOLDS)
             if quirks.has(FOLDS):
                 raise _folded_error(location)
@@ -110,6 +111,7 @@ class ExactKeys:
         keep such keys."""
         if self._client.side != "destination" or "//" not in location.path:
             return False
+        # The path also has the endpoint's own folders; only the key counts.
         if "//" not in f"/{key_of(location)}" or aws_host(location.host) is not None:
             return False
         return not self._client.quirks(location).has(KEEPS)
@@ -130,12 +132,14 @@ class ExactKeys:
             "start-after": f"{before}.",
         }
         try:
+            # '.' is the character before '/': the page begins close to the key's place.
             page = self._listing.page(location, asked, "")
         except PermissionDenied as error:
             raise _unknown(location, error.message) from None
         names = [entry.name for entry in page.entries]
         if any(name.startswith(f"{before}/") for name in names):
             return True
+        # The page ended before the place where the key would be.
         if page.truncated and names[-1:] < [f"{before}/"]:
             raise _unknown(location, "its place is beyond the first page of the listing")
         return False

@@ -50,10 +50,12 @@ class GrowingUploads:
         most = part_limits(self._client, location).most
         if body.length is not None and body.length > step * most:
             raise _too_many(f"{body.length} bytes", most, step)
+        # Step 1: one part's bytes. Fewer are the whole object, which takes one request.
         piece = memoryview(bytearray(step))
         count = fill(body, piece)
         if count < step:
             return self._single.put_bytes(location, piece[:count], metadata, if_absent)
+        # Step 2: a multipart upload, whose parts are sent as the same buffer fills again.
         with (begins or self._begin_unrecorded)(location, metadata) as upload:
             parts: list[Part] = []
             while count:

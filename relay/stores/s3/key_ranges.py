@@ -57,6 +57,7 @@ class KeySpace:
         has_grown = False
         for index, column in enumerate(zip_longest(*(key[:DIGITS] for key in keys), fillvalue="")):
             if index == len(self._known):
+                # So the fill value of shorter keys never counts as a new character.
                 self._known.append({""})
                 self._characters.append([])
             known = self._known[index]
@@ -100,6 +101,7 @@ class KeySpace:
             if width <= 0 or value >= space:
                 break
             text = self._text(value, length)
+            # A text ends at its first missing character, so it may sort before an earlier one.
             if text > (found[-1] if found else page.last):
                 found.append(text)
         return found

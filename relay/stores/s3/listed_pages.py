@@ -142,12 +142,14 @@ class PageDocument:
             raise ProtocolViolation(message, side=side)
         count = len(self.folders)
         marker = self.reported.get("NextMarker")
+        # Folders and objects are two lists here: the page ends with the greatest of both.
         after = None if self.token else max(names, key=bytes_of, default=None)
         return ListedPage(
             folders=tuple(name[len(prefix) :] for name in names[:count]),
             keys=tuple(names[count:]),
             rows=self.rows,
             prefix_length=len(prefix),
+            # A NextMarker alone also says that there are more.
             truncated=is_truncated(self.reported.get("IsTruncated", "true" if marker else "")),
             token=self.token,
             after=(_unquote(marker) if encoded else marker) if marker else after,

@@ -89,6 +89,9 @@ class S3Listing:
         try:
             while True:
                 document = ahead.result()
+                # A fast server gets the next request now, and works while this page is decoded and
+                # used. For a slow one, the decoded page decides first whether several cursors are
+                # worth it.
                 is_slow = self._seconds >= SLOW_SECONDS
                 if document.token and not is_slow:
                     following = _next_page_query(asked, document.token)
@@ -106,6 +109,7 @@ class S3Listing:
                     continue
                 if tries and page.token and _is_worth_dividing(page, asked):
                     tries -= 1
+                    # The cursors yield `page` themselves, once their first requests are on the way.
                     last = yield from self._pages_in_parallel(location, asked, prefix, page)
                     if last is None:
                         return
@@ -149,6 +153,7 @@ class S3Listing:
             try:
                 return self._document(location, older)
             except RelayError:
+                # The first refusal is about the request that most servers support.
                 raise error from None
 
     def page(self, location: Location, asked: Mapping[str, str], prefix: str) -> ListedPage:

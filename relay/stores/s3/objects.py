@@ -221,6 +221,7 @@ class S3Heads:
         for name in SYSTEM:
             if name in head.by_name and head.by_name[name]:
                 fields += ((name, head.by_name[name]),)
+        # S3 names the number of tags only if there are some, so that other objects cost no request.
         if self._client.side == "source" and (reported("x-amz-tagging-count") or "0") != "0":
             if self._tags is None:
                 self._tags = self._fetch_tags(location)

@@ -129,6 +129,7 @@ class ParallelListing:
     def start(self) -> None:
         """Send the first requests."""
         self._advance()
+        # Let the requests go out before the caller uses the page that it has.
         gevent.sleep(0)
 
     def stop(self) -> None:
@@ -190,6 +191,7 @@ class ParallelListing:
         if not marks:
             return False
         ends = [*marks[1:], one.high]
+        # The range keeps the keys up to the first mark; a new one begins after each mark.
         one.high, one.undivided = marks[0], 0
         for mark, end in zip(reversed(marks), reversed(ends), strict=True):
             self._ranges.insert(index + 1, _Range(low=mark, high=end))
@@ -285,6 +287,8 @@ class ParallelListing:
         if one.first is None:
             one.first = page.first or (END if page.is_last else None)
         if page.first is not None and not (page.ascending and page.first > one.last_key()):
+            # The server showed this page in its place, so it is yielded; only what follows is
+            # unclear.
             one.is_unclear = True
             one.pages.append(page)
             return

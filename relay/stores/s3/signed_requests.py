@@ -53,6 +53,8 @@ class SignedRequests:
             response = self._http.send(
                 method, there, fields + signed, body, expect=expect, wrapping=wrapping
             )
+            # A Body is spent: its refusal is an error, and the retry goes to the region that it
+            # names.
             if response.head.status not in (301, 307, 400) or isinstance(body, Body):
                 return response
             if not self.learn_region(location, error_region(response.head, "")):

@@ -187,6 +187,7 @@ class Signer:
             # A repeated field is signed as a server joins it.
             signed[key] = f"{signed[key]},{text}" if key in signed else text
         signed["host"] = host
+        # Step 1: the canonical request. An empty line ends its fields.
         pairs = sorted(signed.items())
         names = ";".join([name for name, _ in pairs])
         path, _, query = target.partition("?")
@@ -199,6 +200,7 @@ class Signer:
             names,
             payload,
         ]
+        # Step 2: the string to sign, and its signature by the key of the day.
         scope = f"{stamp[:8]}/{region}/{self._service}/aws4_request"
         digest = hashlib.sha256("\n".join(lines).encode("latin-1")).hexdigest()
         signing_key = self._key(credentials.secret, stamp[:8], region)
@@ -249,6 +251,7 @@ class _Keys:
     def renew(self, refused: AwsCredentials | None) -> bool:
         """As Signer.renew."""
         if (
+            # Another request may have found the new credentials already.
             self.credentials() == refused
             and self._reread
             and monotonic() - self._renewed >= RENEW_SECONDS

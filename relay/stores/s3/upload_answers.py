@@ -70,6 +70,7 @@ def upload_refusal(
     optional field may be the cause, which is then left out."""
     text, status = client.http.refusal_text(response, method), response.head.status
     code = code_and_message(text)[0]
+    # A request to a wrong region says nothing about its fields.
     if client.is_elsewhere(location, code, error_region(response.head, text)):
         return client.error_of_code(response, method, location, text)
     if code == "InvalidArgument" and _FEW_PARTS.search(text):

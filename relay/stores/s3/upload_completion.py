@@ -68,6 +68,7 @@ class Completion:
         try:
             response, root = self._complete_verified(upload, parts, digests, if_absent)
         except (ConnectionLost, StoreTimeout, NotFound) as error:
+            # 404 too: an earlier request, whose answer was lost, may have completed the upload.
             return self._find_completed(upload, parts, error)
         except Unavailable as error:
             if error.store_status == 409:  # "re-initiate the upload and re-upload each part"
@@ -118,6 +119,7 @@ class Completion:
             condition = ((CONDITION, "*"),)
         response = client.send("POST", at_upload(upload), fields + condition, text.encode())
         if response.head.status in (400, 501):
+            # Only the precondition may be left out here: the parts have their fields already.
             raise upload_refusal(client, response, "POST", location, condition)
         return response, client.document(response, "POST", location)
 

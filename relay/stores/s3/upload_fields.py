@@ -111,6 +111,7 @@ class UploadFields:
             pair = (name, encode_value(value) if encodes else value)
             if small:
                 size = metadata_bytes((pair,))
+                # Fields other than user metadata have no size here, and are always kept.
                 if size > room and size:
                     large.append(name)
                     continue

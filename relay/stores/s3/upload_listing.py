@@ -75,6 +75,7 @@ class UploadListing:
         # Without IsTruncated the page counts as the last one: parts that it lacks are sent again.
         if not is_truncated(reported.get("IsTruncated", "")):
             return found, None
+        # 0 is not beyond any marker, so `stored_parts` refuses a page without one.
         return found, count(reported.get("NextPartNumberMarker")) or 0
 
     def lost_uploads(self, location: Location, since: float, until: float) -> tuple[Upload, ...]:

@@ -50,6 +50,7 @@ class DavFolders:
         memory, path = self._client.wire.memory, location.path.rpartition("/")[0]
         missing: list[Location] = []
         remembered = False
+        # Step 1: search upwards for the first folder that exists.
         while path:
             folder = location.with_target(f"{path}/")
             remembered = memory.has(folder.origin, _folder_fact(folder))
@@ -59,6 +60,8 @@ class DavFolders:
             if len(missing) > DEEPEST:
                 raise InvalidURL(f"more than {DEEPEST} folders are missing above the object")
             path = path.rpartition("/")[0]
+        # Step 2: make the missing ones, the highest first: a MKCOL below a missing folder is
+        # refused (409).
         try:
             for below in reversed(missing):
                 self._make(below)
@@ -84,6 +87,8 @@ class DavFolders:
             return False
         if status in NO_METHOD | BUSY:
             return self._make(folder, missing_above=True)
+        # Also after a 401 or 403, which do not deny that the folder exists. If it does not,
+        # `explain_removed` handles the failure of the upload.
         memory.learn(folder.origin, _folder_fact(folder))
         return True
 
@@ -96,6 +101,7 @@ class DavFolders:
         if missing_above and status in (404, 409):
             response.body.close()
             return False
+        # 405: something exists there already (section 9.3.1).
         if status not in MADE and status != 405:
             refusal = self._client.refusal(response, "MKCOL", folder)
             if not self._is_listed(folder):

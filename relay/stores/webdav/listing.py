@@ -48,6 +48,7 @@ class DavListing:
                 found = True
                 entry = read_row(row, segments, side)
                 error = self._properties.row_error(row, folder)
+                # `read_row` returns no entry for the folder's own row.
                 if entry is None and error is not None:
                     raise error
                 own = row if entry is None else own
@@ -62,6 +63,7 @@ class DavListing:
         if not found:
             message = f"the listing of {folder} is empty and lacks even the folder itself"
             raise ProtocolViolation(message, side=side, retryable=True)
+        # A PROPFIND of an object succeeds too, and names the object alone.
         if side == "source" and own is not None and not holds and is_object(own):
             hint = "Move it without -r in the terminal, or without `recursive` in a request."
             raise Rejected(f"{folder} is an object, not a folder", side=side, hint=hint)

@@ -72,6 +72,7 @@ class Moves:
         memory = self._client.wire.memory
         if not memory.has(there.origin, BY_PATH):
             response = self._client.send(method, source, (("Destination", there.url), *fields))
+            # A source that is gone was moved, whatever the answer says. (A COPY may be done twice.)
             if response.head.status not in (400, 502) or (
                 method == "MOVE" and not self._objects.exists(source)
             ):
@@ -140,6 +141,8 @@ class Moves:
         after that, the MOVE is sent once more. If it may have failed there, the error names
         `part`."""
         failure: RelayError | None = None
+        # The second one does not overwrite: it is only sent where nothing is, and what another
+        # client stores there meanwhile must stay.
         for overwrite in ("T", "F"):
             try:
                 response = self.send("MOVE", part, place, (("Overwrite", overwrite),))
@@ -182,6 +185,7 @@ class Moves:
         if not late and not isinstance(error, ConnectionLost | StoreTimeout):
             return False
         seconds = self._client.wire.limits.head_seconds
+        # If the request is not `late`, it is inspected once.
         until = monotonic() + late * LATE * seconds
         while not inspect():
             if monotonic() >= until:
@@ -228,6 +232,7 @@ class Moves:
                 at = self._shift(at, there, place)
             self._shift(at, part, place)
         except RelayError as error:
+            # The answer to the failed MOVE may be lost: the object has either name.
             for left in {at, there} - {part}:
                 self._remove(left, error)
             raise

@@ -77,6 +77,7 @@ class Properties:
         status, found = response.head.status, None
         if status != 207:
             error: RelayError | None = self._client.refusal(response, "PROPFIND", place)
+            # Many servers redirect a folder's path without a final '/' to the one with it.
             folder = status in MOVED and (response.head.get("location") or "").endswith("/")
         else:
             found = self._own_row(response, place)

@@ -42,6 +42,7 @@ class StagedNames:
         """Return the index of the temporary name for an upload: one that the server accepted
         before, or the next one after a refusal."""
         memory, origin = self._memory, location.origin
+        # The last kind first: a fact about it was learned after the kinds before it failed.
         for which in (2, 1, 0):
             if memory.has(origin, _accepted_fact(which)) or memory.has(
                 origin, _refused_fact(which, location)
@@ -56,6 +57,8 @@ class StagedNames:
             return error  # it is not about the name; the same one is tried again
         memory = self._memory
         which = self._which(location) if self._given is None else self._given
+        # `tried`: an earlier kind was refused for this very object. So its name may be the cause
+        # again, although the server accepted this kind for others.
         tried = memory.forget(location.origin, _refused_fact(which, location))
         refused = isinstance(error, StoreError) and error.store_status in _NAME_REFUSED
         if (

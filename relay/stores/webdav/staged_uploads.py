@@ -159,6 +159,8 @@ class StagedUploads:
         status = response.head.status
         error = self._client.refusal(response, "COPY", location)
         reported = self._folders.explain_removed(location, error)
+        # Other causes come first: the temporary name, then a removed folder. Only a refusal without
+        # them may hold for every COPY.
         if status not in NO_METHOD and self._names.explain_refusal(location, error).retryable:
             return error
         if reported is not error and not self._folders.exists(folder_of(location)):
@@ -179,6 +181,8 @@ class StagedUploads:
         failure: RelayError | None = None
         answered = getattr(error, "store_status", None) is not None
         for number, wait in enumerate(wire.limits.sweep_waits):
+            # The server has ended the upload, and its DELETE succeeded: nothing is written any
+            # more.
             if answered and number and failure is None:
                 return
             gevent.sleep(wait)

@@ -82,6 +82,7 @@ class StandardSession:
             if not done:
                 raise WantsBytes from None
         except ssl.SSLEOFError:
+            # The next read raises it again; the bytes in hand come first.
             if not done:
                 raise EndedEarly from None
         except ssl.SSLError as error:

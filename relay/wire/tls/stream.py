@@ -99,6 +99,8 @@ class TlsStream(Stream):
             if not count:
                 return done
             done += count
+            # A socket that gave less than it was asked for is empty now: another `recv` would only
+            # cost a system call.
             if done == len(view) or self._is_drained:
                 break
         return done or None
@@ -173,6 +175,7 @@ class TlsStream(Stream):
         """As Stream's. If the first piece is encrypted whole, both are sent with one call."""
         if not self._has_room():
             return 0
+        # For OpenSSL a write of 0 bytes is an error (SSL_write(3)).
         count = self._encrypt(view[:PIECE_BYTES]) if view else 0
         if tail and count == len(view):
             count += self._encrypt(memoryview(tail))

@@ -175,6 +175,7 @@ class WheelSession:
             address = ip_address(host).packed
         except ValueError:
             name = host.encode("ascii")
+            # Only for a name: SNI allows no addresses (RFC 6066 section 3).
             self._connection.set_tlsext_host_name(name)
             done = _lib.X509_VERIFY_PARAM_set1_host(parameters, name, len(name))
         else:
@@ -288,6 +289,7 @@ class WheelSession:
             # No BIO may keep a pointer into a buffer that another stream borrows.
             self._incoming = _lib.BIO_new(_lib.BIO_s_mem())
             _lib.SSL_set_bio(self._ssl, self._incoming, self._outgoing)
+            # OpenSSL asks for more only once it has read the whole buffer.
             self._give_fed_back()
 
     def remember(self) -> None:
@@ -307,6 +309,8 @@ class WheelSession:
             return None
         code = _lib.ERR_get_error()
         _lib.ERR_clear_error()
+        # OpenSSL reports an end without close_notify as an error since 3.0; before, by an empty
+        # queue (SSL_get_error(3)).
         if code == 0 or _lib.ERR_GET_REASON(code) == _lib.SSL_R_UNEXPECTED_EOF_WHILE_READING:
             return EndedEarly()
         text = _lib.ERR_reason_error_string(code)
