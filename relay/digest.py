@@ -10,7 +10,6 @@ when a store offers nothing cheaper."""
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -189,8 +188,8 @@ def _is_bytes(value: str) -> bool:
 def _decode_pairs(pairs: Iterable[tuple[str, str]]) -> Iterable[tuple[str, bytes]]:
     for name, text in pairs:
         try:
-            value = base64.b64decode(text.encode("ascii", "replace"), validate=True)
-        except (binascii.Error, ValueError):
+            value = base64.b64decode(text, validate=True)
+        except ValueError:
             continue
         if name in ALGORITHMS and len(value) == ALGORITHMS[name].width:
             yield name, value

@@ -5,7 +5,6 @@ location uses. Never here: objects that a server has under two names."""
 from __future__ import annotations
 
 import base64
-import binascii
 import json
 import re
 from collections.abc import Iterable
@@ -102,7 +101,7 @@ def _user(location: Location) -> str:
         if name.lower() == "authorization" and scheme.lower() == "basic":
             try:
                 return base64.b64decode(encoded).partition(b":")[0].decode("latin-1")
-            except binascii.Error:
+            except ValueError:  # not base64 (binascii.Error), or not ASCII at all
                 return ""
     return ""
 

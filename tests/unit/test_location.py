@@ -8,7 +8,7 @@ from relay import errors
 from relay.errors import RedirectRefused, RequestError
 from relay.headers import FORBIDDEN, FORBIDDEN_PREFIXES, parse_headers
 from relay.hosts import literal_address
-from relay.identity import same_object
+from relay.identity import owner_of, same_object
 from relay.location import Location, Origin, parse_location
 from relay.redirects import redirect_target
 
@@ -656,3 +656,12 @@ def test_literal_address(host: str, address: str | None) -> None:
 def test_a_location_is_a_value() -> None:
     assert parse_location("http://h/a") == Location("http", "h", 80, "/a")
     assert len({parse_location("http://h/a"), parse_location("http://H:80/a")}) == 1
+
+
+@pytest.mark.parametrize("encoded", ["=", "%%%", "caf\u00e9", "\u00ff", "YWRh", "YWRhOnB3"])
+def test_any_basic_credentials_have_an_owner(encoded: str) -> None:
+    location = parse_location(
+        "https://h/x", headers={"Authorization": f"Basic {encoded}"}, pointer="/source"
+    )
+    owner = owner_of(location)
+    assert ("ada" in owner) == encoded.startswith("YWRh")
