@@ -117,6 +117,7 @@ def remove_failed_upload(
         return False
     whole = False
     failure: RelayError | None = None
+    # Not only until the first deletion: a server may write the rest after it (fault F50).
     for wait in waits:
         wait()
         try:
@@ -210,6 +211,7 @@ def remove_object(
         )
         return False
     place = stored.readable
+    # No other writer has a temporary name, so it needs no precondition.
     version = stored.version if stored.place is None else Version()
     failure: RelayError | None
     try:
@@ -283,6 +285,8 @@ def remove_lost_uploads(
             error = _delete_own_name(destination, left)
             remains.pop(str(left), None)
             if error is not None:
+                # Most of these names never existed. If the store does not show them, the first one
+                # stands for all: a note for each of LOST claims would bury the others.
                 is_there = _is_there(destination, left)
                 if is_there or (is_there is None and kept is None):
                     kept = kept or error

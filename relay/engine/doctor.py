@@ -225,6 +225,7 @@ def probe_multipart(scratch: ScratchFolder) -> Finding:
             "parts", Answer.NO, "as a destination: one request per object; a broken upload restarts"
         )
     many = cast(PartsDestination, store)
+    # Every part but the last must have the store's minimum (S3: 5 MiB).
     first = DATA * (-(-limits.smallest // len(DATA)))
     try:
         upload = scratch.retry(lambda: scratch.begin(many, place))
@@ -255,7 +256,7 @@ def _put_part(scratch: ScratchFolder, upload: Upload, number: int, data: bytes) 
 
 
 def probe_atomic_publish(scratch: ScratchFolder) -> Finding:
-    """Return whether an object becomes visible only when it is complete and verified."""
+    """Find out if an object becomes visible only when it is complete and verified."""
     store = scratch.store()
     if store.publishes_atomically(digested=True):
         return Finding("appears whole", Answer.YES, "an incomplete object is never visible")
@@ -304,6 +305,7 @@ def probe_names(scratch: ScratchFolder) -> Finding:
             kept[name] = data
         except RelayError:
             bad.append(name)
+    # Read only after all are written: a merged name then has the bytes of another one.
     for name, data in kept.items():
         try:
             if scratch.read(f"names/{name}") != data:
@@ -389,7 +391,7 @@ PROBES: tuple[Probe, ...] = (
     probe_unicode_forms,
     probe_listing,
 )
-"""The probes, in their order. If one of the first two fails, the others do not run."""
+"""The probes, in their order. After a `needed` one that fails, the others do not run."""
 
 
 def probe_writable(scratch: ScratchFolder) -> Iterator[Finding]:

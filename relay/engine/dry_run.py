@@ -134,6 +134,7 @@ class DryRun:
         made = DryRunReport()
         good = self._count_entries(made)
         if self.sample is not None:
+            # This reads the listing to its end, so that every entry is counted.
             good = iter(_sample(good, self.sample, self.random))
         pool: Any = Pool(self.abreast)
         for page in in_pages(good, PAGE):
@@ -220,6 +221,7 @@ class DryRun:
         except RelayError as error:
             refusal = (one.name, error.message) if self._is_refused_for(error) else None
             return Comparison("unknown", ranges=ranges, unkept=unkept, refusal=refusal)
+        # The source's answer chose the name, and by default such a name replaces nothing.
         if plan.if_exists_at(place) is IfExists.FAIL is not plan.if_exists:
             refusal = (one.name, existing_error(plan, place).message)
             return Comparison("unknown", ranges=ranges, unkept=unkept, refusal=refusal)

@@ -115,6 +115,8 @@ class MigrationRequest:
             "verify": self.verify.value,
             "if_exists": self.existing.value,
         }
+        # The options are a part of the request's hash (`identity_hashes.py`). A later option is
+        # left out at its default, so that the migration of an older relay is still found.
         copy = {} if self.server_copy else {"server_copy": False}
         metadata = {} if self.metadata is Metadata.KEEP else {"metadata": self.metadata.value}
         empty = {"fail_on_empty": True} if self.fail_on_empty else {}

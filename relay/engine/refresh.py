@@ -51,6 +51,7 @@ def apply_refresh(
     """Apply `verb` to a migration, with fresh credentials. Raises as Ledger.act and `refresh_urls`;
     nothing has changed then."""
     if fresh.urls is not None:
+        # This raises for a verb that the state does not allow, before a URL is replaced.
         state_after(MIGRATION, verb, migration.state)
         if fresh.spec is not None and not ledger.is_at(migration.id, fresh.spec):
             raise other_places()

@@ -211,6 +211,7 @@ class ScratchFolder:
                 continue
             except RelayError:
                 left.append(location)
+        # The folders of the probes first: a local folder can be deleted only once it is empty.
         for folder in ("names/", "forms/", ""):
             with suppress(RelayError):  # some stores have no folders, only names with slashes
                 place = self.scratch.below(folder, destination=True) if folder else self.scratch

@@ -86,6 +86,7 @@ class TransferEngine:
         """Check a host against the policy, once per host and port: most objects of a tree share
         two. Raises EgressDenied."""
         policy, passed = self._passed
+        # `refuse_own_addresses` may have replaced the policy since.
         if policy is not self.policy or len(passed) > PLACES:
             policy, passed = self._passed = (self.policy, set())
         if (host, port) not in passed:

@@ -47,6 +47,7 @@ def write_listing(
     for page in in_pages(entries, PAGE):
         listed = [listed_object(entry) for entry in page if not entry.is_listed_further]
         is_empty &= not listed
+        # Not every entry has a resume token, and then the last one of the page counts.
         cursor = next((entry.after for entry in reversed(page) if entry.after is not None), cursor)
         reach("before-page")
         wanted = ledger.add_page(listing, listed, cursor)

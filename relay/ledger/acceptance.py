@@ -171,6 +171,7 @@ def _unfinished_migration(
     """Return the id of the newest migration of the same request and accounts, unless it succeeded.
     Without one, return a migration that is paused for other credentials: the account may differ,
     but not the machine, if its files or servers are meant."""
+    # Step 1: the same request by the same accounts.
     ours = migrations.c.runner.is_(None) | (migrations.c.runner == runner)
     newest = select(migrations).where(ours).order_by(migrations.c.number.desc())
     same = newest.where(migrations.c.spec == marks.spec)
@@ -178,12 +179,14 @@ def _unfinished_migration(
     row = connection.execute(same.where(migrations.c.owner.in_(owners)).limit(1)).first()
     if row is not None:
         return None if row.state == MigrationState.SUCCEEDED else row.id
+    # Step 2: one that waits for the credentials of another account.
     is_paused = migrations.c.state == MigrationState.PAUSED
     is_here = migrations.c.owner.endswith(marks.machine)
     for row in connection.execute(same.where(is_paused, is_here).limit(1)):
         error, _ = split_listing_retry(row.error)
         if error and error["code"] in WITHDRAWN:
             return str(row.id)
+    # Step 3: one of an older relay, which stored another digest.
     row = connection.execute(
         newest.where(migrations.c.spec == spec.printed_digest).limit(1)
     ).first()

@@ -63,6 +63,7 @@ def act(
         state = state_after(MIGRATION, verb, found.state)
     except IllegalTransition:
         raise not_now(found, verb) from None
+    # Step 1: the credentials, without which no worker could run it.
     forgotten = state == MigrationState.RUNNING and secret(connection, found.id) is None
     if isinstance(fresh, Spec):
         learn_owner(connection, found.id, fresh)
@@ -73,19 +74,23 @@ def act(
         raise IllegalTransition(
             "its credentials were forgotten after it ended", hint=_GIVE_CREDENTIALS
         )
+    # Step 2: a list whose URLs were deleted must be read again, and that queues its objects.
     if found.recursive and (
         forgotten or (verb == MigrationVerb.RETRY and _lacks_urls(connection, found.id))
     ):
         return list_again(connection, found.id)  # the URLs of its list were forgotten
     if state is None and verb != MigrationVerb.RETRY:
         return found
+    # Step 3: the migration's own row.
     changes = CounterDelta()
     is_tree_retry = verb == MigrationVerb.RETRY and found.recursive
     refused = _forget_refused(connection, found.id, changes) if is_tree_retry else 0
     changed = _columns_changed_by(found, verb, refused)
+    # A person may have written to the destination since it was found empty.
     changed |= {"state": state or found.state, "looked": None}
     changed |= {"ended": time.time() if state in ENDED else None}
     connection.execute(update(migrations).where(migrations.c.id == found.id).values(**changed))
+    # Step 4: its transfers. A running one is settled by its worker, which sees the state.
     if verb == MigrationVerb.CANCEL:
         _move_all(connection, found.id, TransferState.QUEUED, TransferVerb.CANCEL, changes)
     if verb == MigrationVerb.RETRY:

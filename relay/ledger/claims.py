@@ -76,9 +76,12 @@ def claim_of(row: Any, renewed: int, looked: float | None = None, empty: bool = 
     id, migration_id, fence, name, url, size, etag, modified, *counts, digests, before, twins = row
     attempts, crash_count, resent = counts
     kept = PriorState.from_text(before)
+    # Not noted: the text names leftovers only.
     was = kept if kept is None or kept.noted else None
+    # `unsent` must be the claim just before this one: a lost claim wrote nothing.
     untouched = kept is not None and 0 < kept.unsent == fence - 1
     sent = not (untouched or (kept is not None and kept.arrived))
+    # Where the destination was empty, claims do not record it (`precheck.prepare_upload`).
     if was is None and sent and empty and fence > 1:
         was = PriorState(known=True, assumed=True)
     return Claim(
@@ -202,6 +205,7 @@ class _Claiming:
         """Claim transfers of one migration, up to the room that `found` leaves."""
         left = wanted.all - len(self.found)
         left = self.room(migration, left) if left > 0 else 0
+        # Some large objects, then small ones, and more large ones if that leaves room.
         left -= self.take(
             migration, min(left, wanted.large - sum(map(is_large, self.found))), _LARGE
         )
@@ -210,6 +214,7 @@ class _Claiming:
 
     def room(self, migration: Any, most: int) -> int:
         """Return how many transfers of a migration, up to `most`, may be claimed."""
+        # The tally has the changes of this transaction only at its end (`CounterDelta.write`).
         more = self.changes.objects(migration.id, TransferState.RUNNING)
         return room(self.connection, migration.id, bounds_of(migration), most, more)
 
@@ -225,6 +230,7 @@ class _Claiming:
         }
         about = migration.renewed, migration.looked, migration.destination_empty
         taken = [claim_of(row, *about) for row in self.connection.execute(which, reported).all()]
+        # The order of RETURNING is arbitrary (sqlite.org/lang_returning.html).
         taken.sort(key=lambda claim: claim.id)
         claimed = (TransferState.QUEUED, TransferState.RUNNING)
         for one in taken:

@@ -79,6 +79,7 @@ class CounterDelta:
                 "migration": migration,
                 "state": state,
                 "objects": count,
+                # The sum of a tally and this stays within 64 bits: 2**62 + 2**62 - 1.
                 "bytes": max(-MAX_SUM, min(self._bytes[migration, state], MAX_SUM - 1)),
             }
             for (migration, state), count in sorted(self._objects.items())

@@ -49,6 +49,7 @@ _STORAGE: Final = (
     " pg_database WHERE datname = current_database()),"
     " left(pg_walfile_name(pg_current_wal_lsn()), 8))"
 )
+"""The name of a WAL file begins with 8 digits of the timeline, which a promoted replica raises."""
 _TABLE: Final = (
     "SELECT concat_ws(' ', 'transfers'::regclass::oid, pg_relation_filenode('transfers'))"
 )
@@ -118,6 +119,7 @@ class Database:
         try:
             with self._engine.connect() as connection:  # a checkpoint can't run in a transaction
                 driver = cast(sqlite3.Connection, connection.connection.driver_connection)
+                # Every other transaction waits for this thread, and a later call can empty the log.
                 driver.execute("PRAGMA busy_timeout=0")
                 try:
                     return (

@@ -76,6 +76,8 @@ def distrust_recent_commits(connection: Connection, ended: bool = True) -> None:
     before = transfers.c.before
     unrecorded = before.is_(None) | (before == ARRIVED)
     connection.execute(update(transfers).where(movable, unrecorded).values(before=_unknown_since()))
+    # A text that names leftovers only must say now that the state is unknown: a lost claim may
+    # have sent bytes.
     noted = func.replace(before, UNNOTED, UNNOTED.replace("false", "true"))
     connection.execute(
         update(transfers).where(movable, before.contains(UNNOTED)).values(before=noted)

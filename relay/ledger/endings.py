@@ -126,6 +126,7 @@ def finish(connection: Connection) -> list[Migration]:
         if row.state != MigrationState.RUNNING or not is_listed or PENDING & tally.keys():
             continue  # another process ended, retried or listed it since finishable_ids read it
         verb = ending_verb(tally)
+        # Objects that no listing named may be missing, so this is never a success.
         if row.listing == ListingState.FAILED:
             arrived = any(tally.get(state) for state in COMPLETED)
             verb = MigrationVerb.END_PARTIAL if arrived else MigrationVerb.FAIL

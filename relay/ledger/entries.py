@@ -99,6 +99,8 @@ def _insert(
             "migration_id": listing.migration_id,
             "state": (TransferState.FAILED if one.error else TransferState.QUEUED).value,
             "name": one.name,
+            # An object that another migration left counts as claimed once, so that the first
+            # claim inspects the destination (`hints_of_claim`).
             "fence": fence + (one.name in left),
             "before": left.get(one.name, begun),
             "folded": folded(one.name),
@@ -190,6 +192,7 @@ def _list_again(
             # Something may be left of it: its transfer reports that, and fails with the same error.
             one = replace(one, error=None)
         step = _step(one, row, if_exists, is_empty)
+        # An arrived object keeps the version that arrived, and a running one its claim's URL.
         kept = step.state in COMPLETED or row.state == TransferState.RUNNING
         values = {"listings": listing.listings} if kept else _listed_columns(one, listing)
         if row.state == TransferState.RUNNING and one.error is None:
@@ -305,13 +308,16 @@ def forget_gone(connection: Connection, listing: ListingClaim) -> int:
     if not listing.listings or not connection.execute(reported).scalar():
         return 0
     gone = of_this & (transfers.c.listings < listing.listings)
+    # Condition 1: failed or cancelled, and neither a lost worker nor a recorded upload.
     retryable = TRANSFER[TransferVerb.RETRY].origins - {TransferState.UNVERIFIED}
     gone &= transfers.c.state.in_(retryable) & (transfers.c.lapses == 0)
     gone &= ~exists().where(uploads.c.transfer_id == transfers.c.id)
+    # Condition 2: neither lasting leftovers, nor a cancelled object that was accepted.
     before = transfers.c.before
     is_cancelled = transfers.c.state == TransferState.CANCELLED
     is_left = before.contains(REMAINING) & (before.contains(SENT) | before.contains(CONFIRMED))
     gone &= before.is_(None) | ~(is_left | (is_cancelled & before.contains(SENT)))
+    # Condition 3: ended before the user restarted the listing.
     again = (events.c.migration_id == listing.migration_id) & (
         events.c.kind == EventKind.LIST_AGAIN
     )

@@ -143,6 +143,7 @@ def enter_folded(connection: Connection, worker: WorkerId, claim: Claim) -> tupl
         select(*_COLUMNS).where(transfers.c.id.in_(ids)).order_by(transfers.c.id).with_for_update()
     )
     others = [row for row in connection.execute(locked) if row.id != claim.id]
+    # Entered by the present claim. A running one that has not entered yet waits for this one.
     if any(row.state == TransferState.RUNNING and row.twins == row.fence + 1 for row in others):
         return None
     _write(connection, worker, claim, claim.fence + 1)

@@ -53,6 +53,7 @@ def identity_hashes_of(connection: Connection, spec: Spec) -> IdentityHashes:
     return IdentityHashes(
         spec=keyed_hash(key, places, spec.options, *named),
         places=keyed_hash(key, places, *named),
+        # The column has 64 characters, so each hash gives half of its own.
         owner=accounts[:32] + machine if machine else accounts,
         machine=machine,
         older_owner=accounts,

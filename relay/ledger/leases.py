@@ -167,6 +167,7 @@ def _is_gone(row: Row[Any], now: float, worker: WorkerId, one_machine: bool) -> 
     if not _is_shown(row, worker, one_machine):
         return False
     found = process_identity(int(_pid_of(row)))
+    # The start time before the '@' shows if another process has the pid by now.
     return found is None or ("@" in found and found != row.process)
 
 

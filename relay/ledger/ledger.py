@@ -143,7 +143,7 @@ class Ledger:
 
     def begin_again(self, id: str, gone: Sequence[int]) -> None:
         """As entries.begin_again for the `gone` objects, and for those that another migration has
-        left unproved since they arrived. Raises as migrations.lock_unended; nothing has changed
+        left unproved since they arrived. Raises as actions.lock_unended; nothing has changed
         then."""
 
         def begin(connection: Connection) -> None:

@@ -48,6 +48,7 @@ def room(connection: Connection, migration: str, bounds: Bounds, wanted: int, mo
     row = connection.execute(
         select(migrations).where(migrations.c.id == migration).with_for_update(key_share=True)
     ).one()
+    # Read again under the lock: the bound may have changed since the caller read it.
     bound = bounds_of(row).transfers
     if bound is None:
         return wanted

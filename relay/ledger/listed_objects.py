@@ -54,9 +54,11 @@ class ListedRows:
             if listing.counted and (why := self._conflict(one, row, listing, seen)):
                 one = _rename(one, why)
                 row = _rows_of(connection, listing, [one.name]).get(one.name)
+            # A repetition within this page.
             if one.name in seen:
                 continue
             seen[one.name] = one.identity
+            # A row of this very listing needs nothing: the listing was restarted after a crash.
             if row is None:
                 self.new.append(one)
             elif row.listings < listing.listings:
@@ -178,6 +180,7 @@ def is_other(one: ListedObject, row: Any, if_exists: str) -> bool:
         return True
     digests = json.loads(row.digests) if row.digests and one.digests else {}
     pairs: list[tuple[Any, Any]] = [(one.etag, row.etag)]
+    # An equal time shortly before the arrival proves nothing, so it is not compared.
     if one.modified != row.modified or not _just_before(one.modified, row.ended):
         pairs.append((one.modified, row.modified))
     pairs += [(digest, digests.get(name)) for name, digest in one.digests.items()]

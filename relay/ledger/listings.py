@@ -162,6 +162,7 @@ def end_listing(
     _change(connection, worker, listing, {"listing": ListingState.DONE, "listing_owner": None})
     gone = forget_gone(connection, listing)
     if gone:
+        # `finish` compares this number with the tallies, which no longer have these objects.
         left = {"entries": migrations.c.entries - gone}
         connection.execute(
             update(migrations).where(migrations.c.id == listing.migration_id).values(**left)

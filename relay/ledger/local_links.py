@@ -61,6 +61,8 @@ def objects_at_link(
     others = {(row.path, row.target) for row in connection.execute(kept)}
     if tree is not None:
         others.add(("", tree))
+    # The names that lead to `there` through the other links: a link's path, and the rest of
+    # `there` below the link's target.
     names = {
         unquote(path + there[len(to) :]).lstrip("/") for path, to in others if _is_below(there, to)
     }

@@ -56,10 +56,12 @@ def nested_rows(
     own: set[str] = set() if is_named_later else {mine.destination}
     found: list[tuple[Any, Mapping[str, str]]] = []
     above = _above(places)
+    # Step 1: migrations of the same single object, or of a tree above it.
     for some in in_chunks(sorted({*places, *above} - own)):
         for row in connection.execute(query.where(migrations.c.destination.in_(some))).all():
             theirs = _theirs(row, places)
             found += [(row, theirs)] if theirs else []
+    # Step 2: single objects that were sent into a folder above, by the names in their rows.
     of = query.add_columns(transfers.c.before).select_from(
         migrations.join(transfers, transfers.c.migration_id == migrations.c.id)
     )

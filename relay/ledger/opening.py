@@ -113,6 +113,8 @@ def _create_file(path: Path) -> None:
     """Create the file if it is missing, readable by its owner only: it holds the credentials of the
     stores. Raises ConfigError, OSError."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    # SQLite deletes the log of an empty file (`pagerOpenWalIfPresent` in pager.c), and with it
+    # the commits that may be in no other place.
     left = path.with_name(f"{path.name}-wal")
     if left.exists() and not path.exists():
         raise ConfigError(
@@ -131,6 +133,7 @@ def _prepare_nothing_behind_pooler(connection: Any, _: Any) -> None:
         process = cursor.execute("SELECT pg_backend_pid()", prepare=False).fetchone()[0]
     if process != connection.info.backend_pid:
         connection.prepare_threshold = None
+    # The query has begun a transaction, which would stay open in the pool.
     connection.rollback()
 
 
@@ -144,6 +147,7 @@ def _engine(url: URL) -> Engine:
         return server
     engine = create_engine(
         url,
+        # One connection, since one native thread runs every transaction.
         poolclass=StaticPool,
         connect_args={"check_same_thread": False, "timeout": BUSY_SECONDS},
     )

@@ -70,6 +70,7 @@ def find_orphans(
     )
     begun_by = {row.transfer_id: upload_of_row(row) for row in found}
     return [
+        # The last four columns are the migration's.
         Orphan(claim_of(row[:-4], row.renewed), begun_by.get(row.id), _prior_state(row))
         for row in rows
     ]

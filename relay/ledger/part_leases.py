@@ -70,6 +70,7 @@ def join_upload(
         if not room(connection, row.migration_id, bounds_of(row), 1):
             continue
         first = take_part(connection, worker, row.id, row.upload_id, None)
+        # None: another helper took the last part after the query.
         if first is not None:
             claimed = connection.execute(select(*CLAIMED).where(transfers.c.id == row.id)).one()
             upload = connection.execute(

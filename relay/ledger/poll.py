@@ -29,6 +29,7 @@ def settle_and_claim(
     """Settle `ends`, claim the `wanted` transfers, and read the state of the migrations of the new
     claims and of the `watched` ones."""
     changes = CounterDelta()
+    # Settle first: the ended transfers leave room within their migration's bound.
     lost = settle(connection, worker, ends, changes)
     claims = claim(connection, worker, wanted, only, changes)
     stand = _standings(connection, worker, claims, watched)

@@ -85,6 +85,7 @@ def release_unknown_claims(
     If the answer to a claim was lost, the ledger knows the claim and the worker does not. `kept`
     are the claims that the worker knows, `shared` the transfers whose parts it moves."""
     held = _RELEASABLE.where(transfers.c.owner == worker.id, RUNNING)
+    # With the fence: the worker may know an earlier claim of the same transfer.
     known = {(claim.id, claim.fence) for claim in kept}
     rows = [row for row in connection.execute(held) if (row.id, row.fence) not in known]
     ours = select(parts.c.transfer_id).where(NOT_THERE, parts.c.owner == worker.id).distinct()

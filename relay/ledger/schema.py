@@ -194,10 +194,11 @@ uploads = Table(
     Column("next", Integer, nullable=False, server_default=text("1")),
     Column("there", BigInteger, nullable=False, server_default=text("0")),
 )
-"""A multipart upload that was created and neither completed nor aborted. `etag` and `size` are
-those of the source's version; `pinned`, as JSON, is the version if helpers may move parts. Of its
-`total` parts every one before `next` was taken once; the destination has `there` bytes of them.
-`digest` is that of the whole object, written just before the upload is completed."""
+"""A multipart upload that was neither completed nor aborted. Until it is created its `upload_id` is
+empty. `etag` and `size` are those of the source's version; `pinned`, as JSON, is the version if
+helpers may move parts. Of its `total` parts every one before `next` was taken once; the destination
+has `there` bytes of them. `digest` is that of the whole object, written just before the upload is
+completed."""
 
 parts = Table(
     "parts",

@@ -116,6 +116,7 @@ def settle(
     is written. Add the change of the tallies to `changes`."""
     if not ends:
         return []
+    # Step 1: hand back the skips of objects that another migration has begun to send.
     skipped = [end for end in ends if end.verb == TransferVerb.SKIPPED]
     unproved = find_unproved_skips(connection, skipped) if skipped else {}
     if unproved:
@@ -125,12 +126,15 @@ def settle(
             else end
             for end in ends
         ]
+    # Step 2: lock this worker's claims, and write the settlements of those it still has.
     ending = _end_of(connection, worker, ends, changes)
     if ending.rows:
         _write(connection, ending)
+    # Step 3: prepare the next claims: adopted states, and parts that any worker may take.
     for id, left in unproved.items():
         adopt(connection, id, left)
     free_parts(connection, worker, ending.back)
+    # Step 4: delete what is not needed any longer.
     _forget_parts(connection, ending.arrived)
     _forget_urls(connection, ending.urls)
     for some in in_chunks(ending.outdated):
@@ -166,6 +170,7 @@ def _end_of(
             back, left = TransferVerb.HAND_BACK, end.remains
             end = Settlement(claim, back, resent=end.resent, remains=left, unsent=True)
         verb = end.verb
+        # No worker claims from a cancelled migration, so the row would stay queued for ever.
         if verb == TransferVerb.HAND_BACK and row.stage == MigrationState.CANCELLED:
             verb = TransferVerb.CANCEL
         state = TRANSFER[verb].to

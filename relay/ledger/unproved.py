@@ -110,6 +110,7 @@ def _lefts(
     accepted = cache(partial(_accepted_after, connection, mine))
     for name, other, row, left in _recorded_objects(connection, mine, names, place):
         at = _had_last(row, other, left)
+        # It has left nothing before it was accepted, even if a slow clock recorded so.
         at = at if left == ARRIVED else max(at, accepted(other.id))
         if at > found.get(name, (-1.0, ""))[0]:
             found[name] = (at, left)
@@ -262,6 +263,7 @@ def adopt(connection: Connection, id: str, left: Mapping[str, str]) -> None:
         if new is None or (kept is not None and kept.noted):
             continue
         remains = {**(kept.remains if kept is not None else {}), **new.remains}
+        # It counts as claimed and sent once, so that its next claim inspects the destination.
         fence = max(1, row.fence)
         twins = fence + 1 if row.twins == MARKED else row.twins
         values = {"before": replace(new, remains=remains).to_text(), "fence": fence, "twins": twins}

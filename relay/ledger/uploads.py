@@ -70,6 +70,7 @@ def record_upload(
     connection: Connection, worker: WorkerId, claim: Claim, upload: UploadRecord
 ) -> None:
     """Record that an upload was created; it replaces any other record. Raises LeaseLost."""
+    # This also checks the claim.
     forget_upload(connection, worker, claim)
     row = {
         "transfer_id": claim.id,
@@ -119,6 +120,7 @@ def resume_upload(
         connection.execute(
             update(parts).where(there, parts.c.number == number).values(etag="", digest="", size=0)
         )
+    # Counted again, since the gone parts were counted when they were stored.
     kept = select(func.coalesce(func.sum(parts.c.size), 0)).where(parts.c.transfer_id == claim.id)
     connection.execute(update(uploads).where(ours).values(there=kept.scalar_subquery()))
     free_parts(connection, worker, [claim.id])

@@ -63,6 +63,7 @@ class UploadLifecycle:
         if self.journal is not None:
             self.journal.begin(about)
         reach("before-begin")
+        # The last chance to cancel before the upload exists and its id is recorded.
         self.meter.check()
         upload = cast(PartsDestination, self._without_cancellation(place)).begin(place, metadata)
         reach("after-begin")
@@ -70,6 +71,7 @@ class UploadLifecycle:
             try:
                 self.journal.begin(replace(about, upload_id=upload.id, checked=upload.checked))
             except BaseException as error:
+                # The record without an id stays: if the abort fails, it is the only trace.
                 self.abort(upload, error, written=False)
                 raise
         reach("after-begin-row")

@@ -38,6 +38,7 @@ def split_into_ranges(size: int, wished: int, limits: PartLimits) -> list[ByteRa
             side="destination",
             hint="The destination can't hold this object; choose another, or split the object.",
         )
+    # With smaller parts the object would have more of them than the store permits.
     least = -(-size // limits.most)
     return ranges_of(
         size, min(max(wished, limits.smallest, -(-least // MIB) * MIB), limits.largest)

@@ -125,6 +125,7 @@ class PartContext:
                     wait = patience.wait(meter.moved - before, meter.moved_at, error.retry_after)
                     if wait is None or patience.failures >= most():
                         raise
+                    # A failed completion waits now, so a cancel is possible again.
                     self.meter.committed = False
                     meter.check()  # a cancelled transfer is not retried
                     self.troubles.note(what, error, patience.failures, wait)
@@ -196,6 +197,7 @@ class PartWorkers:
         Raises the first RelayError, after all greenlets have stopped.
         """
         self._failed = False
+        # `_max_parts` workers may read a part while as many others send one and wait.
         workers: Any = Pool(max(1, min(2 * self._max_parts, len(self.spans) - len(self.done))))
         try:
             for failure in workers.imap_unordered(
@@ -245,6 +247,7 @@ class PartWorkers:
         try:
             number = take(done)
         except BaseException:
+            # The destination has the part, but no record says so: the part will be sent again.
             self.resent += done.size if done else 0
             raise
         if done is not None:
@@ -285,6 +288,7 @@ class PartWorkers:
         self, upload: Upload, number: int, span: ByteRange, meter: Watchdog, permit: _Permit
     ) -> StoredPart:
         context = self.context
+        # A retry reads the part again. Until it is fully sent, `_drain` must not wait for it.
         self._fully_sent.discard(gevent.getcurrent())
         permit.begin()
         source = context.stores.source(context.source, meter)

@@ -151,6 +151,7 @@ class MultipartUpload:
         version, written = self.context.found.version, self._written
         if self.context.copying:
             return COPY_BYTES
+        # A record without a version is that of a copy, or of an object of unknown length.
         if written is None or written.pinned is None:
             return self.context.limits.part_bytes
         is_same = (written.etag, written.size) == (version.etag, version.size)
@@ -188,6 +189,7 @@ class MultipartUpload:
         unless it can be resumed: there is a journal, and some parts have arrived.
 
         Raises RangeIgnored if the source ignores ranges; then nothing is at the destination."""
+        # Step 1: an earlier attempt may have requested the completion already.
         written = self._written
         if written is not None:
             moved = self._resume_completed(written)
@@ -195,13 +197,16 @@ class MultipartUpload:
                 return moved
         upload: Upload | None = None
         try:
+            # Step 2: resume its upload, or create another.
             if written is not None:
                 upload = self._resume(written)
             if upload is None:
                 upload = self._create()
+            # Step 3: move the parts, and complete the upload.
             self._move_all(upload)
             return self._complete(upload)
         except BaseException as error:
+            # Step 4: decide if the next attempt can resume this upload.
             gone = self._discard_stuck_upload(error)
             if gone is not None:
                 self._kept = False
@@ -222,6 +227,7 @@ class MultipartUpload:
         upload = self._resumed
         self.fruitless = self.fruitless + 1 if self._is_fruitless(error) else 0
         refused = self._completing and isinstance(error, Rejected)
+        # A full store says nothing about the parts.
         refused &= not isinstance(error, StoreFull)
         if (
             upload is None
@@ -263,6 +269,7 @@ class MultipartUpload:
         left = self._completed_location(written)
         if left is None:
             return None
+        # Nothing is sent, but `bytes` must be the object's length.
         for part in written.parts:
             self._workers.record_part(part)
         digests = {COMBINED: bytes.fromhex(written.digest)} if written.digest else {}
@@ -308,6 +315,7 @@ class MultipartUpload:
         Else abort it and return None.
         """
         assert self.journal is not None, "the record comes from the journal"
+        # That attempt crashed between the request and the record of its id.
         if not written.upload_id:
             self._lifecycle.abort_lost_uploads(self.context.place, written)
             return None
@@ -334,6 +342,7 @@ class MultipartUpload:
             listed = tuple(
                 Part(one.number, one.size, one.etag, one.checked) for one in written.parts
             )
+        # A part that is read again must have the same bytes, even in another process (fault F15).
         workers.read = {
             part.number: bytes.fromhex(part.digest) for part in written.parts if part.digest
         }
@@ -379,6 +388,7 @@ class MultipartUpload:
         if len(workers.done) == len(workers.spans):
             return
         left = journal.outstanding_parts()
+        # Every part is acknowledged. Those of other workers are only in the ledger so far.
         if not left:
             written = journal.recorded_upload()
             recorded = () if written is None else written.parts
@@ -410,6 +420,7 @@ class MultipartUpload:
         )
         if self.journal is not None:
             self.journal.commit(digests[COMBINED].hex() if digests else "")
+        # Of a copy no byte was read here, so only the source's own digests are known.
         known = self.context.found.version.digests if self.context.copying else digests
         reach("before-complete")
         stored = self._request_completion(upload, parts, known)
@@ -455,6 +466,7 @@ class MultipartUpload:
         refused = (
             isinstance(error, (*NOT_COMPLETED_ERRORS, UploadGone)) or 400 <= (status or 0) < 500
         )
+        # A refusal answers the last request; the answer to an earlier one may have been lost.
         return self._completion_requests > int(refused)
 
     def _can_continue(self, error: BaseException) -> bool:
@@ -466,6 +478,7 @@ class MultipartUpload:
         if isinstance(error, DISCARD_ERRORS) or (
             self._completing and isinstance(error, NOT_COMPLETED_ERRORS)
         ):
+            # A full store refuses to complete for now: its user may free space and resume.
             return isinstance(error, StoreFull)
         if isinstance(error, Cancelled):
             return error.retryable

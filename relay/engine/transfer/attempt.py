@@ -107,6 +107,7 @@ class Attempt:
             outcome = copier.copy(found)
         except PreconditionFailed as error:
             outcome = self._check.on_precondition_failed(error)
+        # A copy in one request resumes no upload of an earlier attempt.
         if outcome is not None and self._progress.parts is None:
             self._discard_multipart()
         return outcome
@@ -200,6 +201,7 @@ class Attempt:
         """Abort the multipart upload of an earlier attempt, which this one does not resume; not one
         to the place `but`. Raises as `UploadLifecycle.abort_lost_uploads`."""
         context, known = self._context, self._context.known
+        # A new object has no record, so the ledger is not read for each of them.
         has_predecessor = self._progress.attempt > 1 or known.begun or bool(known.lost)
         if context.journal is None or not has_predecessor:
             return

@@ -174,6 +174,7 @@ class Finalizer:
         if stored.place is not None:
             # An earlier attempt's temporary upload has been renamed.
             self._progress.remains.pop(str(stored.readable), None)
+        # Earlier attempts left the only whole object at a temporary name: now there is another.
         if any(map(is_whole, self._progress.remains.values())):
             target, known, remains = self._target, self._context.known, self._progress.remains
             tokens = [*known.lost, *([known.token] if known.token else ())]
@@ -321,6 +322,7 @@ class Finalizer:
         context, destination = self._context, self._target.destination
         if stored.place is None:
             return proof.version
+        # The verification took time, and a rename can't be undone.
         if context.journal is not None:
             context.journal.check_lease()
         reach("before-publish")

@@ -108,6 +108,7 @@ def _lists_both(destination: Destination, place: Location, twin: Location) -> bo
         (at for at, (one, other) in enumerate(zip(*names, strict=False)) if one != other), 0
     )
     differing = {_segment(name, same) for name in names}
+    # No segment differs, or only in its percent-encoding: no listing can show both.
     if not same or len(differing) < len(names):
         return False
     try:

@@ -51,6 +51,7 @@ class Ownership:
             return False
         if context.known.begun:
             return True
+        # Without a journal, an upload that may overwrite is simply repeated.
         matters = context.journal is not None or self._target.if_exists is not IfExists.OVERWRITE
         return matters and progress.attempt > 1 and progress.sendings > 0
 

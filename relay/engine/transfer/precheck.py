@@ -94,6 +94,7 @@ class DestinationCheck:
         if not before.known and target.if_absent and not destination.honours_preconditions(place):
             raise undescribed_error(place)
         was = progress.before.version if progress.before is not None else None
+        # If the place is as it was before our first byte, nothing of ours is there.
         if before.version is None:
             is_unchanged = before.known and not before.assumed
         else:
@@ -191,6 +192,8 @@ class DestinationCheck:
         progress.note_sending()
         if progress.before is not None:
             return
+        # An upload that overwrites trusts no existing object, and a staged one shows none before it
+        # is proved: then no later attempt needs the prior state.
         is_named = context.plan.destination.path.endswith("/")
         matters = target.if_exists is not IfExists.OVERWRITE or is_named
         must_note = matters and target.shows_unproved and target.place.method != "POST"
@@ -329,6 +332,7 @@ class DestinationCheck:
             is_parted = False
             sent: Sent | None = Sent(size, {}, {})
         elif is_parted:
+            # The journal has the digest of a large object, so the source is not read again.
             sent = self._journalled_digests(found)  # of this version of the source
         else:
             sent, found = self._source_reader.read_again(there)
@@ -348,6 +352,7 @@ class DestinationCheck:
             return None
         if self._ownership.is_new(there):
             return outcome
+        # It may be the prior object. Only equal bytes and equal metadata make an upload needless.
         is_same_object = outcome.state is State.VERIFIED and self._shows_metadata_of(found)
         return outcome if is_same_object else None
 

@@ -68,6 +68,7 @@ class ServerCopier:
                 or isinstance(error, PreconditionFailed)
             ):
                 raise
+            # The store refuses to copy: relay moves the bytes, and keeps the copy's leftovers.
             progress.parts = None
             progress.remains |= error.remains
             return None

@@ -70,6 +70,7 @@ class SourceReader:
         context = self._context
         self._source = context.stores.source(context.plan.source, context.meter)
         self._listed_small = listed = self._listed_version_of_small()
+        # A strong ETag of the listing pins the version, which saves a HEAD for each object.
         self._hint = (
             ObjectInfo(listed, context.plan.source) if listed and listed.strong_etag else None
         )
@@ -124,6 +125,8 @@ class SourceReader:
         """Return the listed version of a small object in its first attempt, else None."""
         known, plan = self._context.known, self._context.plan
         listed = known.listed
+        # A retry, also of an earlier claim, asks for the current version. A folder needs the name
+        # that the answer gives.
         if (
             listed is None
             or self._progress.attempt > 1

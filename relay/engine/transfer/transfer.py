@@ -76,7 +76,7 @@ class Transfer:
     known: ObjectHints = ObjectHints()
     journal: Journal | None = None
     admitted: bool = False
-    """True: skip the slot queue, since the caller has already found a free slot."""
+    """True: the limits of the slot queue do not apply, since the caller limits its transfers."""
     allowed: ReadableAccounts = field(default_factory=ReadableAccounts)
 
     def __post_init__(self) -> None:
@@ -204,6 +204,7 @@ class Transfer:
         context, before = self._context(), self.known.before
         if before is not None and before.assumed and self.plan.if_exists.only_if_absent:
             before = None  # an assumption must not become a note in the journal
+        # A recorded prior state means that an earlier process was about to send bytes.
         self._progress.before, self._progress.sendings = before, int(before is not None)
         self._progress.remains.update(self.known.remains)
         if self.known.after_crash and self.plan.destination.method == "POST":
@@ -304,11 +305,13 @@ class Transfer:
         """Run one attempt while holding a slot. The slot is free during the wait for the next."""
         progress = self._progress
         progress.phase = "waiting"
+        # A retry has waited in the queue before, so it is not refused there.
         with self.slots.slot(admitted=self.admitted or progress.attempt > 0, tick=self.meter.check):
             progress.begin_attempt()
             try:
                 return attempt.run()
             finally:
+                # No request is under way any longer, so a cancel counts again.
                 self.meter.committed = False
                 self._has_read = self._has_read or progress.moved_bytes > 0
                 progress.close()
@@ -332,6 +335,7 @@ class Transfer:
 
     def _wait_after(self, error: RelayError) -> None:
         """Wait before the next attempt. Raises `error` if it is not retried, and Cancelled."""
+        # Without an attempt it is Overloaded, from the wait for a slot: the client tries again.
         again = error.retryable and self.attempt and not isinstance(error, LedgerFailed)
         wait = self._next_wait(error) if again else None
         if wait is None:

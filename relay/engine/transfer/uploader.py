@@ -223,6 +223,7 @@ class Uploader:
         is_post = target.place.method == "POST"
         self._progress.close()
         self._progress.resent += body.count
+        # Whether an object of ours may be there, and whether the place was inspected for one.
         stays, is_checked = True, False
         if not (is_post or target.publishes_atomically or _is_unsent(body, error)):
             assert target.before is not None, "the place is inspected before anything is sent"
@@ -237,6 +238,7 @@ class Uploader:
                 error.leave(Leftover.SENT, target.place, why)
             elif target.shows_unproved:
                 self._progress.unproved = target.place
+        # The source may have been read to its end, although the upload failed.
         try:
             self._source_reader.note_digests(opened, body)
         except SourceUnstable as unstable:

@@ -284,6 +284,7 @@ def _find(destination: Destination, location: Location) -> ObjectInfo | None:
 
 def _merge_versions(stored: PutResult, found: ObjectInfo | None) -> Version:
     if found is None:
+        # `_proof_from_response` has judged the digests in the answer to the upload.
         return replace(stored.version, digests={})
     return replace(found.version, etag=found.version.etag or stored.version.etag)
 

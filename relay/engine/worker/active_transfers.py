@@ -112,4 +112,5 @@ class ActiveTransfers:
     def lose_lease(self) -> None:
         """Cancel every transfer because other workers may have claimed it."""
         for active in tuple(self.by_claim.values()):
+            # `stopped` stays False: `ClaimRunner` hands a LeaseLost back without it.
             active.transfer.cancel(LeaseLost("the lease of this process had expired"))

@@ -29,7 +29,9 @@ class NoteWriter:
         mine = _Note(claim, before)
         self._waiting.append(mine)
         with self._writing:
+            # Else the greenlet that held the semaphore before has written this note with its own.
             if mine.held is None:
+                # This note is not in the list if the greenlet that took it failed to write it.
                 together = [one for one in self._waiting if one is not mine]
                 self._waiting.clear()
                 together.append(mine)

@@ -89,6 +89,7 @@ class ClaimRunner:
                 return Settlement(claim, TransferVerb.HAND_BACK, wait=TWIN_SECONDS)
             holds = partial(self.lease.holds, registration)
             transfer.journal = ClaimJournal(self.ledger, claim, sure=holds, notes=self._notes)
+            # This greenlet is the slot: the claim must not fail because the engine's queue is full.
             transfer.admitted = True
             active = self.active.add(claim, transfer)
             try:
@@ -109,6 +110,9 @@ class ClaimRunner:
 
     def _await_end_of_help(self, claim: Claim) -> None:
         """Wait until the parts have ended that this process moves of the object as a helper."""
+        # The ledger names the owner of a part by its worker, which is the same for both: to resume
+        # the upload would release the helper's parts while they move. And one process moves at most
+        # `parts_in_flight` parts of one object, so that a crash costs no more.
         while claim.id in self.helped.claims and not self.over.is_set():
             gevent.sleep(HELP_CHECK_SECONDS)
 

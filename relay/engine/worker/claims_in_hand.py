@@ -113,6 +113,7 @@ class ClaimsInHand:
                 self._ledger.settle([end])
             except LedgerRefused as error:
                 members = error_members(error)
+                # Without its receipt: a value in it may be the one that the database refuses.
                 self._ledger.settle([Settlement(end.claim, TransferVerb.FAILED, error=members)])
             self._settlements.remove(end)
             self._forget(end.claim)

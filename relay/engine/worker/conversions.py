@@ -18,6 +18,7 @@ from relay.receipt import State, Version
 
 def hints_of_claim(claim: Claim) -> ObjectHints:
     """Return the hints about a claimed object for its transfer."""
+    # A single object has no name in a tree, and no listing.
     listed = Version(claim.size, claim.etag, http_text(claim.modified)) if claim.name else None
     digests: Digests = {}
     if claim.digests:
@@ -25,7 +26,10 @@ def hints_of_claim(claim: Claim) -> ObjectHints:
     return ObjectHints(
         listed=listed,
         promised=Version(claim.size, digests=digests) if claim.url else None,
+        # Only for the first claim: an earlier one may have sent the object since the listing.
         absent=claim.empty and claim.fence == 1,
+        # An earlier claim may have sent the object, except where the ledger says that none has sent
+        # a byte: of a marked transfer that was never entered, and of an untouched one.
         begun=(claim.fence > 1 or claim.attempts > 1)
         and claim.twins != MARKED
         and not claim.untouched,
@@ -53,6 +57,7 @@ def settlement_of(claim: Claim, outcome: Outcome, resent: int) -> Settlement:
     return Settlement(
         claim,
         outcome.state.value,
+        # A skipped object counts in the tally with its listed size.
         bytes=outcome.bytes if proof else claim.size,
         resent=resent,
         seconds=round(outcome.seconds, 3),

@@ -43,7 +43,8 @@ class FailurePolicy:
         failed before it was made. `stopped` says that this process cancelled it: then it is handed
         back."""
         if isinstance(error, KeyCollision) and not (transfer and transfer.has_sent):
-            # If this fails the object counts as sent, which is the safe side.
+            # It was refused before its first byte, so the other objects of its folded name need not
+            # consider it. If this fails the object counts as sent, which is the safe side.
             with suppress(LedgerFailed, LeaseLost):
                 self._ledger.leave_folded(claim)
         if stopped or isinstance(error, LedgerFailed):

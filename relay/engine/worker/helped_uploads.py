@@ -57,6 +57,7 @@ class HelpedUploads:
         self._shunned = {id: until for id, until in self._shunned.items() if until > now}
         lease = self.ledger.join_upload(self.only, (*self.claims, *self._shunned))
         if lease is not None:
+            # Now, and not when its slot begins: `release_unknown` may run before that.
             self.claims.add(lease.claim.id)
         return lease
 
@@ -84,6 +85,7 @@ class HelpedUploads:
             if not self.over.is_set():
                 helper = PartHelper.for_lease(lease, self.active.prepare(lease.claim), self.ledger)
         finally:
+            # The first part was taken with the lease, and nothing here moves it now.
             if helper is None:
                 self._shun(lease)
                 self.ledger.release_parts(lease.claim)

@@ -76,6 +76,7 @@ class Lease:
 
         Calls `lost` when a renewal found the worker removed, `reclaimed` when there are claims to
         take over, and `failed` with each error of the ledger."""
+        # A lease of any length must outlast a renewal that fails.
         every = min(RENEW_SECONDS, self._seconds / 4)
         due = self._clock() + every
         while not stopped.wait(CHECK_SECONDS):

@@ -105,11 +105,13 @@ class Lister:
         def stop(_: object) -> None:
             meter.cancel()
 
+        # The listing may wait for an answer, or for a retry: only its watchdog ends that at once.
         self.over.rawlink(stop)
         try:
             job = self._job(listing)
             if job is None:
                 return
+            # A resumed listing has named objects before: they may be at the destination now.
             if listing.cursor is None:
                 self.ledger.learn_empty(listing, self.jobs.finds_nothing(job, meter))
             meter.throttle = self.jobs.throttle(id)
@@ -154,6 +156,7 @@ class Lister:
 
     def _entries(self, entries: Iterable[Entry]) -> Iterator[Entry]:
         for count, entry in enumerate(entries):
+            # `write_listing` has written another page by now: its objects can be claimed.
             if count % 1000 == 1:
                 self.found()
             yield entry

@@ -21,7 +21,6 @@ from relay.errors import (
     PermissionDenied,
     RelayError,
     Unauthenticated,
-    Unsupported,
 )
 from relay.ledger.acceptance import WITHDRAWN
 from relay.ledger.ledger import Ledger
@@ -99,6 +98,7 @@ class MigrationCache:
                     " new migration."
                 ),
             )
+        # A dict keeps the order of insertion: the job that was read first is removed first.
         self._jobs.pop(id, None)
         for old in tuple(islice(self._jobs, max(0, len(self._jobs) + 1 - JOBS))):
             del self._jobs[old]
@@ -120,7 +120,7 @@ class MigrationCache:
             return store.lists_all and next(iter(store.list(job.destination, False)), None) is None
         except NotFound:
             return store.lists_all
-        except (Unsupported, RelayError):
+        except RelayError:
             return False
         finally:
             meter.borne = None  # no retry is pending
@@ -182,6 +182,7 @@ class MigrationCache:
         if found is None:
             found = self._throttles[id] = Throttle()
             if len(self._throttles) > JOBS:
+                # A running transfer holds its throttle: a second one would double the bounds.
                 kept = {id, *self.in_use()}
                 self._throttles = {
                     name: one for name, one in self._throttles.items() if name in kept

@@ -131,6 +131,7 @@ class OrphanSweeper:
         with self._meter() as meter:
             destination = self.engine.stores.destination(plan.destination, meter)
             remains = dict(claim.remains)
+            # Step 1: the recorded multipart upload, or those that the attempt may have created.
             if begun is not None:
                 place = location_of_upload(plan, begun)
                 if place is None:
@@ -140,6 +141,7 @@ class OrphanSweeper:
                     )
                 for upload in uploads_of(destination, place, begun, self.engine.limits):
                     abort_upload(destination, upload, remains)
+            # Step 2: the temporary uploads of every claim. The last one is over too: `fence + 1`.
             failure = remove_lost_uploads(
                 destination,
                 self._probable_place(plan, meter),
@@ -148,7 +150,10 @@ class OrphanSweeper:
             )
             if failure is not None:
                 raise failure
+            # Step 3: a piece under the object's own name.
             remaining = self._remove_shown(destination, plan, orphan, meter)
+        # Step 4: record the leftovers. A whole object at a temporary name is the only one, so it
+        # stays for the user.
         kept = {name: text for name, text in remains.items() if is_whole(text)}
         if kept:
             remaining = remaining or DestinationLost(f"the whole object is at {', '.join(kept)}")
@@ -183,6 +188,8 @@ class OrphanSweeper:
         store shows unfinished uploads there. Returns and raises as `_remove`."""
         place, claim, was = plan.destination, orphan.claim, orphan.before
         hidden = _shows_whole_alone(destination, plan) or destination.staged_locations(place, "")
+        # A piece can exist only where bytes were sent, a worker was lost, and the store shows the
+        # bytes that it has received so far. A POST has no place that could be inspected.
         if was is None or not claim.crash_count or hidden or place.method == "POST":
             return None
         if place.path.endswith("/"):
@@ -194,6 +201,7 @@ class OrphanSweeper:
             if isinstance(found, UnknownObject):
                 raise found.why
             there = found.version
+            # It is the prior object, or was written before the migration was accepted.
             if is_same(was.version, there) or is_before(
                 there.last_modified, was.since, CLOCKS_SECONDS
             ):
@@ -213,6 +221,8 @@ class OrphanSweeper:
                 return None
             return _may_remain(error, place)
         except RelayError as error:
+            # The next sweep would find these two again: the object is not known to be ours, or the
+            # source has another version.
             if error.retryable and not isinstance(error, DestinationLost | SourceChanged):
                 raise
             return _may_remain(error, place)

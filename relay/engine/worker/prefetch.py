@@ -50,6 +50,7 @@ class PrefetchSizer:
         now = self.clock()
         since = now - self._turned if self._turned is not None else now - began
         self._turned = now
+        # The averages are those of time, not of polls: a short interval changes them little.
         weight = 1.0 - exp(-since / MEMORY_SECONDS) if self.rate else 1.0
         self.rate += weight * (ended / max(since, GATHER_SECONDS) - self.rate)
         self.seconds += weight * (now - began - self.seconds)

@@ -63,6 +63,7 @@ class RefusalHistory:
     def note_success(self, claim: Claim, began: float) -> None:
         """Record that a transfer that `began` at a time of `clock` has succeeded."""
         key = (claim.migration_id, claim.renewed)
+        # `pop` moves the key to the end, so that the one without a recent success is dropped.
         self._good[key] = max(began, self._good.pop(key, -inf))
         if len(self._good) > KEPT:
             del self._good[next(iter(self._good))]
@@ -77,10 +78,13 @@ class RefusalHistory:
         key, now = (claim.migration_id, claim.renewed), self.clock()
         waiting = self._waiting.setdefault(key, {})
         first, good = waiting.setdefault(claim.id, now), self._good.get(key, -inf)
+        # A transfer that began after this object's first refusal has succeeded.
         if good > first:
             del waiting[claim.id]
             return Verdict.OWN
         in_a_row = sum(since > good for since in waiting.values())
+        # Below PATIENCE the first refusal of an object (`first == now`) decides nothing: others may
+        # succeed while it waits for its retry.
         if in_a_row < PATIENCE and (first == now or is_busy_since(first)):
             return Verdict.LATER
         del self._waiting[key]
@@ -124,6 +128,8 @@ class RefusalJudge:
                 return Verdict.LATER, error
             if isinstance(error, PermissionDenied):
                 return self._judge_denial(claim, error)
+            # A single object is the whole migration. The other two are certain: these credentials
+            # worked before, and a full store takes no object.
             if not claim.name or isinstance(error, CredentialsWithdrawn | StoreFull):
                 return Verdict.ALL, error
             return self._judge_refusal(claim, error), error
@@ -148,6 +154,8 @@ class RefusalJudge:
     def _judge_refusal(self, claim: Claim, error: StoreError) -> Verdict:
         """Judge a refusal by the other objects of the migration. Raises LedgerFailed."""
         verdict = self._refusals.judge(claim, lambda moment: self._is_busy_since(claim, moment))
+        # The user has resumed the migration, and the source permits its listing: another pause
+        # would ask for credentials that are right.
         if (
             verdict is Verdict.ALL
             and error.side == "source"

@@ -109,6 +109,7 @@ class SlotGrowth:
     def _has_complaint(self, load: Load, now: float) -> bool:
         complained = load.complaints > self._complaints
         self._complaints = load.complaints
+        # One failing transfer alone may be its object's own trouble.
         failing = load.failing >= max(2, self.slots / FAILING)
         return (complained or failing) and now >= self._deaf_until
 

@@ -76,7 +76,8 @@ class Worker:
     only: str | None = None
     _: KW_ONLY
     ended: Callable[[Claim, Outcome | RelayError], None] = lambda claim, end: None
-    """Called with every transfer that ended in this process."""
+    """Called with every transfer that succeeded, or failed for good, in this process; not with one
+    that a bug ended."""
     moved: Callable[[int], None] = lambda count: None
     """Called with the number of bytes that this process moved of an object, when it has ended the
     transfer or its help with the object's parts."""
@@ -188,9 +189,11 @@ class Worker:
         """Work until `stop`, or until the `only` migration has ended. No claim is left behind; if
         the ledger does not answer, the claims expire with the lease. Raises LedgerFailed only
         before the first poll."""
+        # Step 1: register. Claims of a worker that is not registered count as lost.
         self._lease.renew()
         self.ledger.reclaim()
         self._set_slots(self.slots)
+        # Step 2: the greenlets besides the poll.
         keep_lease = partial(
             self._lease.keep,
             self._stopped,
@@ -204,10 +207,13 @@ class Worker:
         if self.growth is not None:
             tasks.append(partial(self._adapt_slots, self.growth))
         others = [gevent.spawn(task) for task in tasks]
+        # Step 3: poll until the end.
         try:
             while not self.stopping and not self._poll():
                 self._wait_for_settlements()
         finally:
+            # Step 4: end the slots, and only then the lease. Each slot takes one None, behind the
+            # queued claims, which `ClaimRunner` hands back.
             self.stop()
             for _ in range(self._live_slots):
                 self._queue.put(None)
@@ -227,6 +233,7 @@ class Worker:
         """Let `growth` choose the number of slots until the worker stops."""
         while not self._over.wait(LOAD_SECONDS):
             slots = growth.note(self._load())
+            # More slots need claims at once, and not when the present claims have ended.
             if slots != self.slots:
                 self._set_slots(slots)
                 self._wake.set()
@@ -316,6 +323,7 @@ class Worker:
                 self._join_upload()
             self.trouble = None
             idle = not claimed and self._is_alone()
+            # An idle worker looks at once: the last settlement may have ended the migration.
             if not idle and self.clock() < self._look_at:
                 return False
             return self._has_ended() and idle
@@ -333,6 +341,8 @@ class Worker:
     def _settle_and_claim(self) -> int:
         """Settle the ended claims, claim transfers, and apply pauses and limits; return the number
         of claims."""
+        # The registration from before the poll: if the lease is lost during it, these claims may be
+        # those of the earlier registration.
         began, registration = self.clock(), self._lease.registration
         ends = self._claims.settlements
         result = self._claims.settle_and_claim(
@@ -343,6 +353,7 @@ class Worker:
             self._active.apply(result.standings)
             self._lister.apply(result.standings)
         finally:
+            # Whatever happens, a stored claim needs a slot, which settles it.
             for claim in result.claims:
                 self._queue.put((claim, registration))
         self._is_full = self._claims.running > self.slots
@@ -357,6 +368,7 @@ class Worker:
         objects: large ones have several connections each already."""
         busy = self._claims.running + len(self._helped.claims)
         room = 0 if self._runs_suspect() else self.slots + self._pace.ahead - busy
+        # Half of the slots stay for small objects, as long as there are some.
         most = (self._large_slots + 1) // 2 - self._claims.large
         return ClaimRequest(
             all=room, large=most, only_large=self._large_slots - busy, alone=self._is_alone()
