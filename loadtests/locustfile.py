@@ -174,7 +174,7 @@ FAULTS = (
     ("source", "status(403)"),
     ("source", "status(404)"),
     ("source", "flip(70000)"),
-    ("source", "dup_headers(cl_differ)"),
+    ("source", "dup_headers(cl2)"),
     ("source", "redirect_loop(302)"),
     ("source", "header_bomb(count)"),
     ("destination", "status(507)"),

@@ -121,7 +121,7 @@ def settle(
     unproved = find_unproved_skips(connection, skipped) if skipped else {}
     if unproved:
         ends = [
-            Settlement(end.claim, TransferVerb.HAND_BACK, resent=end.resent)
+            Settlement(end.claim, TransferVerb.HAND_BACK, resent=end.resent, remains=end.remains)
             if end.claim.name in unproved.get(end.claim.migration_id, ())
             else end
             for end in ends

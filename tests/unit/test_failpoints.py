@@ -109,6 +109,22 @@ def test_each_action_in_a_process(tmp_path: Path, action: str, code: int) -> Non
     assert (tmp_path / "to" / "object").read_bytes() == b"bytes"
 
 
+@pytest.mark.parametrize("flags", [(), ("-r",)])
+def test_a_bug_is_reported_as_the_failure_of_its_object(
+    tmp_path: Path, flags: tuple[str, ...]
+) -> None:
+    (tmp_path / "from").mkdir()
+    (tmp_path / "from" / "object").write_bytes(b"bytes")
+    ends = [f"{tmp_path}/from", f"{tmp_path}/to"]
+    ends = ends if flags else [f"{end}/object" for end in ends]
+    settings = {"RELAY_LEDGER": f"sqlite:///{tmp_path}/ledger.db"}
+    done = relay("migrate", *flags, *ends, **settings, RELAY_FAILPOINT="after-pin:1:raise")
+    assert done.returncode == 1
+    assert "other processes" not in done.stdout
+    assert "an unexpected FailpointReached; the traceback is in the log" in done.stderr
+    assert not (tmp_path / "to" / "object").exists()
+
+
 def test_a_failpoint_that_raises_looks_like_a_bug() -> None:
     with pytest.raises(FailpointReached):
         failpoint_of("after-pin:1:raise").reach("after-pin")

@@ -42,6 +42,16 @@ def test_a_denial_among_permitted_objects_is_its_own(door: Door) -> None:
     assert door.refuse(1) is OWN
 
 
+def test_a_decided_refusal_is_forgotten(door: Door) -> None:
+    """Else a server would keep an entry for each object that was ever refused."""
+    assert door.refuse(99) is LATER
+    door.let_in()
+    assert door.refuse(1) is LATER
+    door.let_in()
+    assert door.refuse(1) is OWN
+    assert not door.refusals._waiting
+
+
 def test_an_earlier_permission_proves_nothing(door: Door) -> None:
     """A large upload that started before the credentials were withdrawn, and succeeds after
     that."""

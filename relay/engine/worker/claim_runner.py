@@ -56,7 +56,7 @@ class ClaimRunner:
     over: Event
     """Set when the process stops: then no transfer begins."""
     ended: Callable[[Claim, Outcome | RelayError], None]
-    """Called with every transfer that succeeded."""
+    """Called with every transfer that succeeded, or that a bug failed for good."""
     moved: Callable[[int], None]
     """Called with the bytes that this process has moved of an object."""
 
@@ -71,7 +71,7 @@ class ClaimRunner:
             return self._run(claim, registration)
         # A bug fails this object only.
         except (Exception, GreenletExit, gevent.Timeout) as error:  # noqa: BLE001
-            return _settle_bug(claim, None, error)
+            return self._settle_bug(claim, None, error)
 
     def _run(self, claim: Claim, registration: int) -> Settlement:
         if self.over.is_set() or self.active.is_at_limit(claim.migration_id):
@@ -105,7 +105,7 @@ class ClaimRunner:
             stopped = self.over.is_set() or (active is not None and active.stopped)
             return self.failures.settle(claim, transfer, error, stopped=stopped)
         except (Exception, GreenletExit, gevent.Timeout) as error:  # noqa: BLE001
-            return _settle_bug(claim, transfer, error)
+            return self._settle_bug(claim, transfer, error)
         return self._settle_success(active, transfer, outcome)
 
     def _await_end_of_help(self, claim: Claim) -> None:
@@ -136,13 +136,16 @@ class ClaimRunner:
         self.judge.note_success(active.claim, active.began)
         return settlement_of(active.claim, outcome, transfer.resent)
 
-
-def _settle_bug(claim: Claim, transfer: Transfer | None, error: BaseException) -> Settlement:
-    """Return the settlement of a transfer that a bug ended, with a note of the object that may be
-    at its destination. One that a kill or a timeout of its greenlet ended is tried again."""
-    failure = bug(error)
-    if transfer is not None and transfer.has_sent:
-        failure.leave(Leftover.SENT, transfer.plan.destination, "nothing has proved it")
-    again = not isinstance(error, Exception) and claim.attempts < MOST_CRASHES
-    end = replace(hand_back(claim, transfer, failure), error=error_members(failure))
-    return end if again else replace(end, verb=TransferVerb.FAILED)
+    def _settle_bug(
+        self, claim: Claim, transfer: Transfer | None, error: BaseException
+    ) -> Settlement:
+        """Return the settlement of a transfer that a bug ended, with a note of the object that may
+        be at its destination. One that a kill or a timeout of its greenlet ended is tried again."""
+        failure = bug(error)
+        if transfer is not None and transfer.has_sent:
+            failure.leave(Leftover.SENT, transfer.plan.destination, "nothing has proved it")
+        end = replace(hand_back(claim, transfer, failure), error=error_members(failure))
+        if not isinstance(error, Exception) and claim.attempts < MOST_CRASHES:
+            return end
+        self.ended(claim, failure)
+        return replace(end, verb=TransferVerb.FAILED)

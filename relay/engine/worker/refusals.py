@@ -65,6 +65,7 @@ class RefusalHistory:
         key = (claim.migration_id, claim.renewed)
         # `pop` moves the key to the end, so that the one without a recent success is dropped.
         self._good[key] = max(began, self._good.pop(key, -inf))
+        self._forget_refusal(key, claim)
         if len(self._good) > KEPT:
             del self._good[next(iter(self._good))]
 
@@ -80,7 +81,7 @@ class RefusalHistory:
         first, good = waiting.setdefault(claim.id, now), self._good.get(key, -inf)
         # A transfer that began after this object's first refusal has succeeded.
         if good > first:
-            del waiting[claim.id]
+            self._forget_refusal(key, claim)
             return Verdict.OWN
         in_a_row = sum(since > good for since in waiting.values())
         # Below PATIENCE the first refusal of an object (`first == now`) decides nothing: others may
@@ -89,6 +90,13 @@ class RefusalHistory:
             return Verdict.LATER
         del self._waiting[key]
         return Verdict.ALL
+
+    def _forget_refusal(self, key: Key, claim: Claim) -> None:
+        """Forget the earlier refusals of an object whose case is decided."""
+        waiting = self._waiting.get(key, {})
+        waiting.pop(claim.id, None)
+        if not waiting:
+            self._waiting.pop(key, None)
 
 
 class UnderWay(Protocol):
