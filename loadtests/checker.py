@@ -81,6 +81,7 @@ def judge(
             continue
         if found != digest:
             wrong.append(f"{tree}/{name} is another one")
+        # The reader may not have come to the last version.
         last = destination.look(tree, name)
         versions = reader.seen[name] | ({last.version} if last else set())
         if len(versions) != 1:

@@ -102,6 +102,8 @@ def check(args: argparse.Namespace) -> Tools:
     check_outputs(args.write, args.json)
     if not (ROOT / "deploy" / "gunicorn.conf.py").is_file():
         raise BenchError("deploy/gunicorn.conf.py is missing: is this a checkout of relay?")
+    # Room for the large object and its copies, the object of the naive loop, both sides of the many
+    # objects, and the streams.
     large = AT_ONCE if {"memory", "hub"} & set(args.only) else 1
     many = sum(2 * section.bytes for section in _chosen_sections(args) if section.count > 1)
     needed = (large + 1) * args.size + args.naive_size + many + args.streams * SIZE + 64 * MIB

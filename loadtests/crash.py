@@ -100,8 +100,12 @@ def campaign(
             reader.stop()
         verdict.wrong += judge(destination, tree, digests, reader)
         if before is not None:
+            # The proxy counts all bytes: those beyond one copy of the tree were sent again.
             again = (destination.bytes_received() or 0) - before - sum(sizes.values())
             verdict.most_sent_again = max(verdict.most_sent_again, again)
+            # A kill costs at most what was in flight in each slot: parts, or a small object. The
+            # rest is for heads. Only S3 is held to that: WebDAV sends a large object from its start
+            # again.
             most = (verdict.kills - kills) * (args.slots * max(PART * FLIGHT, MOST)) + 4 * MIB
             if name == "s3" and again > most:
                 verdict.wrong.append(
@@ -126,6 +130,7 @@ def _carry_out(
     """Repeat the command until it ends by itself."""
     command = migrate(home / "from", destination.target(tree), args.slots)
     while True:
+        # After the last kill the tree runs to its end.
         life = chance.uniform(0.3, args.longest) if verdict.kills < args.kills else RUN_SECONDS
         ended = run(command, environment, life)
         if ended.code is None:

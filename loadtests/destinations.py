@@ -213,6 +213,7 @@ def _nginx(home: Path) -> Iterator[int]:
         raise BenchError("missing: nginx (apt-get install nginx-full)")
     (home / "to").mkdir()
     (port,) = free_ports(1)
+    # nginx drops the privileges of root, and its workers could not write to our folder.
     user = "user root;" if os.geteuid() == 0 else ""
     (home / "nginx.conf").write_text(
         f"""daemon off; pid {home}/pid; error_log {home}/nginx.log; worker_processes 1; {user}

@@ -185,6 +185,8 @@ class _Trial:
         if before is None or sent is None:
             return
         self._row.again = sent - before - sum(self._sizes.values())
+        # Only S3 has parts: elsewhere a crash costs the whole large object. One that has changed at
+        # the source is sent in full once more.
         large = PART * FLIGHT if self._row.store == "s3" else LARGE
         most = (
             (len(place.first) + 1) * (large + SLOTS * SMALL_BYTES) + HEADS + LARGE * place.changed

@@ -66,6 +66,7 @@ def run(args: argparse.Namespace, folder: Path) -> int:
         slow_destination = stack.enter_context(
             spawn("proxy", "0", f"{destination.host}:{destination.port}", *slow)
         )
+        # Saboteur's transfers can't succeed; by default relay would retry some for a minute each.
         settings = {"RELAY_WORKERS": str(args.workers), "RELAY_RETRY_BUDGET": "2"}
         relay = stack.enter_context(closing(Relay(folder, None, 60.0, settings)))
         environment = os.environ | {
@@ -118,9 +119,8 @@ def command(args: argparse.Namespace, port: int) -> list[str]:
 def main() -> int:
     """Return the exit code."""
     args = arguments()
-    signal.signal(
-        signal.SIGTERM, signal.default_int_handler
-    )  # unwinds, which stops and removes everything
+    # SIGTERM unwinds as Ctrl-C does, which stops and removes everything.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         args.report.parent.mkdir(parents=True, exist_ok=True)
         raise_open_files(8192)

@@ -1,8 +1,8 @@
 """Load on `POST /migrate`, judged by the destination's own digests and by thresholds.toml.
 
-    locust -f loadtests/locustfile.py                        then open the page it names locust -f
-    loadtests/locustfile.py --headless -u 20 -t 1m SmallFiles BigFiles python -m loadtests.load
-    starts two clouds, relay and this, and judges
+    locust -f loadtests/locustfile.py             then open the page that it names
+    locust -f loadtests/locustfile.py --headless -u 20 -t 1m SmallFiles BigFiles
+    python -m loadtests.load                      starts two clouds, relay and this, and judges
 
 The bytes that a migration moved are its response length, so that locust's own statistics are the
 throughput, with `--processes` and on several machines too."""
@@ -18,9 +18,8 @@ from time import monotonic
 from typing import Any
 from uuid import uuid4
 
-sys.path.insert(
-    0, str(Path(__file__).resolve().parent.parent)
-)  # locust puts only this file's own folder there
+# locust puts only this file's own folder there.
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import gevent
 import urllib3
@@ -110,6 +109,7 @@ class Migrating(FastHttpUser):
     def migrate(self, kind: str, size: int) -> None:
         """Move one object of a new name, and report it as `kind`."""
         name, (source, destination) = f"{uuid4().hex}.bin", self.clouds()
+        # Ask the destination itself, also where relay writes through a slow proxy.
         really = f"{self.environment.parsed_options.destination}/load/{name}"
         order = {
             "source": f"{source}/objects/{name}?size={size}",
@@ -119,6 +119,7 @@ class Migrating(FastHttpUser):
             fault = defect_of(answer.status_code, answer.text or "", size, ask_destination(really))
             answer.request_meta["response_length"] = 0 if fault else size
             answer.success() if fault is None else answer.failure(fault)
+        # The destination keeps an entry of each object that is not deleted.
         clouds.request("DELETE", really)
 
 

@@ -71,6 +71,7 @@ def _two_processes(mover: Program) -> Program:
     """Return two processes of it that share the work, as in two terminals."""
 
     def command(target: str) -> Sequence[str]:
+        # The exit code is that of a process that failed: `wait` returns the one of the background.
         return ["sh", "-c", '"$@" & other=$!; "$@" && wait $other', "sh", *mover.command(target)]
 
     return Program(f"{mover.name}, two processes", command, mover.environment)
@@ -323,9 +324,8 @@ def arguments() -> argparse.Namespace:
 def main() -> int:
     """Return 0 if all was measured and arrived, 1 if not, 2 for wrong usage, 130 on Ctrl-C."""
     args = arguments()
-    signal.signal(
-        signal.SIGTERM, signal.default_int_handler
-    )  # unwinds, which stops and removes everything
+    # SIGTERM unwinds as Ctrl-C does, which stops and removes everything.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     names = args.only.split(",")
     wrong = [name for name in names if name not in SECTIONS]
     if wrong:

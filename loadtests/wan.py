@@ -197,8 +197,8 @@ def _line(stack: ExitStack, home: Path, size: int) -> _Line:
 
 
 def _curl(home: Path, program: str, ends: tuple[str, str], size: int, count: int) -> Mover:
-    """Return curl, reading the object by STREAMS connections and writing as much by as many, at the
-    same time."""
+    """Return curl, which reads the object over `count` connections, and at the same time writes as
+    many bytes over `count` others."""
     clients = [Seaweed(url, "").client() for url in ends]
     (home / "part").write_bytes(bytes(PART))
     read, write = home / "read.curl", home / "write.curl"
@@ -229,5 +229,6 @@ def _read_url(client: Any, first: int, last: int) -> str:
 
 
 def _write_url(client: Any, key: str, part: Path) -> str:
+    # An empty `Expect`: curl would wait for 100 Continue, up to a second for each part.
     url = client.generate_presigned_url("put_object", {"Bucket": "bench-to", "Key": key})
     return f'url = "{url}"\nupload-file = "{part}"\nheader = "Expect:"\noutput = "/dev/null"\n'

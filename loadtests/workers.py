@@ -85,6 +85,7 @@ class Workers:
             for old, new in zip(before, after, strict=True)
         ]
         cpu = sum(sum(each.values()) for each in spent)
+        # The main thread has the id of its process (gettid(2)).
         main = sum(each[pid] for pid, each in zip(relay.workers, spent, strict=True))
         peak = sum(memory(pid, "VmHWM") for pid in relay.workers)
         return Cost(

@@ -30,7 +30,7 @@ class Text:
 
     @property
     def length(self) -> int:
-        """Return a part of it."""
+        """The number of bytes."""
         return len(self.block)
 
 
@@ -142,6 +142,7 @@ def compose(answer: Answer) -> Iterator[Step]:
     """Yield every step of an answer, head first."""
     yield from answer.before
     yield Text(_head(answer))
+    # The fault `slice` concerns the head alone.
     yield Slices(0)
     if not answer.bodiless:
         yield from chunked_steps(answer.body) if answer.framing == "chunked" else answer.body
@@ -259,6 +260,7 @@ class Player:
     def _span(self, span: Span) -> None:
         assert self._content is not None, "only a source invents content"
         slow = self._rate is not None or self._slices.count
+        # sendfile(2) can't pause, change a byte, or encrypt.
         if not (slow or span.flipped or self._connection.tls):
             for position, count in self._content.spans(span.name, span.offset, span.length):
                 self._connection.send_file(self._content.fd, position, count)
@@ -286,6 +288,7 @@ class Player:
             self._connection.send(block)
 
     def _send_slices(self, block: bytes | memoryview, size: int, seconds: float) -> None:
+        # Each write is due at an absolute time, so that the time of a send does not lower the rate.
         due = time.monotonic()
         for start in range(0, len(block), size):
             self._connection.send(block[start : start + size])

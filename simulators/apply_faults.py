@@ -44,17 +44,21 @@ def apply_faults(answer: Answer, request: Request, plan: Plan, content: Content 
     if not plan.faults:
         return
     upload = request.method in ("PUT", "POST")
+    # Step 1: another answer takes the place of the true one; the other faults then change it.
     for fault in plan.faults:
         if fault.name in _REPLACEMENTS:
             _replace(answer, _REPLACEMENTS[fault.name](fault, request))
+    # Step 2: the fields.
     _spoil_range(answer, plan)
     for name, change in _FIELDS.items():
         for fault in plan.faults:
             if fault.name == name:
                 change(answer, fault)
+    # Step 3: the body. At an upload these faults have struck the request's body.
     if not upload:
         _compress(answer, plan, content)
         _spoil_body(answer, plan)
+    # Step 4: the framing, which depends on the body; then the start and the end of the answer.
     _spoil_framing(answer, plan)
     _spoil_start(answer, plan)
     if plan.get("ragged_tls"):
@@ -179,6 +183,7 @@ def _bomb() -> tuple[Step, ...]:
     times."""
     zeros = bytes(_BOMB_BLOCK)
     deflate = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
+    # Z_FULL_FLUSH ends a block at a byte and forgets the window: its bytes may follow themselves.
     block = deflate.compress(zeros) + deflate.flush(zlib.Z_FULL_FLUSH)
     one = zlib.crc32(zeros)
     crc = functools.reduce(
@@ -187,6 +192,7 @@ def _bomb() -> tuple[Step, ...]:
         one,
     )
     size = (_BOMB_BLOCK * _BOMB_BLOCKS) % 2**32
+    # The head has no name and no time. The tail begins with an empty last block (RFC 1951).
     head = bytes((31, 139, 8, 0, 0, 0, 0, 0, 2, 255))
     tail = b"\x03\x00" + crc.to_bytes(4, "little") + size.to_bytes(4, "little")
     return Text(head), Filler(block, _BOMB_BLOCKS), Text(tail)
@@ -198,6 +204,7 @@ def _spoil_body(answer: Answer, plan: Plan) -> None:
     flip = plan.get("flip")
     if flip is not None:
         place = _place(answer)
+        # The fault names a byte of the object, and the body may be a range of it.
         size = int(place[2]) if place else whole
         answer.body = _flip_byte(answer.body, flip.bytes(0, size) - (place[0] if place else 0))
     stall = plan.get("stall_after")
@@ -208,6 +215,7 @@ def _spoil_body(answer: Answer, plan: Plan) -> None:
     for name, end in (("close_after", fin), ("rst_after", End("reset"))):
         fault = plan.get(name)
         if fault is not None:
+            # The head still promises the whole body.
             answer.promised = answer.promised if answer.promised is not None else whole
             answer.body = [*split(answer.body, fault.bytes(0, whole))[0], end]
     drip = plan.get("drip")

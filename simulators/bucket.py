@@ -50,6 +50,7 @@ def size_of(index: int) -> int:
 
 def etag_of(index: int) -> str:
     """Return the entity tag of the n-th object, without its quotes."""
+    # An odd factor maps the numbers below 2^128 one to one, so each tag is unique.
     return f"{(index + 1) * 0x9E3779B97F4A7C15F39CC0605CEDC835 % (1 << 128):032x}"
 
 
@@ -160,6 +161,7 @@ def _rows(keys: Keys, prefix: str, delimiter: str, start: int) -> Iterator[tuple
             yield start - 1, start
         else:
             folder = key[: end + 1]
+            # The position after all keys of the folder: theirs sort before this text.
             start = bisect_left(keys, folder[:-1] + chr(ord(folder[-1]) + 1))
             yield folder, start
 

@@ -45,12 +45,12 @@ def server_context(
 
 def _speak_only(context: ssl.SSLContext, version: ssl.TLSVersion) -> None:
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore", DeprecationWarning
-        )  # its deprecation is the purpose of the test
+        # The test needs a deprecated version.
+        warnings.simplefilter("ignore", DeprecationWarning)
         context.minimum_version = version
         context.maximum_version = version
     if version < ssl.TLSVersion.TLSv1_2:
+        # OpenSSL 3 refuses these versions at its default security level.
         context.set_ciphers("DEFAULT:@SECLEVEL=0")
 
 

@@ -82,6 +82,7 @@ def talk(
     with socket.create_connection(("127.0.0.1", port), 10.0) as plain:
         if tls is None:
             return _talk(plain, request, quiet_seconds, limit_bytes, patient)
+        # An end without close_notify raises SSLEOFError then, which is reported as `ragged`.
         with tls.wrap_socket(
             plain, server_hostname="localhost", suppress_ragged_eofs=False
         ) as secured:

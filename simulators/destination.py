@@ -118,6 +118,7 @@ class Destination:
             return plain(412, "another version", fields)
         if message.if_none_match_fails(request, stored.etag):
             return plain(304, "", fields)
+        # The body gives the Content-Length; it is not sent.
         if request.method == "HEAD":
             return Answer(200, fields, [Filler(b"\0", stored.size)])
         if stored.kept is None:
@@ -165,6 +166,7 @@ class Destination:
         if plan.get("no_read"):
             exchange.connection.shrink()
             exchange.connection.wait(None)
+        # An early answer at byte 0 comes in place of 100 Continue.
         early = plan.get("early")
         if (
             request.get("expect")
@@ -200,6 +202,7 @@ class Destination:
         except _Early:
             answer = _early_answer(plan)
         finally:
+            # A broken upload is recorded too: tests ask how many bytes came.
             entry["size"] = exchange.facts["body_bytes"] = sink.size
             entry.setdefault("digests", sink.finish())
             entry["seconds"] = time.monotonic() - started

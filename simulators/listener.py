@@ -44,6 +44,7 @@ class Listener:
         try:
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             if buffer_bytes is not None:
+                # Before listen(2): the accepted sockets inherit it (tcp(7)).
                 self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer_bytes)
             self._socket.bind((bind, port))
             self._socket.listen(_BACKLOG if accepting else 0)
@@ -82,6 +83,7 @@ class Listener:
                     return
                 time.sleep(_NO_DESCRIPTOR_SECONDS)  # EMFILE would otherwise spin
                 continue
+            # Nagle's algorithm would join the small writes of `slice` and `drip`.
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             thread = threading.Thread(target=self._run, args=(sock,), daemon=True)
             with self._lock:
@@ -123,4 +125,4 @@ def _shut_down(sock: socket.socket) -> None:
         # Not SSLSocket.shutdown: it drops the TLS object under the thread that reads from it.
         socket.socket.shutdown(sock, socket.SHUT_RDWR)
     except OSError:
-        pass
+        pass  # it is closed already

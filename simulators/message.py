@@ -117,6 +117,7 @@ def parse_range(value: str | None, size: int) -> tuple[int, int] | None:
             raise BadRequest(416, "an empty suffix")
         return size - length, length
     first, last = int(match[1]), int(match[2]) if match[2] else size - 1
+    # A server may ignore an invalid range (RFC 9110 section 14.2).
     if match[2] and last < first:
         return None
     if first >= size:

@@ -126,8 +126,10 @@ class Proxy:
         try:
             upstream = socket.create_connection(self._target, _CONNECT_SECONDS)
         except OSError:
+            # The target refused the connection; an RST says the same to the client.
             _reset(client)
             return
+        # create_connection leaves its timeout on the socket, and a stall may last longer.
         upstream.settimeout(None)
         upstream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         with self._lock:
@@ -206,6 +208,7 @@ class _Lane:
                     self._pass(block)
             if self._toxics.slow_close is not None:
                 self._sleep(self._toxics.slow_close)
+            # A black hole swallows the end of the stream too.
             if not (self._swallows or self._dead.is_set()):
                 _shut_down(self._writes, socket.SHUT_WR)
         except (_Over, OSError):
@@ -246,6 +249,7 @@ class _Lane:
                 self._sleep(due - time.monotonic())
                 self._pass(block)
         except BaseException:
+            # The reader waits in recv(2); without a shutdown `join` would wait for it.
             _shut_down(self._reads, socket.SHUT_RDWR)
             raise
         finally:
@@ -278,6 +282,8 @@ class _Lane:
             self._writes.sendall(piece)
             self._count(len(piece))
             if self._toxics.rate is not None:
+                # After a pause at most one tick is sent at once, not all that the rate allowed
+                # meanwhile.
                 self._due = (
                     max(self._due, time.monotonic() - _TICK_SECONDS)
                     + len(piece) / self._toxics.rate

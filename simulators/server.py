@@ -129,6 +129,7 @@ class Server:
             plan = self.faults.plan(request)
         except (BadRequest, BadFault, TooLarge) as error:
             return self._refuse(connection, error)
+        # Without its Range the request gets the whole object, with status 200.
         ranged = plan.get("range")
         if ranged is not None and ranged.word(0) == "ignore":
             request = request.without("range")
@@ -207,6 +208,7 @@ class Server:
     def _send(self, connection: Connection, answer: Answer, request: Request) -> bool:
         answer.bodiless = answer.bodiless or request.method == "HEAD"
         answer.keep = answer.keep and request.is_kept_open
+        # HTTP/1.0 has no chunked coding (RFC 9112 section 6.1).
         if request.minor == 0 and answer.framing == "chunked":
             answer.framing = "close"
         player = Player(connection, self._content)

@@ -104,6 +104,7 @@ class Source:
         if resized is not None:
             size = resized.bytes(0, size)
         if sequence is not None:
+            # Another version has other bytes, so its content has another name.
             version = self._version(request, int(sequence.word(0, "1")))
             size += version * sequence.delta(1)
             name = f"{name}\0{version}" if version else name

@@ -114,6 +114,7 @@ class Sink:
     def finish(self) -> dict[str, str]:
         """Return the hex digests, including the bytes that the edit adds."""
         if self._edit is not None and self._edit.append:
+            # Once: a second call returns the same digests.
             added, self._edit = bytes(self._edit.append), None
             self.take(memoryview(added))
         return {name: state.hexdigest() for name, state in self._hashes.items()}

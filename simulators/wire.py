@@ -21,6 +21,7 @@ _DISCARD_BYTES: Final = 16 * 1024 * 1024
 _TLS_BYTES: Final = 256 * 1024
 _LINGER_SECONDS: Final = 2.0
 _LINGER_BYTES: Final = 64 * 1024 * 1024
+# SO_LINGER with a time of 0: close(2) sends an RST (socket(7)).
 _RESET: Final = struct.pack("ii", 1, 0)
 
 # With MSG_TRUNC the kernel writes nothing here, so these pages are never touched and cost nothing.

@@ -55,6 +55,8 @@ int main(int argc, char **argv) {
             fail("splice from the source");
         left -= count;
         while (count > 0) {
+            /* SPLICE_F_MORE until the last piece, as MSG_MORE of send(2): the kernel sends full
+             * segments. */
             ssize_t moved = splice(pipe_ends[0], NULL, destination, NULL, count, SPLICE_F_MOVE | (left ? SPLICE_F_MORE : 0));
             if (moved <= 0)
                 fail("splice into the destination");

@@ -50,6 +50,7 @@ int main(int argc, char **argv) {
     if (context == NULL || !SSL_CTX_load_verify_locations(context, argv[3], NULL))
         fail_tls(argv[3]);
     SSL_CTX_set_verify(context, SSL_VERIFY_PEER, NULL);
+    /* OpenSSL would otherwise read the head of each record by a call of its own. */
     SSL_CTX_set_read_ahead(context, 1);
     SSL *source = secure(context, dial(from)), *destination = secure(context, dial(to));
 

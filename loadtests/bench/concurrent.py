@@ -73,6 +73,7 @@ def run_hub(
             f"{latest * 1e3:.0f} ms, and {coreless * 1e3:.0f} that it had no core ({woke:.0f}"
             " wakes); from outside " + _figure(answers, late) + ("" if whole else ", NOT WHOLE")
         )
+        # A ticker that hardly woke has measured nothing.
         verdicts.append(
             Verdict(what, figure, "< 100 ms", whole and woke > 100 and latest < MOST_LATE)
         )

@@ -113,6 +113,7 @@ class Programs:
         )
 
     def _rclone(self, verb: str, *words: str) -> list[str]:
+        # A retry would hide a failure, and count as cost.
         once = ["--retries", "1", "--low-level-retries", "1"]
         return [
             self._tools.rclone,

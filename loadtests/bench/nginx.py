@@ -71,6 +71,7 @@ http {{
     }}
 }}
 """
+# nginx's `if` has no `and`: the conditions are collected in a variable.
 _FOLDER = """\
         location /{name}/ {{
             client_body_buffer_size 256k;

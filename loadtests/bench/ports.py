@@ -13,9 +13,8 @@ of those takes a port between its choice here and the start of its server."""
 def free_ports(count: int) -> list[int]:
     """Return different ports of loopback on which nothing listens now."""
     found: list[int] = []
-    chance = (
-        random.SystemRandom()
-    )  # tests seed the other one, and two processes would choose the same ports
+    # Tests seed the other generator, and two processes would choose the same ports.
+    chance = random.SystemRandom()
     while len(found) < count:
         port = chance.randrange(_FIRST, _LAST)
         if port not in found and _is_free(port):

@@ -61,6 +61,7 @@ class Postgres:
 
     def control(self, *words: str) -> None:
         """Run pg_ctl on it."""
+        # The user `postgres` may not enter our working folder, hence `cwd`.
         subprocess.run(
             [
                 *self.user,

@@ -123,6 +123,7 @@ def stop(
     """Stop a process and its children, by their ids; by force if SIGTERM does not help."""
     if process.poll() is not None:
         return
+    # Before the signal: children of an ended process have another parent.
     brood = children(process.pid)
     process.send_signal(gently)
     try:
@@ -182,6 +183,7 @@ class Pipeline:
                     stderr=log,
                 )
             )
+            # Only the next program may hold the reading end; else the first would get no SIGPIPE.
             if before is not None:
                 before.close()
 

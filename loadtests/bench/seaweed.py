@@ -134,9 +134,8 @@ def _await(server: Seaweed, process: subprocess.Popen[bytes], log: Path) -> None
     for _ in range(300):
         try:
             client.create_bucket(Bucket=server.bucket)
-            client.put_object(
-                Bucket=server.bucket, Key="ready", Body=b"x"
-            )  # a volume can be written to
+            # The bucket is there before a volume can be written to.
+            client.put_object(Bucket=server.bucket, Key="ready", Body=b"x")
         except (BotoCoreError, ClientError):
             if process.poll() is not None:
                 break

@@ -72,6 +72,7 @@ def fill_bucket(server: Seaweed, count: int, size: int) -> Callable[[str], None]
             raise BenchError(
                 f"{target}: {len(rows)} of {count} objects arrived, or not all of them whole"
             )
+        # DeleteObjects takes at most 1,000 keys.
         for first in range(0, count, 1000):
             keys = [{"Key": row["Key"]} for row in rows[first : first + 1000]]
             client.delete_objects(Bucket="bench-to", Delete={"Objects": keys, "Quiet": True})

@@ -51,6 +51,8 @@ class Relay:
         if ca is not None:
             own["RELAY_CA_BUNDLE"] = str(ca)
         command = [sys.executable, "-m", "gunicorn", "-c", config, "relay.wsgi:app"]
+        # In a session of its own: Ctrl-C in the terminal stops the benchmark, which then stops
+        # relay.
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
                 command,
@@ -72,6 +74,7 @@ class Relay:
         until = monotonic() + seconds
         while monotonic() < until and self._process.poll() is None:
             try:
+                # One worker answers for all, so their processes are counted too.
                 if (
                     self.ask("GET", "/readyz", seconds=5)[0] == 200
                     and len(children(self._process.pid)) >= workers
@@ -151,4 +154,5 @@ class Relay:
 
     def close(self) -> None:
         """Stop it at once."""
+        # gunicorn stops quickly at SIGINT; at SIGTERM it waits for running transfers.
         stop(self._process, signal.SIGINT)

@@ -180,9 +180,8 @@ def main() -> int:
     """Return 0 when the ladder shows what it must, 1 when not, 2 when it cannot be run, 130 on
     Ctrl-C."""
     args = arguments()
-    signal.signal(
-        signal.SIGTERM, signal.default_int_handler
-    )  # unwinds, which stops and removes everything
+    # SIGTERM unwinds as Ctrl-C does, which stops and removes everything.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     objects = Objects.chosen(args.seed, args.objects, args.min, max(args.min, args.max))
     try:
         check_outputs(args.write, args.chart, args.json, opening=OPEN, closing=CLOSE)

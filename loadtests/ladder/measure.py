@@ -179,6 +179,7 @@ class Watch:
 
     def _run(self) -> None:
         while True:
+            # Read before the figures, so that a last sample follows the end of the block.
             over = self._over.is_set()
             try:
                 self.peak = max(self.peak, sum(memory(pid, "VmHWM") for pid in self._pids))
@@ -238,6 +239,7 @@ def _run(
         stop(process)
     if process.returncode:
         raise BenchError(f"ended with {process.returncode}: {last_line(log)}")
+    # The counters of a server have run since its start.
     if servers:
         spent = cpu_seconds(servers) - before[0]
         watch.disk -= int(before[1])

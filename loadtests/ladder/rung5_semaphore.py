@@ -14,6 +14,7 @@ SLOTS = BoundedSemaphore(AT_ONCE)
 
 async def held_back(session: aiohttp.ClientSession, job: Job) -> None:
     """Move one object when there is a slot."""
+    # In a thread: eight loops share the semaphore, and a wait here would block this loop.
     await asyncio.to_thread(SLOTS.acquire)
     try:
         await move(session, job)

@@ -11,6 +11,7 @@ async def move(session: aiohttp.ClientSession, slots: asyncio.Semaphore, job: Jo
     """Move one object when there is a slot."""
     async with slots, session.get(job.source) as response:
         response.raise_for_status()
+        # Without a length aiohttp would send chunks.
         length = {"Content-Length": response.headers["Content-Length"]}
         async with session.put(job.destination, data=response.content, headers=length) as answer:
             answer.raise_for_status()

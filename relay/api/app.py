@@ -38,6 +38,7 @@ def create_app(
     answered 503.
     """
     app = Flask("relay", static_folder=None, template_folder=None)
+    # Flask would add OPTIONS to each path, which the OpenAPI document does not have.
     app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False
     app.url_map.merge_slashes = False  # '//' is a 404: the redirect would be HTML
     app.extensions[ENGINE] = engine
@@ -60,10 +61,13 @@ def _check_query(known: Mapping[tuple[str, str], frozenset[str]]) -> None:
     """Raise UnknownMember for a query parameter that the operation does not have, and InvalidType
     for one that is repeated. Both would be ignored otherwise: `?stat=failed`, or the second of
     `?state=failed&state=cancelled`."""
+    # Flask writes `<id>` where the OpenAPI document writes `{id}`, and its view of GET answers HEAD
+    # too.
     path = (
         re.sub(r"<(\w+)>", r"{\1}", request.url_rule.rule) if request.url_rule is not None else ""
     )
     names = known.get((path, "GET" if request.method == "HEAD" else request.method))
+    # The path has no such operation (404 or 405), or the operation never answers 422 (a probe).
     if names is None:
         return
     for name, values in request.args.lists():

@@ -62,6 +62,7 @@ class PollCache:
             found = self._cached_migration(id)
             if found is None:
                 found = self._look(id)
+                # Drop old entries, or the cache would keep each migration that was ever followed.
                 self._seen = {
                     other: seen for other, seen in self._seen.items() if self._is_fresh(seen[0])
                 }

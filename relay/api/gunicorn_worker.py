@@ -77,6 +77,8 @@ class GunicornWorker(GeventWorker):  # type: ignore[misc]  # gunicorn has no typ
         self.log.warning("request.refused", extra={"members": {"error": type(exc).__name__}})
         with suppress(OSError):
             client.sendall(refusal(status, detail))
+            # The rest of the request is unread: a close now would reset the connection, and the
+            # reset overtakes the answer (lingering_close.py).
             client.shutdown(socket.SHUT_WR)
             linger(client.recv)
 

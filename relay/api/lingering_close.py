@@ -43,6 +43,7 @@ def with_lingering_close(app: WsgiApp) -> WsgiApp:
                     force_close()
             return start_response(status, headers, exc_info)
 
+        # gunicorn closes the iterator when it has sent the whole answer.
         return ClosingIterator(app(environ, start), [lambda: _linger_if_unread(environ)])
 
     return lingering_app

@@ -60,6 +60,7 @@ def migrate_view(
     it has one."""
 
     def migrate() -> Response:
+        # `render` closes the connection after the refusal of a server that stops.
         g.draining = engine.draining
         if engine.draining:
             raise Overloaded("the server is stopping", retry_after=5.0)
@@ -80,6 +81,7 @@ def migrate_view(
                 metadata=order.metadata,
             )
         )
+        # With `overwrite` nothing depends on the object that is there, so the ledger is not asked.
         if has_works and order.existing is not IfExists.OVERWRITE:
             transfer.known = _hints_at(
                 order.spec_at(source, destination, engine.remotes), works().ledger
@@ -120,6 +122,7 @@ def _stream_lines(engine: TransferEngine, transfer: Transfer) -> Response:
             transfer.cancel(Cancelled("the client disconnected"))
 
     response = stream_answer(_lines(transfer, job), NDJSON)
+    # gunicorn closes the response after its last line, or when a line can't be written.
     response.call_on_close(cancel_if_running)
     return response
 

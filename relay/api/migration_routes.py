@@ -56,6 +56,8 @@ _KEY = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]{0,253}[\x21-\x7e])?")
 
 _PREFIX = re.compile(r"(?:/[A-Za-z0-9._~!$&'()*+,;=:@%-]+){1,20}")
 _UNCACHED = {"Cache-Control": "no-store"}
+# gevent's own poll knows only POLLIN and POLLOUT. The original one blocks the hub, but never waits
+# here: its timeout is 0.
 _poll: Any = get_original("select", "poll")
 
 View = Callable[..., Response]
@@ -87,6 +89,8 @@ def wants_ledger(order: MigrationRequest) -> bool:
 def accept(works: LedgerContext, engine: TransferEngine, order: MigrationRequest) -> Response:
     """Write a migration to the ledger and answer 202, or wait for its end if the client prefers
     that."""
+    # Refuse a denied host in the answer to this request; a worker could only fail the migration
+    # later.
     for location in order.locate(engine.remotes):
         if location.host:
             engine.policy.check_name(location.host, location.port)
@@ -114,6 +118,7 @@ def ledger_routes(
         return json_answer(
             {
                 "migrations": rows,
+                # A full page may be the last one; the next is empty then.
                 "next": f"{_prefix()}/migrations?{query}" if len(found) == limit else None,
             }
         )
@@ -128,12 +133,15 @@ def ledger_routes(
     def events(id: str) -> Response:
         work = works()
         since = request.headers.get("Last-Event-ID", "0")
+        # A browser's EventSource gives up at any status but 200 (WHATWG HTML). So a wrong id is
+        # ignored, and all events are sent.
         number = int(since) if since.isascii() and since.isdigit() and len(since) < 16 else 0
         lines = _events(work, work.ledger.migration(id).id, number, engine)
         return stream_answer(lines, SSE)
 
     def change(id: str) -> Response:
         work = works()
+        # `id` may be the number that people use; the ledger's other methods take only the id.
         changed = work.ledger.limit(work.ledger.migration(id).id, parse_change(_members(engine)))
         work.worker.wake()
         return json_answer(summary(changed))
@@ -163,6 +171,7 @@ def ledger_routes(
 
 def _prefers(word: str) -> bool:
     found = ",".join(request.headers.getlist("Prefer")).lower()
+    # A preference may have parameters after a ';' (RFC 7240 section 2).
     return any(part.strip() == word for part in re.split("[,;]", found))
 
 
@@ -337,6 +346,7 @@ def _transfers(ledger: Ledger, id: str) -> Response:
             f"{wrong[0][:40]!a} is not a state",
             hint=f"Use one of {', '.join(sorted(TransferState))}.",
         )
+    # An unknown migration raises here: once a stream has begun, its status can't be 404.
     id = ledger.migration(id).id
     kind = request.accept_mimetypes.best_match((JSON, NDJSON, CSV), default=JSON)
     if kind == NDJSON:

@@ -30,6 +30,8 @@ def render(error: RelayError) -> Response:
         response.headers["Retry-After"] = str(seconds)
     if isinstance(error, Unauthorized):
         response.headers["WWW-Authenticate"] = 'Bearer realm="relay"'
+    # A 408 closes the connection, whose request was not read (RFC 9110 section 15.5.9), and so does
+    # the refusal of a server that stops.
     if isinstance(error, RequestTimeout) or (isinstance(error, Overloaded) and g.get("draining")):
         response.headers["Connection"] = "close"
     return response
@@ -58,6 +60,7 @@ def _render_http(error: HTTPException) -> Response:
             "instance": f"urn:uuid:{uuid.uuid4()}",
         }
     )
+    # The other headers describe werkzeug's page in HTML, which is not sent.
     for name, value in error.get_headers():
         if name.lower() in ("allow", "retry-after"):
             response.headers[name] = value

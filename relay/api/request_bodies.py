@@ -61,6 +61,8 @@ def _kind(value: Any) -> str | None:
     return "object" if isinstance(value, dict | BaseModel) else None
 
 
+# The discriminator chooses one branch by the JSON type. Without it, pydantic reports the errors of
+# both branches: a mistyped member of an object would also be "not a string".
 _Text = Annotated[str, Tag("text")]
 _KIND = Discriminator(_kind)
 _SourceMember = Annotated[_Text | Annotated[SourceObject, Tag("object")], _KIND]
@@ -214,6 +216,7 @@ def parse_change(members: Mapping[str, Any]) -> dict[str, int | None]:
     """Return the new priority and limits, by their names in the ledger. Raises a RequestError with
     the JSON Pointer of the member at fault."""
     asked = _validate(Change, members)
+    # 0 is a valid priority, and null removes a limit: only members that were sent count.
     named = {"priority": asked.priority} if "priority" in asked.model_fields_set else {}
     return {**named, **asked.limits.model_dump(exclude_unset=True)}
 
@@ -242,6 +245,7 @@ def _fresh_spec(given: Credentials, migration: Migration, remotes: Remotes) -> S
         recursive=migration.recursive,
         verify=Verify(options["verify"]),
         if_exists=if_exists_of(migration),
+        # A migration that an early version accepted has no such member.
         server_copy=options.get("server_copy", True),
     )
     spec = order.spec(remotes)
@@ -298,6 +302,8 @@ def _request_error(detail: ErrorDetails) -> RequestError:
         for place, part in enumerate(detail["loc"])
         if place != tag or part not in ("text", "object")
     ]
+    # A JSON Pointer escapes '~' and '/' (RFC 6901 section 3). The client chose the names, so they
+    # may be of any length.
     pointer = "".join("/" + part[:100].replace("~", "~0").replace("/", "~1") for part in path)
     name = path[-1][:100] if path else ""
     describe: Callable[[str], tuple[type[RequestError], str]] = _DESCRIBED.get(

@@ -118,6 +118,8 @@ def inherited_sockets() -> Sequence[int]:
             )
         )
     count, pid = map(int, texts)
+    # The first descriptor is 3. With the LISTEN_PID of another process the variables are inherited,
+    # and the sockets are that process's.
     return range(3, 3 + count) if pid == os.getpid() else ()
 
 
@@ -168,6 +170,8 @@ def _report_kept(refused: Refused) -> None:
 
 def _read() -> Accepted:
     settings, file = load_settings(), settings_file()
+    # Both results are dropped: a wrong address, or a CA file that can't be read, must show before
+    # any setting is replaced.
     _parse_bind(settings.bind)
     client_context(settings.ca_bundle, settings.tls)
     return Accepted(settings=settings, file=file, tokens=load_tokens(settings.tokens_file))
@@ -176,9 +180,8 @@ def _read() -> Accepted:
 def _reread(old: Accepted) -> Accepted:
     """Return the current settings. Raises ConfigError or Refused, and the old ones stay."""
     new = _read()
-    if (
-        old.file is not None and new.file is None
-    ):  # an editor may be replacing it: no setting is meant to be forgotten
+    # An editor may be replacing the file: no setting is meant to be forgotten.
+    if old.file is not None and new.file is None:
         raise Refused(
             f"{old.file} was removed", "Put it back, or restart the server to serve without it."
         )
@@ -187,9 +190,8 @@ def _reread(old: Accepted) -> Accepted:
     _check_open(addresses, new.settings)
     if moves:
         _check_free(addresses)
-    _check_ledger(
-        new.settings
-    )  # also the old one: new workers would wait for it after the old ones have ended
+    # Check an unchanged ledger too: new workers would wait for it, and the old ones have ended.
+    _check_ledger(new.settings)
     return replace(new, addresses=addresses)
 
 
@@ -238,11 +240,8 @@ def _check_free(addresses: Iterable[Any]) -> None:
                 _check_descriptor(address)
             else:
                 _check_unix(os.fsdecode(address))
-        except (
-            OSError,
-            OverflowError,
-            ValueError,
-        ) as error:  # also a number, or a name, that no system takes
+        # Python raises OverflowError and ValueError for a port or a name that no system takes.
+        except (OSError, OverflowError, ValueError) as error:
             why = getattr(error, "strerror", None) or str(error)
             where = f"fd://{address}" if isinstance(address, int) else url_of(address)
             raise Refused(f"cannot listen on {where} ({why})", _CHOOSE, EXIT_BIND) from None
@@ -257,6 +256,7 @@ def _check_descriptor(number: int) -> None:
 def _check_port(address: tuple[Any, ...]) -> None:
     family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
+        # As gunicorn does: connections in TIME_WAIT do not occupy the port (socket(7)).
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         probe.bind(address[:2])
 
@@ -280,9 +280,8 @@ def _check_unix(path: str) -> None:
             probe.bind(path)  # a folder may be there, and take no name
             os.unlink(path)
         except ConnectionRefusedError:
-            if not os.access(
-                folder, os.W_OK | os.X_OK
-            ):  # gunicorn replaces the missing one by its own
+            # gunicorn deletes the old socket before it makes its own.
+            if not os.access(folder, os.W_OK | os.X_OK):
                 raise PermissionError(
                     errno.EACCES, "the socket of a dead server can't be removed"
                 ) from None

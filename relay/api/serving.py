@@ -62,18 +62,19 @@ def gunicorn_settings(settings: Settings) -> dict[str, Any]:
         "graceful_timeout": settings.graceful_timeout,
         "timeout": 60,  # the heartbeat of a worker, not of a request: it catches a blocked hub
         "keepalive": 5,
-        "worker_tmp_dir": (
-            "/dev/shm" if Path("/dev/shm").is_dir() else None
-        ),  # a heartbeat never waits for a disk
+        # In memory, so that a heartbeat never waits for a disk.
+        "worker_tmp_dir": "/dev/shm" if Path("/dev/shm").is_dir() else None,
         "max_requests": 0,  # a recycled worker would take its long transfers with it
         "preload_app": False,  # each worker patches first, then imports
+        # gunicorn would make a socket in XDG_RUNTIME_DIR or in the user's home; nothing here uses
+        # it.
         "control_socket_disable": True,
         # A unix socket without tokens is its owner's; with tokens others may connect, and send one.
         "umask": 0o177 if settings.tokens_file is None else 0o111,
         "http_protocols": "h1",
-        "forwarder_headers": (
-            ""
-        ),  # a request's field never decides where the application is mounted (SCRIPT_NAME)
+        # A request's field never decides where the application is mounted (SCRIPT_NAME).
+        "forwarder_headers": "",
+        # The texts of refusals name these three limits (relay/api/gunicorn_worker.py).
         "limit_request_line": 4094,
         "limit_request_fields": 100,
         "limit_request_field_size": 8190,
@@ -111,6 +112,8 @@ def on_starting(server: Any) -> None:
     forbid_dumps()
     require_descriptors()
     _check_other_settings(server.cfg)
+    # The sockets of a service manager are checked as descriptors. At SIGUSR2 gunicorn hands its own
+    # listening sockets to a new master in GUNICORN_FD: their addresses are bound already.
     inherited = inherited_sockets()
     check_start(inherited or server.cfg.address, inherited="GUNICORN_FD" in os.environ)
 
@@ -145,6 +148,7 @@ def _check_other_settings(cfg: Any) -> None:
 def when_ready(server: Any) -> None:
     """In the master, when it listens: check the real addresses, print them, and let a reload check
     its settings."""
+    # gunicorn's hook `on_reload` comes too late for a refusal: it has replaced the settings before.
     server.reload = partial(_reload, server.reload)
     addresses = [listener.sock.getsockname() for listener in server.LISTENERS]
     check_listening(addresses)
@@ -198,9 +202,11 @@ def _run_worker(works: LedgerContext) -> None:
         try:
             works.worker.run()
         except LedgerFailed as error:
+            # `run` raises this only before its first poll; it waits out later outages by itself.
             works.worker.trouble = error
             gevent.sleep(1.0)
         except Exception as error:  # noqa: BLE001 - logged with its traceback
+            # From its first poll on, `run` stops the worker at an exception, which ends this loop.
             works.worker.trouble = bug(error)
 
 

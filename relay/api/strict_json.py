@@ -65,6 +65,8 @@ def parse(raw: bytes) -> Any:
         value = json.loads(
             text, object_pairs_hook=_members, parse_constant=_constant, parse_float=_float
         )
+        # UTF-8 can't hold a surrogate, so only an escape brings one. Two halves that belong
+        # together are one character now; the encoder refuses any other.
         if _SURROGATE.search(text):
             json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError:
@@ -133,6 +135,7 @@ def _read(environ: dict[str, Any], limit_bytes: int, seconds: float) -> bytes:
 
 
 def _pieces(stream: Any, length: int | None) -> Iterator[bytes]:
+    # A chunked body has no length: gunicorn's stream returns b"" at its end.
     left = STEP_BYTES if length is None else length
     while left and (piece := stream.read(min(left, STEP_BYTES))):
         yield piece
@@ -181,6 +184,7 @@ def _float(text: str) -> float:
 
 
 def _check_depth(value: Any) -> None:
+    # Level by level, without recursion: the parser may have accepted hundreds of levels.
     level = _containers([value])
     for _ in range(DEPTH_LIMIT):
         level = [item for outer in level for item in _containers(outer)]

@@ -79,6 +79,8 @@ class Client:
         ) as response:
             if not response.headers.get("Content-Type", "").startswith(accept):
                 raise self._not_relay(response)
+            # None passes each piece on as it arrives; a fixed size may hold events back until it is
+            # full.
             for line in response.iter_lines(chunk_size=None):
                 yield line.decode("utf-8", "replace")
 
@@ -109,6 +111,7 @@ class Client:
         try:
             yield
         except requests.exceptions.SSLError as error:
+            # SSLError is a ConnectionError too, so its clause comes before that one.
             if "CERTIFICATE_VERIFY_FAILED" not in str(error):
                 raise NotRelay(f"{self.url} does not speak TLS, or no safe version of it") from None
             raise ServerUnreachable(
@@ -144,6 +147,7 @@ class Client:
             RelayError.class_of(str(problem.get("type", "")).rpartition(PROBLEMS)[2])
             or ServerRefused
         )
+        # The server's hint about tokens names the server's setting; a client has another one.
         side, hint = problem.get("side"), str(problem.get("hint") or "") or None
         reported = kind(
             str(problem["detail"]),

@@ -203,6 +203,8 @@ class LocalLedger:
         while True:
             self._ledger.reclaim()
             leases = self._ledger.leases_of(id)
+            # A lease that was not renewed since the first look may belong to a killed process; at
+            # the first look each does. An infinite one is that of a process that certainly runs.
             ends = ((seen.get(worker, until), until) for worker, until in leases.items())
             is_lost = any(until <= before < inf for before, until in ends)
             if not is_lost or time.monotonic() > end:
@@ -343,6 +345,7 @@ class RemoteServer:
             except AWAY:
                 self._wait(seen)
             else:
+                # A server that stops ends its answer before the migration has ended.
                 if not ended:
                     self._sleep(1.0)
 
@@ -357,6 +360,8 @@ class RemoteServer:
         """Yield server-sent events: the number, the kind, and the members of each."""
         fields: dict[str, str] = {}
         for line in self._client.lines(f"{_path(id)}/events", SSE, **{"Last-Event-ID": since}):
+            # An empty line ends an event (WHATWG HTML). An event that a broken connection cuts off
+            # is dropped: the server sends it again after the last id.
             name, _, value = line.partition(": ")
             if line:
                 fields[name] = value

@@ -23,5 +23,6 @@ def completion(context: click.Context, shell: str) -> int:
     made = get_completion_class(shell)
     assert made is not None  # click knows each of SHELLS
     root = context.find_root()
+    # The variable by which click recognizes a request for completions: _PROGRAM_COMPLETE.
     tell(made(root.command, {}, "relay", "_RELAY_COMPLETE").source().rstrip())
     return Exit.VERIFIED

@@ -31,6 +31,7 @@ def look_for_signals() -> None:
     gevent checks for signals before each wait, and a signal ends a wait. A signal that arrives
     between the two would take effect only at the next event. (gevent's own timer, every 0.3 s,
     exists only on Windows.)"""
+    # ref=False: the timer alone does not keep the event loop running.
     gevent.get_hub().loop.timer(LOOK_SECONDS, LOOK_SECONDS, ref=False).start(lambda: None)
 
 

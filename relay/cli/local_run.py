@@ -70,15 +70,21 @@ def _accept(
 ) -> tuple[Migration, bool]:
     """As `accept`; raises IllegalTransition where another process changes the migration
     meanwhile."""
+    # Step 1: find the migration that this command began earlier, or make one.
     found, new = ledger.create(order.spec(engine.remotes), go_on=True)
     if new:
         return found, True
+    # Step 2: ask the destination for the objects that had arrived. That may take a while, so the
+    # state is read again.
     gone = _find_missing(ledger, order, engine, found, quiet)
     found = ledger.migration(found.id)
     if found.state == MigrationState.SUCCEEDED:  # another process ended it meanwhile
         return _accept(ledger, order, engine, quiet)
+    # Step 3: renew the credentials, before anything is queued that a worker would move with the
+    # old ones.
     ledger.renew_secret(found.id, order.secret())
     ledger.reset_crash_counts(found.id)
+    # Step 4: queue what is missing, and restart the migration by its state.
     ledger.begin_again(found.id, gone)
     found = ledger.migration(found.id)
     verb = VERBS.get(found.state)
@@ -89,6 +95,7 @@ def _accept(
     if ledger.secret(found.id) is None:
         # The migration had ended until now, so another process deleted its secret.
         ledger.renew_secret(found.id, order.secret())
+    # Step 5: limits that are given now replace earlier ones; the others stay.
     limits = order.bounds.set_limits()
     return ledger.limit(found.id, limits) if limits else ledger.migration(found.id), False
 
@@ -109,6 +116,7 @@ def _is_at_rest(ledger: Ledger, found: Migration) -> bool:
         leases = ledger.leases_of(found.id)
         if not leases:
             return not ledger.migration(found.id).under_way
+        # A renewed lease, or an infinite one (leases_of), belongs to a process that runs.
         if any(until > seen.get(id, until) or until == inf for id, until in leases.items()):
             return False
         seen = {**leases, **seen}
@@ -198,6 +206,7 @@ def work(
                     f"relay: waiting for the ledger: {plain(worker.trouble.message)};"
                     f" {in_flags(worker.trouble.hint)}"
                 )
+    # A worker that did not stop in time has no value.
     if isinstance(job.value, RelayError):
         raise job.value
     return stopped.code

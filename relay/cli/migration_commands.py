@@ -211,6 +211,7 @@ def cancel(id: str, url: str | None) -> int:
     try:
         confirm(summary_line(cancelled))
     finally:
+        # Also after a failed print: the migration is cancelled, and its uploads cost money.
         for reported, remains in known.sweep(id):
             say(plain(reported), sys.stderr)
             code = Exit.FAILED if remains else code
@@ -245,6 +246,8 @@ retry = _begins(
 @URL
 def limit(id: str, url: str | None, **change: Any) -> int:
     """Change the limits of the migration ID, also while it runs; `none` removes a limit."""
+    # A flag that was left out is None. The word `none` removes a limit, for which the backends take
+    # None.
     given = {
         name: None if value == NONE else value
         for name, value in change.items()

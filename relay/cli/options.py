@@ -124,6 +124,7 @@ def with_flags(*rows: tuple[Callable[[Command], Command], ...]) -> Callable[[Com
     """Return a decorator that gives a command these flags, in this order."""
 
     def decorate(command: Command) -> Command:
+        # click lists the flag first whose decorator is applied last.
         for option in reversed([option for row in rows for option in row]):
             command = option(command)
         return command
@@ -144,9 +145,8 @@ def bounds_of(options: Mapping[str, Any]) -> Bounds:
 def endpoint_member(options: Mapping[str, Any], side: str) -> dict[str, Any]:
     """Return one side in the form of a request to a server. Raises as `read_headers` and
     `parse_headers`."""
-    headers = parse_headers(
-        headers_of(options, side)
-    )  # an object would keep one of two equal names
+    # The check comes before `dict`, which would keep only one of two equal names.
+    headers = parse_headers(headers_of(options, side))
     members: dict[str, Any] = {"url": options[side], "headers": dict(headers)}
     if side == "destination" and options.get("method"):
         members["method"] = options["method"]
@@ -155,6 +155,8 @@ def endpoint_member(options: Mapping[str, Any], side: str) -> dict[str, Any]:
 
 def request_of(options: Mapping[str, Any]) -> dict[str, Any]:
     """Return the request to a server for the flags of `submit`."""
+    # A server refuses unknown members. The newer ones are sent only if they differ from their
+    # defaults, so that older servers take the request.
     given = {name: options[name] for name in ("if_exists", "priority") if options[name] is not None}
     limits = bounds_of(options).set_limits()
     return {
@@ -175,6 +177,7 @@ def absolute_path(text: str, folder: bool) -> str:
     path of a `folder` ends in '/', another does if it was written so."""
     if text[: len(LIST)].lower() == LIST:
         return LIST + absolute_path(text[len(LIST) :], folder=False)
+    # A colon in the first segment ends the name of a remote or a scheme; './a:b' is a path.
     relative = text[:1] == "." or ":" not in text.partition("/")[0]
     if not text or text[0] == "/" or not relative:
         return text

@@ -82,6 +82,8 @@ def _members(dry_run: DryRun, report: DryRunReport) -> dict[str, Any]:
     for answer, count in report.looks.items():
         fate = FATES[dry_run.job.if_exists].get(answer, "unknown")
         fates[fate] = fates.get(fate, 0) + count
+    # A store that copies by itself needs no parts. Without an inspected object (`--sample 0`) the
+    # source is assumed to have ranges.
     parted = (
         dry_run.offers_parts
         and not dry_run.copies

@@ -57,5 +57,6 @@ def bars(
             for kind in (after if narrow else (*after, *wide))
         ),
     )
+    # rich would redraw from a thread of its own; here the callers refresh, at each look.
     with Bars(*columns, console=console, auto_refresh=False, transient=True) as shown:
         yield shown

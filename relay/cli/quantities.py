@@ -24,6 +24,7 @@ def parse_bytes(text: str) -> int | None:
         unit = (1024 if binary else 1000) ** (POWERS.index(letter.upper()) + 1)
     number = int(whole) * unit
     if part:
+        # In integers: a float would round large sizes.
         number += int(part) * unit // 10 ** len(part)
     return number
 

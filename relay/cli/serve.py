@@ -23,6 +23,7 @@ unset."""
 
 
 def _flags(command: Callable[..., Any]) -> Callable[..., Any]:
+    # click lists the flag first whose decorator is applied last.
     for name, field in reversed(Settings.model_fields.items()):
         if name in NOT_SERVED:
             continue
@@ -65,6 +66,5 @@ def _export_flags(config: str | None, flags: dict[str, str | None]) -> None:
         os.environ["RELAY_CONFIG"] = config
     for name, value in flags.items():
         if value is not None:
-            os.environ[f"RELAY_{name.upper()}"] = value or EMPTY.get(
-                name, ""
-            )  # overrides an open setting of relay.toml
+            # The text of an empty list, so that it overrides the list in relay.toml.
+            os.environ[f"RELAY_{name.upper()}"] = value or EMPTY.get(name, "")

@@ -50,6 +50,7 @@ def migrate_object(
                 show(active.transfer)
 
         code = work(worker, look, LOOK_SECONDS)
+    # An end that the ledger has counts more than a signal that came after it.
     end = ends[-1] if ends else None
     if isinstance(end, Outcome) and _is_recorded(ledger, migration.id, end):
         return _print_outcome(replace(end, id=migration.id), quiet, as_json)

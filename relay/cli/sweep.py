@@ -32,6 +32,7 @@ def sweep(settings: Settings, ledger: Ledger, migration: Migration) -> Iterator[
     sweeper = OrphanSweeper(
         ledger, engine, jobs=MigrationCache(ledger, engine), over=Event(), only=migration.id
     )
+    # A sweep removes a page of the ledger's orphans, and does not return the same failed one twice.
     total, more = 0, True
     while more:
         count, left = sweeper.sweep()

@@ -21,9 +21,8 @@ from rich.filesize import decimal
 from relay.cli.flags import in_flags
 from relay.errors import OutputFailed, RelayError
 
-if (
-    TYPE_CHECKING
-):  # the engine takes an eighth of a second, for which an error message should not wait
+# Importing the engine takes an eighth of a second, for which an error message should not wait.
+if TYPE_CHECKING:
     from relay.engine.outcome import Outcome
     from relay.receipt import Receipt, Version
 
@@ -43,12 +42,14 @@ class ReaderGone(Exception):
 def prepare(stdout_gone: bool = False) -> None:
     """Make stdout and stderr safe to write to; with `stdout_gone` the buffered output is
     discarded."""
+    # Python has no sys.stdout if the descriptor was closed at its start (`>&-`).
     if stdout_gone or sys.stdout is None:
         _forget(1)
         sys.stdout = os.fdopen(os.open(os.devnull, os.O_WRONLY), "w", encoding="utf-8")
     if sys.stderr is None:
         sys.stderr = os.fdopen(os.open(os.devnull, os.O_WRONLY), "w", encoding="utf-8")
     for stream in (sys.stdout, sys.stderr):
+        # Escape characters that the terminal's encoding lacks; the default raises an exception.
         reconfigure = getattr(stream, "reconfigure", None)
         if reconfigure is not None:
             reconfigure(errors="backslashreplace")
@@ -151,6 +152,7 @@ def _tell(text: str, hint: str | None) -> None:
         _write(text, sys.stdout)
     except (OSError, ValueError) as error:
         _forget(1)
+        # ValueError: the stream is closed.
         if isinstance(error, ValueError) or error.errno == errno.EPIPE:
             raise ReaderGone from None
         raise OutputFailed(f"the output can't be written ({error.strerror})", hint=hint) from None

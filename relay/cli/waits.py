@@ -32,6 +32,7 @@ def _tell(meter: Watchdog) -> None:
     while True:
         gevent.sleep(LOOK_SECONDS)
         trouble = listing_trouble(meter)
+        # Each retry has a time of its own, which identifies it.
         if trouble is not None and trouble.again != seen:
             seen = trouble.again
             say(f"relay: {retry_line(trouble.to_json())}", sys.stderr)

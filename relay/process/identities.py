@@ -51,6 +51,7 @@ def volume_of(path: Path) -> list[str]:
     mount = _mount_of(os.path.realpath(path))
     if not mount:  # a chroot shows only the mounts below it
         return []
+    # Fields of varying number end with a '-'; the type and the source follow (proc(5)).
     kind, source = mount[mount.index("-") + 1 :][:2]
     if source.startswith("/dev/"):
         with suppress(OSError):
@@ -64,7 +65,9 @@ def _mount_of(path: str) -> list[str]:
     found: list[str] = []
     for line in _MOUNTS.read_text(encoding="utf-8", errors="surrogateescape").splitlines():
         mount = line.split(" ")
+        # Blanks, tabs and backslashes are octal escapes (proc(5)).
         mount[4] = re.sub(r"\\(\d{3})", lambda match: chr(int(match[1], 8)), mount[4])
+        # A later mount at the same place hides an earlier one, hence `>=`.
         is_above = os.path.commonpath((path, mount[4])) == mount[4]
         if is_above and (not found or len(mount[4]) >= len(found[4])):
             found = mount
@@ -89,6 +92,8 @@ def process_identity(pid: int) -> str | None:
         )
     except OSError:
         return str(pid) if _is_there(pid) else None
+    # The name before the ')' may hold blanks. Then follow the state, and as twentieth field the
+    # start time (proc(5)). A zombie has ended.
     return None if fields[0] in ("Z", "X") else f"{pid}.{fields[19]}@{pid_namespace()}"
 
 
@@ -100,7 +105,7 @@ def _is_there(pid: int) -> bool:
     except ProcessLookupError:
         return False
     except OSError:
-        pass
+        pass  # EPERM: the process exists, and belongs to another user
     return True
 
 

@@ -34,8 +34,9 @@ def _read(path: Path, what: str, most: int, secret: bool) -> str:
             path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)
         ) as file:
             os.set_blocking(file.fileno(), True)
-            # A device or a pipe has no size.
+            # The mode of the open file: the path may name another one by now.
             found = os.fstat(file.fileno())
+            # A device or a pipe has no size to compare; a byte beyond the limit shows the excess.
             data = file.read(most + 1)
     except OSError as error:
         raise ConfigError(

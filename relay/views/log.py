@@ -42,6 +42,7 @@ class _Stderr(logging.StreamHandler[Any]):
     """Writes to the current `sys.stderr`, which a terminal's display may have replaced."""
 
     def __init__(self) -> None:
+        # StreamHandler's own __init__ would set `stream`, which is a property here.
         logging.Handler.__init__(self)
         self.setFormatter(JsonLines())
 

@@ -77,9 +77,12 @@ def progress_events(
     While the ledger is unavailable, `progress` has its `trouble`; after PATIENCE seconds its
     LedgerFailed is raised."""
     away = 0
+    # Before the loop: an unknown migration, or a ledger that is away from the start, raises at
+    # once.
     migration = ledger.migration(id)
     while True:
         try:
+            # The state is read before the events: an ended migration has written its last event.
             migration = ledger.migration(migration.id)
             while events := ledger.events(migration.id, since):
                 since = events[-1]["id"]

@@ -11,7 +11,7 @@ import uuid
 from typing import Any
 
 from relay.errors import RelayError
-from relay.errors.bugs import bug as bug
+from relay.errors.bugs import bug as bug  # other modules import it from here
 
 PROBLEMS_URI = "https://relay.invalid/problems/"
 """Prefix of a problem's `type`, which is an identifier, not an address (RFC 9457 section 3.1.1)."""

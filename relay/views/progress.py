@@ -25,6 +25,7 @@ class Rate:
         """Record the current count; return the rate in bytes per second."""
         now = self._clock()
         self._seen.append((now, count))
+        # One sample that is older than the window stays, so that the rate covers all of it.
         while len(self._seen) > 2 and self._seen[1][0] <= now - self._window:
             self._seen.popleft()
         since, before = self._seen[0]

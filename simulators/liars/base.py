@@ -25,7 +25,7 @@ from simulators.upload_body import Body
 from simulators.wire import Connection, Gone, TooLarge
 
 TROUBLED: Final = 0.4
-"""The number of pairs of name and verb for which a store fails at first."""
+"""The share of the pairs of name and verb for which a store fails at first."""
 LIVES: Final = 14
 """Maximum number of requests before expiring credentials expire."""
 
@@ -125,6 +125,7 @@ class Liar(ObjectResponses, UploadStorage, ABC):
             return self._play(connection, plain(status, str(error)), False)
         sent = Sent(op=op, headers=list(request.headers))
         self.log.append(sent)
+        # Two nodes answer in turn; `tag-nodes` shows which.
         self.node.number = next(self._turns)
         if not self.is_allowed(request):
             return self._answer_early(
@@ -147,6 +148,7 @@ class Liar(ObjectResponses, UploadStorage, ABC):
         except BadRequest as error:
             answer = self.refusal(error.status, "InvalidRequest")
         sent.status = answer.status
+        # Lose only answers to requests that were carried out: relay must find out what they did.
         done = answer.status < 300 and (op.kind in WRITES or self.role == "source")
         if done and self._first("answer-lost", op):
             connection.reset()

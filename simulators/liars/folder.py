@@ -115,6 +115,7 @@ class FolderLiar:
         if free is None:
             return
         taken = self.tree / free
+        # `place-file` may have put a file where the name needs a folder.
         with suppress(NotADirectoryError, FileExistsError):
             taken.parent.mkdir(parents=True, exist_ok=True)
             if tree and self.store_habits.does("place-folder"):
@@ -194,6 +195,8 @@ class FolderLiar:
 
     def _find_files(self) -> list[tuple[str, Mark]]:
         rows = []
+        # At a destination relay may write through a linked folder (`place-folder-link`); the links
+        # of a source lead out of the tree.
         for folder, _, files in os.walk(self.tree, followlinks=self.role == "destination"):
             for file in files:
                 path = Path(folder, file)

@@ -48,13 +48,16 @@ class ObjectResponses:
         if before is None or before[1] > LATE_SECONDS:
             return held
         old = before[0]
+        # A deleted object.
         if held is None:
             return old if old is not None and self.store_habits.does("deleted-shown") else None
+        # An overwritten one.
         if old is not None:
             stale = self.store_habits.does("stale") or (
                 kind in ("get", "head") and self.store_habits.does(f"stale-{kind}")
             )
             return old if stale else held
+        # A new one.
         if self.store_habits.does("late"):
             return None
         read = kind in ("get", "head") and self.shelf.key(name) in self.missed
@@ -187,6 +190,8 @@ class ObjectResponses:
             answer.body = [*crumbs, Text(block[len(crumbs) * CRUMB :])] if block else []
             answer.body = [step for step in answer.body if isinstance(step, Text) and step.length]
         elif self.store_habits.does("late-end"):
+            # Chunked here, so that a pause fits before the last chunk; "length" keeps compose from
+            # doing it again.
             answer.framing, answer.frame_fields = "length", [("Transfer-Encoding", "chunked")]
             *steps, last = (
                 chunked_steps([Text(block)]) if block else [Text(b""), Text(b"0\r\n\r\n")]

@@ -162,6 +162,7 @@ class PlainLiar(Liar):
         page = (head + lines + "</pre><hr></body>\r\n</html>\r\n").encode()
         answer = Answer(200, [("Content-Type", "text/html; charset=utf-8")], [Text(page)])
         if rows and self.store_habits.does("list-cut"):
+            # The page ends within its last row.
             middle = len(page) - len("</pre><hr></body>\r\n</html>\r\n") - 40
             answer.framing, answer.body, answer.after = (
                 "close",
@@ -239,6 +240,7 @@ class PlainLiar(Liar):
 
 def overencoded_path(path: str) -> str:
     """Return a path with more percent-encoding than necessary, in lower-case digits."""
+    # The letters g to z stay, so that a link has both forms.
     return "".join(
         char
         if char == "/" or "f" < char < "{"

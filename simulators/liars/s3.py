@@ -180,6 +180,8 @@ class S3Liar(Liar):
                 return self.refusal(status, code)
         if self.store_habits.does("trailers-stored"):
             return body
+        # relay sends one chunk (relay/stores/s3/checksums.py): a line with its size, the bytes, the
+        # trailer.
         line, _, rest = body.partition(b"\r\n")
         size = int(line, 16)
         data, trailer = rest[:size], rest[size:]
@@ -298,6 +300,7 @@ class S3Liar(Liar):
                 "<Error><Code>InternalError</Code><Message>We encountered an internal"
                 " error.</Message></Error>"
             )
+            # AWS sends blanks while it assembles a large object, then the result or an error.
             return Answer(
                 200, [("Content-Type", "application/xml")], [Text(f"  \n{text}".encode())]
             )

@@ -32,6 +32,7 @@ ERROR: Final = (
 def answer_listing(liar: S3Liar, op: Op, query: Mapping[str, str]) -> Answer:
     """Answer ListObjectsV2."""
     prefix, delimiter = query.get("prefix", ""), query.get("delimiter", "")
+    # A token has the number of its page and the last name of the page before.
     after = query.get("continuation-token", "").partition(":")[2] or query.get("start-after", "")
     old = liar.store_habits.does("list-v1")
     after = query.get("marker", "") if old else after

@@ -193,6 +193,7 @@ class Shelf:
             current = self.get(name)
             if current is None or current.serial != held.serial:
                 return
+            # Go back in the history of the name to the newest version that is left, or to a marker.
             gone = {one.serial for _, one in self.removed}
             stack = [
                 event
@@ -219,6 +220,7 @@ class Shelf:
             self.put(
                 to,
                 found.data[:size],
+                # The bytes keep their writer: the judge asks who uploaded them.
                 found.by,
                 whole=found.whole,
                 fields=found.fields,
