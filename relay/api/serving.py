@@ -196,8 +196,8 @@ def drain_seconds(graceful_timeout: float) -> float:
 
 def _run_worker(works: LedgerContext) -> None:
     """Claim transfers from the ledger as long as this worker lives, also after an outage of the
-    ledger. An unexpected exception ends the work: then /readyz and the clients that follow a
-    migration show it."""
+    ledger. An unexpected exception ends the work, or it is retried a second later: meanwhile
+    /readyz and the clients that follow a migration show it."""
     while not works.worker.stopping:
         try:
             works.worker.run()
@@ -208,6 +208,7 @@ def _run_worker(works: LedgerContext) -> None:
         except Exception as error:  # noqa: BLE001 - logged with its traceback
             # From its first poll on, `run` stops the worker at an exception, which ends this loop.
             works.worker.trouble = bug(error)
+            gevent.sleep(1.0)  # one that comes before the worker's own end must not fill the log
 
 
 def _watch(

@@ -34,6 +34,24 @@ GOOD = {
 }
 
 
+# -- scenarios
+
+
+def test_the_simulators_know_each_fault_of_the_scenarios() -> None:
+    """In a process of its own, since locust patches the standard library when it is imported."""
+    program = (
+        "import locust\n"
+        "from loadtests.locustfile import FAULTS\n"
+        "from simulators.faults import parse_spec\n"
+        "print(len([parse_spec(fault) for _, fault in FAULTS]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) > 10
+
+
 # -- answers
 
 
