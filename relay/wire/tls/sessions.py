@@ -18,10 +18,6 @@ MOST_ORIGINS: Final = 256
 """Maximum number of hosts whose last session is remembered."""
 
 
-class WantsBytes(Exception):
-    """The library needs more cipher text from the peer."""
-
-
 class EndedEarly(Exception):
     """The peer closed the connection without close_notify (RFC 8446 section 6.1: truncation)."""
 
@@ -37,20 +33,22 @@ class Untrusted(Exception):
 class TlsSession(Protocol):
     """One side of one TLS connection. After Broken and Untrusted it can't be used any longer."""
 
-    def shake_hands(self) -> None:
-        """Continue the handshake. Returns once it is done. Raises WantsBytes, EndedEarly, Broken,
-        Untrusted."""
+    def shake_hands(self) -> bool:
+        """Continue the handshake. Return whether it is done; otherwise it needs more cipher text.
+        Raises EndedEarly, Broken, Untrusted."""
 
-    def read(self, view: memoryview) -> int:
+    def read(self, view: memoryview) -> int | None:
         """Decrypt up to MOST_RECORDS records into `view`; return the number of bytes, 0 after
-        close_notify. Raises WantsBytes, EndedEarly and Broken if nothing was decrypted."""
+        close_notify, None if that needs more cipher text. Raises EndedEarly and Broken if nothing
+        was decrypted."""
 
     def write(self, view: memoryview) -> int:
         """Encrypt `view`, and return how many of its bytes were taken. Raises Broken."""
 
     def feed(self, piece: memoryview, count: int) -> None:
         """Take the first `count` bytes of a whole buffer of `BUFFERS`: cipher text from the peer.
-        Called after WantsBytes only. The session gives the buffer back once it has read them."""
+        Called only after `read` or `shake_hands` needed more. The session gives the buffer back
+        once it has read them."""
 
     def feed_end(self) -> None:
         """Note that the peer's bytes have ended."""

@@ -17,7 +17,6 @@ from relay.wire.tls.sessions import (
     EndedEarly,
     Resumable,
     Untrusted,
-    WantsBytes,
 )
 from relay.wire.tls.trust import standard_context
 
@@ -54,20 +53,21 @@ class StandardSession:
             self._tls.session = resumed
         self._resumed, self._keep = resumed, keep
 
-    def shake_hands(self) -> None:
+    def shake_hands(self) -> bool:
         """As TlsSession.shake_hands."""
         try:
             self._tls.do_handshake()
         except ssl.SSLWantReadError:
-            raise WantsBytes from None
+            return False
         except ssl.SSLCertVerificationError as error:
             raise Untrusted(error.verify_message) from None
         except ssl.SSLEOFError:
             raise EndedEarly from None
         except ssl.SSLError as error:
             raise Broken(_reason(error)) from None
+        return True
 
-    def read(self, view: memoryview) -> int:
+    def read(self, view: memoryview) -> int | None:
         """As TlsSession.read."""
         read, done, size = self._tls.read, 0, len(view)
         try:
@@ -79,8 +79,7 @@ class StandardSession:
                 if done == size:
                     break
         except ssl.SSLWantReadError:
-            if not done:
-                raise WantsBytes from None
+            return done or None
         except ssl.SSLEOFError:
             # The next read raises it again; the bytes in hand come first.
             if not done:

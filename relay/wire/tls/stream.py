@@ -16,7 +16,7 @@ from typing import Final
 from relay.errors import CertificateRefused, ConnectFailed, ConnectionLost, Side
 from relay.wire.buffers import BUFFERS
 from relay.wire.stream import HELD_BYTES, RECEIVE_BYTES, Stream
-from relay.wire.tls.sessions import Broken, EndedEarly, TlsSession, Untrusted, WantsBytes
+from relay.wire.tls.sessions import Broken, EndedEarly, TlsSession, Untrusted
 
 PIECE_BYTES = 256 * 1024
 """How much cipher text is read from the socket at once, and how much plain text goes into one
@@ -50,11 +50,7 @@ class TlsStream(Stream):
         ConnectFailed for an internal error of the peer, ConnectionLost if it hangs up."""
         while True:
             try:
-                self._tls.shake_hands()
-            except WantsBytes:
-                self._flush_all(wait)
-                while self._pull() is None:
-                    wait(self.wait_readable)
+                is_done = self._tls.shake_hands()
             except Untrusted as error:
                 raise CertificateRefused(
                     f"the certificate is refused: {error}", side=self.side
@@ -68,8 +64,11 @@ class TlsStream(Stream):
                 passes = "alert internal error" in str(error)
                 failure = ConnectFailed if passes else CertificateRefused
                 raise failure(f"the TLS handshake failed ({error})", side=self.side) from None
-            else:
-                return self._flush_all(wait)
+            self._flush_all(wait)
+            if is_done:
+                return
+            while self._pull() is None:
+                wait(self.wait_readable)
 
     def _flush_all(self, wait: Callable[[Callable[[float], bool]], None]) -> None:
         while not self.flush_now():
@@ -86,16 +85,16 @@ class TlsStream(Stream):
         for _ in range(MOST_PULLS):
             try:
                 count = self._tls.read(view[done:])
-            except WantsBytes:
-                if not self._pull_for(done):
-                    break
-                continue
             except EndedEarly:
                 if done:
                     break
                 raise ConnectionLost("TLS ended without close_notify", side=self.side) from None
             except Broken as error:
                 raise ConnectionLost(f"the connection broke ({error})", side=self.side) from None
+            if count is None:
+                if not self._pull_for(done):
+                    break
+                continue
             if not count:
                 return done
             done += count

@@ -30,7 +30,6 @@ from relay.wire.tls.sessions import (
     EndedEarly,
     Resumable,
     Untrusted,
-    WantsBytes,
 )
 from relay.wire.tls.trust import bundle_blocks, bundle_error
 
@@ -183,19 +182,23 @@ class WheelSession:
         if done != 1:
             raise Untrusted("the host's name can't be checked")
 
-    def shake_hands(self) -> None:
+    def shake_hands(self) -> bool:
         """As TlsSession.shake_hands."""
         result = _lib.SSL_do_handshake(self._ssl)
         if result == 1:
-            return
-        failure = self._failure_of(result)
+            return True
+        kind = _lib.SSL_get_error(self._ssl, result)
+        if kind == _lib.SSL_ERROR_WANT_READ:
+            self._give_fed_back()
+            return False
+        failure = _read_failure()
         verified = _lib.SSL_get_verify_result(self._ssl)
         if isinstance(failure, Broken) and verified:
             text = _ffi.string(_lib.X509_verify_cert_error_string(verified)).decode()
             raise Untrusted(text)
-        raise failure or EndedEarly
+        raise failure
 
-    def read(self, view: memoryview) -> int:
+    def read(self, view: memoryview) -> int | None:
         """As TlsSession.read."""
         if self._failure is not None:
             raise self._failure
@@ -211,14 +214,17 @@ class WheelSession:
                     return done
             else:
                 return done
-        failure = self._failure_of(count)
-        if failure is None:
-            return done
-        if done:
-            if not isinstance(failure, WantsBytes):
-                self._failure = failure
-            return done
-        raise failure
+        kind = _lib.SSL_get_error(self._ssl, count)
+        # Most reads end here. An exception would cost more, and one that this frame kept would be a
+        # cycle of all frames below, with their buffers.
+        if kind == _lib.SSL_ERROR_WANT_READ:
+            self._give_fed_back()
+            return done or None
+        if kind != _lib.SSL_ERROR_ZERO_RETURN:
+            if not done:
+                raise _read_failure()
+            self._failure = _read_failure()
+        return done
 
     def write(self, view: memoryview) -> int:
         """As TlsSession.write."""
@@ -226,7 +232,7 @@ class WheelSession:
             count: int = _lib.SSL_write(self._ssl, data, len(view))
         if count > 0:
             return count
-        failure = self._failure_of(count)
+        failure = _read_failure()
         if isinstance(failure, Broken):
             raise failure
         # As the `ssl` module's: a peer may negotiate again in the middle of an upload (TLS 1.2).
@@ -298,20 +304,15 @@ class WheelSession:
         if session is not None:
             self._keep(session)
 
-    def _failure_of(self, result: int) -> Exception | None:
-        """Return the failure of a call with this result, or None after close_notify. OpenSSL's
-        queue of errors is empty afterwards, so that no later call finds this one's error."""
-        kind = _lib.SSL_get_error(self._ssl, result)
-        if kind == _lib.SSL_ERROR_WANT_READ:
-            self._give_fed_back()
-            return WantsBytes()
-        if kind == _lib.SSL_ERROR_ZERO_RETURN:
-            return None
-        code = _lib.ERR_get_error()
-        _lib.ERR_clear_error()
-        # OpenSSL reports an end without close_notify as an error since 3.0; before, by an empty
-        # queue (SSL_get_error(3)).
-        if code == 0 or _lib.ERR_GET_REASON(code) == _lib.SSL_R_UNEXPECTED_EOF_WHILE_READING:
-            return EndedEarly()
-        text = _lib.ERR_reason_error_string(code)
-        return Broken(_ffi.string(text).decode() if text != _ffi.NULL else "unknown reason")
+
+def _read_failure() -> Exception:
+    """Return the failure of a call in OpenSSL's queue of errors, which is empty afterwards, so that
+    no later call finds this one's error."""
+    code = _lib.ERR_get_error()
+    _lib.ERR_clear_error()
+    # OpenSSL reports an end without close_notify as an error since 3.0; before, by an empty queue
+    # (SSL_get_error(3)).
+    if code == 0 or _lib.ERR_GET_REASON(code) == _lib.SSL_R_UNEXPECTED_EOF_WHILE_READING:
+        return EndedEarly()
+    text = _lib.ERR_reason_error_string(code)
+    return Broken(_ffi.string(text).decode() if text != _ffi.NULL else "unknown reason")
