@@ -7,6 +7,7 @@ here: the meaning of a path (`plain.py`, `dav.py`, `s3.py`)."""
 from __future__ import annotations
 
 import itertools
+import ssl
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection
@@ -32,11 +33,18 @@ LIVES: Final = 14
 
 class Liar(ObjectResponses, UploadStorage, ABC):
     """A store on a port of its own, from construction until `stop`. `secrets` are the credentials
-    that it accepts."""
+    that it accepts; with `tls`, connections are encrypted."""
 
     kind = ""
 
-    def __init__(self, role: str, store_habits: StoreHabits, secrets: Collection[str]) -> None:
+    def __init__(
+        self,
+        role: str,
+        store_habits: StoreHabits,
+        secrets: Collection[str],
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
+        self.scheme = "http" if tls is None else "https"
         self.role, self.store_habits, self.secrets = role, store_habits, set(secrets)
         self.shelf = Shelf(
             next((fold for habit, fold in FOLDS.items() if store_habits.does(habit)), str),
@@ -54,7 +62,7 @@ class Liar(ObjectResponses, UploadStorage, ABC):
         self._lives = 1 + int(store_habits.roll("lives") * LIVES)
         self._renewed = False
         self._stopped = threading.Event()
-        self._listener = Listener(self._serve, "127.0.0.1", 0, None, None)
+        self._listener = Listener(self._serve, "127.0.0.1", 0, tls, None)
         self.port = self._listener.port
 
     def __enter__(self) -> Self:

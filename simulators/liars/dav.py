@@ -169,7 +169,7 @@ class DavLiar(PlainLiar):
     def link(self, path: str) -> str:
         """Return how an answer names a path."""
         if self.store_habits.does("href-url"):
-            return f"http://127.0.0.1:{self.port}{ROOT}{quote(path)}"
+            return f"{self.scheme}://127.0.0.1:{self.port}{ROOT}{quote(path)}"
         if self.store_habits.does("href-encoding"):
             return ROOT + overencoded_path(path)
         return ROOT + quote(path)

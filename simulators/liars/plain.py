@@ -33,7 +33,7 @@ class PlainLiar(Liar):
 
     def url(self, name: str = "") -> str:
         """Return the URL of an object, or of the root folder."""
-        return f"http://127.0.0.1:{self.port}{ROOT}{quote(name)}"
+        return f"{self.scheme}://127.0.0.1:{self.port}{ROOT}{quote(name)}"
 
     @property
     def reports_tags(self) -> bool:
@@ -200,7 +200,7 @@ class PlainLiar(Liar):
         if self.store_habits.does("href-absolute"):
             return ROOT + quote(folder + name)
         if self.store_habits.does("href-url"):
-            return f"http://127.0.0.1:{self.port}{ROOT}{quote(folder + name)}"
+            return f"{self.scheme}://127.0.0.1:{self.port}{ROOT}{quote(folder + name)}"
         if self.store_habits.does("href-encoding"):
             return overencoded_path(name)
         if self.store_habits.does("href-query"):

@@ -46,7 +46,7 @@ class S3Liar(Liar):
 
     def url(self, name: str = "") -> str:
         """Return the endpoint."""
-        return f"http://127.0.0.1:{self.port}"
+        return f"{self.scheme}://127.0.0.1:{self.port}"
 
     def is_allowed(self, request: Request) -> bool:
         """As Liar's: by the access key that the signature names; the signature itself is not
