@@ -137,8 +137,8 @@ class HttpClient:
         return ListingRetries(self.wire.limits.listing_seconds, self.meter)
 
     def drain(self, response: Response) -> bool:
-        """Read an upload's answer if it is short, so that the connection can be reused; return
-        whether it had content."""
+        """Read the answer to a request that was done if it is short, so that the connection can be
+        reused; return whether it had content."""
         body, limit = response.body, self.wire.limits.text_bytes
         if body.complete and not body.count:  # nearly all answers have no content
             return False

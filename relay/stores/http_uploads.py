@@ -62,7 +62,7 @@ def delete_object(client: HttpClient, location: Location, version: Version) -> N
     response = client.send("DELETE", location, fields)
     if response.head.status not in DELETED:
         raise client.refusal(response, "DELETE", location)
-    response.body.close()
+    client.drain(response)
 
 
 def _read_upload(

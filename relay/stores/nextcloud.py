@@ -122,7 +122,7 @@ class NextcloudStore(WebDavStore):
             )
         if response.head.status not in STORED:
             raise self._client.refusal(response, "PUT", place)
-        response.body.close()
+        self._client.drain(response)
         etag = strong_tag(response.head.get("etag")) or self._tag_of(place) or UNKNOWN_TAG
         return Part(number, body.count, etag, checked=False)
 

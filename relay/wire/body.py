@@ -256,9 +256,22 @@ class Body:
             raise
 
     def close(self) -> None:
-        """Release the connection; it is closed if the body is not complete. May be called
-        twice."""
-        self._release_connection(False)
+        """Release the connection. It is closed if the body is not complete, except for a short one
+        that came whole with its head and that is unread. May be called twice."""
+        self._release_connection(self._release is not None and self._skip())
+
+    def _skip(self) -> bool:
+        """Discard a body that is here already; return whether the connection may be used again.
+
+        Many servers answer a MOVE or a DELETE with a page of two lines (Apache: 201 Created), and a
+        new connection for each object would cost more than the request."""
+        stream = self.connection
+        if self.framing is not Framing.LENGTH or self.count or not self._keeps_alive:
+            return False
+        if not self.length or len(stream.leftover) != self.length:
+            return False
+        stream.leftover = b""
+        return True
 
     def on_close(self, do: Callable[[], None]) -> None:
         """Call `do` when the connection is released, or at once if it was released already."""

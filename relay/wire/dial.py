@@ -262,6 +262,19 @@ class Pool:
         self._open.add(stream)
         return stream, False
 
+    def take_back(self, stream: Stream) -> bool:
+        """Take this idle connection for another exchange about its target; return False if it may
+        carry none."""
+        if stream not in self._idle:
+            return False
+        origin, since = self._idle[stream]
+        self._forget(stream)
+        if not stream.closed and not _has_spoken(stream):
+            return True
+        self._observe(origin, stream, False, monotonic() - since)
+        self.discard(stream)
+        return False
+
     def give(self, origin: Origin, stream: Stream, reusable: bool) -> None:
         """Take a connection back after an exchange; kept if it is reusable."""
         if stream.doubt is not None:
@@ -280,6 +293,10 @@ class Pool:
             self._end(self._dispensable())
         if self._timer is None:
             self._wait(self._limits.idle_seconds)
+
+    def knows(self, origin: Origin) -> bool:
+        """Return whether it is known if this origin sends a body behind its answers to HEAD."""
+        return origin in self._quiet_origins or origin in self._chatty_origins
 
     def trust(self, origin: Origin) -> None:
         """Remember that this origin sends no body behind its answers to HEAD."""

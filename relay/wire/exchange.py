@@ -17,9 +17,12 @@ Never here: retries, redirects, what a status means to a store.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import KW_ONLY, dataclass, replace
+from random import randrange
 from time import monotonic
+from typing import Final
 
 from relay import __version__
 from relay.errors import ConnectionLost, PrematureResponse, ProtocolViolation, Side, StoreTimeout
@@ -111,6 +114,9 @@ class Response:
     """The destination answered before it had the whole body."""
 
 
+HEADS: Final = 3
+"""Number of answers to HEAD after which an origin is asked for a byte of an object. One object
+alone has fewer."""
 LIMITERS = 1024
 """Maximum number of limiters that are kept; at this number the unused ones are dropped."""
 
@@ -122,6 +128,8 @@ class Wire:
         self.pool, self.limits = pool, limits
         self._ignores_expect: dict[Origin, float] = {}
         self._limiters: dict[tuple[Origin, Side], AdaptiveLimiter] = {}
+        self._heads: Counter[Origin] = Counter()
+        """Number of answers to HEAD from origins that the pool does not know."""
         self.complaints = 0
         """Number of answers by which stores asked for fewer requests."""
         self.memory = CapabilityCache()
@@ -175,6 +183,8 @@ class Wire:
             raise ConnectionLost(
                 "a fresh connection was closed without an answer", side=request.side
             )
+        if request.method == "HEAD":
+            self._end_doubt(request, response)
         return response
 
     def _attempt(self, request: Request, fresh: bool) -> Response | None:
@@ -218,6 +228,44 @@ class Wire:
         response.body.close()
         return True
 
+    def _end_doubt(self, request: Request, response: Response) -> None:
+        """Ask an origin once for a byte of an object, on a connection that had an answer to HEAD.
+
+        If the answer is about that byte, and of an object of the length that HEAD announced, no
+        body came in between, and the connections of this origin may be used again. Otherwise each
+        answer to HEAD costs a connection until one of them was quiet for a moment.
+
+        The byte is chosen at random: the bytes of the object may look like an answer, but can't
+        know which. A signed request is not changed, since its signature is of HEAD alone."""
+        origin, stream = request.origin, response.body.connection
+        if stream.doubt is None or not stream.doubt.length or response.head.status != 200:
+            return
+        if self.pool.knows(origin) or _is_signed(request):
+            return
+        if len(self._heads) > LIMITERS:
+            self._heads.clear()
+        self._heads[origin] += 1
+        if self._heads[origin] != HEADS:
+            return
+        if not self.pool.take_back(stream):
+            return
+        length = stream.doubt.length
+        place = randrange(length)
+        fields = (*request.fields, ("Range", f"bytes={place}-{place}"))
+        try:
+            answer = _Exchange(self, replace(request, method="GET", fields=fields), stream).run()
+        except (ConnectionLost, ProtocolViolation, StoreTimeout):
+            self.pool.discard(stream)
+            return
+        except BaseException:
+            self.pool.discard(stream)
+            raise
+        # RFC 9110 section 14.4
+        found = answer.head.get("content-range")
+        if answer.head.status == 206 and found == f"bytes {place}-{place}/{length}":
+            self.pool.trust(origin)
+        answer.body.close()
+
     def ignores_expect(self, origin: Origin) -> bool:
         """Return whether this origin lately ignored an `Expect`."""
         return monotonic() - self._ignores_expect.get(origin, -1e9) <= 300
@@ -227,6 +275,15 @@ class Wire:
         if len(self._ignores_expect) > 1000:
             self._ignores_expect.clear()
         self._ignores_expect[origin] = monotonic()
+
+
+def _is_signed(request: Request) -> bool:
+    """Return whether a signature covers the method: of AWS's kind, or in the URL."""
+    signed = any(
+        name.lower() == "authorization" and value.startswith("AWS")
+        for name, value in request.fields
+    )
+    return signed or "?" in request.target
 
 
 def _pump_wrapped(wrapping: Wrapping, body: Body, outlet: BodyWriter) -> bool:

@@ -13,7 +13,7 @@ from relay.errors import ConnectionLost, ProtocolViolation
 from relay.location import parse_location
 from relay.wire import dial
 from relay.wire.adapter import wire_session
-from relay.wire.exchange import Payload, Request, Response, Wire
+from relay.wire.exchange import HEADS, Payload, Request, Response, Wire
 from relay.wire.watchdog import Watchdog
 from tests.conftest import QUICK, Certificates
 from tests.scripted import Peer, Script, Talk, answer, length_of
@@ -208,6 +208,7 @@ def test_a_session_sends_an_order_once(wire: Wire) -> None:
 
 
 LATE = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nfake"
+NO_METHOD = b"HTTP/1.1 405 Method Not Allowed\r\nContent-Length: 0\r\n\r\n"
 HEADED = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(LATE)
 
 
@@ -312,8 +313,8 @@ def test_a_busy_origin_becomes_known_by_its_oldest_connection(
     wire: Wire, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def script(talk: Talk) -> None:
-        while talk.head():
-            talk.send(HEADED)
+        while head := talk.head():
+            talk.send(HEADED if head.startswith(b"HEAD") else NO_METHOD)
 
     clock = [0.0]
     monkeypatch.setattr(dial, "monotonic", lambda: clock[0])
@@ -330,8 +331,8 @@ def test_a_pool_of_few_connections_keeps_the_one_that_will_tell(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def script(talk: Talk) -> None:
-        while talk.head():
-            talk.send(HEADED)
+        while head := talk.head():
+            talk.send(HEADED if head.startswith(b"HEAD") else NO_METHOD)
 
     clock = [0.0]
     monkeypatch.setattr(dial, "monotonic", lambda: clock[0])
@@ -342,3 +343,56 @@ def test_a_pool_of_few_connections_keeps_the_one_that_will_tell(
             read(wire, peer.url(f"/{number}"), "HEAD")
         assert peer.connections == 20
         assert wire.pool.open <= 2
+
+
+RANGED = b"HTTP/1.1 206 Partial Content\r\nContent-Length: 1\r\nContent-Range: bytes %s/%d\r\n\r\nx"
+
+
+def test_a_byte_of_an_object_shows_that_heads_have_no_bodies(wire: Wire) -> None:
+    asked: list[bytes] = []
+
+    def script(talk: Talk) -> None:
+        while head := talk.head():
+            asked.append(head.split(b" ")[0])
+            wanted = field_of(head, b"range")
+            talk.send(RANGED % (wanted[6:], len(LATE)) if wanted else HEADED)
+
+    with Peer(script) as peer:
+        for number in range(40):
+            read(wire, peer.url(f"/{number}"), "HEAD")
+        assert peer.connections == HEADS
+    assert asked.count(b"GET") == 1
+
+
+@pytest.mark.parametrize(
+    "forged",
+    [
+        RANGED % (b"0-0", len(LATE)),
+        b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(LATE),
+        b"an object that looks like nothing, as most do",
+    ],
+    ids=["another byte", "the whole", "no answer"],
+)
+def test_a_late_body_behind_head_can_not_forge_the_byte(wire: Wire, forged: bytes) -> None:
+    length = max(len(forged), 1000)
+
+    def script(talk: Talk) -> None:
+        while head := talk.head():
+            if head.startswith(b"HEAD"):
+                talk.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % length)
+                talk.peek(1)
+                talk.send(forged)
+
+    with Peer(script) as peer:
+        for number in range(HEADS + 3):
+            read(wire, peer.url(f"/{number}"), "HEAD")
+        assert parse_location(peer.url()).origin not in wire.pool._quiet_origins
+
+
+def field_of(head: bytes, name: bytes) -> bytes:
+    """Return the value of a field of a request's head, empty without it."""
+    for line in head.split(b"\r\n"):
+        key, _, value = line.partition(b":")
+        if key.lower() == name:
+            return value.strip()
+    return b""

@@ -113,9 +113,32 @@ def test_a_connection_is_used_again_only_when_that_is_safe(
         assert peer.connections == (1 if reused else 3)
 
 
-def test_an_unread_body_closes_its_connection(wire: Wire) -> None:
+@pytest.mark.parametrize(
+    ("data", "reused"),
+    [
+        (OK, True),
+        (OK[:-1], False),
+        (OK + b"x", False),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n", False),
+        (b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 5\r\n\r\nhello", False),
+    ],
+    ids=["whole", "cut", "more", "chunked", "closes"],
+)
+def test_an_unread_body_is_skipped_only_when_it_is_here(
+    wire: Wire, data: bytes, reused: bool
+) -> None:
+    with Peer(answer(data, keep=True)) as peer:
+        for number in range(3):
+            do(wire, peer.url()).body.close()
+            assert wire.pool.open == int(reused)
+            assert peer.connections == (1 if reused else 1 + number)
+
+
+def test_a_body_that_was_begun_closes_its_connection(wire: Wire) -> None:
     with Peer(answer(OK, keep=True)) as peer:
-        do(wire, peer.url()).body.close()
+        body = do(wire, peer.url()).body
+        assert body.read(1) == b"h"
+        body.close()
         assert wire.pool.open == 0
 
 

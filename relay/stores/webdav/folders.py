@@ -99,14 +99,15 @@ class DavFolders:
         response = self._client.send("MKCOL", folder, ())
         status = response.head.status
         if missing_above and status in (404, 409):
-            response.body.close()
+            self._client.drain(response)
             return False
         # 405: something exists there already (section 9.3.1).
-        if status not in MADE and status != 405:
+        if status in MADE or status == 405:
+            self._client.drain(response)
+        else:
             refusal = self._client.refusal(response, "MKCOL", folder)
             if not self._is_listed(folder):
                 raise refusal
-        response.body.close()
         self._client.wire.memory.learn(folder.origin, _folder_fact(folder))
         return True
 

@@ -195,10 +195,10 @@ class Moves:
         return True
 
     def _require_done(self, response: Response, place: Location) -> None:
-        """Close the answer to a MOVE. Raises the server's refusal."""
+        """Read the answer to a MOVE to its end. Raises the server's refusal."""
         status = response.head.status
         if status in DONE:
-            response.body.close()
+            self._client.drain(response)
             return
         refusal = self._client.refusal(response, "MOVE", place)
         if status in NO_METHOD:
@@ -277,7 +277,7 @@ class Moves:
             response = self._client.send("DELETE", part, ())
         except StoreError:
             return  # unknown: verification decides
-        response.body.close()
+        self._client.drain(response)
         if 200 <= response.head.status < 300:
             raise DestinationLost(
                 f"MOVE to {place} was acknowledged, but not done: {part} still existed"
