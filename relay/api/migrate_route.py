@@ -19,6 +19,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import gevent
@@ -43,10 +44,13 @@ from relay.errors import Cancelled, Overloaded, RelayError
 from relay.ledger.ledger import Ledger
 from relay.ledger.rows import Spec
 from relay.ledger.states import TransferState
+from relay.receipt import State
 from relay.throttle import throttle_of
 from relay.views.problems import bug, problem
 from relay.views.progress import Rate, progress_of
 
+HintsAt = Callable[[str | None], ObjectHints]
+"""Returns the ledger's knowledge about the object at a location; None: not named yet."""
 LINE_SECONDS = 0.5
 """Seconds between two lines of progress."""
 
@@ -70,6 +74,12 @@ def migrate_view(
         if wants_ledger(order):
             return accept(works(), engine, order)
         source, destination = order.locate(engine.remotes)
+        hints_at = _no_hints
+        # With `overwrite` nothing depends on the object that is there, so the ledger is not asked.
+        if has_works and order.existing is not IfExists.OVERWRITE:
+            spec = order.spec_at(source, destination, engine.remotes)
+            hints_at = partial(_hints_at, works().ledger, spec)
+        known = hints_at(None)
         transfer = engine.transfer(
             Plan(
                 source,
@@ -81,38 +91,39 @@ def migrate_view(
                 metadata=order.metadata,
             )
         )
-        # With `overwrite` nothing depends on the object that is there, so the ledger is not asked.
-        if has_works and order.existing is not IfExists.OVERWRITE:
-            transfer.known = _hints_at(
-                order.spec_at(source, destination, engine.remotes), works().ledger
-            )
+        transfer.known = known
         transfer.meter.throttle = throttle_of(order.bounds)
         g.transfer_id = transfer.id
         if request.accept_mimetypes.best_match((JSON, NDJSON), default=JSON) == NDJSON:
-            return _stream_lines(engine, transfer)
-        return _answer_json(engine, transfer)
+            return _stream_lines(engine, transfer, hints_at)
+        return _answer_json(engine, transfer, hints_at)
 
     return migrate
 
 
-def _hints_at(spec: Spec, ledger: Ledger) -> ObjectHints:
+def _no_hints(place: str | None) -> ObjectHints:
+    return ObjectHints()
+
+
+def _hints_at(ledger: Ledger, spec: Spec, place: str | None) -> ObjectHints:
     """Return what the ledger knows about the object at the destination: an unproved one of ours
-    does not count as existing. Raises LedgerFailed."""
-    left = ledger.find_unproved_at(spec)
+    does not count as existing. `place` is the object's location, once its source has named it.
+    Raises LedgerFailed."""
+    left = ledger.find_unproved_at(spec, place)
     if left is None:
         return ObjectHints()
     return ObjectHints(begun=True, before=left, remains=left.remains)
 
 
-def _answer_json(engine: TransferEngine, transfer: Transfer) -> Response:
-    end = settle(engine, transfer)
+def _answer_json(engine: TransferEngine, transfer: Transfer, hints_at: HintsAt) -> Response:
+    end = settle(engine, transfer, hints_at)
     if isinstance(end, RelayError):
         raise end
     return Response(_line(end.to_json()), mimetype=JSON)
 
 
-def _stream_lines(engine: TransferEngine, transfer: Transfer) -> Response:
-    job = gevent.spawn(settle, engine, transfer)
+def _stream_lines(engine: TransferEngine, transfer: Transfer, hints_at: HintsAt) -> Response:
+    job = gevent.spawn(settle, engine, transfer, hints_at)
     gevent.sleep(0)
     if job.ready() and isinstance(job.value, RelayError):
         raise job.value  # it failed at once (no slot): the answer can still have that status
@@ -146,17 +157,38 @@ def bug_of(job: gevent.Greenlet[..., Any]) -> RelayError:
     return bug(job.exception or RuntimeError("killed"))
 
 
-def settle(engine: TransferEngine, transfer: Transfer) -> Outcome | RelayError:
+def settle(
+    engine: TransferEngine, transfer: Transfer, hints_at: HintsAt = _no_hints
+) -> Outcome | RelayError:
     """Run a transfer to its end, log the end, and return the outcome or the error. Raises
     nothing."""
     try:
-        end: Outcome | RelayError = engine.run(transfer)
+        end: Outcome | RelayError = _run(engine, transfer, hints_at)
     except RelayError as error:
         end = error
     except Exception as error:  # noqa: BLE001 - a bug: logged with its traceback, and answered 500
         end = bug(error)
     _log(transfer, end)
     return end
+
+
+def _run(engine: TransferEngine, transfer: Transfer, hints_at: HintsAt) -> Outcome:
+    """Run a transfer. A skip counts only if no transfer of ours has left the existing object
+    unproved, or is sending it: while this one waited for a slot, a migration may have begun, and
+    the ledger knows nothing of an object in a folder until its source has named it. Raises as
+    TransferEngine.run, LedgerFailed, and Overloaded while another request sends the object."""
+    others = set(engine.running)
+    outcome = engine.run(transfer)
+    if outcome.state is State.SKIPPED and not transfer.known.begun:
+        known = hints_at(str(outcome.destination))
+        if known.begun:
+            transfer.known = known
+            outcome = engine.run(transfer)
+    if outcome.state is State.SKIPPED:
+        place = str(outcome.destination)
+        if any(one.has_sent and one.place == place for one in others | engine.running):
+            raise Overloaded(f"another request is sending {place}", retry_after=5.0)
+    return outcome
 
 
 def _log(transfer: Transfer, end: Outcome | RelayError) -> None:

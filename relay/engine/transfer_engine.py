@@ -56,6 +56,7 @@ class TransferEngine:
         self.running: set[Transfer] = set()
         self.allowed = ReadableAccounts()
         self.draining = False
+        self._has_stopped = False
 
     def refuse_own_addresses(self, own: Iterable[tuple[str, int]]) -> None:
         """Never dial `own`: the (host, port) pairs on which this server itself listens."""
@@ -94,7 +95,10 @@ class TransferEngine:
             passed.add((host, port))
 
     def run(self, transfer: Transfer) -> Outcome:
-        """Run a transfer in this greenlet, as one of `running`. Raises as Transfer.run."""
+        """Run a transfer in this greenlet, as one of `running`. Raises as Transfer.run, and
+        Cancelled after a drain."""
+        if self._has_stopped:  # it was created before the drain, which has cancelled the others
+            raise _stopped()
         self.running.add(transfer)
         try:
             return transfer.run()
@@ -110,5 +114,10 @@ class TransferEngine:
         until = monotonic() + seconds
         while self.running and monotonic() < until:
             gevent.sleep(0.05)
+        self._has_stopped = True
         for transfer in tuple(self.running):
-            transfer.cancel(Cancelled("the server stopped before this transfer was done"))
+            transfer.cancel(_stopped())
+
+
+def _stopped() -> Cancelled:
+    return Cancelled("the server stopped before this transfer was done")

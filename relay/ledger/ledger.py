@@ -103,9 +103,9 @@ class Ledger:
         reach("after-accept")
         return found
 
-    def find_unproved_at(self, spec: Spec) -> PriorState | None:
+    def find_unproved_at(self, spec: Spec, place: str | None = None) -> PriorState | None:
         """As unproved.find_unproved_at."""
-        return self.database.run(lambda c: unproved.find_unproved_at(c, spec), write=False)
+        return self.database.run(lambda c: unproved.find_unproved_at(c, spec, place), write=False)
 
     def migration(self, id: str) -> Migration:
         """As migration_rows.one."""

@@ -72,7 +72,9 @@ def find_unproved(
     return {name: _at(place, left) for name, (_, left) in lefts.items()}
 
 
-def find_unproved_at(connection: Connection, spec: Spec) -> PriorState | None:
+def find_unproved_at(
+    connection: Connection, spec: Spec, place: str | None = None
+) -> PriorState | None:
     """Return as `find_unproved` the PriorState of the single object of a request that is no
     migration of the ledger."""
     mine = SimpleNamespace(
@@ -81,8 +83,8 @@ def find_unproved_at(connection: Connection, spec: Spec) -> PriorState | None:
         destination=spec.destination,
         options=json.dumps(spec.options),
     )
-    _, left = _lefts(connection, mine, [""]).get("", (0.0, None))
-    return PriorState.from_text(left)
+    _, left = _lefts(connection, mine, [""], place).get("", (0.0, None))
+    return PriorState.from_text(left and _at(place, left))
 
 
 def find_overwritten(connection: Connection, id: str, names: Iterable[str]) -> list[int]:

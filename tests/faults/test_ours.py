@@ -713,10 +713,12 @@ def test_an_object_published_during_a_cancel_stays_unverified(
 
 
 @pytest.mark.parametrize("if_exists", ["skip", "changed"])
+@pytest.mark.parametrize("place", ["/a", "/"])
 def test_a_server_does_not_skip_an_object_that_its_ledger_knows(
-    engine: Engine, ledger: Ledger, if_exists: str
+    engine: Engine, ledger: Ledger, if_exists: str, place: str
 ) -> None:
-    """The object is moved in its request, without a record. Others are skipped."""
+    """The object is moved in its request, without a record. Others are skipped. In a folder the
+    object has a name only when its source was asked."""
     shelf = Shelf(damages=flip_byte, dated=b"Thu, 07 Nov 2199 10:00:00 GMT")
     shelf.refused[b"DELETE"] = empty_answer(405)
     dated = GET_HEAD[:-2] + b"Last-Modified: Sun, 09 Sep 2001 01:46:40 GMT\r\n\r\n"
@@ -729,7 +731,7 @@ def test_a_server_does_not_skip_an_object_that_its_ledger_knows(
         works = ledger_context(ledger, Worker(ledger, engine.runner, 1), 1)
         client, shelf.damages = create_app(engine.runner, (), works).test_client(), bytes
         answers = []
-        for name in ("/a", "/b"):
+        for name in (place, "/b"):
             shelf.objects[b"/b"] = DATA
             members = {"source": source.url("/a"), "destination": there.url(name)}
             answers.append(client.post("/migrate", json={**members, "if_exists": if_exists}).json)

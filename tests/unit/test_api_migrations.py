@@ -19,8 +19,10 @@ from pydantic import BaseModel, TypeAdapter
 from relay.api import openapi, schemas
 from relay.api.app import create_app
 from relay.config import Settings
+from relay.engine.plan import Plan
 from relay.engine.transfer_engine import TransferEngine
-from relay.errors import Overloaded, RelayError, Throttled
+from relay.errors import Cancelled, Overloaded, RelayError, Throttled
+from relay.location import parse_location
 from relay.views.problems import PROBLEMS_URI, problem, retry_after
 from tests.conftest import LOOPBACK
 from tests.faults.scripted_peers import (
@@ -159,6 +161,34 @@ def test_if_exists(app: Flask) -> None:
     )
     assert (failed.status_code, failed.json["type"]) == (409, PROBLEMS_URI + "destination-exists")
     assert kept.objects == {b"/b": b"old"}
+
+
+@pytest.mark.parametrize("name", ["/b", "/"])
+def test_an_object_that_another_request_sends_is_not_skipped(name: str) -> None:
+    """It is incomplete at the destination; the client is asked to try again."""
+    gate, kept = threading.Event(), Cloud()
+    runner = TransferEngine(Settings(retry_budget=0), LOOPBACK)
+    app = create_app(runner)
+    with (
+        Peer(source_script(Cloud(), _gated_source(gate))) as source,
+        Peer(destination_script(kept)) as destination,
+    ):
+        order = {"source": source.url("/b"), "destination": destination.url("/b")}
+        with _stream(app, order) as response:
+            lines = (json.loads(line) for line in response.response)
+            while not next(lines)["bytes"]:
+                pass
+            kept.objects[b"/b"] = DATA[:10]
+            order |= {"if_exists": "skip", "destination": destination.url(name)}
+            meanwhile = app.test_client().post("/migrate", json=order)
+            gate.set()
+            last = list(lines)[-1]
+        afterwards = app.test_client().post("/migrate", json=order)
+    runner.wire.pool.close()
+    assert (meanwhile.status_code, meanwhile.headers["Retry-After"]) == (503, "5"), meanwhile.text
+    assert meanwhile.json is not None and meanwhile.json["retryable"]
+    assert last["state"] == "verified"
+    assert afterwards.json is not None and afterwards.json["state"] == "skipped"
 
 
 def test_a_failure_names_its_side(app: Flask) -> None:
@@ -314,6 +344,16 @@ def test_draining(app: Flask, runner: TransferEngine) -> None:
     assert (refused.status_code, refused.headers["Retry-After"]) == (503, "5")
     assert refused.headers["Connection"] == "close"
     assert client.get("/healthz").status_code == 200
+
+
+def test_a_transfer_that_runs_after_the_drain_is_cancelled(runner: TransferEngine) -> None:
+    """It was created before, and has sent nothing."""
+    places = (parse_location("http://127.0.0.1:9/a"), parse_location("http://127.0.0.1:9/b"))
+    transfer = runner.transfer(Plan(*places))
+    runner.drain(0)
+    with pytest.raises(Cancelled):
+        runner.run(transfer)
+    assert not transfer.has_sent
 
 
 @pytest.mark.parametrize(

@@ -60,7 +60,8 @@ reported yet."""
 
 @dataclass(eq=False, kw_only=True)
 class Transfer:
-    """Moves one object from one Location to another. Call `run` once, in any greenlet.
+    """Moves one object from one Location to another. Call `run` once, in any greenlet; and once
+    more after a skip, if the ledger knows more of the object by then (`known`).
 
     Other greenlets may read its progress and call `cancel` meanwhile.
     """
@@ -142,6 +143,14 @@ class Transfer:
     def has_sent(self) -> bool:
         """True if an attempt may have stored something, including attempts of crashed processes."""
         return self._progress.sendings > 0
+
+    @property
+    def place(self) -> str:
+        """The object's location as it is printed; that of its folder, until its source has named
+        it and an attempt sends it."""
+        before = self._progress.before
+        named = before.place if before is not None else None
+        return named or str(self.plan.destination)
 
     @property
     def trouble(self) -> PendingRetry | None:
