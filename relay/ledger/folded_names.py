@@ -16,11 +16,11 @@ import re
 from collections import defaultdict
 from collections.abc import Collection, Sequence
 from typing import Any, Final
-from unicodedata import normalize
 from urllib.parse import unquote
 
 from sqlalchemy import ColumnElement, Connection, case, select, update
 
+from relay.caseless import caseless_form
 from relay.errors import LeaseLost
 from relay.ledger.names import has_name, in_chunks, md5
 from relay.ledger.rows import ARRIVED_EARLIER, Claim
@@ -48,10 +48,11 @@ _COLUMNS: Final = (
 
 def fold(name: str) -> str:
     """Return the folded form of a name. All names that some store may treat as the same have one
-    folded form: without case (NTFS, APFS, SMB), composed (APFS, HFS+), decoded once more (servers
-    behind proxies), with '+' for a blank (servers that decode a path as a form), without empty
-    segments (file systems), without dots and blanks at the end of a segment (Windows), and without
-    blanks at its beginning (servers that trim what they read)."""
+    folded form: without case (NTFS, APFS, SMB), composed (APFS, HFS+), without ignorable characters
+    (ext4 with casefold, HFS+), decoded once more (servers behind proxies), with '+' for a blank
+    (servers that decode a path as a form), without empty segments (file systems), without dots and
+    blanks at the end of a segment (Windows), and without blanks at its beginning (servers that trim
+    what they read)."""
     if _OWN.fullmatch(name):
         return name
     plain = name.isascii() and not any(mark in name for mark in ("%", "+", "\\", "//"))
@@ -63,11 +64,11 @@ def fold(name: str) -> str:
 
 
 def _compose(segment: str) -> str:
-    """Return a segment composed and without case. A segment longer than LONGEST stays as it is: no
+    """Return the form of a segment without case. A segment longer than LONGEST stays as it is: no
     composing store takes it, and ordering combining marks takes quadratic time."""
     if len(segment) > LONGEST:
         return segment
-    return normalize("NFC", normalize("NFD", segment).casefold())
+    return caseless_form(segment)
 
 
 def _decode(name: str) -> str:

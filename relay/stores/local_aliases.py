@@ -9,9 +9,9 @@ import os
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from unicodedata import normalize
 from urllib.parse import quote
 
+from relay.caseless import caseless_form
 from relay.location import Location
 from relay.stores.local_locations import path_of
 from relay.wire.native import in_native_thread
@@ -98,17 +98,18 @@ def _ancestors(path: Path) -> list[tuple[int, int] | None]:
 
 
 def _are_folded(one: Path, other: Path, whole: bool = False) -> bool:
-    """Return whether one of two paths contains the other, or is the same, by names that differ only
-    in case or Unicode form. A FUSE file system may give one file a different inode number for each
-    such name (fuse(8), `use_ino`), so identities miss it. With `whole`, say only if they are the
-    same."""
+    """Return whether one of two paths contains the other, or is the same, by names that share a
+    caseless form. A FUSE file system may give one file a different inode number for each such name
+    (fuse(8), `use_ino`), so identities miss it. With `whole`, say only if they are the same."""
     with suppress(OSError, RuntimeError):  # a loop of links
         one, other = one.resolve(), other.resolve()
     if whole and len(one.parts) != len(other.parts):
         return False
     pairs = list(zip(one.parts, other.parts, strict=False))
     # Equal paths are left to the comparison of identities.
-    if one.parts == other.parts or any(_fold(first) != _fold(second) for first, second in pairs):
+    if one.parts == other.parts:
+        return False
+    if any(caseless_form(first) != caseless_form(second) for first, second in pairs):
         return False
     return all(
         first == second
@@ -125,14 +126,10 @@ def _listed_names(path: Path) -> list[str]:
             if names and os.path.lexists(Path(*names, name)):
                 listed = os.listdir(Path(*names))
         if listed and name not in listed:
-            name = next((found for found in listed if _fold(found) == _fold(name)), name)
+            form = caseless_form(name)
+            name = next((found for found in listed if caseless_form(found) == form), name)
         names.append(name)
     return names
-
-
-def _fold(name: str) -> str:
-    # A canonical caseless match (Unicode 15.0, section 3.13, D145).
-    return normalize("NFC", normalize("NFD", name).casefold())
 
 
 def _identity(path: Path) -> tuple[int, int] | None:

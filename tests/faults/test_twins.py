@@ -52,6 +52,12 @@ def _compose_path(path: bytes) -> bytes:
     return quote(unicodedata.normalize("NFC", unquote(path.decode())), safe="/.").encode()
 
 
+def _ignore(path: bytes) -> bytes:
+    """Fold a name as ext4's casefold does (fs/unicode, NFDICF)."""
+    kept = "".join(one for one in unquote(path.decode()) if one not in "\u00ad\u200d\ufe0f")
+    return quote(unicodedata.normalize("NFD", kept).casefold(), safe="/.").encode()
+
+
 def _trim_ends(path: bytes) -> bytes:
     return quote(
         "/".join(one.rstrip(". ") for one in unquote(path.decode()).split("/")), safe="/."
@@ -76,6 +82,9 @@ FOLDING = {
     "case": (_fold_case, "a/Photo.jpg", "a/photo.jpg"),
     "case of a folder": (_fold_case, "A/photo.jpg", "a/photo.jpg"),
     "form": (_compose_path, "caf\u00e9", "cafe\u0301"),
+    "a variation": (_ignore, "\u2764.png", "\u2764\ufe0f.png"),
+    "a joiner, a folder's": (_ignore, "a/name", "a\u200d/name"),
+    "a hyphen": (_ignore, "Name", "na\u00adme"),
     "dots": (_trim_ends, "name", "name."),
     "blanks": (_trim_ends, "name", "name "),
     "blanks before": (_trim_path, "name", " name"),

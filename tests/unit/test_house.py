@@ -21,6 +21,7 @@ ORDER: tuple[str, ...] = (
     "relay.process.small_files",
     "relay.process.identities",
     "relay.parsing",
+    "relay.caseless",
     "relay.headers",
     "relay.hosts",
     "relay.location",

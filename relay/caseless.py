@@ -1,0 +1,28 @@
+"""The form that names share if a store without case takes them for one.
+
+Theory of operation. The form is a canonical caseless match (Unicode 15.0, section 3.13, D145)
+without characters that have no width of their own, such as U+FE0F behind a symbol: the casefold of
+ext4 and f2fs ignores them in a name (docs.kernel.org, "ext4 Case-insensitive file name lookups"),
+and so does HFS+.
+
+Decided here: which letters may be one. Never here: other parts of a name, as blanks
+(`ledger/folded_names.py`)."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+from unicodedata import normalize
+
+_IGNORABLE: Final = re.compile(
+    "[\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e"
+    "\u2060-\u206f\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufff8\U0001bca0-\U0001bca3"
+    "\U0001d173-\U0001d17a\U000e0000-\U000e0fff]+"
+)
+"""Characters with the property Default_Ignorable_Code_Point (Unicode 15.0,
+DerivedCoreProperties.txt)."""
+
+
+def caseless_form(text: str) -> str:
+    """Return a text composed, without case, and without ignorable characters."""
+    return normalize("NFC", normalize("NFD", _IGNORABLE.sub("", text)).casefold())
