@@ -26,6 +26,7 @@ from relay.engine.worker.worker import Worker
 from relay.errors import IllegalTransition, RelayError
 from relay.ledger.ledger import Ledger
 from relay.ledger.rows import Migration
+from relay.ledger.states import STOPPED as STOPPED_STATES
 from relay.ledger.states import ListingState, MigrationState, MigrationVerb, TransferState
 from relay.stores.url_lists import SCHEME
 from relay.views.migrations import report_line
@@ -53,7 +54,7 @@ def accept(
     ledger: Ledger, order: MigrationRequest, engine: TransferEngine, quiet: bool
 ) -> tuple[Migration, bool]:
     """Return the migration of this request, and whether it is new. A migration of the same request
-    that has not succeeded is resumed.
+    that has not succeeded is resumed, unless it is paused or cancelled meanwhile.
 
     Before that, the objects that had arrived are checked, and those that are missing are moved
     again. Unless `quiet`, stderr says how many are missing, and how many could not be checked.
@@ -77,9 +78,11 @@ def _accept(
     # Step 2: ask the destination for the objects that had arrived. That may take a while, so the
     # state is read again.
     gone = _find_missing(ledger, order, engine, found, quiet)
-    found = ledger.migration(found.id)
+    was, found = found.state, ledger.migration(found.id)
     if found.state == MigrationState.SUCCEEDED:  # another process ended it meanwhile
         return _accept(ledger, order, engine, quiet)
+    if _is_stopped_since(was, found):
+        return found, False
     # Step 3: renew the credentials, before anything is queued that a worker would move with the
     # old ones.
     ledger.renew_secret(found.id, order.secret())
@@ -88,7 +91,11 @@ def _accept(
     ledger.begin_again(found.id, gone)
     found = ledger.migration(found.id)
     verb = VERBS.get(found.state)
-    if order.recursive and (verb == MigrationVerb.RETRY or _is_at_rest(ledger, found)):
+    lists = order.recursive and (verb == MigrationVerb.RETRY or _is_at_rest(ledger, found))
+    was, found = found.state, ledger.migration(found.id)
+    if _is_stopped_since(was, found):
+        return found, False
+    if lists:
         ledger.list_again(found.id, anyway=True)  # the source may have other objects now
     elif verb:
         ledger.act(found.id, verb, order.secret())
@@ -98,6 +105,12 @@ def _accept(
     # Step 5: limits that are given now replace earlier ones; the others stay.
     limits = order.bounds.set_limits()
     return ledger.limit(found.id, limits) if limits else ledger.migration(found.id), False
+
+
+def _is_stopped_since(was: str, found: Migration) -> bool:
+    """Return whether a user has paused or cancelled a migration whose state `was` another: the
+    later order counts."""
+    return found.state in STOPPED_STATES and found.state != was
 
 
 def _is_at_rest(ledger: Ledger, found: Migration) -> bool:

@@ -14,7 +14,8 @@ from rich.filesize import decimal
 from relay.cli.exits import Exit
 from relay.cli.formatting import bytes_at_destination, exit_of, table
 from relay.cli.interrupt import Interrupted
-from relay.cli.local_run import STOPPED, accept, failures, limits_note, work
+from relay.cli.local_run import STOPPED as STOPPED_LINE
+from relay.cli.local_run import accept, failures, limits_note, work
 from relay.cli.terminal import confirm, confirm_table, receipt_lines, say
 from relay.cli.watch_object import LOOK_SECONDS, display
 from relay.engine.migration_request import MigrationRequest
@@ -24,6 +25,7 @@ from relay.engine.worker.worker import Worker
 from relay.errors import RelayError
 from relay.ledger.ledger import Ledger
 from relay.ledger.rows import Migration
+from relay.ledger.states import STOPPED
 from relay.views.migrations import summary
 
 
@@ -33,7 +35,7 @@ def migrate_object(
     """Run the migration to its end; return the exit code. Raises the RelayError of the transfer, or
     Interrupted."""
     migration, new = accept(ledger, order, engine, quiet)
-    if not new and not quiet:
+    if not new and not quiet and migration.state not in STOPPED:
         there = bytes_at_destination(summary(migration))
         kept = f": {decimal(there)} have arrived already" if there else ""
         say(
@@ -56,7 +58,7 @@ def migrate_object(
         return _print_outcome(replace(end, id=migration.id), quiet, as_json)
     if code is not None:
         if not quiet:
-            say(STOPPED, sys.stderr)
+            say(STOPPED_LINE, sys.stderr)
         raise Interrupted(code)
     if isinstance(end, RelayError):
         raise end

@@ -37,6 +37,7 @@ from relay.errors import LedgerFailed, RelayError
 from relay.ledger.ledger import Ledger
 from relay.ledger.rows import Claim, Migration
 from relay.ledger.states import COMPLETED
+from relay.ledger.states import STOPPED as STOPPED_STATES
 from relay.views.migrations import brief, summary
 from relay.views.progress import Rate
 
@@ -62,7 +63,7 @@ def migrate_tree(
     of slots; None keeps it. Raises RelayError."""
     began = time()
     migration, new = accept(ledger, order, engine, quiet)
-    if not new and not quiet:
+    if not new and not quiet and migration.state not in STOPPED_STATES:
         done = migration.count_in(*COMPLETED).objects
         say(
             f"relay: resuming migration {migration.number}: {done:,} objects are there"

@@ -98,7 +98,7 @@ class TransferEngine:
         """Run a transfer in this greenlet, as one of `running`. Raises as Transfer.run, and
         Cancelled after a drain."""
         if self._has_stopped:  # it was created before the drain, which has cancelled the others
-            raise _stopped()
+            raise _stop_error()
         self.running.add(transfer)
         try:
             return transfer.run()
@@ -116,8 +116,8 @@ class TransferEngine:
             gevent.sleep(0.05)
         self._has_stopped = True
         for transfer in tuple(self.running):
-            transfer.cancel(_stopped())
+            transfer.cancel(_stop_error())
 
 
-def _stopped() -> Cancelled:
+def _stop_error() -> Cancelled:
     return Cancelled("the server stopped before this transfer was done")

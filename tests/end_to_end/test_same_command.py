@@ -17,6 +17,8 @@ import pytest
 
 from tests.end_to_end.terminal import Terminal, eventually
 from tests.end_to_end.test_serve import SERVE, run_server
+from tests.faults.scripted_http import Shelf
+from tests.scripted import Peer
 
 
 @pytest.fixture
@@ -260,6 +262,43 @@ def test_a_tree_another_process_works_on_is_not_listed_again(terminal: Terminal)
     ends = [process.communicate(timeout=100) for process in (first, second)]
     assert [first.returncode, second.returncode] == [0, 0], ends
     assert terminal.query("SELECT listings FROM migrations") == 0
+
+
+@pytest.mark.parametrize("verb", ["pause", "cancel"])
+def test_a_later_order_stops_the_command_that_checks(terminal: Terminal, verb: str) -> None:
+    """The command asks the destination for the object that had arrived, and the user changes their
+    mind."""
+    source, shelf = terminal.home / "from", Shelf()
+    source.mkdir()
+    (source / "a").write_bytes(b"a")
+    (source / "b").symlink_to(source / "b")  # it fails, and so the migration ends as `partial`
+    checks, goes_on = threading.Event(), threading.Event()
+
+    def wait(_: Shelf, method: bytes, path: bytes) -> None:
+        if (method, path) == (b"HEAD", b"/to/a"):
+            checks.set()
+            assert goes_on.wait(60)
+
+    with Peer([shelf] * 40) as there:
+        words = ("migrate", "-r", str(source), there.url("/to/"))
+        if verb == "pause":  # killed, it still runs
+            failpoint = {"RELAY_FAILPOINT": "after-settle:1:kill9"}
+            assert terminal.run(*words, **failpoint)[0] == -9
+        else:
+            assert terminal.run(*words)[0] == 1
+        (source / "new").write_bytes(b"new")
+        shelf.before = wait
+        process = terminal.start(*words)
+        assert checks.wait(60)
+        assert terminal.run(verb, "1")[0] == 0
+        goes_on.set()
+        out, err = process.communicate(timeout=60)
+    assert process.returncode == 1, out + err
+    assert terminal.query("SELECT state FROM migrations") == {"pause": "paused"}.get(
+        verb, "cancelled"
+    )
+    assert "resuming" not in err
+    assert list(shelf.objects) == [b"/to/a"]
 
 
 def test_an_end_that_the_ledger_did_not_accept_is_not_printed(terminal: Terminal) -> None:
