@@ -368,13 +368,17 @@ def entries(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
     calls `decoded` before each page is decoded."""
 
     def names(
-        bucket: Bucket, slow_seconds: float = 0.0, decoded: Callable[[], None] = lambda: None
+        bucket: Bucket,
+        slow_seconds: float = 0.0,
+        decoded: Callable[[], None] = lambda: None,
+        after: str | None = None,
     ) -> list[str]:
         def document(_: S3Listing, __: Location, asked: dict[str, str]) -> ListedPage:
             token = asked.get("continuation-token")
             if token is None and not asked.keys() & {"start-after", "marker"}:
                 return bucket.page(0)
-            return bucket.fetch(asked.get("start-after", asked.get("marker")), token)
+            place = None if token else asked.get("start-after", asked.get("marker"))
+            return bucket.fetch(place, token)
 
         def decode(_: S3Listing, page: ListedPage, *__: object) -> ListedPage:
             decoded()
@@ -388,7 +392,7 @@ def entries(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
         account = S3Account("bucket", "/bucket", cast(Signer, None))
         location = Location("https", "s3.example.com", 443, "/bucket/", account=account)
         with gevent.Timeout(60):
-            return [entry.name for entry in found.entries(location, recursive=True)]
+            return [entry.name for entry in found.entries(location, True, after)]
 
     return names
 
@@ -420,6 +424,15 @@ def test_a_page_without_a_token_is_not_the_last_one(
 
     change_beyond(bucket, b"00150", without_token)
     assert entries(bucket) == [text_of(key) for key in bucket.keys]
+
+
+@pytest.mark.parametrize("slow_seconds", [0.0, 60.0])
+def test_a_resume_after_a_deleted_key_loses_no_key(
+    entries: Callable[..., list[str]], slow_seconds: float
+) -> None:
+    bucket = Skipping(sorted_keys({f"{number:05}" for number in range(300)}), 10)
+    names = entries(bucket, slow_seconds, after="00099-deleted")
+    assert names == [f"{number:05}" for number in range(100, 300)]
 
 
 def test_empty_pages_without_an_end_are_an_error(

@@ -24,7 +24,7 @@ from relay.stores.interfaces import Entry
 from relay.stores.s3.account import at_bucket, in_query, key_of
 from relay.stores.s3.client import S3Client
 from relay.stores.s3.listed_pages import ListedPage, PageDocument, read_document
-from relay.stores.s3.parallel_listing import ParallelListing
+from relay.stores.s3.parallel_listing import ParallelListing, may_skip_a_key
 from relay.stores.s3.quirks import PLAIN_KEYS
 
 PAGE: Final = 1000
@@ -38,6 +38,8 @@ TRIES: Final = 3
 """How often one listing is divided: a bucket that is changed all the time is listed by one
 cursor."""
 CONTINUATION: Final = frozenset({"start-after", "continuation-token"})
+MARKERS: Final = ("continuation-token", "marker", "start-after")
+"""Parameters that say where a page begins; the first one counts."""
 TOKENS: Final = frozenset({"list-type", "start-after", "continuation-token"})
 """Parameters that only ListObjectsV2 has (docs.aws.amazon.com, "ListObjectsV2"); ListObjects uses
 `marker` instead."""
@@ -85,7 +87,7 @@ class S3Listing:
         shorter than a full page: then the server does not support pages."""
         history = _PageHistory(location, self._client.side)
         ahead = _Ahead(partial(self._first_document, location, dict(asked)))
-        tries = TRIES
+        tries, is_first = TRIES, True
         try:
             while True:
                 document = ahead.result()
@@ -93,8 +95,12 @@ class S3Listing:
                 # used. For a slow one, the decoded page decides first whether several cursors are
                 # worth it.
                 is_slow = self._seconds >= SLOW_SECONDS
-                if document.token and not is_slow:
-                    following = _next_page_query(asked, document.token)
+                # The listing may be resumed after a key that was deleted meanwhile.
+                is_doubtful = is_first and "start-after" in asked and may_skip_a_key(document.token)
+                is_first = False
+                token = None if is_slow or is_doubtful else document.token
+                if token:
+                    following = _next_page_query(asked, token)
                     ahead = _Ahead(partial(self._document, location, following))
                 page = self._decode(document, location, prefix)
                 if history.is_repetition(page):
@@ -102,12 +108,15 @@ class S3Listing:
                 if page.is_last:
                     yield page
                     return
-                asked = _next_page_query(asked, page.token, page.after)
+                if is_doubtful and page.keys:
+                    asked = {**asked, "start-after": page.keys[-1]}
+                else:
+                    asked = _next_page_query(asked, page.token, page.after)
                 history.check(page, asked)
-                if document.token and not is_slow:
+                if token:
                     yield page
                     continue
-                if tries and page.token and _is_worth_dividing(page, asked):
+                if tries and page.token and not is_doubtful and _is_worth_dividing(page, asked):
                     tries -= 1
                     # The cursors yield `page` themselves, once their first requests are on the way.
                     last = yield from self._pages_in_parallel(location, asked, prefix, page)
@@ -232,7 +241,7 @@ class _PageHistory:
     def check(self, page: ListedPage, following: Mapping[str, str]) -> None:
         """Add a page, and the query of the page after it. Raises ProtocolViolation for an endless
         listing."""
-        marker = following.get("continuation-token") or following.get("marker")
+        marker = next(filter(None, map(following.get, MARKERS)), None)
         if not marker or self._markers.comes_again(marker) or self._has_come_before(page):
             message = (
                 f"{self._location}: the listing has no marker of the next page, or repeats its"

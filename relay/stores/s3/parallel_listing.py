@@ -261,7 +261,7 @@ class ParallelListing:
                 if one.newest is None:
                     one.guess = self._fetch(one.low, None)
                     self._add(one, one.guess)
-                elif one.newest is one.guess and _may_skip_a_key(one.guess):
+                elif one.newest is one.guess and may_skip_a_key(one.guess.token):
                     self._add_after_guess(one, one.guess)
                 else:
                     self._add(one, self._fetch(None, one.newest.token))
@@ -274,6 +274,9 @@ class ParallelListing:
     def _add_after_guess(self, one: _Range, guess: ListedPage) -> None:
         """Add the second page of a range by a key, not by the first one's token. It starts after
         the last key but one, and so must begin with the last one again."""
+        if len(guess.keys) < 2:
+            one.is_unclear = True
+            return
         page = self._fetch(guess.keys[-2], None)
         if page.first == guess.last:
             self._add(one, replace(page, keys=page.keys[1:], rows=page.rows[1:]))
@@ -313,16 +316,16 @@ def _page_to_continue(head: _Range) -> ListedPage | None:
     page = head.newest
     if page is None or page.is_last:
         return None
-    if page is head.guess and _may_skip_a_key(page):
+    if page is head.guess and page.keys and may_skip_a_key(page.token):
         return replace(page, token=None, after=page.keys[-1])
     return page
 
 
-def _may_skip_a_key(guess: ListedPage) -> bool:
-    """Return whether the token of a page after an estimated key is one of MinIO's: some of its
-    releases skip a key there if no object has the key of `start-after` (minio/minio#21463)."""
+def may_skip_a_key(token: str | None) -> bool:
+    """Return whether the token of a page after the key of `start-after` is one of MinIO's: some of
+    its releases skip a key there if no object has that key (minio/minio#21463)."""
     try:
-        return len(guess.keys) > 1 and b"[minio_cache:" in b64decode(guess.token or "")
+        return b"[minio_cache:" in b64decode(token or "")
     except ValueError:
         return False
 
