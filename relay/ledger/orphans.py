@@ -29,6 +29,7 @@ from relay.ledger.migration_rows import of_kind
 from relay.ledger.rows import Claim, Orphan, PriorState
 from relay.ledger.schema import LAPSED, migrations, parts, transfers, uploads
 from relay.ledger.states import MigrationState, TransferState
+from relay.ledger.unproved import has_arrived_since
 from relay.ledger.uploads import upload_of_row
 from relay.ledger.workers import WorkerId
 
@@ -71,22 +72,33 @@ def find_orphans(
     begun_by = {row.transfer_id: upload_of_row(row) for row in found}
     return [
         # The last four columns are the migration's.
-        Orphan(claim_of(row[:-4], row.renewed), begun_by.get(row.id), _prior_state(row))
+        Orphan(claim_of(row[:-4], row.renewed), begun_by.get(row.id), _state_of(connection, row))
         for row in rows
     ]
+
+
+def _state_of(connection: Connection, row: Any) -> PriorState | None:
+    """Return as `_prior_state`; an object that another migration has proved or found there since
+    has `arrived` as well."""
+    was = _prior_state(row)
+    if was is None or not has_arrived_since(connection, row.migration_id, row.name, row.created):
+        return was
+    return replace(was, arrived=True)
 
 
 def _prior_state(row: Any) -> PriorState | None:
     """Return the destination's state before the first byte of a transfer was sent, or None if none
     was sent. A migration that does not overwrite records that state first, unless the destination
-    of its tree was empty."""
+    of its tree was empty. The state has `arrived` if the object may have arrived since."""
     kept = PriorState.from_text(row.before)
     if kept is not None and kept.noted:
-        return kept if kept.known else replace(kept, since=kept.since or row.created)
+        # A state that is recorded as unknown may hide an arrival (`distrust.py`).
+        since = kept.since or row.created
+        return kept if kept.known else replace(kept, since=since, arrived=True)
+    arrived = kept is not None and (kept.arrived or kept.confirmed)
     wish = json.loads(row.options).get("if_exists", "overwrite")
     if wish == "overwrite":
-        return PriorState(known=False, since=row.created)
-    arrived = kept is not None and kept.arrived
+        return PriorState(known=False, since=row.created, arrived=arrived)
     assumed = wish == "changed" and bool(row.destination_empty) and not arrived
     return PriorState(known=True, assumed=True, since=row.created) if assumed else None
 

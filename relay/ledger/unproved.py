@@ -213,6 +213,16 @@ def _arrival_times(connection: Connection, mine: Any, names: Sequence[str]) -> S
     return connection.execute(query.group_by(transfers.c.name)).all()
 
 
+def has_arrived_since(connection: Connection, id: str, name: str, since: float) -> bool:
+    """Return whether another migration to the same destination has proved, or skipped, the object
+    of that name since a time."""
+    mine = _mine(connection, id)
+    others = select(migrations.c.id).where(_same_destination(mine), migrations.c.id != id)
+    arrived = transfers.c.migration_id.in_(others) & has_name(connection, [name])
+    arrived &= transfers.c.state.in_(COMPLETED) & (transfers.c.ended >= since)
+    return bool(connection.execute(select(exists().where(arrived))).scalar())
+
+
 def adopt_unproved(connection: Connection, id: str, names: Iterable[str]) -> None:
     """Adopt the states that other migrations recorded since this one listed its objects, for those
     with some `names` that have not arrived: the migration is resumed."""

@@ -15,7 +15,7 @@ from relay.ledger import unproved
 from relay.ledger.ledger import Ledger
 from relay.ledger.rows import Claim, ListedObject, PriorState, Settlement, Spec
 from relay.receipt import Version
-from tests.ledgers import verified_end
+from tests.ledgers import Opened, verified_end
 
 THERE = Version(5, '"x"', "Sun, 15 Jun 2025 15:06:40 GMT")
 UNPROVED = PriorState(known=False, sent=THERE, remains={"b": "something"})
@@ -79,6 +79,25 @@ def test_an_arrived_object_is_not_unproved(ledger: Ledger, verb: str) -> None:
     end_unverified(ledger, accept(ledger))
     end(ledger, claim(ledger, accept(ledger)), verb)
     assert claim(ledger, accept(ledger)).before is None
+
+
+@pytest.mark.parametrize(
+    ("verb", "arrived"), [("verified", True), ("skipped", True), ("failed", False)]
+)
+def test_an_orphan_knows_what_arrived_in_another_migration(
+    open_ledger: Opened, verb: str, arrived: bool
+) -> None:
+    """The object at its place may be the other one's."""
+    one, two = open_ledger(), open_ledger()
+    id = accept(one, "overwrite")
+    claim(one, id)
+    one.renew(-1)
+    two.reclaim()
+    end(two, claim(two, accept(two, "skip")), verb, **(FAILED if verb == "failed" else {}))
+    two.act(id, "cancel")
+    (orphan,) = two.orphans(id)
+    assert orphan.before is not None
+    assert orphan.before.arrived == arrived
 
 
 def test_a_failure_without_sent_bytes_hides_nothing(ledger: Ledger) -> None:

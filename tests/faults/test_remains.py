@@ -256,7 +256,7 @@ def test_a_cancel_removes_a_piece_at_its_own_place_alone(tmp_path: Path, what: s
         code, out, err = terminal.run("cancel", "1")
         again = terminal.run("cancel", "1")[1:]
     assert shelf.objects == ({} if what == "a piece" else before)
-    remains = what in ("a piece without a tag", "a piece without a date", "whole", "no source")
+    remains = what not in ("a piece", "nothing")
     assert code == remains
     assert ("may remain" in out + err) == remains
     assert "may remain" not in "".join(again), "it is said once"
@@ -286,6 +286,40 @@ def test_a_cancel_leaves_an_untouched_older_version(
     assert shelf.objects == ({} if written_since else {b"/to/a": log[:4500]})
     remains = if_exists == "overwrite" and not dated
     assert (code, REMAINS in out + err) == (remains, remains)
+
+
+@pytest.mark.parametrize("options", [("--if-exists", "overwrite"), ("--verify", "size")])
+def test_a_cancel_leaves_an_arrived_object_that_has_grown(
+    tmp_path: Path, options: tuple[str, str]
+) -> None:
+    """It begins like the source's new version, and the process was killed before it sent that."""
+    folder, terminal, shelf = plant(tmp_path), hurried_terminal(tmp_path), Shelf(dated=NOW)
+    (folder / "bad").symlink_to("bad")  # fails, so that the migration does not succeed
+    with Peer(shelf) as there:
+        words = "migrate", "-r", str(folder), there.url("/to/"), *options
+        terminal.run(*words)
+        assert shelf.objects == {b"/to/a": DATA}
+        (folder / "a").write_bytes(DATA * 2)
+        for _ in range(2):
+            assert terminal.run(*words, RELAY_FAILPOINT="after-claim:1:kill9")[0] == -9
+            code, out, err = terminal.run("cancel", "1")
+            assert (code, REMAINS in out + err) == (1, True)
+            terminal.run("retry", "1")
+    assert shelf.objects == {b"/to/a": DATA}
+
+
+def test_a_cancel_names_a_piece_of_an_earlier_version(tmp_path: Path) -> None:
+    """A listing has named another version since."""
+    shelf = Shelf(dated=NOW)
+    with Peer(shelf) as there:
+        terminal, words = forsake_piece(tmp_path, shelf, there)
+        (tmp_path / "from" / "a").write_bytes(bytes(400_000))
+        shelf.refused[b"HEAD"] = empty_answer(503)  # so that no upload begins before the kill
+        assert terminal.run(*words, RELAY_FAILPOINT="after-page:1:kill9")[0] == -9
+        shelf.refused.clear()
+        code, out, err = terminal.run("cancel", "1")
+        assert (code, REMAINS in out + err) == (1, True)
+        assert terminal.run(*words[:-1], "skip")[0] == 1
 
 
 @pytest.mark.parametrize("tagged", [True, False])

@@ -236,12 +236,11 @@ class OrphanSweeper:
         there: Version,
     ) -> bool:
         """Return whether the object `there` is a piece, and no other worker has claimed it. Raises
-        DestinationLost if the piece may be another writer's, or ours of a version that the source
-        no longer has."""
+        DestinationLost if it may be another writer's, or ours of a version that the source no
+        longer has."""
         if not begins(there):
-            if orphan.claim.etag is None:  # else another version would have raised SourceChanged
-                raise DestinationLost("its bytes are not the source's, which may have changed")
-            return False
+            # A listing may have named another version since the claim that sent it.
+            raise DestinationLost("its bytes are not the source's, which may have changed")
         _require_ours(there, was)
         return self.ledger.is_over(orphan)
 
@@ -269,13 +268,14 @@ def _shows_whole_alone(destination: Destination, plan: Plan) -> bool:
 def _require_ours(there: Version, was: PriorState) -> None:
     """Raise DestinationLost if a piece may not be ours: a prior object may have the same first
     bytes, and so may an unrecorded one, unless the piece was written after the migration was
-    accepted."""
+    accepted. A whole object that has arrived since has them as well, if the source has grown."""
     written = http_date(there.last_modified)
     since = was.since is not None and written is not None and written.timestamp() >= was.since
-    if was.version is None and (was.known or since):
+    has_arrived = was.arrived or was.sent is not None
+    if was.version is None and not has_arrived and (was.known or since):
         return
     raise DestinationLost(
-        "it has the object's first bytes, but may be an older version that relay did not write"
+        "it has the object's first bytes, but may be a whole object of an older version"
     )
 
 
