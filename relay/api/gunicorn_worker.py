@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import uuid
 from collections.abc import Mapping
@@ -52,6 +53,13 @@ class GunicornWorker(GeventWorker):  # type: ignore[misc]  # gunicorn has no typ
     when that has released its claims."""
 
     claiming: Any = None
+    has_interrupt = False
+
+    def init_signals(self) -> None:
+        """Set the handlers, and ignore SIGHUP: a terminal that is closed sends it to the whole
+        group, and the master alone acts on it."""
+        super().init_signals()
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
     def run(self) -> None:
         """Serve until the master stops this worker. gunicorn waits only for requests, so this also
@@ -67,6 +75,16 @@ class GunicornWorker(GeventWorker):  # type: ignore[misc]  # gunicorn has no typ
             # Not by an exception: it could be raised in code that suppresses it.
             os._exit(0)
         super().handle_exit(sig, frame)
+
+    def handle_quit(self, sig: int, frame: Any) -> None:
+        """Stop at the first Ctrl-C as at SIGTERM, and at the second at once. The SIGQUIT with which
+        the master passes Ctrl-C on is part of the first; one after a SIGTERM is an order to hurry.
+        """
+        if self.has_interrupt if sig == signal.SIGINT else not (self.alive or self.has_interrupt):
+            super().handle_quit(sig, frame)
+            return
+        self.has_interrupt = self.has_interrupt or sig == signal.SIGINT
+        self.handle_exit(sig, frame)
 
     def handle_error(self, req: Any, client: Any, addr: Any, exc: BaseException) -> None:
         """Answer a request that the parser refused; leave other errors to gunicorn."""

@@ -640,6 +640,68 @@ def test_a_stopped_server_prints_nothing(command: tuple[str, ...], number: signa
         assert (server.finish(), server.stderr) == (0, "")
 
 
+@WAYS
+def test_ctrl_c_lets_transfers_end(command: tuple[str, ...]) -> None:
+    """As SIGTERM does; and a terminal that is closed (SIGHUP) kills no worker."""
+    gate, begun, kept, answers = threading.Event(), threading.Event(), Cloud(), []
+    with (
+        Peer(gated_source(Cloud(), gate, begun)) as source,
+        Peer(destination_script(kept)) as destination,
+        run_server(command, RELAY_GRACEFUL_TIMEOUT="20") as server,
+        closing(server.connect()) as probe,
+    ):
+        asked = threading.Thread(
+            target=lambda: answers.append(
+                server.ask("POST", "/migrate", order(source, destination))
+            )
+        )
+        asked.start()
+        assert begun.wait(10)
+        assert exchange(probe, "GET", "/healthz")[0] == 200
+        master = psutil.Process(server.process.pid)
+        workers = master.children()
+        for process in workers:
+            process.send_signal(signal.SIGHUP)
+        for process in (*workers, master):
+            process.send_signal(signal.SIGINT)
+        while exchange(probe, "GET", "/readyz")[0] == 200:
+            pass
+        gate.set()
+        asked.join(20)
+        assert server.finish() == 0
+    assert answers and (answers[0][0], answers[0][1]["state"]) == (200, "verified")
+    assert kept.objects == {b"/b": DATA}
+
+
+def test_a_second_ctrl_c_stops_a_server_at_once() -> None:
+    gate, begun = threading.Event(), threading.Event()
+    with (
+        Peer(gated_source(Cloud(), gate, begun)) as source,
+        Peer(destination_script(Cloud())) as destination,
+        run_server(RELAY_GRACEFUL_TIMEOUT="60") as server,
+        closing(server.connect()) as client,
+        closing(server.connect()) as probe,
+    ):
+        assert exchange(probe, "GET", "/healthz")[0] == 200
+        client.request(
+            "POST",
+            "/migrate",
+            json.dumps(order(source, destination)),
+            {"Content-Type": "application/json"},
+        )
+        assert begun.wait(10)
+        master = psutil.Process(server.process.pid)
+        workers = master.children()
+        for process in (*workers, master):
+            process.send_signal(signal.SIGINT)
+        while exchange(probe, "GET", "/readyz")[0] == 200:
+            pass
+        for process in workers:
+            process.send_signal(signal.SIGINT)
+        assert server.finish() == 0
+        gate.set()
+
+
 def test_new_posts_on_a_kept_connection_while_draining() -> None:
     """The other order: the first thing after the signal on a kept connection is a POST."""
     gate, begun, kept = threading.Event(), threading.Event(), Cloud()
