@@ -26,9 +26,9 @@ class Door:
         self.now += 1
         return self.refusals.judge(claim(id, renewed), lambda _: self.busy)
 
-    def let_in(self, began: float | None = None, renewed: int = 0) -> None:
+    def let_in(self, began: float | None = None, renewed: int = 0, id: int = 1000) -> None:
         self.now += 1
-        self.refusals.note_success(claim(99, renewed), self.now if began is None else began)
+        self.refusals.note_success(claim(id, renewed), self.now if began is None else began)
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def test_a_denial_among_permitted_objects_is_its_own(door: Door) -> None:
 def test_a_decided_refusal_is_forgotten(door: Door) -> None:
     """Else a server would keep an entry for each object that was ever refused."""
     assert door.refuse(99) is LATER
-    door.let_in()
+    door.let_in(id=99)
     assert door.refuse(1) is LATER
     door.let_in()
     assert door.refuse(1) is OWN
