@@ -29,6 +29,8 @@ from relay.ledger.rows import Claim, Count, ListedObject, ListingClaim
 from relay.ledger.schema import runners
 from relay.receipt import Version
 from relay.stores.local import LocalStore
+from relay.stores.s3.aws_settings import S3Config, s3_location
+from relay.stores.s3.sigv4 import AwsCredentials, Signer
 from tests.conftest import Engine
 from tests.faults.scripted_http import Meanwhile
 from tests.faults.scripted_peers import DATA as CLOUD_DATA
@@ -39,6 +41,7 @@ from tests.faults.scripted_peers import (
     fixed_answer,
     source_script,
 )
+from tests.faults.scripted_s3_objects import Shelf as Bucket
 from tests.faults.test_explosions import with_explosion
 from tests.ledgers import hand_back_suspect, verified_end
 from tests.scripted import Peer, Talk
@@ -283,6 +286,24 @@ def test_f62_an_empty_object_asks_too(ledger: Ledger, tmp_path: Path, engine: En
         with pytest.raises(LeaseLost):
             engine.runner.run(transfer)
     assert b"PUT" not in cloud.methods
+
+
+def test_f62_a_copy_by_the_store_asks_too(ledger: Ledger, engine: Engine) -> None:
+    bucket = Bucket({"old": DATA, "new": b"of the successor"})
+    with Peer([bucket] * 5) as peer:
+        config = S3Config(Signer(lambda: AwsCredentials("KEY", "SECRET"), "eu-1"), peer.url(""))
+        old, new = (s3_location(config, "bucket", key) for key in ("old", "new"))
+        order = MigrationRequest(Endpoint("https://h/old"), Endpoint("https://h/new"))
+        ledger.create(order.spec(engine.runner.remotes))
+        ledger.renew()
+        (claim,) = ledger.claim(1)
+        transfer = engine.runner.transfer(engine.plan(old, new))
+        transfer.journal = ClaimJournal(ledger, claim)
+        ledger.release_unknown_claims(())
+        with pytest.raises(LeaseLost) as caught:
+            engine.runner.run(transfer)
+    assert bucket.objects == {"old": DATA, "new": b"of the successor"}
+    assert caught.value.remains == {}
 
 
 def failure(run: Callable[[], object]) -> RelayError | None:

@@ -51,14 +51,17 @@ class ServerCopier:
         the source: relay then moves the bytes itself.
 
         If the source has no digest of the whole object, the source is read once, so that the copy
-        can be verified. Raises PreconditionFailed, retryable StoreErrors, as Source.get, and as
-        Finalizer.verify_and_publish."""
+        can be verified. Raises PreconditionFailed, LeaseLost, LedgerFailed, retryable StoreErrors,
+        as Source.get, Watchdog.commit and Finalizer.verify_and_publish."""
         reported, progress = self._source_reader.require_description(found), self._progress
         if reported is None or reported.version.size is None:
             return None
         progress.phase, progress.total = "copying", reported.version.size
+        is_parted = self._is_parted(reported)
+        if not is_parted:  # a copy in parts checks that itself, before its completion
+            self._check_before_copy()
         try:
-            stored = self._copy(reported)
+            stored = self._copy(reported, is_parted)
         except RelayError as error:
             if self._may_be_copied(error) and self._target.shows_unproved:
                 progress.unproved = self._target.place
@@ -69,6 +72,7 @@ class ServerCopier:
             ):
                 raise
             # The store refuses to copy: relay moves the bytes, and keeps the copy's leftovers.
+            self._context.meter.committed = False
             progress.parts = None
             progress.remains |= error.remains
             return None
@@ -88,15 +92,27 @@ class ServerCopier:
             return self._progress.parts.may_be_whole(error)
         return may_be_done(error) and not isinstance(error, _UNDONE)
 
-    def _copy(self, found: ObjectInfo) -> PutResult:
-        """Request the copy, in parts if the object is larger than COPY_BYTES. Raises as
-        CopyDestination.copy and MultipartUpload.run."""
+    def _is_parted(self, found: ObjectInfo) -> bool:
+        """Return whether the object is too large for a copy in one request."""
+        return self._target.part_limits is not None and (found.version.size or 0) > COPY_BYTES
+
+    def _check_before_copy(self) -> None:
+        """Check the lease before the one request of a copy. If that makes the object visible, it is
+        the commit point. Raises LeaseLost, LedgerFailed, and as `Watchdog.commit`."""
+        if self._context.journal is not None:
+            self._context.journal.check_lease()
+        if self._target.shows_unproved:
+            self._context.meter.commit()
+
+    def _copy(self, found: ObjectInfo, is_parted: bool) -> PutResult:
+        """Request the copy, with `is_parted` in parts. Raises as CopyDestination.copy and
+        MultipartUpload.run."""
         context = self._context
         destination = self._target.destination
         place = self._target.place
         progress = self._progress
         absent = self._target.if_absent and not progress.replaces
-        if self._target.part_limits is not None and (found.version.size or 0) > COPY_BYTES:
+        if is_parted:
             part_context = context.part_context(place, found, digested=False, copying=True)
             parts = MultipartUpload(
                 part_context,
