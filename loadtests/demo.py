@@ -36,6 +36,8 @@ from simulators.spawn import Spawned, spawn
 
 ROOT = Path(__file__).resolve().parent.parent
 START_SECONDS = 30.0
+SESSION = requests.Session()
+SESSION.trust_env = False  # no proxy stands between the processes of one machine
 
 
 @dataclass(frozen=True)
@@ -110,10 +112,13 @@ def _relay(workers: int) -> Iterator[str]:
     """Run relay as in a deployment, and stop it at the end. Raises RuntimeError if it does not
     start."""
     base = f"http://127.0.0.1:{free_port()}"
+    home = tempfile.TemporaryDirectory(prefix="relay-demo-")  # the user's own ledger stays unused
     environment = {
         name: value for name, value in os.environ.items() if not name.startswith("RELAY_")
     }
     environment |= {
+        "RELAY_LEDGER": f"sqlite:///{home.name}/ledger.db",
+        "RELAY_CONFIG": os.devnull,
         "RELAY_BIND": base.removeprefix("http://"),
         "RELAY_WORKERS": str(workers),
         "RELAY_EGRESS_ALLOW": "127.0.0.1",  # closed by default: these clouds are on this machine
@@ -126,7 +131,7 @@ def _relay(workers: int) -> Iterator[str]:
         str(ROOT / "deploy/gunicorn.conf.py"),
         "relay.wsgi:app",
     ]
-    with tempfile.TemporaryFile() as log:
+    with home, tempfile.TemporaryFile() as log:
         process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log)
         try:
             _await_ready(base, process, log)
@@ -144,7 +149,7 @@ def _await_ready(base: str, process: subprocess.Popen[bytes], log: Any) -> None:
     until = time.monotonic() + START_SECONDS
     while time.monotonic() < until and process.poll() is None:
         try:
-            if requests.get(f"{base}/readyz", timeout=2).status_code == 200:
+            if SESSION.get(f"{base}/readyz", timeout=2).status_code == 200:
                 return
         except requests.ConnectionError:
             time.sleep(0.05)
@@ -226,7 +231,7 @@ def _migrate(
     headers = {"Accept": "application/x-ndjson"}
     line: dict[str, Any] = {}
     try:
-        with requests.post(
+        with SESSION.post(
             f"{relay}/migrate", json=body, headers=headers, stream=True, timeout=120
         ) as response:
             for text in response.iter_lines():
