@@ -115,13 +115,13 @@ def _migrate(options: Mapping[str, Any], as_json: bool, quiet: bool) -> int:
     first, grows = settings.slots, not is_given("slots", flags)
     if grows:  # the pools and queues of the most slots that there may be
         settings = load_settings({**flags, "slots": max(first, MOST_SLOTS)})
+    remotes = Remotes(settings.remotes, folders=None)
     order = replace(
-        order_of(options),
+        order_of(options, remotes),
         # `--slots` limits this process only. As a limit for all workers it would prevent claims
         # ahead of time.
         bounds=replace(bounds_of(options), slots=None),
     )
-    remotes = Remotes(settings.remotes, folders=None)
     places = order.locate(remotes)
     warn(options, quiet)
     if settings.url and not quiet:
@@ -161,9 +161,12 @@ def _growth_of(first: int, settings: Settings) -> SlotGrowth:
     return SlotGrowth(first=first, most=settings.slots, room=room)
 
 
-def order_of(options: Mapping[str, Any]) -> MigrationRequest:
-    """Return the request of the flags, without its limits. Raises as `read_headers`."""
+def order_of(options: Mapping[str, Any], remotes: Remotes) -> MigrationRequest:
+    """Return the request of the flags, without its limits. Raises as `read_headers`, and InvalidURL
+    for a path that looks like one of the `remotes`."""
     tree = options["recursive"]
+    for side in ("source", "destination"):
+        remotes.refuse_like_remote(options[side])
     return MigrationRequest(
         Endpoint(absolute_path(options["source"], tree), headers=headers_of(options, "source")),
         Endpoint(

@@ -55,7 +55,7 @@ def plan(sample: int, every: bool, as_json: bool, **options: Any) -> int:
     destination."""
     settings = load_settings()
     remotes = Remotes(settings.remotes, folders=None)
-    order = order_of(options)
+    order = order_of(options, remotes)
     job = MigrationJob.from_request("plan", order, *order.locate(remotes))
     policy = settings.egress().allowing(*filter(None, (job.source.host, job.destination.host)))
     engine = TransferEngine(settings, policy)

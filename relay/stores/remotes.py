@@ -14,6 +14,7 @@ import base64
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -169,6 +170,19 @@ class Remotes:
         return parse_location(
             text, method=method, headers=headers, pointer=pointer, destination=destination
         )
+
+    def refuse_like_remote(self, path: str) -> None:
+        """Raise InvalidURL for a path that begins with the name of a remote, if the '/' in that
+        name makes it a path: objects meant for a bucket would be written to a folder."""
+        if ":" not in path.partition("/")[2] or path.startswith(("/", "./", "../")):
+            return
+        with suppress(ConfigError):  # a path does not depend on the files of remotes
+            name = next((one.name for one in self if path.startswith(f"{one.name}:")), "")
+            if "/" in name:
+                raise InvalidURL(
+                    f"{name!a} is a remote whose name has a '/', which only a path may have",
+                    hint="Give the remote another name; for a path, write './' before it.",
+                )
 
     @staticmethod
     def display(text: str, location: Location) -> str:

@@ -39,6 +39,15 @@ def config(endpoint: str | None = None, region: str = "eu-west-1") -> S3Config:
 BUCKETS = Remotes(aws=lambda profile: config())
 
 
+def test_a_path_like_a_remote_with_a_slash_is_refused() -> None:
+    """AWS allows the name; the object would be written to a local folder."""
+    remotes = Remotes({}, {}, profiles=lambda: ["prod/Admin"], folders=None)
+    with pytest.raises(InvalidURL, match="'prod/Admin' is a remote"):
+        remotes.refuse_like_remote("prod/Admin:bucket/a")
+    for path in ("./prod/Admin:bucket/a", "/prod/Admin:b", "prod/Admin/a", "prod:a", "a/12:30"):
+        remotes.refuse_like_remote(path)
+
+
 @pytest.mark.parametrize(
     ("endpoint", "region", "bucket", "url"),
     [
