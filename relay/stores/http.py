@@ -17,8 +17,9 @@ from relay.location import Location
 from relay.receipt import Version
 from relay.stores.folder_walk import walk_folders
 from relay.stores.http_client import HttpClient
+from relay.stores.http_fields import strong_tag
 from relay.stores.http_objects import FRESH, HttpHeads
-from relay.stores.http_reads import HttpReads
+from relay.stores.http_reads import HttpReads, stale_error
 from relay.stores.http_uploads import (
     carried_metadata,
     delete_object,
@@ -81,6 +82,9 @@ class HttpStore:
         response, final = self._reads.follow("GET", folder, (("Accept", ACCEPT), *FRESH))
         if response.head.status != 200:
             raise self._client.refusal(response, "GET", final)
+        if (stale := stale_error(final, response.head, self._client.side)) is not None:
+            response.body.close()
+            raise stale
         page = IndexPage(
             shown=str(final),
             side=self._client.side,
@@ -96,9 +100,10 @@ class HttpStore:
 
     def _is_stored(self, head: Head, folder: Location) -> bool:
         """Say if a folder's page is a file in the folder, such as the copy of an index that `wget
-        -r` saves: it may list what was there once. Only a page with a date may be such a file."""
-        changed = head.get("last-modified")
-        if changed is None or not folder.path.endswith("/"):
+        -r` saves: it may list what was there once. Only a page with a date, or with an ETag, may be
+        such a file."""
+        changed, tag = head.get("last-modified"), strong_tag(head.get("etag"))
+        if (changed is None and tag is None) or not folder.path.endswith("/"):
             return False
         for name in PAGE_FILES:
             place = folder.below(name)
@@ -107,10 +112,9 @@ class HttpStore:
                 # A server may also redirect that name to the folder.
                 if not isinstance(found, ObjectInfo) or found.location != place:
                     continue
-                size = found.version.size
-                if found.version.last_modified == changed and (
-                    size is None or head.length in (None, size)
-                ):
+                there = found.version
+                same = there.etag == tag if changed is None else there.last_modified == changed
+                if same and (there.size is None or head.length in (None, there.size)):
                     return True
         return False
 

@@ -43,7 +43,8 @@ FOLDER = "httpd/unix-directory"
 """Content type of a folder itself, as Apache's mod_dav and others report it."""
 GONE = frozenset({404, 410})
 FRESH_SECONDS = 10
-"""Maximum age in seconds of an answer about a destination: a cache may have just asked for it."""
+"""Maximum age in seconds of an answer about a destination, and of a folder's page: a cache may have
+just asked for it."""
 HEAD_KNOWN = "answers HEAD with 200"
 HEAD_UNANSWERED = "does not answer HEAD"
 UNDIGESTED = "shows no digest"
@@ -200,20 +201,26 @@ class HttpReads:
         )
 
     def _stale_error(self, location: Location, head: Head) -> Rejected | None:
-        """Return the error for an answer that a cache kept from before, although `no-cache` was
-        requested (RFC 9111 section 5.2.1.4), or None: it says nothing about the destination now.
-        Varnish, CloudFront and others do so, also with a 404."""
-        age = count(head.get("age")) or 0
-        if self._client.side == "source" or age <= FRESH_SECONDS:
-            return None
-        return Rejected(
-            f"a cache answered for {location}, with an answer that is {age} s old",
-            side="destination",
-            hint=(
-                "Let the cache obey Cache-Control: no-cache, or give the URL of the server behind"
-                " it."
-            ),
-        )
+        """As `stale_error`, for an answer about a destination: a source may be read from a
+        cache."""
+        side = self._client.side
+        return None if side == "source" else stale_error(location, head, side)
+
+
+def stale_error(location: Location, head: Head, side: Side) -> Rejected | None:
+    """Return the error for an answer that a cache kept from before, although `no-cache` was
+    requested (RFC 9111 section 5.2.1.4), or None: it does not say what is there now. Varnish,
+    CloudFront and others do so, also with a 404."""
+    age = count(head.get("age")) or 0
+    if age <= FRESH_SECONDS:
+        return None
+    return Rejected(
+        f"a cache answered for {location}, with an answer that is {age} s old",
+        side=side,
+        hint=(
+            "Let the cache obey Cache-Control: no-cache, or give the URL of the server behind it."
+        ),
+    )
 
 
 def _refuses_own_tag(head: Head, pinned: Version) -> bool:

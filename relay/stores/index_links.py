@@ -43,12 +43,14 @@ class LinkTarget(Enum):
 @dataclass(frozen=True)
 class Link:
     """The target of a link. `name` is the decoded name of a target below the folder, with a final
-    '/' for a folder; of an ODD link, the link itself; of an ABROAD link, the last name of its path.
-    `below` says whether an ABROAD link's path is directly below a folder with our path."""
+    '/' for a folder; of an ODD link, the link itself; of an ABROAD or ASTRAY link, the last name of
+    its path. `below` says whether an ABROAD link's path is directly below a folder with our path,
+    `namesake` whether an ASTRAY link's path is directly below a folder with our folder's name."""
 
     leads: LinkTarget
     name: str = ""
     below: bool = False
+    namesake: bool = False
 
 
 _ITSELF, AWAY, _ASTRAY = Link(LinkTarget.ITSELF), Link(LinkTarget.AWAY), Link(LinkTarget.ASTRAY)
@@ -91,7 +93,10 @@ def read_link(href: str, folder: list[str], host: str) -> Link:
         above = len(there) <= len(folder) and all(map(same_text, there, folder))
         if above and len(there) == len(folder):
             return _ITSELF
-        return AWAY if above or not absolute else _ASTRAY
+        if above or not absolute:
+            return AWAY
+        namesake = len(there) > 1 and there[-2:-1] == folder[-1:]
+        return Link(LinkTarget.ASTRAY, there[-1], namesake=namesake)
     if len(there) > len(folder) + 1:
         return _ASTRAY
     name = there[-1]

@@ -60,6 +60,8 @@ _CADDY_ROWS: Final = 10_000
 (caddyserver.com, "file_server"). The list does not say that it is cut there."""
 _FOLDERS: Final = ("directory", "dir", "folder")
 """Types of a folder in a JSON listing."""
+_ELSEWHERE: Final = (LinkTarget.ASTRAY, LinkTarget.ABROAD)
+"""Targets that are not in the folder, as its path is known here."""
 _EXACT = re.compile(
     r"\s*(?:\d{2}-\w{3}-\d{4}|\d{4}-\d{2}-\d{2})\s\d{2}:\d{2}(?::\d{2})?\s+([0-9]{1,19})\s*?(?:\t|\n|$)"
 )
@@ -237,8 +239,8 @@ would look incomplete."""
 
 
 def _entry_of_row(row: dict[str, Any], number: int, page: IndexPage) -> Entry | None:
-    """Return the entry of a row; None if it is neither a file nor a folder. Raises Unsupported if
-    the first row has no name."""
+    """Return the entry of a row; None for the folder itself and the one above it. Raises
+    Unsupported if the first row has no name."""
     given = row.get("name")
     if not isinstance(given, str):
         if number == 1:
@@ -248,16 +250,26 @@ def _entry_of_row(row: dict[str, Any], number: int, page: IndexPage) -> Entry | 
         )
     folder = row.get("is_dir") is True or row.get("type") in _FOLDERS or given.endswith("/")
     name = given.removesuffix("/")
-    if name in ("", ".", "..") or row.get("type") == "other":
+    if name in ("", ".", ".."):
         return None
     if "/" in name:
         return Entry(
             f"row {number} of the list", error=_unclear_name_error(_redact_link(given), page.side)
         )
+    if row.get("type") == "other":  # nginx: a link without a target, a pipe, a device
+        return Entry(name, error=_no_file_error(name, page.side))
     when = _when(row.get("mod_time") or row.get("mtime"))
     if folder:
         return Entry(f"{name}/", None, None, when)
     return Entry(name, whole_number(row.get("size")), None, when)
+
+
+def _no_file_error(name: str, side: Side) -> Unsupported:
+    return Unsupported(
+        f"{name[:200]!a} is not a file, says the folder's page",
+        side=side,
+        hint="Only files can be moved. A link needs a target that the server can read.",
+    )
 
 
 def _when(text: Any) -> datetime | None:
@@ -278,11 +290,7 @@ def _html(texts: Iterator[str], page: IndexPage) -> Iterator[Entry]:
         meant = [read_link(href, folder, page.host) for folder in folders]
         if _GOES_ON.search(href) and any(one.leads is LinkTarget.ITSELF for one in meant):
             page.refuse_next_page()
-        link = next(
-            (one for one in meant if one.leads not in (LinkTarget.ASTRAY, LinkTarget.ABROAD)), None
-        )
-        if meant[0].leads is LinkTarget.ABROAD:
-            link = _meaning_of_foreign_link(href.strip(), inside.strip(), meant, all(folders))
+        link = _choose_meaning(href.strip(), inside.strip(), meant, all(folders))
         asks = _asks_for(href) if link is not None and link.leads is LinkTarget.ITSELF else set()
         if asks:
             if inside.strip() in asks:
@@ -291,10 +299,10 @@ def _html(texts: Iterator[str], page: IndexPage) -> Iterator[Entry]:
         if link is None:
             astray += 1
         elif link.leads not in (LinkTarget.AWAY, LinkTarget.ITSELF):
-            # A link to another host becomes an entry with an error, and does not prove that the
+            # A link to another place becomes an entry with an error, and does not prove that the
             # page is the index of this folder.
-            is_abroad = meant[0].leads is LinkTarget.ABROAD
-            found, astray = found or not is_abroad, astray + is_abroad
+            is_elsewhere = link.leads is LinkTarget.ODD and meant[0].leads in _ELSEWHERE
+            found, astray = found or not is_elsewhere, astray + is_elsewhere
             yield _entry(link, behind, page)
     if parser.base and all(
         read_link(parser.join_base("."), one, page.host).leads is not LinkTarget.ITSELF
@@ -307,6 +315,20 @@ def _html(texts: Iterator[str], page: IndexPage) -> Iterator[Entry]:
             side=page.side,
             hint="Use the URL of the folder as it is written in the server's own links.",
         )
+
+
+def _choose_meaning(href: str, inside: str, meant: list[Link], is_deep: bool) -> Link | None:
+    """Return what a link means, of its meanings for each path of the folder; None for a link that
+    can't be understood. `inside` is its text.
+
+    A link to a namesake of the folder with the text of an entry is one: Sonatype Nexus has its
+    folders below one path, and their files below another one."""
+    if meant[0].leads is LinkTarget.ABROAD:
+        return _meaning_of_foreign_link(href, inside, meant, is_deep)
+    link = next((one for one in meant if one.leads not in _ELSEWHERE), None)
+    if link is None and meant[0].namesake and inside.removesuffix("/") == meant[0].name:
+        return Link(LinkTarget.ODD, href)
+    return link
 
 
 def _meaning_of_foreign_link(
@@ -461,6 +483,7 @@ class _Parser(HTMLParser):
         if tag == "a" and not (self._in_address and "://" in (dict(attrs).get("href") or "")):
             self._link_ended()
             self._in_link = True
+            self.ended = False  # the end before this link was that of an included document
             self._href = self.join_base(dict(attrs).get("href") or "")
             self._has_links = True
 

@@ -189,6 +189,20 @@ def test_a_page_without_its_end_is_cut_however_it_is_framed(
         assert [entry.name for entry in list_place(wire, place_of("http", peer))] == ["a", "b"]
 
 
+@pytest.mark.parametrize("end", ["", "</html>"])
+def test_the_end_of_an_included_page_is_not_the_end(wire: Wire, end: str) -> None:
+    """Apache's HEADER.html may be a whole document, before the list."""
+    header = "<html><title>Our mirror</title><h1>Welcome</h1></html>"
+    page = f"<html><title>Index of /f/</title>{header}{LINKS}{end}"
+    with Peer(answers_script(lambda *_: reply(200, page))) as peer:
+        place = place_of("http", peer)
+        if end:
+            assert [entry.name for entry in list_place(wire, place)] == ["a", "b"]
+        else:
+            with pytest.raises(ConnectionLost):
+                list_place(wire, place)
+
+
 @pytest.mark.parametrize("more", ["?page=2", "/f/?offset=100", "./?C=N&amp;start=7", "?marker=b"])
 def test_a_page_of_a_partial_list_is_refused(wire: Wire, more: str) -> None:
     page = f"<html><title>Index of /f/</title>{LINKS}<a href='{more}'>next</a></html>"
@@ -208,11 +222,24 @@ def test_a_link_that_sorts_leads_to_no_other_page(wire: Wire, other: str) -> Non
         assert [entry.name for entry in list_place(wire, place_of("http", peer))] == ["a", "b"]
 
 
+@pytest.mark.parametrize(("age", "is_old"), [("80000", True), ("2", False)])
+def test_an_old_index_from_a_cache_is_no_listing(wire: Wire, age: str, is_old: bool) -> None:
+    page = reply(200, index("/f/", "a.txt"), f"Age: {age}")
+    with Peer([answers_script(lambda *_: page)] * 2) as peer:
+        place = place_of("http", peer)
+        if is_old:
+            with pytest.raises(Rejected, match="80000 s old"):
+                list_place(wire, place)
+        else:
+            assert [entry.name for entry in list_place(wire, place)] == ["a.txt"]
+
+
+@pytest.mark.parametrize("field", ["Last-Modified: Mon, 01 Jan 2024 00:00:00 GMT", 'ETag: "1"'])
 @pytest.mark.parametrize("name", ["index.html", "index.htm", None])
-def test_a_saved_copy_of_an_index_is_refused(wire: Wire, name: str | None) -> None:
+def test_a_saved_copy_of_an_index_is_refused(wire: Wire, name: str | None, field: str) -> None:
     """`wget -r` saves the index of each folder under that name, and a server shows the file in place
-    of its own index. A page of the server may have a date too."""
-    dated = reply(200, index("/f/", "a.txt"), "Last-Modified: Mon, 01 Jan 2024 00:00:00 GMT")
+    of its own index. A page of the server may have a date or an ETag too."""
+    dated = reply(200, index("/f/", "a.txt"), field)
 
     def answer(method: str, target: str) -> bytes:
         known = target in ("/f/", f"/f/{name}")

@@ -96,7 +96,15 @@ ROUNDED = {"rounded.iso": None}
 def test_the_list_of_each_server(text: str, more: dict[str, int | None], size: int | None) -> None:
     found = read_index(text, "/pub/")
     assert found is not None
-    assert {entry.name: entry.size for entry in found} == {"in/": None, "a b.txt": size, **more}
+    shown = {entry.name: entry.size for entry in found if entry.error is None}
+    assert shown == {"in/": None, "a b.txt": size, **more}
+
+
+def test_a_row_that_is_no_file_is_an_entry_with_an_error() -> None:
+    """nginx shows a link without a target so, and the server may have lost that file's disk."""
+    found = read_index(NGINX_JSON, "/pub/")
+    assert found is not None
+    assert [entry.name for entry in found if isinstance(entry.error, Unsupported)] == ["pipe"]
 
 
 @pytest.mark.parametrize(
@@ -257,6 +265,24 @@ def test_the_query_of_a_link_is_not_shown(links: tuple[str, ...]) -> None:
         shown += [error.message, error.hint]
     assert "S3CR3T" not in "".join(shown)
     assert len(set(shown)) == 2 * len(links)
+
+
+@pytest.mark.parametrize("host", ["", "http://a.example"])
+def test_files_below_another_path_are_not_omitted(host: str) -> None:
+    """Sonatype Nexus shows folders by their names, and files by the path of their downloads."""
+    links = (
+        f'<a href="{host}/repository/pub/top.bin">top.bin</a>',
+        '<a href="sub/">sub</a>',
+        f'<a href="{host}/about">about</a><a href="/about/pub/">all</a>',
+    )
+    found = read_index(page_of(*links), "/browse/pub/")
+    assert found is not None
+    assert [(entry.name, entry.error is None) for entry in found] == [
+        (f"{host}/repository/pub/top.bin", False),
+        ("sub/", True),
+    ]
+    alone = page_of('<a href="../">../</a>', links[0])
+    assert read_index(alone, "/browse/pub/") is None
 
 
 BASES = {
