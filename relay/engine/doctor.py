@@ -183,17 +183,20 @@ def probe_if_match(scratch: ScratchFolder) -> Finding:
 
 
 def probe_if_none_match(scratch: ScratchFolder) -> Finding:
-    """Write with the precondition that no object is there."""
+    """Write with the precondition that no object is there, where none is and where one is. A
+    refusal that relay made by a HEAD of its own proves nothing about the store."""
+    what = "conditional write"
     try:
+        scratch.put("absent", if_absent=True)  # shows the store what its server honours
         scratch.put("object", if_absent=True)
-    except PreconditionFailed:
-        return Finding(
-            "conditional write", Answer.YES, "--if-exists skip and fail are free of races"
-        )
+    except PreconditionFailed as error:
+        place = scratch.location_of("object")
+        if error.store_status is not None or scratch.store().honours_preconditions(place):
+            return Finding(what, Answer.YES, "--if-exists skip and fail are free of races")
     except RelayError as error:
-        return Finding("conditional write", Answer.NO, error.message)
+        return Finding(what, Answer.NO, error.message)
     return Finding(
-        "conditional write",
+        what,
         Answer.NO,
         "ignored: --if-exists skip and fail use HEAD first, and may lose a race",
     )

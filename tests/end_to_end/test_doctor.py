@@ -60,6 +60,7 @@ def test_webdav(wsgidav: str, wsgidav_root: Path) -> None:  # noqa: F811 - a fix
     found = examine(f"webdav+{wsgidav}/doctor/")
     for what in ("write and read", "ranges", "appears whole", "broken upload", "listing", "delete"):
         assert found[what][0] == "yes", (what, found[what])
+    assert found["conditional write"][0] == "yes"
     assert found["names"] == (
         "no",
         "lost or merged: #hash?query&=",

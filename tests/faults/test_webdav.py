@@ -17,7 +17,9 @@ from pathlib import Path
 import gevent
 import pytest
 
+from relay.engine.doctor import Answer, probe_if_none_match
 from relay.engine.outcome import Outcome
+from relay.engine.scratch import ScratchFolder
 from relay.engine.transfer.context import ObjectHints
 from relay.engine.transfer.server_copy import _COPIED
 from relay.errors import (
@@ -49,6 +51,7 @@ from relay.stores.remotes import Remotes
 from relay.stores.webdav.account import webdav_location
 from relay.stores.webdav.folders import DavFolders
 from relay.stores.webdav.properties import Properties
+from relay.stores.webdav.trials import TRIAL
 from relay.transfer_limits import Limits
 from relay.wire.exchange import Wire
 from relay.wire.watchdog import Watchdog
@@ -79,12 +82,14 @@ EMPTY = b"HTTP/1.1 %d X\r\nContent-Length: 0\r\n\r\n"
 @dataclass
 class Dav:
     """A WebDAV server. `answers` are the first answers to a method, which is then not executed; an
-    empty one closes the connection; the next answer to a method in `hanging` is lost."""
+    empty one closes the connection; the next answer to a method in `hanging` is lost. The requests
+    of a trial (`trials.py`) are executed, and not among the `asked` ones."""
 
     answers: dict[bytes, list[bytes]] = field(default_factory=dict)
     folders: set[bytes] = field(default_factory=lambda: {b"/"})
     objects: dict[bytes, bytes] = field(default_factory=dict)
     asked: list[bytes] = field(default_factory=list)
+    tried: list[bytes] = field(default_factory=list)
     damage: bool = False
     hanging: set[bytes] = field(default_factory=set)
     late: threading.Event | None = None
@@ -93,10 +98,14 @@ class Dav:
     def __call__(self, talk: Talk) -> None:
         while request := talk.head():
             method, path = request.split(b" ", 2)[:2]
-            self.asked.append(method)
             if b"100-continue" in request:
                 talk.send(b"HTTP/1.1 100 Continue\r\n\r\n")
             body = receive_upload(talk, request)
+            if TRIAL in (body, self.objects.get(path)):
+                self.tried.append(method)
+                talk.send(self._done(method, path, request, body or b""))
+                continue
+            self.asked.append(method)
             if body is None:
                 if self.late is not None:
                     assert self.late.wait(10)
@@ -136,15 +145,25 @@ class Dav:
             if method == b"MOVE":
                 del self.objects[path]
             return EMPTY % 201
+        if method == b"DELETE":
+            return self._delete(path)
         if path not in self.objects:
             return NO
-        if method == b"DELETE":
-            del self.objects[path]
-            return EMPTY % 204
         data = self.objects[path]
         return b"HTTP/1.1 200 X\r\nContent-Length: %d\r\n\r\n" % len(data) + (
             data if method == b"GET" else b""
         )
+
+    def _delete(self, path: bytes) -> bytes:
+        """Delete an object, or a folder with its content."""
+        inside = path if path.endswith(b"/") else path + b"/"
+        found = {name for name in self.objects if name == path or name.startswith(inside)}
+        for name in found:
+            del self.objects[name]
+        if path in self.folders:
+            self.folders.discard(path)
+            return EMPTY % 204
+        return EMPTY % 204 if found else NO
 
 
 @pytest.fixture
@@ -888,7 +907,8 @@ def test_a_copy_refused_under_every_name_becomes_an_upload(
     copies = {405: 1, 501: 1, 400: 6}.get(
         status, 3
     )  # a 400 may be about the Destination, which becomes a path then
-    assert dav.asked.count(b"COPY") == copies
+    assert dav.tried.count(b"COPY") == copies
+    assert b"COPY" not in dav.asked
 
 
 class SlowCopies(Dav):
@@ -900,7 +920,7 @@ class SlowCopies(Dav):
     def _done(self, method: bytes, path: bytes, request: bytes, body: bytes) -> bytes:
         if method == b"PUT":
             self.uploaded = path
-        if method != b"COPY":
+        if method != b"COPY" or path != b"/old":
             return super()._done(method, path, request, body)
         if self.gateway:
             threading.Timer(1.5, super()._done, (method, path, request, body)).start()
@@ -1558,3 +1578,132 @@ def test_uploads_that_stay_take_no_name_from_later_objects(patient_engine: Engin
             assert patient_engine.runner.run(transfer).state is State.VERIFIED
     assert dav.objects == {b"/%d" % number: DATA for number in range(4)}
     assert not dav.is_replaced
+
+
+class Misnames(Dav):
+    """Copies to the folder of the Destination under the name of the source, and overwrites, as
+    AList does; or does nothing (`idle`). Ignores `Overwrite`, as dufs does too."""
+
+    idle = False
+
+    def _done(self, method: bytes, path: bytes, request: bytes, body: bytes) -> bytes:
+        request = request.replace(b"Overwrite: F", b"Overwrite: T")
+        if method == b"COPY":
+            to = request.partition(b"\r\nDestination: ")[2].partition(b"\r\n")[0]
+            there = b"/" + b"/".join(to.split(b"/")[3:-1] + [path.rpartition(b"/")[2]])
+            if not self.idle:
+                self.objects[there] = self.objects[path]
+            return EMPTY % 201
+        return super()._done(method, path, request, body)
+
+
+@pytest.mark.parametrize("idle", [False, True])
+def test_a_copy_to_another_name_replaces_nothing(engine: Engine, idle: bool) -> None:
+    dav = Misnames(objects={b"/a/x": DATA, b"/a/y": DATA, b"/b/x": b"precious"})
+    dav.idle = idle
+    with Peer([dav] * 40) as peer:
+        for name in ("x", "y"):
+            there = webdav_location(peer.url(f"/b/new-{name}"), destination=True)
+            outcome = engine.migrate(webdav_location(peer.url(f"/a/{name}")), there)
+            assert outcome.state is State.VERIFIED
+            assert not outcome.remains
+    kept = {b"/a/x": DATA, b"/a/y": DATA, b"/b/x": b"precious"}
+    assert dav.objects == {**kept, b"/b/new-x": DATA, b"/b/new-y": DATA}
+    assert dav.tried.count(b"COPY") == 1
+    assert b"COPY" not in dav.asked
+
+
+class Later(Dav):
+    """Acknowledges a COPY of `/old`, and does not do it."""
+
+    def _done(self, method: bytes, path: bytes, request: bytes, body: bytes) -> bytes:
+        if method == b"COPY" and path == b"/old":
+            return EMPTY % 201
+        return super()._done(method, path, request, body)
+
+
+def test_a_copy_that_was_not_done_becomes_an_upload(engine: Engine) -> None:
+    dav = Later(objects={b"/old": DATA})
+    with Peer([dav] * 40) as peer:
+        for name in ("/a", "/b"):
+            there = webdav_location(peer.url(name), destination=True)
+            assert engine.migrate(webdav_location(peer.url("/old")), there).state is State.VERIFIED
+    assert dav.objects == {b"/old": DATA, b"/a": DATA, b"/b": DATA}
+    assert dav.asked.count(b"COPY") == 1
+
+
+class Overwrites(Dav):
+    """Ignores `Overwrite`. Another writer stores an object right after relay has uploaded its own
+    one (`written`)."""
+
+    written = True
+
+    def _done(self, method: bytes, path: bytes, request: bytes, body: bytes) -> bytes:
+        answer = super()._done(
+            method, path, request.replace(b"Overwrite: F", b"Overwrite: T"), body
+        )
+        if method == b"PUT" and body == DATA and self.written:
+            self.objects[FINAL] = b"theirs"
+        return answer
+
+
+@pytest.mark.parametrize("if_exists", ["skip", "fail"])
+def test_a_server_that_always_overwrites_is_asked_first(engine: Engine, if_exists: str) -> None:
+    dav = Overwrites()
+    with pytest.raises(AlreadyExists) if if_exists == "fail" else nullcontext():
+        assert migrate(engine, dav, if_exists=if_exists) is State.SKIPPED
+    assert dav.objects == {FINAL: b"theirs"}
+    assert b"MOVE" not in dav.asked
+
+
+@pytest.mark.parametrize("kind", [Dav, Overwrites])
+def test_a_server_is_tested_once_for_overwriting(engine: Engine, kind: type[Dav]) -> None:
+    dav = kind()
+    dav.written = False  # type: ignore[attr-defined]
+    with (
+        Peer([source_script(Cloud(), fixed_answer(GET_HEAD, DATA))] * 8) as source,
+        Peer([dav] * 40) as peer,
+    ):
+        for name in ("/a", "/b"):
+            engine.migrate(source.url(), webdav_location(peer.url(name)), if_exists="fail")
+    assert dav.objects == {b"/a": DATA, b"/b": DATA}
+    assert dav.tried.count(b"MOVE") == 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "answer"), [(Dav, Answer.YES), (Overwrites, Answer.NO)], ids=["honours", "ignores"]
+)
+def test_the_doctor_tests_the_server_not_relay(
+    patient_engine: Engine, kind: type[Dav], answer: Answer
+) -> None:
+    dav = kind()
+    dav.written = False  # type: ignore[attr-defined]
+    with Peer([dav] * 40) as peer:
+        folder = webdav_location(peer.url("/"))
+        scratch = ScratchFolder(patient_engine.runner.stores, folder, lambda: Watchdog(QUICK))
+        scratch.put("object")
+        assert probe_if_none_match(scratch).answer is answer
+        assert scratch.remove() == ()
+    assert dav.objects == {}
+
+
+class Undeletable(Dav):
+    """Refuses to delete anything."""
+
+    def _delete(self, path: bytes) -> bytes:
+        return EMPTY % 403
+
+
+def test_a_trial_that_cannot_be_removed_is_named_once(engine: Engine) -> None:
+    dav = Undeletable()
+    with (
+        Peer([source_script(Cloud(), fixed_answer(GET_HEAD, DATA))] * 8) as source,
+        Peer([dav] * 40) as peer,
+    ):
+        there = webdav_location(peer.url("/a"))
+        with pytest.raises(PermissionDenied, match="DELETE") as caught:
+            engine.migrate(source.url(), there, if_exists="fail")
+        assert engine.migrate(source.url(), there, if_exists="fail").state is State.VERIFIED
+    left = dav.objects.keys() - {b"/a"}
+    assert left
+    assert all(name.decode() in caught.value.hint for name in left)

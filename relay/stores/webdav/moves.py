@@ -19,6 +19,7 @@ from relay.errors import (
     ConnectionLost,
     DestinationLost,
     Leftover,
+    PreconditionFailed,
     Rejected,
     RelayError,
     StoreError,
@@ -38,6 +39,8 @@ from relay.wire.http1 import Fields
 DONE = frozenset({201, 204})
 """Statuses of a MOVE and of a COPY that mean success (sections 9.8.5 and 9.9.4)."""
 BY_PATH = "a Destination is a path"
+HONOURS, IGNORES = "MOVE honours Overwrite: F", "MOVE ignores Overwrite: F"
+"""Facts: whether a server refused to move one object onto another one (`trials.py`)."""
 BEHIND = (
     "The Destination field was sent as a whole URL and as a path alone. If a proxy in front of the"
     " server terminates TLS, let it rewrite the field's scheme and host to those of the server, or"
@@ -91,6 +94,8 @@ class Moves:
         nothing, the error names `part`, which may be the only whole object then. Raises Rejected if
         the server may cut the name."""
         self._require_whole_name(part, place)
+        if if_absent and not self._client.wire.memory.has(place.origin, HONOURS):
+            self._refuse_existing(place)
         try:
             self._move(part, place, if_absent)
         except StoreError as error:
@@ -100,6 +105,12 @@ class Moves:
             if not fresh:
                 self._check_moved(part, place)
         return self._objects.version(place)
+
+    def _refuse_existing(self, place: Location) -> None:
+        """Raise PreconditionFailed if there is an object: a MOVE may replace it in spite of
+        `Overwrite: F`. One that appears within the MOVE is not seen."""
+        if self._objects.exists(place):
+            raise PreconditionFailed(f"{place} exists", side=self._client.side)
 
     def _move(self, part: Location, place: Location, if_absent: bool) -> None:
         """Send the MOVE, first with `Overwrite: F`.

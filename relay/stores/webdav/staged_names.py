@@ -38,6 +38,11 @@ class StagedNames:
         self._given = which = self._which(location)
         return _staged_location(location, _names_of(location, token or uuid.uuid4().hex)[which])
 
+    def spare(self, location: Location, token: str) -> Location:
+        """Return another of the staged locations of an upload than `choose` returned last."""
+        which = 2 if self._given == 1 else 1
+        return _staged_location(location, _names_of(location, token)[which])
+
     def _which(self, location: Location) -> int:
         """Return the index of the temporary name for an upload: one that the server accepted
         before, or the next one after a refusal."""

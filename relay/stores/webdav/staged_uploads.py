@@ -10,12 +10,13 @@ Decided here: the steps before and after such an upload. Never here: the steps t
 
 from __future__ import annotations
 
+import uuid
 from dataclasses import replace
 from typing import Final
 
 import gevent
 
-from relay.errors import Leftover, PreconditionFailed, Rejected, RelayError
+from relay.errors import Leftover, PreconditionFailed, Rejected, RelayError, StoreError
 from relay.location import Location
 from relay.parsing import count
 from relay.receipt import Version
@@ -28,18 +29,16 @@ from relay.stores.http_uploads import (
 )
 from relay.stores.interfaces import PutResult
 from relay.stores.metadata import MTIME, require
-from relay.stores.webdav.folders import DavFolders, folder_of
+from relay.stores.webdav.folders import DavFolders
 from relay.stores.webdav.moves import DONE, Moves, is_late
 from relay.stores.webdav.objects import DavObjects
-from relay.stores.webdav.properties import NO_METHOD
+from relay.stores.webdav.properties import Properties
 from relay.stores.webdav.staged_names import StagedNames
+from relay.stores.webdav.trials import KEEP, NO_COPY, Trials
 from relay.wire.body import Body
-from relay.wire.exchange import Response
 from relay.wire.http1 import Fields
 from relay.wire.watchdog import Watchdog
 
-NO_COPY = "no COPY"
-"""Fact: the server refused a COPY, probably for good."""
 DAY_SECONDS: Final = 24 * 60 * 60
 """The latest time that Nextcloud refuses, with a server error (nextcloud/server#46675). Files of
 Nix, and of reproducible archives, are dated in the first seconds of 1970."""
@@ -55,9 +54,11 @@ class StagedUploads:
         folders: DavFolders,
         names: StagedNames,
         moves: Moves,
+        properties: Properties,
     ) -> None:
-        self._client, self._objects = client, objects
+        self._client, self._objects, self._properties = client, objects, properties
         self._folders, self._names, self._moves = folders, names, moves
+        self._trials = Trials(client, objects, folders, names, moves)
 
     def put(
         self,
@@ -71,7 +72,7 @@ class StagedUploads:
         folders."""
         if location.method == "POST":
             raise Rejected("WebDAV uploads need PUT, not POST", side=self._client.side)
-        part = self._prepare(location, if_absent, token)
+        part = self._prepare(location, if_absent, token or uuid.uuid4().hex)
         try:
             notes = unkept_metadata(part, metadata)
             require(metadata, part, notes)
@@ -102,18 +103,21 @@ class StagedUploads:
     ) -> PutResult:
         """As CopyDestination.copy, by COPY (section 9.8) to a temporary name, which `publish`
         moves."""
+        token = token or uuid.uuid4().hex
         part = self._prepare(location, if_absent, token)
         try:
-            response = self._moves.send("COPY", source, part, (("Overwrite", "F"),))
+            self._trials.require_copies(part, location, token)
+            response = self._moves.send("COPY", source, part, KEEP)
             if response.head.status not in DONE:
-                raise self._copy_refusal(response, location)
+                raise self._trials.copy_refusal(response, location)
+            response.body.close()
+            self._require_copy(part, location)
         except RelayError as error:
             self._remove(part, error)
             raise self._slow_copy(location, part, error) or error from None
         except BaseException as error:
             self._remove(part, error)
             raise
-        response.body.close()
         return PutResult(Version(), part, {}, place=location)
 
     def publish(self, stored: PutResult, if_absent: bool, fresh: bool) -> Version:
@@ -130,13 +134,29 @@ class StagedUploads:
                 error.retryable &= self._names.avoid_last(place)
             raise
 
-    def _prepare(self, location: Location, if_absent: bool, token: str | None) -> Location:
+    def _prepare(self, location: Location, if_absent: bool, token: str) -> Location:
         """Check `if_absent`, make missing folders, and return the staged location. Raises as
         `put`."""
         if if_absent and self._objects.exists(location):
             raise PreconditionFailed(f"{location} exists", side=self._client.side)
         self._folders.make_above(location)
+        if if_absent:
+            self._trials.learn_overwrites(location, token)
         return self._names.choose(location, token)
+
+    def _require_copy(self, part: Location, location: Location) -> None:
+        """Raise Rejected if nothing is at `part` after a COPY that was acknowledged. The server may
+        copy later, or not at all, so relay moves the bytes of this object and of later ones."""
+        try:
+            if self._properties.status(part) not in (404, 410):
+                return
+        except StoreError:
+            return  # unknown: verification decides
+        self._client.wire.memory.learn(part.origin, NO_COPY)
+        self._names.avoid_last(location)
+        error = Rejected(f"COPY to {part} was acknowledged, but not done", side=self._client.side)
+        error.leave(Leftover.COPY, part, "the server may still make it")
+        raise error
 
     def _slow_copy(
         self, location: Location, part: Location, error: RelayError
@@ -152,23 +172,6 @@ class StagedUploads:
         slow.keep(error.remains)
         slow.leave(Leftover.COPY, part, "the server did not answer, and may still finish it")
         return slow
-
-    def _copy_refusal(self, response: Response, location: Location) -> RelayError:
-        """Return the error of a refused COPY. It is retryable, with another temporary name, if the
-        name may be the cause. A refusal that may be permanent is remembered for the server."""
-        status = response.head.status
-        error = self._client.refusal(response, "COPY", location)
-        reported = self._folders.explain_removed(location, error)
-        # Other causes come first: the temporary name, then a removed folder. Only a refusal without
-        # them may hold for every COPY.
-        if status not in NO_METHOD and self._names.explain_refusal(location, error).retryable:
-            return error
-        if reported is not error and not self._folders.exists(folder_of(location)):
-            return reported
-        if status in {*NO_METHOD, 403, 500, 502}:
-            self._client.wire.memory.learn(location.origin, NO_COPY)
-            return Rejected(error.message, side=self._client.side, store_status=status)
-        return error
 
     def _remove(self, part: Location, error: BaseException) -> None:
         """Delete the temporary object of a failed upload, with a deadline of its own, since the
