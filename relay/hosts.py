@@ -1,7 +1,7 @@
-"""Hosts: names that are valid in the DNS, and literal addresses in every spelling.
+"""Hosts: names that are valid in the DNS, literal addresses in every spelling, and AWS's domains.
 
-Decided here: what a host is, and which address a literal one means. Never here: whether relay may
-connect to it (`egress.py`)."""
+Decided here: what a host is, which address a literal one means, and which domains AWS has. Never
+here: whether relay may connect to it (`egress.py`)."""
 
 from __future__ import annotations
 
@@ -16,6 +16,26 @@ from relay.parsing import UNSAFE_CHARACTERS
 _LABEL: Final = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
 _NAME: Final = re.compile(rf"{_LABEL}(?:\.{_LABEL})*\.?")
 _NAME_BYTES: Final = 253  # RFC 1035 §2.3.4, written with dots and without the last one
+
+AWS_DOMAINS: Final = {
+    "cn-": "amazonaws.com.cn",
+    "eusc-": "amazonaws.eu",
+    "us-iso-": "c2s.ic.gov",
+    "us-isob-": "sc2s.sgov.gov",
+    "eu-isoe-": "cloud.adc-e.uk",
+    "us-isof-": "csp.hci.ic.gov",
+}
+"""The domain of each partition of AWS, by the beginning of its regions' names (botocore's
+`partitions.json`). That of all other regions is AWS_DOMAIN."""
+AWS_DOMAIN: Final = "amazonaws.com"
+ANY_AWS_DOMAIN: Final = "|".join(map(re.escape, (AWS_DOMAIN, *AWS_DOMAINS.values())))
+"""Expression for the domain of any partition of AWS."""
+
+
+def aws_domain(region: str) -> str:
+    """Return the domain of the hosts of an AWS region."""
+    found = (one for start, one in AWS_DOMAINS.items() if region.startswith(start))
+    return next(found, AWS_DOMAIN)
 
 
 def is_host_name(host: str) -> bool:

@@ -12,7 +12,7 @@ from typing import Final
 from urllib.parse import unquote_to_bytes
 
 from relay.errors import RequestError
-from relay.hosts import literal_address
+from relay.hosts import ANY_AWS_DOMAIN, literal_address
 from relay.location import Location, parse_location
 
 # Parameters that a signature adds to a query. They count as a signature only if the first of their
@@ -82,7 +82,8 @@ def place_identity(location: Location) -> str:
 
 
 _AWS_HOST: Final = re.compile(
-    r"(?P<bucket>(?:.+\.)?)s3\.(?:dualstack\.)?(?P<gov>(?:us-gov-)?)[a-z0-9-]+\.(?P<rest>amazonaws\.com(?:\.cn)?)"
+    r"(?P<bucket>(?:.+\.)?)s3\.(?:dualstack\.)?(?P<gov>(?:us-gov-)?)[a-z0-9-]+\."
+    rf"(?P<rest>{ANY_AWS_DOMAIN})"
 )
 
 

@@ -1,8 +1,8 @@
 """Options of a remote other than its address: bucket style, and fields of its requests.
 
 Decided here: which of rclone's options are supported, and which are refused since they change what
-is read or written (rclone.org/s3, rclone.org/webdav, rclone.org/http). All others only tune rclone,
-and are ignored. Never here: endpoints and credentials (`stores/remotes.py`)."""
+is read or written (rclone.org/s3, rclone.org/webdav, rclone.org/http, rclone.org/local). All others
+only tune rclone, and are ignored. Never here: endpoints and credentials (`stores/remotes.py`)."""
 
 from __future__ import annotations
 
@@ -46,12 +46,20 @@ _REFUSED: Final[Mapping[str, tuple[str, ...]]] = {
         "object_lock_mode",
         "object_lock_retain_until_date",
         "object_lock_legal_hold_status",
+        "encoding",
     ),
-    "webdav": ("bearer_token_command", "unix_socket"),
-    "http": ("no_escape",),
+    "webdav": (
+        "bearer_token_command",
+        "unix_socket",
+        "owncloud_exclude_shares",
+        "owncloud_exclude_mounts",
+        "encoding",
+    ),
+    "http": ("no_escape", "no_slash"),
+    "local": ("links", "one_file_system", "unicode_normalization", "encoding"),
 }
-"""Options of each type that are refused: ignored, they would lead to other objects, other bytes, or
-none."""
+"""Options of each type that are refused: ignored, they would lead to other objects, other names,
+other bytes, or none."""
 _IN_HOST: Final = frozenset({"Alibaba", "HuaweiOBS", "Netease", "TencentCOS"})
 """Providers that require the bucket in the host name (rclone's backend/s3, `setQuirks`)."""
 
@@ -59,7 +67,7 @@ _IN_HOST: Final = frozenset({"Alibaba", "HuaweiOBS", "Netease", "TencentCOS"})
 def check(remote: Remote) -> None:
     """Raise Unsupported for an option that changes what is read or written, and that relay does not
     support."""
-    off = frozenset({"", "false", "0", "no", "off"})
+    off = frozenset({"", "false", "0", "no", "off", "none", "raw"})
     for name in _REFUSED.get(remote.type, ()):
         if remote.options.get(name, "").lower() not in off:
             raise Unsupported(

@@ -355,6 +355,24 @@ def test_f54_a_store_that_keeps_the_coding_is_detected(engine: Engine, source: S
         assert bucket.whole == content.read("/objects/a", 0, 1000)
 
 
+class SizelessOnce(Bucket):
+    """Its first answer to HEAD about an object has no length, as behind a proxy that compresses."""
+
+    def _answer(self, operation: str, request: bytes, body: bytes) -> bytes:
+        answer = super()._answer(operation, request, body)
+        if operation != "head" or self.whole is None or self.asked.count("put") > 1:
+            return answer
+        return re.sub(rb"Content-Length: \d+\r\n", b"", answer)
+
+
+def test_a_head_without_a_length_proves_no_coding(engine: Engine, source: Spawned) -> None:
+    bucket = SizelessOnce(blind=True)
+    with Peer(repeat_script(bucket)) as peer:
+        with_retries(engine).migrate(source.url("/objects/a?size=1000"), place(peer))
+    with Content(SEED) as content:
+        assert bucket.whole == content.read("/objects/a", 0, 1000)
+
+
 def test_a_store_that_is_only_slow_keeps_its_checksums(engine: Engine, source: Spawned) -> None:
     bucket = Bucket({"put": [refusal(503, "SlowDown")]})
     with Peer(repeat_script(bucket)) as peer:

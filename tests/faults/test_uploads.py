@@ -295,13 +295,16 @@ def test_f45_an_object_of_another_writer_is_left_and_named(
     assert "delete" not in bucket.asked
 
 
-@pytest.mark.parametrize("code", ["QuotaExceeded", "XMinioStorageFull"])
+@pytest.mark.parametrize(
+    ("code", "status"),
+    [("QuotaExceeded", 403), ("XMinioStorageFull", 507), ("XMinioAdminBucketQuotaExceeded", 400)],
+)
 @pytest.mark.parametrize("size", SIZES)
 def test_f48_a_full_store_fails_at_once_and_leaves_nothing(
-    engine: Engine, source: Spawned, code: str, size: int
+    engine: Engine, source: Spawned, code: str, status: int, size: int
 ) -> None:
     operation = "put" if size == SMALL else "part"
-    bucket = Bucket({operation: [refusal(507, code)] * 9})
+    bucket = Bucket({operation: [refusal(status, code)] * 9})
     with Peer(repeat_script(bucket)) as peer, pytest.raises(StoreFull) as caught:
         with_retries(engine).migrate(url(source, size), place(peer))
     assert caught.value.side == "destination"

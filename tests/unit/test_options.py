@@ -103,14 +103,21 @@ def test_fields_of_options_for_each_object() -> None:
         ("s3", "version_at"),
         ("s3", "v2_auth"),
         ("s3", "role_arn"),
+        ("s3", "encoding"),
         ("webdav", "bearer_token_command"),
+        ("webdav", "owncloud_exclude_shares"),
+        ("webdav", "encoding"),
+        ("http", "no_slash"),
+        ("local", "unicode_normalization"),
+        ("local", "links"),
+        ("local", "encoding"),
     ],
 )
 def test_an_option_that_cannot_be_applied_is_refused(type: str, option: str) -> None:
     more = {"endpoint": ENDPOINT} if type == "s3" else {"url": ENDPOINT}
     with pytest.raises(Unsupported, match=option):
         remotes(type, **more, **{option: "true"}).locate("r:bkt/a")
-    remotes(type, **more, **{option: "false"}).locate("r:bkt/a")
+    remotes(type, **more, **{option: "None" if option == "encoding" else "false"}).locate("r:bkt/a")
 
 
 @pytest.mark.parametrize("type", ["http", "webdav"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import nullcontext
 
 import pytest
+from botocore.loaders import Loader
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -18,6 +19,7 @@ from relay.errors import (
     RequestError,
     UnsafeKey,
 )
+from relay.hosts import aws_domain
 from relay.identity import same_object
 from relay.location import parse_location
 from relay.stores.interfaces import PartLimits
@@ -59,6 +61,7 @@ def test_a_path_like_a_remote_with_a_slash_is_refused() -> None:
             "https://s3.eu-west-1.amazonaws.com/photos.old/a/b%20c.raw",
         ),
         (None, "cn-north-1", "photos", "https://photos.s3.cn-north-1.amazonaws.com.cn/a/b%20c.raw"),
+        (None, "us-isob-east-1", "b-1", "https://b-1.s3.us-isob-east-1.sc2s.sgov.gov/a/b%20c.raw"),
         ("https://s3.example:9000", "x", "photos", "https://s3.example:9000/photos/a/b%20c.raw"),
         ("http://s3.example/base/", "x", "Photos_1", "http://s3.example/base/Photos_1/a/b%20c.raw"),
     ],
@@ -173,12 +176,20 @@ def test_only_digests_of_the_whole_are_digests(
     assert checksums(Head(200, "OK", "1.1", fields)) == found
 
 
+def test_awss_domains_are_those_of_its_sdk() -> None:
+    for partition in Loader().load_data("partitions")["partitions"]:
+        for region in partition["regions"]:
+            if not region.startswith("aws-"):  # a partition itself
+                assert aws_domain(region) == partition["outputs"]["dnsSuffix"]
+
+
 @pytest.mark.parametrize(
     ("host", "there"),
     [
         ("s3.us-east-1.amazonaws.com", "s3.eu-west-1.amazonaws.com"),
         ("photos.s3.us-east-1.amazonaws.com", "photos.s3.eu-west-1.amazonaws.com"),
         ("a.b.s3.cn-north-1.amazonaws.com.cn", "a.b.s3.eu-west-1.amazonaws.com.cn"),
+        ("b.s3.eusc-de-east-1.amazonaws.eu", "b.s3.eu-west-1.amazonaws.eu"),
         ("s3.us-east-1.amazonaws.com.evil.example", "s3.us-east-1.amazonaws.com.evil.example"),
         ("s3.example.com", "s3.example.com"),
     ],

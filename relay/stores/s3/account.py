@@ -12,6 +12,7 @@ from typing import Final
 from urllib.parse import quote, unquote, unquote_to_bytes
 
 from relay.errors import KeyTooLong
+from relay.hosts import ANY_AWS_DOMAIN
 from relay.location import Location
 from relay.stores.s3.sigv4 import Signer
 from relay.wire.http1 import Fields
@@ -19,7 +20,7 @@ from relay.wire.http1 import Fields
 KEY_BYTES: Final = 1024
 """Maximum length of a key, in bytes."""
 _AWS_HOST: Final = re.compile(
-    r"(?P<bucket>.+\.)?s3\.(?P<region>[a-z0-9-]+)\.(?P<rest>amazonaws\.com(?:\.cn)?)"
+    rf"(?P<bucket>.+\.)?s3\.(?P<region>[a-z0-9-]+)\.(?P<rest>{ANY_AWS_DOMAIN})"
 )
 
 

@@ -20,6 +20,7 @@ from relay.errors import (
     UnsafeKey,
 )
 from relay.headers import parse_headers
+from relay.hosts import aws_domain
 from relay.location import Location, check_path, is_base, parse_location
 from relay.parsing import UNSAFE_CHARACTERS
 from relay.stores.http_fields import printable
@@ -228,4 +229,4 @@ def s3_location(config: S3Config, bucket: str, key: str, headers: Given = ()) ->
 
 
 def _aws_endpoint(region: str) -> str:
-    return f"https://s3.{region}.amazonaws.com" + (".cn" if region.startswith("cn-") else "")
+    return f"https://s3.{region}.{aws_domain(region)}"

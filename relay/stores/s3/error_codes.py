@@ -81,6 +81,7 @@ CODES: Mapping[str, Code] = {
     ),
     "QuotaExceeded": Code(StoreFull),
     "XMinioStorageFull": Code(StoreFull),
+    "XMinioAdminBucketQuotaExceeded": Code(StoreFull),
     "PreconditionFailed": Code(PreconditionFailed),
     "ConditionalRequestConflict": Code(Unavailable, "Another client writes the same key."),
     "OperationAborted": Code(Unavailable),

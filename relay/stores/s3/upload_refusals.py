@@ -47,11 +47,14 @@ _SURE_CODES = frozenset(
         "RequestTimeout",
         "RequestTimeTooSkewed",
         "EntityTooLarge",
+        "QuotaExceeded",
+        "XMinioStorageFull",
+        "XMinioAdminBucketQuotaExceeded",
         "SlowDown",
     ]
 )
-"""Statuses and codes of refusals with a known cause (the bytes, the clock, the key): no optional
-field is to blame."""
+"""Statuses and codes of refusals with a known cause (the bytes, the clock, the key, a
+quota): no optional field is to blame."""
 
 
 def metadata_bytes(fields: Fields) -> int:
