@@ -1,5 +1,6 @@
-"""Clients that follow a migration: their number is bounded, and all clients of one migration share
-one query of the ledger.
+"""Clients that follow a migration: all clients of one migration share one query of its state, and
+the number of those that wait for one answer is bounded. Streams are bounded by the connections of
+their worker alone: a browser's EventSource gives up at a refusal.
 
 Decided here: how many clients wait, how often the ledger is queried. Never here: the answers.
 """

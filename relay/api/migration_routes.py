@@ -329,7 +329,8 @@ def _trouble(works: LedgerContext) -> dict[str, Any]:
 def _events(works: LedgerContext, id: str, since: int, engine: TransferEngine) -> Iterator[str]:
     """Yield the events of a migration as server-sent events (WHATWG HTML, "Server-sent events")
     until it ends or the server stops. A client reconnects by itself, and names its last event."""
-    for kind, number, members in progress_events(works.ledger, id, since, gevent.sleep):
+    look = works.polls.migration
+    for kind, number, members in progress_events(works.ledger, id, since, gevent.sleep, look):
         if kind == "progress":
             members = _with_trouble(works, members)
         named = "" if number is None else f"id: {number}\n"

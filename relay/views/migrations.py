@@ -68,22 +68,26 @@ def brief(migration: Migration) -> dict[str, Any]:
 
 
 def progress_events(
-    ledger: Ledger, id: str, since: int, sleep: Callable[[float], None]
+    ledger: Ledger,
+    id: str,
+    since: int,
+    sleep: Callable[[float], None],
+    look: Callable[[str], Migration] | None = None,
 ) -> Iterator[tuple[str, int | None, dict[str, Any]]]:
     """Yield the events of a migration after event `since`, and a `progress` each second, until it
     has ended and none of its transfers runs. Each comes with its kind, its number (None for
     `progress`) and its members.
 
-    While the ledger is unavailable, `progress` has its `trouble`; after PATIENCE seconds its
-    LedgerFailed is raised."""
-    away = 0
+    `look` returns the migration; without one, each call asks the ledger. While the ledger is
+    unavailable, `progress` has its `trouble`; after PATIENCE seconds its LedgerFailed is raised."""
+    away, look = 0, look or ledger.migration
     # Before the loop: an unknown migration, or a ledger that is away from the start, raises at
     # once.
-    migration = ledger.migration(id)
+    migration = look(id)
     while True:
         try:
             # The state is read before the events: an ended migration has written its last event.
-            migration = ledger.migration(migration.id)
+            migration = look(migration.id)
             while events := ledger.events(migration.id, since):
                 since = events[-1]["id"]
                 yield from ((event["kind"], event["id"], event) for event in events)

@@ -3,12 +3,30 @@ places."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import gevent
 import pytest
 
 from relay.api.following import PollCache, Waiters
+from relay.ledger.ledger import Ledger
+from relay.ledger.rows import Migration
+from relay.views.migrations import progress_events
+
+RUNNING = Migration(
+    id="a",
+    number=1,
+    state="running",
+    source="s",
+    destination="d",
+    options={},
+    listing="none",
+    cursor=None,
+    error=None,
+    priority=0,
+    created=0.0,
+    ended=None,
+)
 
 
 def test_one_read_serves_all_followers_of_a_migration() -> None:
@@ -30,6 +48,26 @@ def test_one_read_serves_all_followers_of_a_migration() -> None:
     now[0] = 0.5
     assert (looks.migration("a"), looks.migration("a")) == ("a at 0.5", "a at 0.5")
     assert sorted(asked) == ["a", "a", "b"]
+
+
+def test_followers_by_events_share_one_query() -> None:
+    """Of the migration's state; each has its own list of events."""
+    asked: list[str] = []
+
+    def look(id: str) -> Any:
+        asked.append(id)
+        return RUNNING
+
+    class Events:
+        @staticmethod
+        def events(id: str, since: int) -> list[dict[str, Any]]:
+            return []
+
+    looks, ledger = PollCache(look, 60.0), cast(Ledger, Events())
+    for _ in range(9):
+        follower = progress_events(ledger, "a", 0, lambda _: None, looks.migration)
+        assert [next(follower)[0] for _ in range(3)] == ["progress"] * 3
+    assert asked == ["a"]
 
 
 def test_an_inspection_that_fails_affects_no_other() -> None:
