@@ -81,6 +81,14 @@ FORBIDDEN_PREFIXES: Final[Mapping[str, str]] = {
 # sends the bytes untouched), the second may be part of a presigned URL's signature.
 
 
+_KEY: Final = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]{0,253}[\x21-\x7e])?")
+
+
+def is_idempotency_key(text: str) -> bool:
+    """Return whether a text is 1 to 255 visible ASCII characters, with spaces between them."""
+    return _KEY.fullmatch(text) is not None
+
+
 def parse_headers(
     headers: Mapping[str, str] | Iterable[tuple[str, str]],
     pointer: str | None = None,

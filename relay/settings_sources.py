@@ -87,7 +87,8 @@ _NOT_SETTINGS = frozenset({"config", "failpoint"})
 """RELAY_* variables that are not settings."""
 _SERVICE = re.compile(
     r"RELAY_(?:\w+_)?(?:SERVICE_HOST=.*|SERVICE_PORT(?:_\w+)?=[0-9]+|PORT=[a-z]+://.*"
-    r"|PORT_[0-9]+_[A-Z]+(?:=[a-z]+://.*|_(?:PROTO|PORT|ADDR)=.*))"
+    r"|PORT_[0-9]+_[A-Z]+(?:=[a-z]+://.*|_(?:PROTO|PORT|ADDR)=.*)|NAME=/.*|ENV_\w+=.*)",
+    re.S,
 )
 """Variables that Kubernetes gives every container of a namespace that has a Service `relay` or
 `relay-…`, and Docker one with a link to such a container (kubernetes.io, "Service", "Environment

@@ -250,9 +250,10 @@ _MOVED = """The object was transferred, or was skipped. If the answer is a migra
 
 _STREAMED = """With `Accept: application/x-ndjson` the answer has a line of JSON at least once a
 second while the transfer runs; the last line is the result or the problem. A client that closes
-such a stream cancels the transfer. If the server stops while a client follows a migration in the
-ledger, the last line is a line of progress whose `trouble` says so. Without that media type the
-answer comes at the end, and the transfer continues if the client disconnects."""
+such a stream cancels the transfer, but not a migration in the ledger: that continues. If the server
+stops while a client follows a migration in the ledger, the last line is a line of progress whose
+`trouble` says so. Without that media type the answer comes at the end, and the transfer continues
+if the client disconnects."""
 
 
 def parameters() -> dict[tuple[str, str], frozenset[str]]:

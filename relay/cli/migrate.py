@@ -30,6 +30,7 @@ from relay.engine.plan import IfExists, Metadata, Verify
 from relay.engine.worker.slot_growth import MOST_SLOTS, SlotGrowth
 from relay.errors import Cancelled, RelayError
 from relay.process.cooperative import importing
+from relay.process.early_interrupt import end_on_interrupt
 from relay.process.memory import available_bytes
 from relay.settings_sources import is_given, load_settings, trusted_ledger_url
 from relay.stores.remotes import Remotes
@@ -96,14 +97,19 @@ def migrate(as_json: bool, quiet: bool, **options: Any) -> int:
     The process list shows arguments to every user of this machine: pass secrets with '@FILE' or a
     headers file. relay connects to the hosts that you name, wherever they are; a redirect may lead
     to public hosts only."""
+    interrupted = json.dumps(problem(Cancelled("interrupted"))) if as_json else ""
+    if as_json:
+        # Until the work begins, which then handles Ctrl-C itself (local_run.work).
+        end_on_interrupt(f"{interrupted}\n".encode())
     try:
         return _migrate(options, as_json, quiet)
     except Interrupted as error:
         if as_json:
-            confirm(json.dumps(problem(Cancelled("interrupted"))))
+            confirm(interrupted)
         return error.code
     except RelayError as error:
         if as_json:
+            end_on_interrupt()
             say(json.dumps(problem(error)))
         say_error(error)
         return Exit.of(error)

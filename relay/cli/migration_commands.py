@@ -21,6 +21,7 @@ from relay.cli.options import METHOD, PLACES, WORK, endpoint_member, request_of,
 from relay.cli.quantities import COUNT, NONE, BytesPerSecond, OrNone
 from relay.cli.terminal import confirm, in_columns, plain, say, tell, tell_empty
 from relay.cli.watch_migration import watch
+from relay.headers import is_idempotency_key
 from relay.ledger.states import MigrationVerb, TransferState
 from relay.settings_sources import load_settings
 from relay.stores.url_lists import as_list
@@ -300,7 +301,7 @@ def submit(
             "no server is named: set RELAY_URL or --url, or run `relay migrate` to move it from"
             " here"
         )
-    if key is not None and not (key.isascii() and key.isprintable()):
+    if key is not None and not is_idempotency_key(key):
         raise click.UsageError("--key is not 1 to 255 visible ASCII characters")
     request = request_of(options)
     warn(options, quiet)

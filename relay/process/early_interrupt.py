@@ -16,12 +16,16 @@ CODE = 130
 """The exit code of a command that Ctrl-C ended: 128 and the signal's number, as in shells."""
 
 
-def end_on_interrupt() -> None:
-    """Let Ctrl-C end this process at once. Where it is ignored, as in the background of a shell, it
-    stays ignored."""
+def end_on_interrupt(prints: bytes = b"") -> None:
+    """Let Ctrl-C end this process at once, after it `prints` something to stdout. Where it is
+    ignored, as in the background of a shell, it stays ignored."""
+
+    def end(number: int, frame: object) -> None:
+        try:
+            os.write(1, prints)
+        except OSError:  # stdout has no reader
+            pass
+        os._exit(CODE)
+
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
-        signal.signal(signal.SIGINT, _end)
-
-
-def _end(number: int, frame: object) -> None:
-    os._exit(CODE)
+        signal.signal(signal.SIGINT, end)

@@ -215,6 +215,9 @@ def test_an_unknown_migration_is_an_error(run_anywhere: Run) -> None:
         (("status", "--url", "http://127.0.0.1/?x"), "RELAY_URL"),
         (("status", "--url", "http://127.0.0.1/#x"), "RELAY_URL"),
         (("submit", "a", "b", "--url", "http://127.0.0.1:1", "--key", "two\nlines"), "--key"),
+        (("submit", "a", "b", "--url", "http://127.0.0.1:1", "--key", " a"), "--key"),
+        (("submit", "a", "b", "--url", "http://127.0.0.1:1", "--key", "x" * 256), "--key"),
+        (("submit", "a", "b", "--url", "http://127.0.0.1:1", "--key", ""), "--key"),
         (
             (
                 *("submit", "a", "b", "--url", "http://127.0.0.1:1"),

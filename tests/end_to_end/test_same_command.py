@@ -3,6 +3,7 @@ if that has ended before."""
 
 from __future__ import annotations
 
+import json
 import shutil
 import signal
 import sqlite3
@@ -299,6 +300,31 @@ def test_a_later_order_stops_the_command_that_checks(terminal: Terminal, verb: s
     )
     assert "resuming" not in err
     assert list(shelf.objects) == [b"/to/a"]
+
+
+def test_ctrl_c_while_arrivals_are_checked_prints_json(terminal: Terminal) -> None:
+    """A program still gets its one JSON object."""
+    source, shelf = terminal.home / "from", Shelf()
+    source.mkdir()
+    (source / "a").write_bytes(b"a")
+    (source / "b").symlink_to(source / "b")
+    checks, goes_on = threading.Event(), threading.Event()
+
+    def wait(_: Shelf, method: bytes, path: bytes) -> None:
+        checks.set()
+        assert goes_on.wait(60)
+
+    with Peer([shelf] * 40) as there:
+        words = ("migrate", "-r", str(source), there.url("/to/"), "--json")
+        assert terminal.run(*words)[0] == 1
+        shelf.before = wait
+        process = terminal.start(*words)
+        assert checks.wait(60)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+        goes_on.set()
+    assert process.returncode == 130, out + err
+    assert json.loads(out)["type"].rpartition("/")[2] == "cancelled"
 
 
 def test_an_end_that_the_ledger_did_not_accept_is_not_printed(terminal: Terminal) -> None:

@@ -196,6 +196,9 @@ def test_variables_of_a_service_are_not_settings(monkeypatch: pytest.MonkeyPatch
         "RELAY_API_PORT_8080_TCP_ADDR": "10.0.0.9",
         "RELAY_API_SERVICE_HOST": "10.0.0.9",
         "RELAY_API_PORT": "tcp://10.0.0.9:8080",
+        "RELAY_NAME": "/other/relay",
+        "RELAY_ENV_PYTHON_VERSION": "3.13.1",
+        "RELAY_API_ENV_TEXT": "two\nlines",
     }.items():
         monkeypatch.setenv(name, value)
     assert load_settings() == Settings()
@@ -203,6 +206,7 @@ def test_variables_of_a_service_are_not_settings(monkeypatch: pytest.MonkeyPatch
         ("RELAY_PORT", "8080"),
         ("RELAY_EGRESS_PORT", "443"),
         ("RELAY_SERVICE", "x"),
+        ("RELAY_NAME", "x"),
     ):
         with (
             monkeypatch.context() as mistaken,
