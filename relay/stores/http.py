@@ -12,12 +12,12 @@ from dataclasses import replace
 from functools import partial
 from typing import Final
 
-from relay.errors import Side, StoreError
+from relay.errors import Side, StoreError, Unsupported
 from relay.location import Location
 from relay.receipt import Version
 from relay.stores.folder_walk import walk_folders
 from relay.stores.http_client import HttpClient
-from relay.stores.http_fields import strong_tag
+from relay.stores.http_fields import next_link, strong_tag
 from relay.stores.http_objects import FRESH, HttpHeads
 from relay.stores.http_reads import HttpReads, stale_error
 from relay.stores.http_uploads import (
@@ -85,6 +85,10 @@ class HttpStore:
         if (stale := stale_error(final, response.head, self._client.side)) is not None:
             response.body.close()
             raise stale
+        if next_link(response.head) is not None:
+            response.body.close()
+            message = f"the index page of {final} continues on another page"
+            raise Unsupported(message, side=self._client.side)
         page = IndexPage(
             shown=str(final),
             side=self._client.side,

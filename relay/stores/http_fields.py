@@ -14,6 +14,8 @@ from relay.parsing import count, http_date
 from relay.wire.http1 import Fields, Head
 
 _CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,19})-([0-9]{1,19})/([0-9]{1,19})", re.I)
+_LINK = re.compile(r"<([^<>]*)>([^<]*)")
+_REL = re.compile(r';[ \t]*rel[ \t]*=[ \t]*(?:"([^"]*)"|([^";, \t]+))', re.I)
 
 FINAL: Final = frozenset({501, 505, 506, 508, 510, 511})
 """Statuses of a server error that a retry does not change."""
@@ -67,6 +69,15 @@ def upload_fields(location: Location, metadata: Fields, if_absent: bool) -> Fiel
         own = {name.lower() for name, _ in location.headers}
         fields = tuple((name, value) for name, value in metadata if name.lower() not in own)
     return (*fields, ("If-None-Match", "*")) if if_absent else fields
+
+
+def next_link(head: Head) -> str | None:
+    """Return the reference to a further page of the answer, in a Link field (RFC 8288), or None."""
+    for reference, parameters in _LINK.findall(head.get("link") or ""):
+        for quoted, word in _REL.findall(parameters):
+            if "next" in (quoted or word).lower().split():
+                return str(reference)
+    return None
 
 
 def retry_after(text: str | None, now: datetime | None = None) -> float | None:

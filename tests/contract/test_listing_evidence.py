@@ -951,3 +951,84 @@ def test_a_row_of_a_multistatus_may_hold_several_statuses(wire: Wire, status: in
         ("c", False),
         ("d", True),
     ]
+
+
+def pages_of(peer: Peer, more: str) -> Answers:
+    """Return the answers of a server whose folder has two pages; `more` is the link to the second
+    one, with the server's own address for `HERE`."""
+
+    def answer(method: str, target: str) -> bytes:
+        first = "?" not in target
+        link = f"Link: {more.replace('HERE', peer.url(''))}"
+        rows = dav(("/f/", FOLDER), ("/f/a" if first else "/f/b", FILE))
+        return reply(207, rows, *((link,) if first or "again" in more else ()))
+
+    return answer
+
+
+@pytest.mark.parametrize(
+    "link",
+    [
+        '<HERE/f/?mk=2>; rel="next"',
+        "</f/?mk=2>;rel=next",
+        '<?mk=2>; title="a, b"; REL="last next"',
+        '</>; rel="up", <?mk=2>; rel="next"',
+    ],
+)
+def test_a_listing_of_several_pages_is_read_to_its_end(wire: Wire, link: str) -> None:
+    """As that of Nutstore, with 750 entries on a page."""
+    with Peer(lambda talk: answers_script(pages_of(peer, link))(talk)) as peer:
+        found = list_place(wire, place_of("webdav", peer))
+    assert [entry.name for entry in found] == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "link"),
+    [
+        ("webdav", '<http://elsewhere.example/f/?mk=2>; rel="next"'),
+        ("webdav", '<ftp://x/>; rel="next"'),
+        ("http", '<?page=2>; rel="next"'),
+    ],
+)
+def test_a_listing_that_goes_on_elsewhere_is_refused(wire: Wire, kind: str, link: str) -> None:
+    def answer(method: str, target: str) -> bytes:
+        rows = dav(("/f/", FOLDER), ("/f/a", FILE)) if kind == "webdav" else index("/f/", "a")
+        return reply(207 if kind == "webdav" else 200, rows, f"Link: {link}")
+
+    with Peer(answers_script(answer)) as peer, pytest.raises(Unsupported, match="continues"):
+        list_place(wire, place_of(kind, peer))
+
+
+@pytest.mark.parametrize("link", ['<x>; rel="next-archive"', "<x>; rel=prev", "<x>", "next"])
+def test_another_link_is_no_further_page(wire: Wire, link: str) -> None:
+    rows = dav(("/f/", FOLDER), ("/f/a", FILE))
+    with Peer(answers_script(lambda *_: reply(207, rows, f"Link: {link}"))) as peer:
+        found = list_place(wire, place_of("webdav", peer))
+    assert [entry.name for entry in found] == ["a"]
+
+
+def test_pages_without_entries_have_an_end(wire: Wire) -> None:
+    rows = dav(("/f/", FOLDER))
+    with (
+        Peer(answers_script(lambda *_: reply(207, rows, 'Link: <?mk=1>; rel="next"'))) as peer,
+        pytest.raises(ProtocolViolation, match="names another page"),
+    ):
+        list_place(wire, place_of("webdav", peer))
+
+
+def row_with_tag(tag: str, folder: bool = False) -> str:
+    more = f'<d:getetag>"{tag}"</d:getetag></d:prop>'
+    return (FOLDER if folder else FILE).replace("</d:prop>", more)
+
+
+@pytest.mark.parametrize(("path", "name"), [("/f/a", "a"), ("/f/a/", "a/")])
+def test_a_second_object_of_a_name_is_an_error_of_its_own(wire: Wire, path: str, name: str) -> None:
+    """As behind a server in front of Google Drive. A row that comes twice is one object."""
+    same, other = (row_with_tag(tag, path.endswith("/")) for tag in ("one", "two"))
+    rows = dav(("/f/", FOLDER), (path, same), (path, same), (path, other), ("/f/b", FILE))
+    with Peer(answers_script(lambda *_: reply(207, rows))) as peer:
+        place = place_of("webdav", peer)
+        found = list(STORES["webdav"](wire, "source", Watchdog(wire.limits)).list(place))
+    clash = [entry for entry in found if entry.error is not None]
+    assert [one.name for one in found if one.error is None] == [name, name, "b"]
+    assert [(one.name[:3], type(one.error)) for one in clash] == [("a ~", UnsafeKey)]

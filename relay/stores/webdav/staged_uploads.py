@@ -54,6 +54,7 @@ class StagedUploads:
         folders: DavFolders,
         names: StagedNames,
         moves: Moves,
+        *,
         properties: Properties,
     ) -> None:
         self._client, self._objects, self._properties = client, objects, properties

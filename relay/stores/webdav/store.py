@@ -66,7 +66,12 @@ class WebDavStore:
     @cached_property
     def _uploads(self) -> StagedUploads:
         return StagedUploads(
-            self._client, self._objects, self._folders, self._names, self._moves, self._properties
+            self._client,
+            self._objects,
+            self._folders,
+            self._names,
+            self._moves,
+            properties=self._properties,
         )
 
     # -- both roles
