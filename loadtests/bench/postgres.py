@@ -48,11 +48,12 @@ class Postgres:
     bin: Path
     user: tuple[str, ...]
 
-    def database(self) -> str:
-        """Make a database, and return its URL as RELAY_LEDGER takes it."""
+    def database(self, options: str = "") -> str:
+        """Make a database with the `options` of CREATE DATABASE, and return its URL as RELAY_LEDGER
+        takes it."""
         name = f"relay_{uuid.uuid4().hex[:12]}"
         with psycopg.connect(self.dsn("postgres"), autocommit=True) as connection:
-            connection.execute(f'CREATE DATABASE "{name}"'.encode())
+            connection.execute(f'CREATE DATABASE "{name}" {options}'.encode())
         return f"postgresql+psycopg://relay@127.0.0.1:{self.port}/{name}"
 
     def dsn(self, name: str) -> str:

@@ -28,6 +28,14 @@ FORGOTTEN: Final = 2
 DOUBTED: Final = 1_000_000
 """Added to a listing's fence after commits may have been lost: an object that is listed then may
 have been listed, and claimed, before."""
+_MOST_DOUBTED: Final = 2**30
+"""The fence from which it grows no more, for the column has 32 bits."""
+
+
+def doubted_fence() -> ColumnElement[int]:
+    """Return the fence of a listing after commits may have been lost."""
+    fence = migrations.c.listing_fence
+    return case((fence < _MOST_DOUBTED, fence + DOUBTED), else_=fence)
 
 
 def first_fence(listing: int) -> int:
@@ -63,8 +71,8 @@ def distrust_recent_commits(connection: Connection, ended: bool = True) -> None:
         update(migrations).where(is_doubted).values(destination_empty=False, looked=None)
     )
     # The running listings as well: their workers claim them again.
-    fence = migrations.c.listing_fence + DOUBTED
-    connection.execute(update(migrations).where(is_doubted, is_listed).values(listing_fence=fence))
+    doubted_listings = update(migrations).where(is_doubted, is_listed)
+    connection.execute(doubted_listings.values(listing_fence=doubted_fence()))
     ours = transfers.c.migration_id.in_(doubted)
     forgotten = transfers.c.fence + FORGOTTEN
     entered = case((transfers.c.twins == MARKED, forgotten + 1), else_=transfers.c.twins)

@@ -14,7 +14,7 @@ from sqlalchemy import Connection, Select, Text, bindparam, func, select, update
 
 from relay.errors import LeaseLost
 from relay.ledger.claims import SUSPECT
-from relay.ledger.distrust import DOUBTED
+from relay.ledger.distrust import doubted_fence
 from relay.ledger.entries import forget_gone, write_page
 from relay.ledger.folded_names import folded_digest, mark_folded
 from relay.ledger.migration_rows import of_kind, write_event
@@ -183,7 +183,7 @@ def release_unknown_listings(connection: Connection, worker: WorkerId, doubted: 
     ours = (migrations.c.listing_owner == worker.id) & (
         migrations.c.listing == ListingState.RUNNING
     )
-    fence = migrations.c.listing_fence + (DOUBTED if doubted else 0)
+    fence = doubted_fence() if doubted else migrations.c.listing_fence
     released = {"listing": ListingState.DUE, "listing_owner": None, "listing_fence": fence}
     connection.execute(update(migrations).where(ours).values(**released))
 

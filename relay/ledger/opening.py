@@ -137,6 +137,16 @@ def _prepare_nothing_behind_pooler(connection: Any, _: Any) -> None:
     connection.rollback()
 
 
+def _require_utf8(connection: Any, _: Any) -> None:
+    """Raise LedgerFailed for a PostgreSQL database that can't keep every name."""
+    encoding = connection.info.parameter_status("server_encoding") or "UTF8"
+    if encoding != "UTF8":
+        raise LedgerFailed(
+            f"the database has the encoding {encoding}, which can't keep every name",
+            hint="Create it with CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0.",
+        )
+
+
 def _engine(url: URL) -> Engine:
     if url.get_backend_name() != "sqlite":
         options = {"connect_timeout": 10, "application_name": "relay", **ALIVE}
@@ -144,6 +154,8 @@ def _engine(url: URL) -> Engine:
             url, pool_size=CONNECTIONS, max_overflow=0, pool_pre_ping=True, connect_args=options
         )
         event.listen(server, "connect", _prepare_nothing_behind_pooler)
+        # Before SQLAlchemy's own queries, whose texts would be bytes.
+        event.listen(server, "connect", _require_utf8, insert=True)
         return server
     engine = create_engine(
         url,

@@ -359,6 +359,28 @@ def test_a_lease_of_a_clock_that_was_set_back_has_ended(postgres: Postgres) -> N
         assert states(ledger, id) == ["queued"]
 
 
+@pytest.mark.parametrize("encoding", ["SQL_ASCII", "LATIN1"])
+def test_a_database_of_another_encoding_is_refused(postgres: Postgres, encoding: str) -> None:
+    """`initdb` under LANG=C makes one. It keeps no name in Cyrillic."""
+    template = f"ENCODING '{encoding}' TEMPLATE template0 LC_COLLATE 'C' LC_CTYPE 'C'"
+    with pytest.raises(ConfigError, match=f"has the encoding {encoding}") as caught:
+        Ledger.connect(postgres.database(template))
+    assert "ENCODING 'UTF8'" in caught.value.hint and not caught.value.retryable
+
+
+def test_a_listings_fence_stays_within_its_column(open_ledger: Opened) -> None:
+    """After thousands of failed polls: a long outage of the database."""
+    one = open_ledger()
+    one.create(TREE)
+    assert one.claim_listing() is not None
+    fence = migrations.c.listing_fence
+    many = update(migrations).values(listing_fence=2**31 - 10)
+    one.database.run(lambda c: c.execute(many))
+    one.release_unknown_claims(())
+    one.release_unknown_listings(doubted=True)
+    assert one.database.run(lambda c: c.execute(select(fence)).scalar()) == 2**31 - 10
+
+
 @pytest.mark.parametrize("clean", [("--clean", "--if-exists"), ()])
 def test_a_dump_restored_into_the_same_database_is_noticed(
     open_ledger: Opened, address: str, tmp_path: Path, clean: tuple[str, ...]
