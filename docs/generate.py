@@ -224,11 +224,16 @@ def _type(schema: Mapping[str, Any]) -> str:
 
 
 def states() -> str:
-    """Return the page of states: every transition that the ledger allows."""
+    """Return the page of states: every transition by a verb that the ledger allows."""
     return f"""# States
 
-These are all transitions of a migration and of a transfer. relay refuses every other one. A verb that leads to the
-present state changes nothing, so a request may be sent twice.
+These are the transitions of a migration and of a transfer by the verbs of users and workers. relay refuses a verb in every
+other state. A verb that leads to the present state changes nothing, so a request may be sent twice.
+
+A listing, and the check of arrived objects, change the states of transfers too, except of `running` ones. An object that is
+listed and has not arrived, has changed since or is missing at its destination is `queued` again, whatever its state was. One
+that can't be moved is `failed`, unless it had arrived. So is a missing one of a list of URLs, until the list names it again.
+A migration that is listed again is `running`.
 
 ## A migration
 

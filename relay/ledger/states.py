@@ -1,4 +1,4 @@
-"""The states of a migration and of a transfer, and every transition between them (law 5).
+"""The states of a migration and of a transfer, and the transitions by verbs (law 5).
 
 Decided here: which verb leads from which states to which. Never here: SQL, and the choice of verb.
 """
