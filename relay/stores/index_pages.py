@@ -49,6 +49,8 @@ _GOES_ON = re.compile(
     re.I,
 )
 """A link to a further page of the same folder."""
+_PARTIAL: Final = "There may be additional items to display"
+"""What Sonatype Nexus writes before the links of a folder that has more than it shows."""
 _VIEWS: Final = frozenset(
     ["sort", "sortby", "order", "orderby", "layout", "style", "theme", "lang", "limit", "raw"]
 )
@@ -96,10 +98,10 @@ class IndexPage:
             hint="Rename that file at the source, or turn off its use as the folder's page.",
         )
 
-    def refuse_next_page(self) -> NoReturn:
-        """Raise Unsupported: the index has further pages."""
+    def refuse_partial_page(self) -> NoReturn:
+        """Raise Unsupported: the page links to further pages, or says that it is cut."""
         raise Unsupported(
-            f"{self.shown} lists only a part of the folder, and links to further pages",
+            f"{self.shown} lists only a part of the folder",
             side=self.side,
             hint="Let the server list the folder on one page, or move a list of URLs.",
         )
@@ -289,7 +291,7 @@ def _html(texts: Iterator[str], page: IndexPage) -> Iterator[Entry]:
         links += 1
         meant = [read_link(href, folder, page.host) for folder in folders]
         if _GOES_ON.search(href) and any(one.leads is LinkTarget.ITSELF for one in meant):
-            page.refuse_next_page()
+            page.refuse_partial_page()
         link = _choose_meaning(href.strip(), inside.strip(), meant, all(folders))
         asks = _asks_for(href) if link is not None and link.leads is LinkTarget.ITSELF else set()
         if asks:
@@ -395,6 +397,8 @@ def _links(
     for text in texts:
         characters += len(text)
         parser.read(text, page)
+        if parser.is_list and parser.is_partial:
+            page.refuse_partial_page()
         if parser.is_list:
             yield from parser.take_links()
         elif characters > PENDING_CHARACTERS:
@@ -415,10 +419,12 @@ class _Parser(HTMLParser):
 
     def __init__(self) -> None:
         super().__init__(convert_charrefs=True)
-        self.is_list = self.begun = self.ended = False
+        self.is_list = self.begun = self.ended = self.is_partial = False
         self.base: str | None = None
         """The base URL of the page's links, if it declares one (HTML, section 4.2.3)."""
         self._has_links = False
+        self._before = ""
+        """The end of the text before the first link, which comes in pieces."""
         self._title = ""
         self._in_title = self._in_link = self._in_address = False
         self._links: list[tuple[str, str, str]] = []
@@ -509,4 +515,8 @@ class _Parser(HTMLParser):
         elif self._in_link:
             self._inside = (self._inside + data)[:BEHIND_CHARACTERS]
         else:
+            if not self._has_links:
+                text = self._before + data
+                self.is_partial = self.is_partial or _PARTIAL in text
+                self._before = text[-len(_PARTIAL) :]
             self._follow(data)

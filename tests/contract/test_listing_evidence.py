@@ -203,9 +203,16 @@ def test_the_end_of_an_included_page_is_not_the_end(wire: Wire, end: str) -> Non
                 list_place(wire, place)
 
 
-@pytest.mark.parametrize("more", ["?page=2", "/f/?offset=100", "./?C=N&amp;start=7", "?marker=b"])
+@pytest.mark.parametrize(
+    "more",
+    [
+        *(f"<a href='{link}'>next</a>" for link in ("?page=2", "/f/?offset=100", "?marker=b")),
+        "<a href='./?C=N&amp;start=7'>next</a>",
+        "<h3>\n There may be additional items to display.\n</h3>",  # Sonatype Nexus
+    ],
+)
 def test_a_page_of_a_partial_list_is_refused(wire: Wire, more: str) -> None:
-    page = f"<html><title>Index of /f/</title>{LINKS}<a href='{more}'>next</a></html>"
+    page = f"<html><title>Index of /f/</title>{more}{LINKS}</html>"
     with (
         Peer(answers_script(lambda *_: reply(200, page))) as peer,
         pytest.raises(Unsupported, match="a part of the folder"),

@@ -285,6 +285,12 @@ def test_files_below_another_path_are_not_omitted(host: str) -> None:
     assert read_index(alone, "/browse/pub/") is None
 
 
+def test_a_sentence_that_comes_in_pieces_is_read() -> None:
+    warning = "<h3>\n There may be additional items to display.\n</h3>"
+    text = page_of(warning, '<a href="sub/">sub</a>')
+    assert all(read_index(text, "/pub/", step) is None for step in range(1, 40))
+
+
 BASES = {
     "/pub/": ["a", "in/", "/pub/b"],
     "http://a.example/pub/": ["a", "in/", "b"],
