@@ -17,14 +17,15 @@ from typing import Any, Final
 from gevent.pool import Pool
 
 from relay.engine.comparison import needs_full_times, proof_of_equality
-from relay.engine.inspection import existing_error, inspect_object
+from relay.engine.inspection import existing_error, inspect_object, undescribed_error
 from relay.engine.migration_request import MigrationJob
-from relay.engine.plan import IfExists
+from relay.engine.plan import IfExists, Plan
 from relay.engine.proof_levels import predict_level
 from relay.engine.tree_listing import in_pages, listed_object
 from relay.errors import NotFound, PermissionDenied, RelayError
 from relay.file_names import name_after_source
 from relay.ledger.rows import Claim, ListedObject
+from relay.location import Location
 from relay.receipt import Level
 from relay.stores.interfaces import (
     Destination,
@@ -214,6 +215,8 @@ class DryRun:
         unkept = isinstance(found, ObjectInfo) and bool(
             destination.unkept_metadata(place, found.metadata)
         )
+        if place.method == "POST":  # it creates a new object each time, whatever its URL shows
+            return Comparison("new", ranges=ranges, unkept=unkept)
         try:
             there = inspect_object(destination, place)
         except NotFound:
@@ -226,7 +229,10 @@ class DryRun:
             refusal = (one.name, existing_error(plan, place).message)
             return Comparison("unknown", ranges=ranges, unkept=unkept, refusal=refusal)
         if isinstance(there, UnknownObject) or isinstance(found, UnknownObject):
-            return Comparison("unknown", ranges=ranges, unkept=unkept)
+            refusal = None
+            if isinstance(there, UnknownObject) and self._needs_description(plan, place):
+                refusal = (one.name, undescribed_error(place).message)
+            return Comparison("unknown", ranges=ranges, unkept=unkept, refusal=refusal)
         why = proof_of_equality(found.version, there.version)
         is_modified = needs_full_times(why, found.version, there.version) and is_modified_since(
             found.metadata, there.metadata
@@ -238,6 +244,12 @@ class DryRun:
             digested=bool(there.version.digests),
             unkept=unkept,
         )
+
+    def _needs_description(self, plan: Plan, place: Location) -> bool:
+        """Return whether nothing is sent to a place that does not show whether an object exists, as
+        `DestinationCheck.inspect` decides that."""
+        honours = self._destination().honours_preconditions(place)
+        return plan.if_exists_at(place).only_if_absent and not honours
 
     def _is_refused_for(self, error: RelayError) -> bool:
         """Return whether an object fails because its destination can't be inspected for this error,

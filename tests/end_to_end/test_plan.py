@@ -15,7 +15,7 @@ from relay.ledger.rows import ListedObject
 from tests.end_to_end.test_client import run
 from tests.faults.scripted_http import Shelf
 from tests.faults.scripted_peers import DATA, Cloud, destination_script
-from tests.scripted import Peer, Talk
+from tests.scripted import Peer, Script, Talk, length_of
 from tests.seaweed import KEY, REGION, SECRET, Seaweed
 
 MIB = 1 << 20
@@ -247,3 +247,43 @@ def test_a_bucket_offers_parts_and_server_copies(seaweed: Seaweed, tmp_path: Pat
     assert (report["level"], report["found"]) == ("whole_digest", {"new": 2})
     assert client.list_objects_v2(Bucket=seaweed.bucket, Prefix="copy/")["KeyCount"] == 0
     assert "Uploads" not in client.list_multipart_uploads(Bucket=seaweed.bucket)
+
+
+def answers_as(page: bytes) -> Script:
+    """Return a server that answers each HEAD and GET with this status, and accepts uploads."""
+
+    def script(talk: Talk) -> None:
+        while head := talk.head():
+            talk.body(length_of(head))
+            method = head.split(b" ", 1)[0]
+            status = page if method in (b"HEAD", b"GET") else b"201"
+            text = b"" if method == b"HEAD" else b"form"
+            talk.send(b"HTTP/1.1 %s X\r\nContent-Length: 4\r\n\r\n%s" % (status, text))
+
+    return script
+
+
+@pytest.mark.parametrize("exists", ["skip", "fail"])
+def test_a_form_receives_each_object(tmp_path: Path, exists: str) -> None:
+    """Its URL shows the page and no object, so that the migration does not inspect it either."""
+    (tmp_path / "one").write_bytes(b"1")
+    with Peer([answers_as(b"200")] * 9) as there:
+        words = (str(tmp_path / "one"), there.url("/upload"), "--method", "POST")
+        allowed = {"RELAY_EGRESS_ALLOW": "127.0.0.0/8"}
+        found, plan = plan_move(tmp_path, *words, "--if-exists", exists, **allowed)
+    assert (found, plan["fates"], plan["refused"]) == (0, {"moved": 1}, 0)
+
+
+@pytest.mark.parametrize(("exists", "code"), [("skip", 1), ("fail", 1), ("overwrite", 0)])
+def test_a_place_that_shows_nothing_is_not_overwritten(
+    tmp_path: Path, exists: str, code: int
+) -> None:
+    (tmp_path / "one").write_bytes(b"1")
+    with Peer([answers_as(b"405")] * 9) as there:
+        words = (str(tmp_path / "one"), there.url("/hidden"), "--if-exists", exists)
+        allowed = {"RELAY_EGRESS_ALLOW": "127.0.0.0/8"}
+        found, plan = plan_move(tmp_path, *words, **allowed)
+        assert (found, plan["fates"], plan["refused"]) == (code, {"unknown": 1}, code)
+        ledger = f"sqlite:///{tmp_path}/x.db"
+        moved, _, err = run("migrate", *words, RELAY_LEDGER=ledger, **allowed)
+    assert (moved == 1) == (code == 1), err
