@@ -302,10 +302,15 @@ def forget_gone(connection: Connection, listing: ListingClaim) -> int:
     that failed since this listing began stays, so that its command ends with that failure in either
     order. Return the number of deleted transfers.
 
-    After an empty listing nothing is deleted: a source that is not mounted looks like that."""
+    After an empty listing nothing is deleted: a source that is not mounted looks like that. Nor is
+    anything after a listing that could not list one of its folders: it may have named it there."""
     of_this = transfers.c.migration_id == listing.migration_id
     reported = select(exists().where(of_this, transfers.c.listings == listing.listings))
     if not listing.listings or not connection.execute(reported).scalar():
+        return 0
+    unlisted = of_this & (transfers.c.listings == listing.listings)
+    unlisted &= (transfers.c.state == TransferState.FAILED) & transfers.c.name.endswith("/")
+    if connection.execute(select(exists().where(unlisted))).scalar():
         return 0
     gone = of_this & (transfers.c.listings < listing.listings)
     # Condition 1: failed or cancelled, and neither a lost worker nor a recorded upload.

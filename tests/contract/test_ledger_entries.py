@@ -427,6 +427,18 @@ def test_an_object_gone_from_the_source_is_forgotten(ledger: Ledger) -> None:
     states(ledger, id)
 
 
+def test_an_object_below_an_unlisted_folder_is_not_forgotten(ledger: Ledger) -> None:
+    id, listing = begin(ledger, [listed_object("a"), listed_object("sub/b")])
+    ledger.end_listing(listing)
+    settle_by_name(ledger, id, **{"a": "failed", "sub/b": "failed"})
+    denied = {"code": "permission-denied", "side": "source", "detail": "403"}
+    list_again(ledger, id, [replace(listed_object("sub/"), error=denied)])
+    assert set(rows(ledger, id)) == {"a", "sub/", "sub/b"}
+    ledger.finish()
+    list_again(ledger, id, [listed_object("a")])
+    assert set(rows(ledger, id)) == {"a"}
+
+
 def test_an_unproved_object_gone_from_the_source_is_kept(ledger: Ledger) -> None:
     """Otherwise a later migration would mistake its partial upload for an existing object."""
     id, listing = begin(ledger, [listed_object("kept"), listed_object("unproved")])
