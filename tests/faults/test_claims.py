@@ -19,6 +19,7 @@ from relay.engine.plan import IfExists, Verify
 from relay.engine.transfer.finalize import Finalizer
 from relay.engine.transfer_engine import TransferEngine
 from relay.engine.worker.claim_journal import ClaimJournal
+from relay.engine.worker.conversions import hints_of_claim
 from relay.engine.worker.helped_uploads import JOIN_SECONDS
 from relay.engine.worker.part_helper import PartHelper
 from relay.engine.worker.worker import Worker
@@ -65,6 +66,18 @@ def run_worker(ledger: Ledger, runner: TransferEngine, id: str) -> None:
     assert worker.active == {}
     assert runner.running == set()
     assert runner.slots.held == 0
+
+
+def test_a_claim_that_never_ran_has_sent_nothing(ledger: Ledger, tmp_path: Path) -> None:
+    """The process stops. The next claim must not take an object at the destination for ours."""
+    runner = TransferEngine(Settings(local_folders=str(tmp_path)))
+    worker = Worker(ledger, runner, 1, accept_object(ledger, tmp_path, runner))
+    worker.stop()
+    ledger.renew()
+    for _ in range(2):
+        (claim,) = ledger.claim(1)
+        assert not hints_of_claim(claim).begun
+        ledger.settle([worker._claim_runner.run(claim, 1)])
 
 
 @pytest.mark.parametrize("after", [False, True], ids=["before it", "after it"])

@@ -22,7 +22,7 @@ from relay.engine.transfer_engine import TransferEngine
 from relay.engine.tree_listing import error_members
 from relay.engine.worker.active_transfers import ActiveTransfer, ActiveTransfers
 from relay.engine.worker.claim_journal import ClaimJournal, NoteWriter
-from relay.engine.worker.conversions import hints_of_claim, settlement_of
+from relay.engine.worker.conversions import hand_back_unrun, hints_of_claim, settlement_of
 from relay.engine.worker.failure_policy import FailurePolicy, hand_back
 from relay.engine.worker.helped_uploads import HelpedUploads
 from relay.engine.worker.lease import Lease
@@ -75,7 +75,7 @@ class ClaimRunner:
 
     def _run(self, claim: Claim, registration: int) -> Settlement:
         if self.over.is_set() or self.active.is_at_limit(claim.migration_id):
-            return Settlement(claim, TransferVerb.HAND_BACK)
+            return hand_back_unrun(claim)
         self._await_end_of_help(claim)
         transfer: Transfer | None = None
         active: ActiveTransfer | None = None
@@ -86,7 +86,7 @@ class ClaimRunner:
             transfer = self.active.prepare(claim)
             transfer.known = hints_of_claim(claim)
             if claim.twins and not self._enter_folded(claim, transfer):
-                return Settlement(claim, TransferVerb.HAND_BACK, wait=TWIN_SECONDS)
+                return hand_back_unrun(claim, wait=TWIN_SECONDS)
             holds = partial(self.lease.holds, registration)
             transfer.journal = ClaimJournal(self.ledger, claim, sure=holds, notes=self._notes)
             # This greenlet is the slot: the claim must not fail because the engine's queue is full.

@@ -12,6 +12,7 @@ from relay.engine.transfer.context import ObjectHints
 from relay.errors import Leftover, remaining
 from relay.ledger.folded_names import MARKED
 from relay.ledger.rows import Claim, Settlement
+from relay.ledger.states import TransferVerb
 from relay.parsing import http_text
 from relay.receipt import State, Version
 
@@ -39,6 +40,13 @@ def hints_of_claim(claim: Claim) -> ObjectHints:
         lost=lost_upload_tokens(claim, claim.fence),
         remains=claim.remains,
     )
+
+
+def hand_back_unrun(claim: Claim, wait: float = 0.0) -> Settlement:
+    """Return the settlement of a claim that was not run, to be claimed again after `wait` seconds
+    at the earliest. It has sent nothing, so that the next claim need not look for its object."""
+    untouched = not hints_of_claim(claim).begun
+    return Settlement(claim, TransferVerb.HAND_BACK, wait=wait, untouched=untouched)
 
 
 def settlement_of(claim: Claim, outcome: Outcome, resent: int) -> Settlement:

@@ -14,6 +14,7 @@ from gevent.lock import BoundedSemaphore
 from relay.engine.migration_request import MigrationJob
 from relay.engine.transfer_engine import TransferEngine
 from relay.engine.tree_listing import error_members
+from relay.engine.worker.conversions import hand_back_unrun
 from relay.errors import (
     ConfigError,
     LedgerFailed,
@@ -25,7 +26,6 @@ from relay.errors import (
 from relay.ledger.acceptance import WITHDRAWN
 from relay.ledger.ledger import Ledger
 from relay.ledger.rows import Claim, ListingClaim, Settlement
-from relay.ledger.states import TransferVerb
 from relay.location import Location
 from relay.throttle import Throttle
 from relay.wire.watchdog import Watchdog
@@ -77,9 +77,9 @@ class MigrationCache:
             raise
         except RelayError as error:
             if self._ledger.migration(claim.migration_id).runner is None:
-                return Settlement(claim, TransferVerb.HAND_BACK, wait=ELSEWHERE_SECONDS)
+                return hand_back_unrun(claim, wait=ELSEWHERE_SECONDS)
             self.pause(claim, error)
-            return Settlement(claim, TransferVerb.HAND_BACK)
+            return hand_back_unrun(claim)
         return None
 
     def _cached_job(self, id: str, renewed: int) -> MigrationJob | None:
