@@ -118,19 +118,20 @@ def is_piece(
         and (there.size or 0) > (pinned.size or 0)
     ):
         return False
-    ours: Body | None = None
-    theirs = destination.get(place, there).body
-    assert theirs is not None  # an Opened has one
+    # Source first, like each upload: each side may wait for a free connection.
+    ours = _open_beginning(source, origin, pinned, there.size)
+    theirs: Body | None = None
     try:
-        ours = _open_beginning(source, origin, pinned, there.size)
+        theirs = destination.get(place, there).body
+        assert theirs is not None  # an Opened has one
         while piece := theirs.read(PIECE_BYTES):
             if ours.read(len(piece)) != piece:
                 return False
         return True
     finally:
-        theirs.close()
-        if ours is not None:
-            ours.close()
+        ours.close()
+        if theirs is not None:
+            theirs.close()
 
 
 def _open_beginning(

@@ -14,6 +14,7 @@ import pytest
 
 from relay.api.app import create_app
 from relay.api.migration_routes import ledger_context
+from relay.engine.inspection import is_piece
 from relay.engine.migration_request import Endpoint, MigrationRequest
 from relay.engine.plan import IfExists, Verify
 from relay.engine.transfer.source_reader import SourceReader
@@ -32,10 +33,13 @@ from relay.errors import (
 )
 from relay.ledger.ledger import Ledger
 from relay.ledger.rows import PriorState
+from relay.location import parse_location
 from relay.receipt import State, Version
 from relay.stores.http import HttpStore
 from relay.stores.local import LocalStore
 from relay.stores.remotes import Remotes
+from relay.transfer_limits import Limits
+from relay.wire.watchdog import Watchdog
 from tests.conftest import Engine
 from tests.end_to_end.terminal import Terminal, bucket_terminal, eventually
 from tests.faults.scripted_http import Shelf, empty_answer
@@ -740,3 +744,21 @@ def test_a_server_does_not_skip_an_object_that_its_ledger_knows(
         "skipped",
     ]
     assert if_exists == "changed" or "other bytes than were sent" in answers[0]["detail"]
+
+
+def test_a_comparison_opens_the_source_first(engine: Engine) -> None:
+    """As an upload does: in another order the two could wait for each other's connection."""
+    asked = []
+
+    def before(name: str) -> Callable[[Shelf, bytes, bytes], None]:
+        return lambda shelf, method, path: asked.append(name)
+
+    source, there = (Shelf({b"/a": DATA}, before=before(name)) for name in ("source", "there"))
+    with Peer(source) as here, Peer(there) as far:
+        meter = Watchdog(Limits())
+        places = (parse_location(here.url("/a")), parse_location(far.url("/a")))
+        ours = engine.runner.stores.source(places[0], meter)
+        theirs = engine.runner.stores.destination(places[1], meter)
+        piece = Version(len(DATA))
+        assert is_piece(theirs, places[1], piece, source=ours, origin=places[0], pinned=None)
+    assert list(dict.fromkeys(asked)) == ["source", "there"]  # without ranges it is asked twice
