@@ -262,6 +262,8 @@ class Remotes:
                 )
             return Path("/" + os.fsdecode(unquote_to_bytes(path)))
         plain = self._folders is None and (text[:1] in "/." or ":" not in text.partition("/")[0])
+        if plain:
+            self.refuse_like_remote(text)
         return Path(text) if plain and text else None
 
     def _file(self, path: Path, text: str, asked: LocateOptions) -> Location:

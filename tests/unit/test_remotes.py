@@ -46,6 +46,8 @@ def test_a_path_like_a_remote_with_a_slash_is_refused() -> None:
     remotes = Remotes({}, {}, profiles=lambda: ["prod/Admin"], folders=None)
     with pytest.raises(InvalidURL, match="'prod/Admin' is a remote"):
         remotes.refuse_like_remote("prod/Admin:bucket/a")
+    with pytest.raises(InvalidURL, match="'prod/Admin' is a remote"):
+        remotes.locate("prod/Admin:bucket/a")  # as `relay ls` and `relay doctor` do
     for path in ("./prod/Admin:bucket/a", "/prod/Admin:b", "prod/Admin/a", "prod:a", "a/12:30"):
         remotes.refuse_like_remote(path)
 
