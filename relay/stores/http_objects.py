@@ -78,6 +78,14 @@ def read_fields(pinned: Version | None, span: ByteRange | None) -> Fields:
     return fields
 
 
+def _is_dated_now(head: Head) -> bool:
+    """Return whether the date of the object is that of the answer, within a second."""
+    changed, answered = (http_date(head.by_name.get(name)) for name in ("last-modified", "date"))
+    if changed is None or answered is None:
+        return False
+    return abs((answered - changed).total_seconds()) <= 1
+
+
 class ReadAnswer:
     """An answer to HEAD or GET of the object at `final`, the location after redirects."""
 
@@ -96,6 +104,7 @@ class ReadAnswer:
             disposition=head.by_name.get("content-disposition"),
             metadata=self._heads.metadata(head, self._final),
             ranges="bytes" in (head.get("accept-ranges") or "").lower(),
+            dated_now=_is_dated_now(head),
         )
 
     def open_whole(self, pinned: Version | None) -> OpenedObject:
@@ -113,6 +122,7 @@ class ReadAnswer:
             self._final,
             disposition=head.by_name.get("content-disposition"),
             metadata=metadata,
+            dated_now=_is_dated_now(head),
             body=body,
         )
 

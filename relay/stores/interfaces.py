@@ -91,6 +91,8 @@ class ObjectInfo:
     """Whether the store announces range requests for it."""
     described: bool = True
     """Whether the answer could name the metadata. If not, an empty `metadata` means "unknown"."""
+    dated_now: bool = False
+    """Whether its date is that of the answer. A server may give each answer such a date."""
 
 
 @dataclass(frozen=True)

@@ -347,6 +347,33 @@ def test_a_source_modified_during_a_single_upload_restarts(
             assert list(caught.value.remains) == [peer.url("/b")]
 
 
+@pytest.mark.parametrize("tags", [b"aa", b"ab"], ids=["same tag", "other tag"])
+def test_a_source_that_dates_each_answer_now_is_read(
+    engine: Engine, tags: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(uploader, "LONG_SECONDS", -1.0)
+    answers = []
+    for number, tag in enumerate(tags):
+        now = formatdate(1e9 + 60 * number, usegmt=True).encode()
+        fields = b'Content-Length: %d\r\nETag: "%c"\r\nDate: %s\r\nLast-Modified: %s\r\n\r\n'
+        answers.append(b"HTTP/1.1 200 OK\r\n" + fields % (len(DATA), tag, now, now))
+    first, later = answers
+    methods: list[bytes] = []
+
+    def answer(talk: Talk) -> None:
+        while request := talk.head():
+            methods.append(request.split(b" ")[0])
+            head = later if methods.count(b"GET") and request.startswith(b"HEAD") else first
+            talk.send(head, DATA if request.startswith(b"GET") else b"")
+
+    with Peer([answer] * 4) as there, Peer(Shelf(tags_uploads=True)) as peer:
+        if tags == b"aa":
+            assert engine.migrate(there.url("/a"), peer.url("/b")).state is State.VERIFIED
+        else:
+            with pytest.raises(SourceChanged):
+                engine.migrate(there.url("/a"), peer.url("/b"))
+
+
 HTML = b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 6\r\n\r\n"
 
 

@@ -248,7 +248,8 @@ class SourceReader:
         mixture, and the destination is newer than the change, so `changed` would skip it for ever.
 
         Only dates are compared, since some servers show other ETags from one answer to the next. A
-        local file is compared by its body (`FileStream.check`)."""
+        server that dates each answer with its own time is trusted, if nothing else differs. A local
+        file is compared by its body (`FileStream.check`)."""
         place = self._context.plan.source
         if place.store == "local" or opened.version.last_modified is None:
             return
@@ -256,7 +257,11 @@ class SourceReader:
             now = self._source.head(place)
         except StoreError:
             return
-        if isinstance(now, ObjectInfo) and is_older(opened.version, now.version):
+        if not isinstance(now, ObjectInfo):
+            return
+        were, are = ((one.version.etag, one.version.size) for one in (opened, now))
+        proves = not (opened.dated_now and now.dated_now and were == are)
+        if proves and is_older(opened.version, now.version):
             raise SourceChanged(f"{place} was modified while it was read", side="source")
 
     def note_digests(self, opened: OpenedObject, body: Body) -> None:
