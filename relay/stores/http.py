@@ -10,6 +10,7 @@ from collections.abc import Generator, Iterator
 from contextlib import closing, suppress
 from dataclasses import replace
 from functools import partial
+from itertools import islice
 from typing import Final
 
 from relay.errors import Side, StoreError, Unsupported
@@ -76,15 +77,13 @@ class HttpStore:
         return walk_folders(index, self._client.listing_retries, recursive)
 
     def _index(self, root: Location, name: str) -> Generator[Entry, None, None]:
-        """Yield the entries of a folder's index page. Raises as `read_entries`, StoreError, and
-        UnsafeKey for a folder that has no URL."""
+        """Yield the entries of a folder's index page. Raises as `read_entries`, StoreError,
+        UnsafeKey for a folder that has no URL, and Rejected without a status for an old page of a
+        cache."""
         folder = root.below(name) if name else root
         response, final = self._reads.follow("GET", folder, (("Accept", ACCEPT), *FRESH))
         if response.head.status != 200:
             raise self._client.refusal(response, "GET", final)
-        if (stale := stale_error(final, response.head, self._client.side)) is not None:
-            response.body.close()
-            raise stale
         if next_link(response.head) is not None:
             response.body.close()
             message = f"the index page of {final} continues on another page"
@@ -100,7 +99,12 @@ class HttpStore:
             if self._is_stored(response.head, final):
                 page.refuse_stored_page()
             with closing(pieces_of(response.body, self._client.meter)) as pieces:
-                yield from read_entries(pieces, page)
+                entries = read_entries(pieces, page)
+                first = list(islice(entries, 1))  # another page is refused first
+                if (stale := stale_error(final, response.head, self._client.side)) is not None:
+                    raise stale
+                yield from first
+                yield from entries
 
     def _is_stored(self, head: Head, folder: Location) -> bool:
         """Say if a folder's page is a file in the folder, such as the copy of an index that `wget

@@ -25,6 +25,8 @@ class Server:
         self.asked: list[bytes] = []
         self.moved: dict[bytes, bytes] = {}
         """The target to which it redirects every request."""
+        self.age = 0
+        """Seconds for which a cache has had its pages."""
         self._knows_head = knows_head
         names = ("sub", "readme", "page.html", "about", "plain")
         sub = INDEX % (b"/f/sub/", links("inner"))
@@ -55,9 +57,9 @@ class Server:
                 talk.send(b"HTTP/1.1 404 No\r\nContent-Length: 0\r\n\r\n")
             else:
                 kind, data = self.pages[path]
-                printed = b"HTTP/1.1 200 OK\r\nContent-Type: %s\r\nContent-Length: %d\r\n\r\n" % (
-                    kind,
-                    len(data),
+                printed = (
+                    b"HTTP/1.1 200 OK\r\nAge: %d\r\nContent-Type: %s\r\nContent-Length: %d\r\n\r\n"
+                    % (self.age, kind, len(data))
                 )
                 talk.send(printed + (data if method == b"GET" else b""))
 
@@ -84,13 +86,16 @@ def test_a_page_of_a_folder_is_not_an_object(tmp_path: Path, knows_head: bool) -
     )
 
 
-def test_an_index_page_named_as_an_object_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("age", [0, 80_000])
+def test_an_index_page_named_as_an_object_is_refused(tmp_path: Path, age: int) -> None:
     """Also if it is named with its '/': then no redirect identifies it. Another page with one is an
     object."""
     server, terminal = Server(), Terminal(tmp_path)
+    server.age = age
     with Peer(server) as peer:
         code, _, err = terminal.run("migrate", peer.url("/f/sub/"), str(tmp_path / "sub"))
         assert (code, "is a folder" in err, "-r" in err) == (1, True, True), err
+        server.age = 0
         server.pages[b"/f/about/"] = (
             HTML,
             b"<html><title>Index of all</title><a href='/'>home</a></html>",

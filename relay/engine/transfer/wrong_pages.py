@@ -128,12 +128,14 @@ class _PageChecks:
         return is_page and not (promised is not None and promised.digests)
 
     def _is_index(self, place: Location) -> bool:
-        """Return whether a place that ends in '/' is certainly a folder: its page lists an
-        entry."""
+        """Return whether a place that ends in '/' is a folder: its page lists an entry, or is an
+        index that a cache kept."""
         if not place.path.endswith("/"):
             return False
         try:
             return next(self._source.list(place), None) is not None
+        except Rejected as error:
+            return error.store_status is None
         except RelayError:
             return False
 
