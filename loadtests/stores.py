@@ -35,11 +35,12 @@ from loadtests.bench.measures import BenchError
 from loadtests.bench.nginx import await_port
 from loadtests.bench.ports import free_ports
 from loadtests.bench.processes import clean_environment
-from loadtests.bench.programs import rclone_mover, relay_mover
+from loadtests.bench.programs import find_juicefs, juicefs_mover, rclone_mover, relay_mover
 from loadtests.bench.report import write_into
 from loadtests.bench.runs import MIB, Program, Section, run, say, table
 from loadtests.bench.seaweed import find_weed
 from loadtests.bench.seaweed_buckets import buckets, fill_bucket, remotes
+from loadtests.bench.starts import starts
 from loadtests.bench.tls_front import tls_front
 from loadtests.bench.tools import find_tools, versions
 from loadtests.wan import s3_line, s3_small_wan, s3_wan
@@ -58,6 +59,7 @@ SECTIONS = (
     "dav-small",
     "listing",
     "listing-slow",
+    "starts",
 )
 SMALL = 64 * 1024
 UNVERIFIED = 3
@@ -103,6 +105,7 @@ def s3_small(
     """Small objects by the thousand, without a slow network; with `nginx`, over TLS."""
     server = stack.enter_context(buckets(home))
     endpoint, title, trust, trusting = server.endpoint, "S3 to S3", {}, ()
+    ca: Path | None = None
     if nginx is not None:
         host = endpoint.removeprefix("http://")
         endpoint, ca = stack.enter_context(tls_front(nginx, home, host))
@@ -134,6 +137,9 @@ def s3_small(
         rclone_mover(home, rclone, conf, "rclone", words(())),
         rclone_mover(home, rclone, conf, "rclone, best flags", words(BEST_SMALL)),
     ]
+    juicefs = find_juicefs()
+    if juicefs is not None:
+        movers.insert(2, juicefs_mover(home, juicefs, endpoint, "small", 32, ca))
     return Section(
         name, f"{count:,} objects of 64 KiB, {title}", count, count * SMALL, movers, check
     )
@@ -392,6 +398,7 @@ def _measure(args: argparse.Namespace, names: Sequence[str]) -> tuple[list[Secti
         "listing-slow": lambda stack, home: listing(
             stack, home, tools.rclone, args.slow_names, "100ms"
         ),
+        "starts": lambda stack, home: starts(home, tools.rclone),
     }
     sections = []
     for name in SECTIONS:

@@ -61,3 +61,9 @@ def test_a_short_run_over_high_latency_fills_its_table(tmp_path: Path) -> None:
         "rclone, best flags, 64 transfers",
     ]
     assert all(float(row[1].replace(",", "")) > 0 for row in rows)
+
+
+def test_the_starts_of_commands_are_measured(tmp_path: Path) -> None:
+    rows = measure_section("starts", tmp_path)
+    assert [row[0].split()[0] for row in rows] == ["`relay"] * 3 + ["`rclone"] * 3
+    assert all(float(row[3]) > 0 for row in rows)
