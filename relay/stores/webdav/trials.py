@@ -14,7 +14,7 @@ from __future__ import annotations
 import uuid
 from typing import Final
 
-from relay.errors import Leftover, Rejected, RelayError
+from relay.errors import Leftover, Rejected, RelayError, StoreError
 from relay.location import Location
 from relay.receipt import Version
 from relay.stores.http_client import HttpClient
@@ -51,21 +51,22 @@ class Trials:
         self._client, self._objects = client, objects
         self._folders, self._names, self._moves = folders, names, moves
 
-    def learn_overwrites(self, location: Location, token: str) -> None:
+    def learn_overwrites(self, location: Location, token: str) -> tuple[str, ...]:
         """Learn whether a MOVE with `Overwrite: F` replaces an object. Where that can't be found
-        out, the server counts as one that replaces it. Raises retryable errors, and the refusal to
-        delete a temporary object: later transfers don't test the server again."""
+        out, the server counts as one that replaces it. Return notes about temporary objects that
+        the server refused to delete. Raises retryable errors."""
         memory, origin, meter = self._client.wire.memory, location.origin, self._client.meter
         if memory.has(origin, HONOURS) or memory.has(origin, IGNORES):
-            return
+            return ()
         if cut_place(folder_of(location)) is not None:
-            return  # a server that cuts the Destination would move the object elsewhere
+            return ()  # a server that cuts the Destination would move the object elsewhere
         with memory.learning(origin, HONOURS, meter.check, meter.tick_seconds):
             if not memory.has(origin, HONOURS) and not memory.has(origin, IGNORES):
-                self._try_move(location, token)
+                return self._try_move(location, token)
+        return ()
 
-    def _try_move(self, location: Location, token: str) -> None:
-        """Move one temporary object onto another one."""
+    def _try_move(self, location: Location, token: str) -> tuple[str, ...]:
+        """Move one temporary object onto another one. Returns and raises as `learn_overwrites`."""
         part = self._names.choose(location, token)
         other = self._names.spare(location, token)
         memory, kept = self._client.wire.memory, False
@@ -78,17 +79,18 @@ class Trials:
             memory.learn(location.origin, HONOURS if kept else IGNORES)
             for one in (part, other):
                 delete_object(self._client, one, Version())
-        except RelayError as error:
+        except StoreError as error:
             self._remove((part, other), error)
             if error.retryable:
                 raise
             if not kept:
                 memory.learn(location.origin, IGNORES)
-            if error.remains:
-                raise
+            # The upload that follows replaces `part`.
+            return tuple(text for name, text in error.remains.items() if name == str(other))
         except BaseException as error:
             self._remove((part, other), error)
             raise
+        return ()
 
     def require_copies(self, part: Location, location: Location, token: str) -> None:
         """Raise Rejected if the server's COPY does not keep to the name of its Destination, or if
