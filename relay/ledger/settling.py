@@ -132,7 +132,7 @@ def settle(
         _write(connection, ending)
     # Step 3: prepare the next claims: adopted states, and parts that any worker may take.
     for id, left in unproved.items():
-        adopt(connection, id, left)
+        adopt(connection, id, left, over_sent=True)
     free_parts(connection, worker, ending.back)
     # Step 4: delete what is not needed any longer.
     _forget_parts(connection, ending.arrived)

@@ -37,7 +37,7 @@ from sqlalchemy import (
 from relay.ledger.identity_hashes import identity_hashes_of
 from relay.ledger.names import has_name, in_chunks
 from relay.ledger.nested import left_near, names_later, nested_rows
-from relay.ledger.rows import ARRIVED, MARKED, PriorState, Settlement, Spec
+from relay.ledger.rows import ARRIVED, MARKED, Claim, PriorState, Settlement, Spec
 from relay.ledger.schema import LAPSED, RUNNING, events, migrations, transfers
 from relay.ledger.states import COMPLETED, MigrationState, TransferState
 
@@ -62,6 +62,17 @@ def find_unproved(
 
     If several migrations know an object, the one that had it last counts, whatever its number: two
     may alternate, or run at the same time."""
+    return {
+        name: left
+        for name, (_, left) in _find_with_times(connection, id, if_exists, names, place).items()
+    }
+
+
+def _find_with_times(
+    connection: Connection, id: str, if_exists: str, names: Sequence[str], place: str | None
+) -> dict[str, tuple[float, str]]:
+    """Return as `find_unproved`, each text with the time at which its migration last had the
+    object."""
     overwrites = if_exists in ("", "overwrite")
     if overwrites and list(names) != [""]:
         return {}
@@ -69,7 +80,7 @@ def find_unproved(
     if overwrites and not names_later(mine):
         return {}
     lefts = _lefts(connection, mine, names, place)
-    return {name: _at(place, left) for name, (_, left) in lefts.items()}
+    return {name: (at, _at(place, left)) for name, (at, left) in lefts.items()}
 
 
 def find_unproved_at(
@@ -248,31 +259,55 @@ def find_unproved_skips(
 ) -> dict[str, dict[str, str]]:
     """Return the states, by migration and name, that other migrations recorded for skipped objects
     since those were claimed: the object that a skip found may be an unproved one of theirs. A claim
-    that knew of an earlier attempt has judged the object by that."""
+    that knew of an earlier attempt has judged the object by that; unless it knew the version that
+    was sent, since another object may be one that another migration sent later."""
     places: dict[str, dict[str, str | None]] = {}
+    claims: dict[tuple[str, str], Claim] = {}
     for end in skipped:
         claim = end.claim
-        if claim.before is None or claim.before.assumed:
+        if claim.before is None or claim.before.assumed or claim.before.sent is not None:
             places.setdefault(claim.migration_id, {})[claim.name] = end.place
+            claims[claim.migration_id, claim.name] = claim
     found: dict[str, dict[str, str]] = {}
     for id, some in sorted(places.items()):
         unended = (migrations.c.id != id) & (migrations.c.state != MigrationState.SUCCEEDED)
         if connection.execute(select(exists().where(unended))).scalar():
             if_exists = json.loads(_mine(connection, id).options).get("if_exists", "")
-            if left := find_unproved(connection, id, if_exists, list(some), some.get("")):
-                found[id] = left
+            lefts = _find_with_times(connection, id, if_exists, list(some), some.get(""))
+            left = {
+                name: text
+                for name, (at, text) in lefts.items()
+                if _is_news(connection, claims[id, name], at, text)
+            }
+            found |= {id: left} if left else {}
     return found
 
 
-def adopt(connection: Connection, id: str, left: Mapping[str, str]) -> None:
-    """Adopt the states in `left`, by name, except where a transfer has recorded its own."""
+def _is_news(connection: Connection, claim: Claim, at: float, left: str) -> bool:
+    """Return whether a state that another migration left is later than the version that this one
+    has sent, if it has sent one."""
+    sent = claim.before.sent if claim.before is not None else None
+    if sent is None:
+        return True
+    other = PriorState.from_text(left)
+    query = select(transfers.c.ended).where(transfers.c.id == claim.id)
+    ended = connection.execute(query).scalar()  # None if the object was restarted since
+    return other is not None and other.sent != sent and (ended is None or at > ended)
+
+
+def adopt(
+    connection: Connection, id: str, left: Mapping[str, str], over_sent: bool = False
+) -> None:
+    """Adopt the states in `left`, by name, except where a transfer has recorded its own; with
+    `over_sent` also in place of one with the version that was sent."""
     ours = (transfers.c.migration_id == id) & transfers.c.state.not_in(COMPLETED)
     query = select(transfers).where(ours, has_name(connection, list(left)))
     # The rows are locked before they are read: another worker may claim one in this moment.
     for row in connection.execute(query.order_by(transfers.c.id).with_for_update()).all():
         kept = PriorState.from_text(row.before)
         new = PriorState.from_text(left.get(row.name))
-        if new is None or (kept is not None and kept.noted):
+        is_kept = kept is not None and kept.noted and not (over_sent and kept.sent is not None)
+        if new is None or is_kept:
             continue
         remains = {**(kept.remains if kept is not None else {}), **new.remains}
         # It counts as claimed and sent once, so that its next claim inspects the destination.

@@ -81,6 +81,35 @@ def test_an_arrived_object_is_not_unproved(ledger: Ledger, verb: str) -> None:
     assert claim(ledger, accept(ledger)).before is None
 
 
+@pytest.mark.parametrize("later", [True, False])
+def test_a_skip_after_a_sent_version_asks_about_others(open_ledger: Opened, later: bool) -> None:
+    """The object that is there is another one, and may be what the other migration left."""
+    one, two = open_ledger(), open_ledger()
+    id, other = accept(two, "skip"), accept(two, "overwrite")
+
+    def lose_other() -> None:
+        one.renew()
+        claim(one, other)
+        one.renew(-1)
+        two.reclaim()
+
+    if not later:
+        lose_other()
+    end_unverified(two, id)
+    if later:
+        lose_other()
+    two.act(id, "retry")
+    found = claim(two, id)
+    assert found.before is not None and found.before.sent == THERE
+    two.settle([Settlement(found, "skipped")])
+    assert [row.state for row in two.page(id)] == ["queued" if later else "skipped"]
+    if later:
+        found = claim(two, id)
+        assert prior_state(found) == PriorState(known=False, remains=UNPROVED.remains)
+        two.settle([Settlement(found, "skipped")])
+        assert [row.state for row in two.page(id)] == ["skipped"]
+
+
 @pytest.mark.parametrize(
     ("verb", "arrived"), [("verified", True), ("skipped", True), ("failed", False)]
 )
