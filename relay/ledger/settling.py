@@ -230,7 +230,9 @@ def _settled_columns(
 def _lapses(end: Settlement, state: str) -> int | None:
     """Return the new crash count, or None to keep it. A count above 0 marks a transfer that may
     have left something: after a hand_back it may be cancelled, or no longer listed, before the next
-    claim."""
+    claim. A proved object has replaced it."""
+    if state == TransferState.VERIFIED and not end.remains:
+        return 0
     if end.remains and state not in PRESENT:
         return max(1, end.claim.crash_count)
     return 0 if end.rid and state == TransferState.FAILED else None

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from sqlalchemy import delete, update
+from sqlalchemy import delete, select, update
 
 from relay.engine.cleanup import lost_upload_tokens
 from relay.errors import IllegalTransition
@@ -437,6 +437,20 @@ def test_an_object_below_an_unlisted_folder_is_not_forgotten(ledger: Ledger) -> 
     ledger.finish()
     list_again(ledger, id, [listed_object("a")])
     assert set(rows(ledger, id)) == {"a"}
+
+
+def test_a_lost_worker_before_an_arrival_is_forgotten(ledger: Ledger) -> None:
+    id, listing = begin(ledger, [listed_object("a"), listed_object("b")])
+    ledger.end_listing(listing)
+    lapsed = update(transfers).where(transfers.c.migration_id == id).values(lapses=1)
+    ledger.database.run(lambda c: c.execute(lapsed))
+    settle_by_name(ledger, id, b="failed")
+    ledger.finish()
+    denied = {"code": "permission-denied", "side": "source", "detail": "403"}
+    list_again(ledger, id, [ListedObject("a", error=denied), ListedObject("b", error=denied)])
+    assert rows(ledger, id) == {"a": "verified", "b": "queued"}
+    query = select(transfers.c.name).where(transfers.c.lapses > 0)
+    assert list(ledger.database.run(lambda c: c.execute(query).scalars().all())) == ["b"]
 
 
 def test_an_unproved_object_gone_from_the_source_is_kept(ledger: Ledger) -> None:
