@@ -341,7 +341,8 @@ def test_after_a_kill_only_missing_parts_are_sent(
     process.communicate(timeout=30)
     code, out, err = terminal.run(*words)
     assert code == 0, err
-    assert json.loads(out)["bytes_resent"] <= PART
+    # The part in flight at the kill, and one that had arrived and was not recorded yet.
+    assert json.loads(out)["bytes_resent"] <= 2 * PART
     assert (nextcloud.root / FILES / "tree/big.bin").read_bytes() == (
         tmp_path / "from/big.bin"
     ).read_bytes()
