@@ -177,7 +177,7 @@ def _run(engine: TransferEngine, transfer: Transfer, hints_at: HintsAt) -> Outco
     unproved, or is sending it: while this one waited for a slot, a migration may have begun, and
     the ledger knows nothing of an object in a folder until its source has named it. Raises as
     TransferEngine.run, LedgerFailed, and Overloaded while another request sends the object."""
-    others = set(engine.running)
+    rivals = _find_rivals(engine, transfer)
     outcome = engine.run(transfer)
     if outcome.state is State.SKIPPED and not transfer.known.begun:
         known = hints_at(str(outcome.destination))
@@ -186,9 +186,26 @@ def _run(engine: TransferEngine, transfer: Transfer, hints_at: HintsAt) -> Outco
             outcome = engine.run(transfer)
     if outcome.state is State.SKIPPED:
         place = str(outcome.destination)
-        if any(one.has_sent and one.place == place for one in others | engine.running):
+        if any(one.has_sent and one.place == place for one in rivals | engine.running):
             raise Overloaded(f"another request is sending {place}", retry_after=5.0)
     return outcome
+
+
+def _find_rivals(engine: TransferEngine, transfer: Transfer) -> set[Transfer]:
+    """Return the running transfers that may send the object of this one: to the same location, or
+    to its folder. Empty where no object is skipped.
+
+    A transfer keeps them until it ends, so they must be few: thousands may run at a time."""
+    plan = transfer.plan
+    if plan.if_exists is IfExists.OVERWRITE:
+        return set()
+    here = plan.destination.path.rstrip("/") + "/"
+    rivals: set[Transfer] = set()
+    for one in engine.running:
+        there = one.plan.destination.path.rstrip("/") + "/"
+        if here.startswith(there) or there.startswith(here):
+            rivals.add(one)
+    return rivals
 
 
 def _log(transfer: Transfer, end: Outcome | RelayError) -> None:

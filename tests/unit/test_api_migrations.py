@@ -18,8 +18,9 @@ from pydantic import BaseModel, TypeAdapter
 
 from relay.api import openapi, schemas
 from relay.api.app import create_app
+from relay.api.migrate_route import _find_rivals
 from relay.config import Settings
-from relay.engine.plan import Plan
+from relay.engine.plan import IfExists, Plan
 from relay.engine.transfer_engine import TransferEngine
 from relay.errors import Cancelled, Overloaded, RelayError, Throttled
 from relay.location import parse_location
@@ -344,6 +345,29 @@ def test_draining(app: Flask, runner: TransferEngine) -> None:
     assert (refused.status_code, refused.headers["Retry-After"]) == (503, "5")
     assert refused.headers["Connection"] == "close"
     assert client.get("/healthz").status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("existing", "other", "is_rival"),
+    [
+        ("skip", "/to/b", True),
+        ("skip", "/to/", True),
+        ("skip", "/to", True),
+        ("skip", "/to/c", False),
+        ("skip", "/to/bc", False),
+        ("overwrite", "/to/b", False),
+    ],
+)
+def test_a_transfer_keeps_only_those_that_may_send_its_object(
+    runner: TransferEngine, existing: str, other: str, is_rival: bool
+) -> None:
+    """Of thousands that run, each would keep all the others in memory."""
+    host, source = "http://127.0.0.1:9", parse_location("http://127.0.0.1:9/a")
+    ours = Plan(source, parse_location(host + "/to/b"), if_exists=IfExists(existing))
+    running = runner.transfer(Plan(source, parse_location(host + other)))
+    runner.running.add(running)
+    assert _find_rivals(runner, runner.transfer(ours)) == ({running} if is_rival else set())
+    runner.running.clear()
 
 
 def test_a_transfer_that_runs_after_the_drain_is_cancelled(runner: TransferEngine) -> None:
