@@ -80,7 +80,11 @@ class GunicornWorker(GeventWorker):  # type: ignore[misc]  # gunicorn has no typ
         """Stop at the first Ctrl-C as at SIGTERM, and at the second at once. The SIGQUIT with which
         the master passes Ctrl-C on is part of the first; one after a SIGTERM is an order to hurry.
         """
-        if self.has_interrupt if sig == signal.SIGINT else not (self.alive or self.has_interrupt):
+        if sig == signal.SIGINT:
+            hurries = self.has_interrupt
+        else:
+            hurries = not self.alive and not self.has_interrupt
+        if hurries:
             super().handle_quit(sig, frame)
             return
         self.has_interrupt = self.has_interrupt or sig == signal.SIGINT

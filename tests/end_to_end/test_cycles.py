@@ -6,18 +6,15 @@ once took 15 % of the CPU of small objects over TLS."""
 
 from __future__ import annotations
 
-import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from simulators.liars.s3 import BUCKET
 from simulators.liars.store_habits import StoreHabits
 from tests.conftest import Certificates
-from tests.end_to_end.test_requests import KEY, KINDS, ROOT, options
+from tests.end_to_end.test_requests import KEY, KINDS, ROOT, configure, options, trees_of
 
 FEW, MORE = 20, 180
 """Objects of the two trees: both have the cycles of the start, of the listing and of the end."""
@@ -47,27 +44,10 @@ def count_garbage(
             "here": options(pair[0], source.url()),
             "there": options(pair[1], destination.url()),
         }
-        lines = [
-            f"[remotes.{name}]\n"
-            + "".join(f"{key} = {json.dumps(one)}\n" for key, one in members.items())
-            for name, members in remotes.items()
-        ]
-        (folder / "relay.toml").write_text("".join(lines))
-        environment = {
-            name: value
-            for name, value in os.environ.items()
-            if not name.startswith(("RELAY_", "AWS_"))
-        }
-        environment |= {
-            "RELAY_CONFIG": str(folder / "relay.toml"),
-            "RELAY_LEDGER": f"sqlite:///{folder}/ledger.db",
-            "RELAY_EGRESS_ALLOW": "127.0.0.1",
-            "RELAY_TLS": library,
-        }
+        environment = configure(folder, remotes) | {"RELAY_TLS": library}
         if certificates:
             environment["RELAY_CA_BUNDLE"] = str(certificates.ca_file)
-        roots = [f"{BUCKET}/" if kind == "s3" else "" for kind in pair]
-        places = [f"here:{roots[0]}tree/", f"there:{roots[1]}tree/"]
+        places = trees_of(pair)
         report = folder / "garbage"
         done = subprocess.run(
             [

@@ -67,6 +67,30 @@ def options(kind: str, url: str) -> dict[str, str]:
     return {"type": TYPES[kind], "url": url}
 
 
+def configure(folder: Path, remotes: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
+    """Write these remotes into a folder; return the environment of a command that uses them."""
+    lines = [
+        f"[remotes.{name}]\n"
+        + "".join(f"{key} = {json.dumps(one)}\n" for key, one in values.items())
+        for name, values in remotes.items()
+    ]
+    (folder / "relay.toml").write_text("".join(lines))
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith(("RELAY_", "AWS_"))
+    }
+    return environment | {
+        "RELAY_CONFIG": str(folder / "relay.toml"),
+        "RELAY_LEDGER": f"sqlite:///{folder}/ledger.db",
+        "RELAY_EGRESS_ALLOW": "127.0.0.1",
+    }
+
+
+def trees_of(pair: tuple[str, str]) -> list[str]:
+    """Return the tree of each of the two remotes, as a command names it."""
+    roots = [f"{BUCKET}/" if kind == "s3" else "" for kind in pair]
+    return [f"here:{roots[0]}tree/", f"there:{roots[1]}tree/"]
+
+
 def count_requests(
     pair: tuple[str, str], names: list[str], folder: Path, *words: str, checkout: Path = ROOT
 ) -> Counter[str]:
@@ -86,25 +110,8 @@ def count_requests(
             "here": options(pair[0], from_there.url(urlsplit(source.url()).path)),
             "there": options(pair[1], to_there.url(urlsplit(destination.url()).path)),
         }
-        (folder / "relay.toml").write_text(
-            "".join(
-                f"[remotes.{name}]\n"
-                + "".join(f"{key} = {json.dumps(value)}\n" for key, value in values.items())
-                for name, values in remotes.items()
-            )
-        )
-        environment = {
-            name: value
-            for name, value in os.environ.items()
-            if not name.startswith(("RELAY_", "AWS_"))
-        }
-        environment |= {
-            "RELAY_CONFIG": str(folder / "relay.toml"),
-            "RELAY_LEDGER": f"sqlite:///{folder}/ledger.db",
-            "RELAY_EGRESS_ALLOW": "127.0.0.1",
-        }
-        roots = [f"{BUCKET}/" if kind == "s3" else "" for kind in pair]
-        places = [f"here:{roots[0]}tree/", f"there:{roots[1]}tree/"]
+        environment = configure(folder, remotes)
+        places = trees_of(pair)
         if not words:
             places = [place + names[0].removeprefix("tree/") for place in places]
         done = subprocess.run(
