@@ -9,12 +9,14 @@ import json
 import re
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
+from typing import Any
 
-from flask import Flask, Response, request
+from flask import Flask, Response, g, request
 
 from relay import __version__
 from relay.api import openapi, render
 from relay.api.auth import guard
+from relay.api.caller import Caller
 from relay.api.lingering_close import with_lingering_close
 from relay.api.migrate_route import migrate_view
 from relay.api.migration_routes import LedgerContext, View, json_answer, ledger_routes
@@ -44,7 +46,7 @@ def create_app(
     app.extensions[ENGINE] = engine
     app.extensions[LEDGER] = works
     check = guard(tokens)
-    app.before_request(lambda: check(request.environ))
+    app.before_request(partial(_admit, check))
     app.before_request(partial(_check_query, openapi.parameters()))
     render.register(app)
     require_works = partial(_require_works, works)
@@ -55,6 +57,11 @@ def create_app(
         app.add_url_rule(path, endpoint=f"{method} {path}", view_func=view, methods=[method])
     app.wsgi_app = with_lingering_close(app.wsgi_app)  # type: ignore[assignment, method-assign]
     return app
+
+
+def _admit(check: Callable[[Mapping[str, Any]], Caller]) -> None:
+    """Check a request before any other code sees it, and note its caller in `g.caller`."""
+    g.caller = check(request.environ)
 
 
 def _check_query(known: Mapping[tuple[str, str], frozenset[str]]) -> None:

@@ -24,6 +24,7 @@ from pathlib import Path
 from struct import Struct
 from typing import Any
 
+from relay.api.caller import ANONYMOUS, FILE, LOCAL, Caller
 from relay.errors import ConfigError, Forbidden, Unauthorized
 from relay.hosts import is_loopback
 from relay.process.small_files import read_secret
@@ -65,18 +66,20 @@ _TOKENS_HINT = (
 )
 
 
-def guard(tokens: Iterable[str]) -> Callable[[Mapping[str, Any]], None]:
-    """Return a function that checks a request's environ; it raises Unauthorized or Forbidden."""
+def guard(tokens: Iterable[str]) -> Callable[[Mapping[str, Any]], Caller]:
+    """Return a function that checks a request's environ and returns its caller; it raises
+    Unauthorized or Forbidden."""
     known = tuple(sha256(token.encode()).digest() for token in tokens)
 
-    def check(environ: Mapping[str, Any]) -> None:
+    def check(environ: Mapping[str, Any]) -> Caller:
         if environ.get("PATH_INFO") in OPEN_PATHS:
-            return
+            return ANONYMOUS
         if known:
             _check_token(environ.get("HTTP_AUTHORIZATION", ""), known)
         else:
             _check_local(environ)
         _check_origin(environ)
+        return FILE if known else LOCAL
 
     return check
 

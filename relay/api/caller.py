@@ -1,0 +1,47 @@
+"""The caller of a request: which token it sent, whose migrations it sees, and what it may do.
+
+Decided here: nothing. `relay/api/auth.py` finds the caller of each request and puts it into
+`flask.g.caller`; every view that depends on it asks `current_caller`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from flask import g
+
+from relay.ledger.token_values import EVERY_SCOPE, NO_LIMITS, Scope, TokenLimits
+
+
+@dataclass(frozen=True, kw_only=True)
+class Caller:
+    """The sender of a request that may be answered."""
+
+    token_id: str | None = None
+    """The id of its token in the ledger; None for a token of RELAY_TOKENS_FILE, and without
+    tokens."""
+    name: str
+    """The name of its token, for the audit log and for people."""
+    tenant: str | None
+    """The tenant of what it creates. None: it belongs to no tenant, and sees all of them."""
+    scopes: frozenset[Scope]
+    limits: TokenLimits = NO_LIMITS
+
+    @property
+    def visible_tenant(self) -> str | None:
+        """The only tenant whose migrations it sees, or None if it sees all tenants."""
+        return None if Scope.ADMIN in self.scopes else self.tenant
+
+
+LOCAL: Final = Caller(name="local", tenant=None, scopes=EVERY_SCOPE)
+"""Any user of this machine, on a server without tokens."""
+FILE: Final = Caller(name="tokens file", tenant=None, scopes=EVERY_SCOPE)
+"""A caller with a token of RELAY_TOKENS_FILE."""
+ANONYMOUS: Final = Caller(name="anonymous", tenant="", scopes=frozenset())
+"""A caller of a path that needs no token: it may do nothing else."""
+
+
+def current_caller() -> Caller:
+    """Return the caller of the request that this greenlet answers."""
+    found: Caller = g.caller
+    return found
