@@ -33,6 +33,15 @@ import pytest
 FIRST = ("torture", "end_to_end", "contract", "faults", "properties", "unit")
 """The folders in the order in which their files are taken: small files come last, so that all
 workers end together."""
+LONG = (
+    "test_crash.py",
+    "test_cuts.py",
+    "test_faults.py",
+    "test_short_source.py",
+    "test_tree.py",
+    "test_migrations.py",
+)
+"""Files of minutes, which are taken before all others: at the end one of them would run alone."""
 NUMBER_BYTES = 4
 CRASHED = 70
 """The exit code of a worker that could not continue; it has printed the reason. (EX_SOFTWARE of
@@ -251,7 +260,8 @@ class Inside:
 def files_of(items: list[pytest.Item]) -> list[tuple[Path, list[pytest.Item]]]:
     """Return the files of some tests with their tests, in the order in which they are to run."""
     files = [(path, list(tests)) for path, tests in groupby(items, key=lambda item: item.path)]
-    return sorted(
-        files,
-        key=lambda pair: FIRST.index(pair[0].parent.name) if pair[0].parent.name in FIRST else 0,
-    )
+    return sorted(files, key=lambda pair: (pair[0].name not in LONG, _rank(pair[0].parent.name)))
+
+
+def _rank(folder: str) -> int:
+    return FIRST.index(folder) if folder in FIRST else 0

@@ -53,6 +53,7 @@ def test_every_failpoint_is_a_place_of_the_campaign() -> None:
     assert {place.name for place in failpoints.PLACES} == set(POINTS)
 
 
+@pytest.mark.campaign
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("store", ["local", "s3"])
 def test_f59_a_kill_at_each_place_loses_nothing(store: str, tmp_path: Path) -> None:
@@ -93,6 +94,7 @@ def test_a_failpoint_that_is_never_reached_is_reported(
     assert row.wrong == ["mid-part was never reached 1000 times"]
 
 
+@pytest.mark.campaign
 @pytest.mark.timeout(150)
 def test_f60_an_object_killed_halfway_costs_its_other_half(tmp_path: Path) -> None:
     if find_weed() is None:

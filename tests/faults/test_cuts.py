@@ -3,7 +3,10 @@ whole."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
+from gevent.pool import Pool
 
 from relay.errors import RelayError
 from tests.conftest import Certificates, Engine
@@ -16,6 +19,8 @@ from tests.faults.scripted_peers import (
 )
 from tests.scripted import Peer, Script, Talk
 
+AT_ONCE = 8
+"""Transfers at a time."""
 OBJECT = b"0123456789abcdefghijklmnopqrstuv"
 BY_LENGTH = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(OBJECT) + OBJECT
 CHUNKED = (
@@ -35,6 +40,12 @@ def cutting_script(count: int) -> Script:
         talk.peek(count)
 
     return script
+
+
+def check_at_once(check: Callable[[int], None], cuts: int) -> None:
+    """Check each cut; some at a time, since each waits for the engine to look again."""
+    for checked in Pool(AT_ONCE).imap_unordered(check, range(cuts)):
+        assert checked is None
 
 
 @pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
@@ -70,19 +81,22 @@ def test_the_destination_hangs_up_after_every_byte(
         with Peer(destination_script(cloud), context) as there:
             engine.migrate(here.url(), there.url("/b"), verify=verify)
         put = next(head for head in cloud.heads if head.startswith(b"PUT"))
-        for cut in range(len(put) + len(OBJECT) + 1):
+
+        def check(cut: int) -> None:
             with Peer(cutting_script(cut), context) as there, pytest.raises(RelayError) as caught:
                 engine.migrate(here.url(), there.url("/b"), verify=verify)
             assert caught.value.side == "destination", cut
+
+        check_at_once(check, len(put) + len(OBJECT) + 1)
 
 
 @pytest.mark.parametrize("verify", ["auto", "size"])
 def test_the_destinations_answer_is_cut_at_every_byte(engine: Engine, verify: str) -> None:
     reply = b"HTTP/1.1 201 Created\r\nContent-Length: 0\r\n\r\n"
     with Peer(source_script(Cloud(), fixed_answer(BY_LENGTH))) as here:
-        for cut in range(len(reply)):
 
-            def script(talk: Talk, cut: int = cut) -> None:
+        def check(cut: int) -> None:
+            def script(talk: Talk) -> None:
                 talk.head()
                 talk.body(len(OBJECT))
                 talk.send(reply[:cut])
@@ -90,3 +104,5 @@ def test_the_destinations_answer_is_cut_at_every_byte(engine: Engine, verify: st
             with Peer(inspected_script(script)) as there, pytest.raises(RelayError) as caught:
                 engine.migrate(here.url(), there.url("/b"), verify=verify)
             assert caught.value.side == "destination", cut
+
+        check_at_once(check, len(reply))

@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relay.errors import StoreError, Unsupported
-from relay.stores import index_pages
+from relay.stores import index_json
 from relay.stores.index_links import LinkTarget, read_link, segments_of
-from relay.stores.index_pages import IndexPage, read_entries
+from relay.stores.index_pages import read_entries
+from relay.stores.index_refusals import IndexPage
 from relay.stores.interfaces import Entry
 
 
@@ -115,7 +116,7 @@ def test_a_list_with_caddys_maximum_of_rows_may_be_cut(
     monkeypatch: pytest.MonkeyPatch, rows: int, text: str, is_cut: bool
 ) -> None:
     """Caddy omits the rest of the folder without a sign."""
-    monkeypatch.setattr(index_pages, "_CADDY_ROWS", rows)
+    monkeypatch.setattr(index_json, "CADDY_ROWS", rows)
     page = IndexPage(shown="http://host/pub/", side="source", paths=("/pub/",))
     if is_cut:
         with pytest.raises(Unsupported, match="cuts"):

@@ -18,7 +18,8 @@ from relay.redirects import redirect_target
 from relay.stores import index_pages
 from relay.stores.error_messages import message_of, without_query
 from relay.stores.index_links import read_link, same_text
-from relay.stores.index_pages import IndexPage, read_entries
+from relay.stores.index_pages import read_entries
+from relay.stores.index_refusals import IndexPage
 from relay.stores.interfaces import Entry
 
 PAGE = IndexPage(shown="x", side="source", paths=("/a/",), host="h")

@@ -8,7 +8,8 @@ import pytest
 
 from relay.errors import ConnectionLost, ProtocolViolation, Unsupported
 from relay.stores.index_links import LinkTarget, read_link, segments_of
-from relay.stores.index_pages import PENDING_CHARACTERS, IndexPage, read_entries
+from relay.stores.index_pages import read_entries
+from relay.stores.index_refusals import PENDING_CHARACTERS, IndexPage
 
 FOLDER = "/a b (c)/ü/"
 ASKED = "/a%20b%20(c)/%C3%BC/"
