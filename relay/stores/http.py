@@ -27,7 +27,8 @@ from relay.stores.http_uploads import (
     put_object,
     unkept_metadata,
 )
-from relay.stores.index_pages import ACCEPT, IndexPage, read_entries
+from relay.stores.index_pages import ACCEPT, read_entries
+from relay.stores.index_refusals import IndexPage
 from relay.stores.interfaces import (
     ByteRange,
     Entry,
