@@ -1667,7 +1667,7 @@ def test_a_server_is_tested_once_for_overwriting(engine: Engine, kind: type[Dav]
         for name in ("/a", "/b"):
             engine.migrate(source.url(), webdav_location(peer.url(name)), if_exists="fail")
     assert dav.objects == {b"/a": DATA, b"/b": DATA}
-    assert dav.tried.count(b"MOVE") == 1
+    assert dav.tried.count(b"MOVE") == (2 if kind is Dav else 1)
 
 
 @pytest.mark.parametrize(
@@ -1694,9 +1694,33 @@ class Undeletable(Dav):
         return EMPTY % 403
 
 
-def test_a_trial_that_cannot_be_removed_is_named(engine: Engine) -> None:
+def test_a_trial_that_cannot_be_removed_leaves_nothing(engine: Engine) -> None:
     """nginx deletes nothing unless its `dav_methods` have DELETE."""
     dav = Undeletable()
+    with (
+        Peer([source_script(Cloud(), fixed_answer(GET_HEAD, DATA))] * 8) as source,
+        Peer([dav] * 40) as peer,
+    ):
+        outcomes = [
+            engine.migrate(source.url(), webdav_location(peer.url(name)), if_exists="fail")
+            for name in ("/a", "/b")
+        ]
+    notes = [outcome.receipt.notes for outcome in outcomes if outcome.receipt is not None]
+    assert dav.objects == {b"/a": DATA, b"/b": DATA}
+    assert notes == [(), ()]
+
+
+class Immovable(Undeletable):
+    """Refuses to replace one of relay's temporary objects."""
+
+    def _done(self, method: bytes, path: bytes, request: bytes, body: bytes) -> bytes:
+        if method == b"MOVE" and self.objects.get(path) == TRIAL:
+            return EMPTY % (412 if b"Overwrite: F" in request else 403)
+        return super()._done(method, path, request, body)
+
+
+def test_a_trial_that_remains_is_named(engine: Engine) -> None:
+    dav = Immovable()
     with (
         Peer([source_script(Cloud(), fixed_answer(GET_HEAD, DATA))] * 8) as source,
         Peer([dav] * 40) as peer,

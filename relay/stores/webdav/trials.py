@@ -25,6 +25,7 @@ from relay.stores.webdav.objects import DavObjects
 from relay.stores.webdav.properties import NO_METHOD
 from relay.stores.webdav.staged_names import StagedNames, cut_place
 from relay.wire.exchange import Response
+from relay.wire.http1 import Fields
 from relay.wire.watchdog import Watchdog
 
 NO_COPY = "no COPY"
@@ -33,6 +34,8 @@ COPIES = "COPY keeps to the name"
 """Fact: a COPY made an object under the name of its Destination."""
 KEEP: Final = (("Overwrite", "F"),)
 """The field of a request that may not replace anything."""
+REPLACE: Final = (("Overwrite", "T"),)
+"""The field of a request that may replace an object."""
 TRIAL: Final = b"A trial of relay. It may be deleted.\n"
 """The bytes of a temporary object of a trial."""
 
@@ -66,21 +69,25 @@ class Trials:
         return ()
 
     def _try_move(self, location: Location, token: str) -> tuple[str, ...]:
-        """Move one temporary object onto another one. Returns and raises as `learn_overwrites`."""
+        """Move one temporary object onto another one, which has the name of the upload that
+        follows. So nothing remains for long, even if the server refuses DELETE. Returns and raises
+        as `learn_overwrites`."""
         part = self._names.choose(location, token)
         other = self._names.spare(location, token)
-        memory, kept = self._client.wire.memory, False
+        memory, kept, left = self._client.wire.memory, False, [part, other]
         try:
             self._put(part, location)
             self._put(other)
-            response = self._moves.send("MOVE", part, other, KEEP)
-            response.body.close()
-            kept = response.head.status == 412
+            kept = self._move_onto(part, other, KEEP) == 412
             memory.learn(location.origin, HONOURS if kept else IGNORES)
-            for one in (part, other):
-                delete_object(self._client, one, Version())
+            if kept:
+                self._move_onto(part, other, REPLACE)
+            if self._objects.exists(other):
+                delete_object(self._client, other, Version())
+            left.remove(other)
+            delete_object(self._client, part, Version())
         except StoreError as error:
-            self._remove((part, other), error)
+            self._remove(tuple(left), error)
             if error.retryable:
                 raise
             if not kept:
@@ -88,9 +95,15 @@ class Trials:
             # The upload that follows replaces `part`.
             return tuple(text for name, text in error.remains.items() if name == str(other))
         except BaseException as error:
-            self._remove((part, other), error)
+            self._remove(tuple(left), error)
             raise
         return ()
+
+    def _move_onto(self, part: Location, other: Location, fields: Fields) -> int:
+        """Move `other` to the name of `part`; return the status of the answer."""
+        response = self._moves.send("MOVE", other, part, fields)
+        response.body.close()
+        return response.head.status
 
     def require_copies(self, part: Location, location: Location, token: str) -> None:
         """Raise Rejected if the server's COPY does not keep to the name of its Destination, or if
