@@ -19,18 +19,18 @@ class Scope(StrEnum):
     ADMIN = "admin"
 
     @property
-    def contained(self) -> frozenset[Scope]:
+    def with_smaller(self) -> frozenset[Scope]:
         """This scope and every smaller one."""
         return frozenset(_ASCENDING[: _ASCENDING.index(self) + 1])
 
 
 _ASCENDING: Final = (Scope.READ, Scope.SUBMIT, Scope.ADMIN)
-EVERY_SCOPE: Final = Scope.ADMIN.contained
+EVERY_SCOPE: Final = Scope.ADMIN.with_smaller
 
 
 @dataclass(frozen=True, kw_only=True)
 class TokenLimits:
-    """The limits of one token; None is no limit, except where a member says otherwise."""
+    """The limits of one token; None is unlimited, except where a member says otherwise."""
 
     slots: int | None = None
     """Concurrent transfers of all its migrations."""
@@ -57,12 +57,22 @@ class TokenLimits:
     def from_json(cls, members: Mapping[str, Any]) -> TokenLimits:
         """Return the limits that `to_json` gave; members of a newer relay are left out."""
         names = {one.name for one in fields(cls)}
-        values = {
+        values: dict[str, Any] = {
             name: tuple(value) if isinstance(value, list) else value
             for name, value in members.items()
             if name in names
         }
         return cls(**values)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenHolder:
+    """The token whose request begins a migration."""
+
+    token_id: str
+    migrations: int | None = None
+    """As in TokenLimits."""
+    bytes_per_day: int | None = None
 
 
 NO_LIMITS: Final = TokenLimits(local=True)
