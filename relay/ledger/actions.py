@@ -11,13 +11,16 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from sqlalchemy import (
+    ColumnElement,
     Connection,
+    and_,
     case,
     delete,
     exists,
     func,
     insert,
     select,
+    true,
     update,
 )
 
@@ -27,6 +30,7 @@ from relay.errors import (
 from relay.ledger.acceptance import learn_owner
 from relay.ledger.counters import CounterDelta
 from relay.ledger.migration_rows import lock_migration, one, secret, write_event
+from relay.ledger.pages import error_member
 from relay.ledger.rows import Migration, Spec
 from relay.ledger.schema import (
     QUEUED,
@@ -98,6 +102,44 @@ def act(
             _move_all(connection, found.id, ended, TransferVerb.RETRY, changes)
     changes.write(connection)
     write_event(connection, found.id, EventKind(verb), {})
+    return one(connection, found.id)
+
+
+def retry_reason(connection: Connection, id: str, code: str) -> Migration:
+    """Queue again the failed objects whose error has one code; all others stay as they are. Raises
+    MigrationUnknown, and IllegalTransition also if none has failed for that reason."""
+    found = lock_migration(connection, id)
+    try:
+        state = state_after(MIGRATION, MigrationVerb.RETRY, found.state)
+    except IllegalTransition:
+        raise not_now(found, MigrationVerb.RETRY) from None
+    if state is not None and secret(connection, found.id) is None:
+        raise IllegalTransition(
+            "its credentials were forgotten after it ended", hint=_GIVE_CREDENTIALS
+        )
+    if found.recursive and _lacks_urls(connection, found.id):
+        return list_again(connection, found.id)  # the URLs of its list were forgotten
+    changes = CounterDelta()
+    chosen = error_member(connection, transfers.c.error, "code") == code
+    refused = _forget_refused(connection, found.id, changes, chosen) if found.recursive else 0
+    _move_all(
+        connection,
+        found.id,
+        TransferState.FAILED,
+        TransferVerb.RETRY,
+        changes,
+        chosen=chosen,
+    )
+    if not refused and not changes.objects(found.id, TransferState.QUEUED):
+        raise IllegalTransition(
+            f"no object of migration {found.number} has failed for this reason",
+            hint="Load the page again: they may have been retried already.",
+        )
+    changed = _columns_changed_by(found, MigrationVerb.RETRY, refused)
+    changed |= {"state": state or found.state, "looked": None, "ended": None}
+    connection.execute(update(migrations).where(migrations.c.id == found.id).values(**changed))
+    changes.write(connection)
+    write_event(connection, found.id, EventKind.RETRY, {"reason": code})
     return one(connection, found.id)
 
 
@@ -234,13 +276,20 @@ def renew_secret(connection: Connection, id: str, secret: Mapping[str, Any]) -> 
 
 
 _HALF: Final = 1 << 20
+_ANY: Final = true()
 
 
 def _move_all(
-    connection: Connection, id: str, state: str, verb: str, changes: CounterDelta
+    connection: Connection,
+    id: str,
+    state: str,
+    verb: str,
+    changes: CounterDelta,
+    *,
+    chosen: ColumnElement[bool] = _ANY,
 ) -> None:
-    """Apply a verb to every transfer in one state, and add the change of the tallies to
-    `changes`."""
+    """Apply a verb to every transfer in one state that is `chosen`, and add the change of the
+    tallies to `changes`."""
     to = TRANSFER[verb].to
     # A person asked for the retry, so the attempts and crashes count from 0 again.
     fresh: dict[str, Any] = {"ended": time.time()}
@@ -250,7 +299,8 @@ def _move_all(
     more = case((transfers.c.attempts > 1, transfers.c.attempts - 1), else_=0)
     size_of = func.coalesce(transfers.c.bytes, transfers.c.size, 0)
     rows = select(transfers.c.id, size_of.label("size"), more.label("more"))
-    rows = rows.where(transfers.c.migration_id == id, transfers.c.state == state)
+    wanted = and_(transfers.c.migration_id == id, transfers.c.state == state, chosen)
+    rows = rows.where(wanted)
     # In PostgreSQL a single statement counts and changes: between two statements other workers
     # could claim some of these rows, or end more.
     alone = connection.dialect.name == "sqlite"
@@ -264,7 +314,7 @@ def _move_all(
     sums = select(func.count(), *halves, func.sum(counted.c.more)).select_from(counted)
     count, high, low, retries = connection.execute(sums if alone else sums.add_cte(changed)).one()
     if alone:
-        connection.execute(change.where(transfers.c.migration_id == id, transfers.c.state == state))
+        connection.execute(change.where(wanted))
     size = int(high or 0) * _HALF + int(low or 0)
     changes.add(id, state, -count, -size)
     changes.add(id, to, count, size)
@@ -272,10 +322,16 @@ def _move_all(
         changes.count_retries(id, -int(retries or 0))
 
 
-def _forget_refused(connection: Connection, id: str, changes: CounterDelta) -> int:
-    """Delete the entries that a listing refused and no worker has claimed: the next listing reports
-    them again. Return their number, and add the change of the tallies to `changes`."""
-    never = transfers.c.ended.is_(None) & (transfers.c.attempts == 0)
+def _forget_refused(
+    connection: Connection,
+    id: str,
+    changes: CounterDelta,
+    chosen: ColumnElement[bool] = _ANY,
+) -> int:
+    """Delete the `chosen` entries that a listing refused and no worker has claimed: the next
+    listing reports them again. Return their number, and add the change of the tallies to
+    `changes`."""
+    never = transfers.c.ended.is_(None) & (transfers.c.attempts == 0) & chosen
     refused = (transfers.c.migration_id == id) & (transfers.c.state == TransferState.FAILED) & never
     sizes = (
         connection.execute(delete(transfers).where(refused).returning(transfers.c.size))

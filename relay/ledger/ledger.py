@@ -30,6 +30,7 @@ from relay.ledger import (
     local_links,
     migration_rows,
     orphans,
+    overview,
     pages,
     part_leases,
     poll,
@@ -137,6 +138,16 @@ class Ledger:
 
         return self.database.run(act)
 
+    def retry_reason(self, id: str, code: str) -> Migration:
+        """As actions.retry_reason; the migration learns of other migrations as in `act`."""
+
+        def retry(connection: Connection) -> Migration:
+            found = actions.retry_reason(connection, id, code)
+            self._resume(connection, found.id)
+            return migration_rows.one(connection, found.id)
+
+        return self.database.run(retry)
+
     def list_again(self, id: str, anyway: bool = False) -> Migration:
         """As actions.list_again."""
         return self.database.run(lambda c: actions.list_again(c, id, anyway))
@@ -234,6 +245,40 @@ class Ledger:
     ) -> list[pages.TransferRow]:
         """As pages.page."""
         return self.database.run(lambda c: pages.page(c, id, states, after, limit), write=False)
+
+    # -- the page
+
+    def find_migrations(self, wanted: overview.MigrationSearch) -> list[Migration]:
+        """As overview.find_migrations."""
+        return self.database.run(
+            lambda c: overview.find_migrations(c, wanted, self._shown_kind), write=False
+        )
+
+    def migrations_by_number(self, numbers: Sequence[int]) -> list[Migration]:
+        """As overview.migrations_by_number."""
+        return self.database.run(
+            lambda c: overview.migrations_by_number(c, numbers, self._shown_kind), write=False
+        )
+
+    def group_counts(self) -> dict[overview.Group, int]:
+        """As overview.group_counts."""
+        return self.database.run(lambda c: overview.group_counts(c, self._shown_kind), write=False)
+
+    def find_objects(self, id: str, wanted: overview.ObjectSearch) -> overview.ObjectPage:
+        """As overview.find_objects."""
+        return self.database.run(lambda c: overview.find_objects(c, id, wanted), write=False)
+
+    def one_object(self, id: str, transfer: int) -> pages.TransferRow | None:
+        """As overview.one_object."""
+        return self.database.run(lambda c: overview.one_object(c, id, transfer), write=False)
+
+    def unfinished_uploads(self, id: str) -> int:
+        """As overview.unfinished_uploads."""
+        return self.database.run(lambda c: overview.unfinished_uploads(c, id), write=False)
+
+    def failure_reasons(self, id: str) -> list[overview.Reason]:
+        """As overview.failure_reasons."""
+        return self.database.run(lambda c: overview.failure_reasons(c, id), write=False)
 
     # -- workers and claims
 

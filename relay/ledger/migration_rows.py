@@ -109,7 +109,7 @@ def _with_counts(connection: Connection, rows: Sequence[Row[Any]]) -> list[Migra
     slots = slots_of(connection, moving)
     return [
         replace(
-            _migration(
+            migration_of_row(
                 row,
                 tallies[row.id],
                 arrived.get(row.id, 0),
@@ -168,9 +168,10 @@ def gone_since(connection: Connection, id: str, since: float) -> int:
     return sum(json.loads(members).get("gone", 0) for members in found)
 
 
-def _migration(
+def migration_of_row(
     row: Row[Any], tally: Mapping[str, Any], in_parts: int, efforts: Efforts, helpers: int
 ) -> Migration:
+    """Return a row of the table as a value, with its counters."""
     return Migration(
         id=row.id,
         number=row.number,

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, select
+from sqlalchemy import JSON, ColumnElement, Connection, Row, Select, cast, func, select
 
 from relay.ledger.schema import receipts, transfers
 
@@ -40,8 +40,7 @@ def page(
     """Return up to `limit` transfers with ids above `after`, in the order of their ids; with
     `states`, only those in one of them."""
     query = (
-        select(transfers, receipts.c.receipt)
-        .outerjoin(receipts, receipts.c.transfer_id == transfers.c.id)
+        select_rows()
         .where(transfers.c.migration_id == migration, transfers.c.id > after)
         .order_by(transfers.c.id)
         .limit(limit)
@@ -49,20 +48,39 @@ def page(
     wanted = tuple(states)
     if wanted:
         query = query.where(transfers.c.state.in_(wanted))
-    return [
-        TransferRow(
-            id=row.id,
-            name=row.name,
-            state=row.state,
-            size=row.size,
-            bytes=row.bytes,
-            resent=row.resent,
-            attempts=row.attempts,
-            seconds=row.seconds,
-            level=row.level,
-            error=json.loads(row.error) if row.error else None,
-            receipt=json.loads(row.receipt) if row.receipt else None,
-            ended=row.ended,
-        )
-        for row in connection.execute(query)
-    ]
+    return [transfer_row(row) for row in connection.execute(query)]
+
+
+def select_rows() -> Select[Any]:
+    """Return the query for transfers with their receipts, without a condition."""
+    return select(transfers, receipts.c.receipt).outerjoin(
+        receipts, receipts.c.transfer_id == transfers.c.id
+    )
+
+
+def error_member(
+    connection: Connection, error: ColumnElement[Any], name: str
+) -> ColumnElement[str]:
+    """Return a member of the error of a transfer as text, '' without one. The column is JSON, whose
+    spaces differ between the two databases."""
+    if connection.dialect.name == "sqlite":  # which would take CAST(… AS JSON) as a number
+        return func.coalesce(func.json_extract(error, f"$.{name}"), "")
+    return func.coalesce(cast(error, JSON)[name].as_string(), "")
+
+
+def transfer_row(row: Row[Any]) -> TransferRow:
+    """Return a row of `select_rows` as a value."""
+    return TransferRow(
+        id=row.id,
+        name=row.name,
+        state=row.state,
+        size=row.size,
+        bytes=row.bytes,
+        resent=row.resent,
+        attempts=row.attempts,
+        seconds=row.seconds,
+        level=row.level,
+        error=json.loads(row.error) if row.error else None,
+        receipt=json.loads(row.receipt) if row.receipt else None,
+        ended=row.ended,
+    )
