@@ -269,6 +269,7 @@ PACKAGES = (
     "engine/worker",
     "views",
     "api",
+    "ui",
     "cli",
 )
 """The packages of relay/ in the order in which they may import one another; "" are the modules at

@@ -128,6 +128,17 @@ def is_given(name: str, flags: Mapping[str, Any]) -> bool:
     return flags.get(name) is not None or bool(in_variables) or name in _in_file()
 
 
+def source_of(name: str) -> str:
+    """Return where a setting is set: its variable, the file's name, or `default`. Says `default`
+    too if the file can't be read now."""
+    if os.environ.get(f"RELAY_{name.upper()}"):
+        return f"RELAY_{name.upper()}"
+    try:
+        return str(_file()) if name in _in_file() else "default"
+    except (ConfigError, OSError, ValueError):
+        return "default"
+
+
 def is_found(name: str) -> bool:
     """Return whether only the relay.toml of the current folder has a setting: the file may be part
     of a cloned repository, without the user's knowledge. Raises as `load_settings`."""

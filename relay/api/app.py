@@ -17,15 +17,18 @@ from relay import __version__
 from relay.api import openapi, render
 from relay.api.auth import guard
 from relay.api.caller import Caller
+from relay.api.forwarded_prefix import path_prefix
 from relay.api.lingering_close import with_lingering_close
 from relay.api.migrate_route import migrate_view
-from relay.api.migration_routes import LedgerContext, View, json_answer, ledger_routes
+from relay.api.migration_routes import JSON, LedgerContext, View, json_answer, ledger_routes
 from relay.engine.transfer_engine import TransferEngine
 from relay.errors import InvalidType, LedgerFailed, RelayError, UnknownMember
+from relay.ui.routes import add_pages
 from relay.wire.tls.choice import library_name
 
 ENGINE = "relay.engine"
 """Name of the application's extension that holds its TransferEngine."""
+HTML = "text/html"
 LEDGER = "relay.works"
 """Name of the application's extension that holds its LedgerContext, or None."""
 
@@ -55,6 +58,7 @@ def create_app(
         *ledger_routes(require_works, engine),
     ):
         app.add_url_rule(path, endpoint=f"{method} {path}", view_func=view, methods=[method])
+    add_pages(app, engine, require_works, has_works=works is not None)
     app.wsgi_app = with_lingering_close(app.wsgi_app)  # type: ignore[assignment, method-assign]
     return app
 
@@ -110,15 +114,22 @@ def _routes(
         (
             "/",
             "GET",
-            lambda: json_answer(
-                {"name": "relay", "version": __version__, "openapi": "/openapi.json"}
-            ),
+            _home,
         ),
         ("/migrate", "POST", migrate_view(engine, works, has_works=has_works)),
         ("/healthz", "GET", lambda: json_answer({"status": "ok"})),
         ("/readyz", "GET", lambda: _ready(engine, trouble)),
         ("/openapi.json", "GET", lambda: Response(document, mimetype="application/json")),
     )
+
+
+def _home() -> Response:
+    """Lead a browser to the page; tell every other client what this server is."""
+    if request.accept_mimetypes.best_match((JSON, HTML), default=JSON) == HTML:
+        target = f"{path_prefix()}{request.script_root}/ui/"
+        headers = {"Location": target, "Vary": "Accept", "Cache-Control": "no-store"}
+        return Response(status=302, headers=headers)
+    return json_answer({"name": "relay", "version": __version__, "openapi": "/openapi.json"})
 
 
 def _ready(engine: TransferEngine, trouble: Callable[[], RelayError | None]) -> Response:

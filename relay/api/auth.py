@@ -125,10 +125,15 @@ def _check_origin(environ: Mapping[str, Any]) -> None:
     """
     if environ.get("REQUEST_METHOD", "GET") in SAFE_METHODS:
         return
-    if environ.get("HTTP_SEC_FETCH_SITE", "none").strip().lower() not in ("same-origin", "none"):
+    site = environ.get("HTTP_SEC_FETCH_SITE", "none").strip().lower()
+    if site not in ("same-origin", "none"):
         raise Forbidden("a page of another site sent this request", hint=_ORIGIN_HINT)
     origin = environ.get("HTTP_ORIGIN")
     if origin is None:
+        return
+    # A form of a page without referrers, as relay's own are, names no origin (Fetch, "append a
+    # request `Origin` header"). The browser says then that it is ours; a sandboxed frame is not.
+    if origin == "null" and site == "same-origin":
         return
     named = _ORIGIN.fullmatch(origin.strip())
     if named is None or named[1].lower() != environ.get("HTTP_HOST", "").strip().lower():

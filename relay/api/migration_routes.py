@@ -27,6 +27,7 @@ from gevent.monkey import get_original
 from gevent.socket import wait_read
 
 from relay.api.following import PollAgain, PollCache, Waiters
+from relay.api.forwarded_prefix import path_prefix
 from relay.api.request_bodies import parse_change, parse_fresh
 from relay.api.strict_json import check_media_type, read_object
 from relay.engine.migration_request import MigrationRequest
@@ -54,7 +55,6 @@ STOPPING = {
 VERBS = (MigrationVerb.PAUSE, MigrationVerb.RESUME, MigrationVerb.CANCEL, MigrationVerb.RETRY)
 _WAIT = re.compile(r"wait\s*=\s*\"?([0-9]{1,6})\"?", re.I)
 
-_PREFIX = re.compile(r"(?:/[A-Za-z0-9._~!$&'()*+,;=:@%-]+){1,20}")
 _UNCACHED = {"Cache-Control": "no-store"}
 # gevent's own poll knows only POLLIN and POLLOUT. The original one blocks the hub, but never waits
 # here: its timeout is 0.
@@ -101,7 +101,7 @@ def accept(works: LedgerContext, engine: TransferEngine, order: MigrationRequest
     else:
         ended = _await_end(works, engine, migration, _wait_seconds())
         response = json_answer(summary(ended), 200 if ended.state in ENDED else 202)
-    response.headers["Location"] = f"{_prefix()}/migrations/{migration.id}"
+    response.headers["Location"] = f"{path_prefix()}/migrations/{migration.id}"
     return response
 
 
@@ -119,7 +119,7 @@ def ledger_routes(
             {
                 "migrations": rows,
                 # A full page may be the last one; the next is empty then.
-                "next": f"{_prefix()}/migrations?{query}" if len(found) == limit else None,
+                "next": f"{path_prefix()}/migrations?{query}" if len(found) == limit else None,
             }
         )
 
@@ -178,16 +178,6 @@ def _prefers(word: str) -> bool:
 def _wait_seconds() -> float:
     found = _WAIT.search(",".join(request.headers.getlist("Prefer")))
     return 0.0 if found is None or _prefers("respond-async") else min(float(found[1]), WAIT_SECONDS)
-
-
-def _prefix() -> str:
-    """Return the path prefix that a proxy removed and names in X-Forwarded-Prefix; '' without a
-    valid one.
-
-    A client that sends the header itself misleads only itself: answers are not cached.
-    """
-    reported = request.headers.get("X-Forwarded-Prefix", "").strip().rstrip("/")
-    return reported if len(reported) <= 500 and _PREFIX.fullmatch(reported) else ""
 
 
 def _key() -> str | None:
@@ -351,11 +341,9 @@ def _transfers(ledger: Ledger, id: str) -> Response:
     id = ledger.migration(id).id
     kind = request.accept_mimetypes.best_match((JSON, NDJSON, CSV), default=JSON)
     if kind == NDJSON:
-        return Response(
-            (json.dumps(row) + "\n" for row in _every(ledger, id, states)), mimetype=NDJSON
-        )
+        return Response(json_lines(ledger, id, states), mimetype=NDJSON)
     if kind == CSV:
-        return Response(_sheet(ledger, id, states), mimetype=CSV)
+        return Response(sheet(ledger, id, states), mimetype=CSV)
     limit = _number("limit", PAGE, PAGES)
     found = ledger.page(id, states, _number("after", 0, 2**53), limit)
     more = None
@@ -363,7 +351,7 @@ def _transfers(ledger: Ledger, id: str) -> Response:
         query: dict[str, str | int] = {"after": found[-1].id, "limit": limit}
         if states:
             query["state"] = ",".join(states)
-        more = f"{_prefix()}/migrations/{id}/transfers?{urlencode(query)}"
+        more = f"{path_prefix()}/migrations/{id}/transfers?{urlencode(query)}"
     return json_answer(
         {
             "transfers": [
@@ -374,13 +362,20 @@ def _transfers(ledger: Ledger, id: str) -> Response:
     )
 
 
+def json_lines(ledger: Ledger, id: str, states: tuple[str, ...]) -> Iterator[str]:
+    """Yield the report of a migration as NDJSON: an object with one of the states in each line; all
+    objects without states."""
+    return (json.dumps(row) + "\n" for row in _every(ledger, id, states))
+
+
+def sheet(ledger: Ledger, id: str, states: tuple[str, ...]) -> Iterator[str]:
+    """Yield the same report as CSV, with a header."""
+    yield ",".join(FIELDS) + "\r\n"
+    yield from (csv_line(row) + "\r\n" for row in _every(ledger, id, states))
+
+
 def _every(ledger: Ledger, id: str, states: tuple[str, ...]) -> Iterator[dict[str, Any]]:
     after = 0
     while found := ledger.page(id, states, after):
         yield from (report_line(row) for row in found)
         after = found[-1].id
-
-
-def _sheet(ledger: Ledger, id: str, states: tuple[str, ...]) -> Iterator[str]:
-    yield ",".join(FIELDS) + "\r\n"
-    yield from (csv_line(row) + "\r\n" for row in _every(ledger, id, states))

@@ -66,6 +66,8 @@ class Route:
     """Whether the request body may be left out."""
     moves: bool = False
     """Whether it may also answer 202."""
+    leads: bool = False
+    """Whether it leads a browser to the page."""
     lines: tuple[type[BaseModel], ...] = ()
     """Models of a line, if it can also answer with NDJSON."""
     texts: tuple[str, ...] = ()
@@ -80,7 +82,14 @@ _REFRESH_PROBLEMS = (412, 500, 501, 502, 504)
 """Statuses that reading a list of fresh URLs adds: it is read before the answer."""
 
 ROUTES = (
-    Route("/", "get", name="root", summary="Name and version of the server", answers=(RootSchema,)),
+    Route(
+        "/",
+        "get",
+        name="root",
+        summary="Name and version of the server",
+        answers=(RootSchema,),
+        leads=True,
+    ),
     Route(
         "/migrate",
         "post",
@@ -245,6 +254,8 @@ _ACCEPTED = """The migration is recorded in the ledger, and runs even if this co
 `Idempotency-Key` or `Prefer: respond-async`. With `Prefer: wait=60` the server waits up to 60
 seconds for the end before it answers."""
 
+_LED = "A browser, whose request prefers `text/html`, is led to the page at `ui/`"
+
 _MOVED = """The object was transferred, or was skipped. If the answer is a migration in the ledger
 (`Prefer: wait=60`), that has ended; its `state` may be `failed`."""
 
@@ -314,6 +325,8 @@ def _operation(route: Route) -> dict[str, Any]:
     if route.takes is not None:
         content = {"application/json": {"schema": _ref(route.takes)}}
         operation["requestBody"] = {"required": not route.optional, "content": content}
+    if route.leads:
+        operation["responses"]["302"] = {"description": _LED}
     if route.moves:
         accepted = {
             "description": _ACCEPTED,

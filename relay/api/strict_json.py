@@ -48,7 +48,7 @@ _MEDIA_TYPE = re.compile(r'application/json(?:\s*;\s*charset="?utf-8"?)?\s*', re
 def read_object(environ: dict[str, Any], limit_bytes: int, seconds: float) -> Mapping[str, Any]:
     """Return the request's JSON object. Raises a RequestError."""
     _check_declared(environ)
-    raw = _read(environ, limit_bytes, seconds)
+    raw = read_body(environ, limit_bytes, seconds)
     value = parse(raw)
     if not isinstance(value, dict):
         raise RequestError("the body must be a JSON object", pointer="")
@@ -110,7 +110,8 @@ def announced_length(environ: Mapping[str, Any]) -> int | None:
     return int(text)
 
 
-def _read(environ: dict[str, Any], limit_bytes: int, seconds: float) -> bytes:
+def read_body(environ: dict[str, Any], limit_bytes: int, seconds: float) -> bytes:
+    """Return the whole body of a request, of any type. Raises a RequestError."""
     length = announced_length(environ)
     if length is not None and length > limit_bytes:
         raise _too_large(limit_bytes)

@@ -15,20 +15,13 @@ from relay.cli.migrate import order_of
 from relay.cli.options import PLACES, WORK, warn, with_flags
 from relay.cli.terminal import ReaderGone, in_columns, tell
 from relay.cli.waits import reporting_retries
-from relay.engine.dry_run import DryRun, DryRunReport
+from relay.engine.dry_run import DryRun
 from relay.engine.migration_request import MigrationJob
-from relay.engine.plan import IfExists, Metadata
+from relay.engine.plan import Metadata
 from relay.engine.transfer_engine import TransferEngine
 from relay.settings_sources import load_settings
 from relay.stores.remotes import Remotes
-
-FATES: Mapping[IfExists, Mapping[str, str]] = {
-    IfExists.OVERWRITE: {"new": "moved", "unchanged": "overwritten", "differs": "overwritten"},
-    IfExists.CHANGED: {"new": "moved", "unchanged": "skipped", "differs": "overwritten"},
-    IfExists.SKIP: {"new": "moved", "unchanged": "skipped", "differs": "skipped"},
-    IfExists.FAIL: {"new": "moved", "unchanged": "failed", "differs": "failed"},
-}
-"""The fate of an object by the state of its destination."""
+from relay.views.dry_runs import plan_members
 
 
 @click.command(
@@ -63,7 +56,7 @@ def plan(sample: int, every: bool, as_json: bool, **options: Any) -> int:
     dry_run = DryRun(job, engine.stores, limits=engine.limits, sample=None if every else sample)
     with reporting_retries(dry_run.listing):
         report = dry_run.run()
-    members = _members(dry_run, report)
+    members = plan_members(dry_run, report)
     with suppress(ReaderGone):  # its exit code is an answer too
         for text in (
             [json.dumps(members)] if as_json else [in_columns(*row) for row in _lines(members)]
@@ -74,40 +67,6 @@ def plan(sample: int, every: bool, as_json: bool, **options: Any) -> int:
     if report.refused or loses_metadata or is_empty or members["fates"].get("failed"):
         return Exit.FAILED
     return Exit.VERIFIED
-
-
-def _members(dry_run: DryRun, report: DryRunReport) -> dict[str, Any]:
-    """Return the plan as plain values. `fates` are those of the compared objects."""
-    fates: dict[str, int] = {}
-    for answer, count in report.looks.items():
-        fate = FATES[dry_run.job.if_exists].get(answer, "unknown")
-        fates[fate] = fates.get(fate, 0) + count
-    # A store that copies by itself needs no parts. Without an inspected object (`--sample 0`) the
-    # source is assumed to have ranges.
-    parted = (
-        dry_run.offers_parts
-        and not dry_run.copies
-        and (report.ranges > 0 or not report.inspected_count)
-    )
-    return {
-        "source": str(dry_run.job.source),
-        "destination": str(dry_run.job.destination),
-        "objects": report.objects,
-        "bytes": report.bytes,
-        "unsized": report.unsized,
-        "refused": report.refused,
-        "names": [{"name": name, "why": why} for name, why in report.names],
-        "looked": report.inspected_count,
-        "found": dict(sorted(report.looks.items())),
-        "fates": dict(sorted(fates.items())),
-        "in_parts": {
-            "objects": report.large if parted else 0,
-            "bytes": report.large_bytes if parted else 0,
-        },
-        "server_copy": dry_run.copies,
-        "unkept": report.unkept,
-        "level": dry_run.level(report).value,
-    }
 
 
 def _lines(seen: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

@@ -128,11 +128,13 @@ class DryRun:
         """Start with an empty listing."""
         self.listing = Watchdog(self.limits)
         """The watchdog of the listing, which shows how long it has waited."""
+        self.report = DryRunReport()
+        """The counts so far, also of a run that was interrupted."""
 
     def run(self) -> DryRunReport:
         """List, count and inspect; return the report. Raises the errors of the source's listing; an
         error of one object is only counted."""
-        made = DryRunReport()
+        made = self.report
         good = self._count_entries(made)
         if self.sample is not None:
             # This reads the listing to its end, so that every entry is counted.

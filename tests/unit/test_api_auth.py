@@ -177,6 +177,8 @@ FOREIGN = [
     {"Sec-Fetch-Site": "same-site"},
     {"Sec-Fetch-Site": ""},
     {"Sec-Fetch-Site": "none, cross-site"},
+    {"Sec-Fetch-Site": "none", "Origin": "null"},
+    {"Sec-Fetch-Site": "same-site", "Origin": "null"},
     {"Sec-Fetch-Site": "cross-site", "Origin": "http://localhost:8080"},
     {"Sec-Fetch-Site": "same-origin", "Origin": "https://evil.example"},
 ]
@@ -185,6 +187,7 @@ OURS = [
     {"Origin": "http://localhost:8080"},
     {"Origin": "http://LOCALHOST:8080", "Sec-Fetch-Site": "same-origin"},
     {"Sec-Fetch-Site": "none"},
+    {"Sec-Fetch-Site": "same-origin", "Origin": "null"},  # a form of relay's own page
 ]
 CHANGES = [
     ("POST", "/migrate"),

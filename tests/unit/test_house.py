@@ -79,6 +79,9 @@ ORDER: tuple[str, ...] = (
     "relay.engine.worker",
     "relay.views",
     "relay.api",
+    "relay.ui",
+    "relay.api.app",
+    "relay.api.serving",
     "relay.cli",
 )
 """Each may import the entries above it, and itself. (wsgi and __main__ may import all.)"""

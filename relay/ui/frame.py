@@ -1,0 +1,75 @@
+"""The frame around every page: navigation, banners, the footer's state of this server.
+
+Decided here: what every page shows. Never here: the pages themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from flask import Response, g
+
+from relay.api.caller import ANONYMOUS, LOCAL
+from relay.api.migration_routes import LedgerContext
+from relay.engine.transfer_engine import TransferEngine
+from relay.errors import RelayError, Unauthorized
+from relay.ledger.ledger import Ledger
+from relay.ledger.token_values import Scope
+from relay.ui import words
+from relay.ui.paces import Paces
+from relay.ui.rendering import page
+from relay.views.problems import problem, retry_after
+
+
+@dataclass(frozen=True)
+class PageFrame:
+    """What the pages of one process share. `works` returns the access to the ledger; it raises
+    LedgerFailed without one."""
+
+    engine: TransferEngine
+    works: Callable[[], LedgerContext]
+    has_works: bool
+    paces: Paces = field(default_factory=Paces)
+
+    @property
+    def ledger(self) -> Ledger:
+        """The ledger of this process. Raises LedgerFailed without one."""
+        return self.works().ledger
+
+    @property
+    def trouble(self) -> RelayError | None:
+        """Why the ledger of this process does not answer now, or None."""
+        return self.works().worker.trouble if self.has_works else None
+
+    def page(self, template: str, *, here: str, status: int = 200, **values: Any) -> Response:
+        """Return a page; `here` is its entry in the navigation."""
+        # A request that was refused has no caller yet.
+        caller = g.get("caller", ANONYMOUS)
+        trouble = self.trouble
+        return page(
+            template,
+            status,
+            here=here,
+            caller=caller,
+            may_look=Scope.READ in caller.scopes,
+            may_change=Scope.SUBMIT in caller.scopes,
+            is_admin=Scope.ADMIN in caller.scopes,
+            banner=words.NO_TOKENS if caller is LOCAL else "",
+            draining=self.engine.draining,
+            trouble=trouble,
+            is_bad=trouble is not None or self.engine.draining,
+            csrf="",
+            **values,
+        )
+
+    def error(self, error: RelayError, title: str = "") -> Response:
+        """Return the page of an error: its title, detail, hint and instance."""
+        members = problem(error) | ({"title": title} if title else {})
+        response = self.page("error.html", here="", status=error.status, problem=members)
+        seconds = retry_after(error)
+        if seconds is not None:
+            response.headers["Retry-After"] = str(seconds)
+        if isinstance(error, Unauthorized):
+            response.headers["WWW-Authenticate"] = 'Bearer realm="relay"'
+        return response

@@ -1,0 +1,137 @@
+"""The live values of a page: as server-sent events, or as one JSON answer for a page that polls.
+
+An event `set` has the changed texts and bars, ready to show; the script puts them into the elements
+with their names. A page whose `shape` has changed loads itself again. Decided here: when a value is
+sent. Never here: the values (`summaries.py`)."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, Final
+
+import gevent
+from flask import Response, request
+
+from relay.api.migration_routes import json_answer, stream_answer
+from relay.errors import InvalidType, LedgerFailed, Overloaded
+from relay.ledger.states import ENDED
+from relay.ui import words
+from relay.ui.frame import PageFrame
+from relay.ui.migration_list import ROWS, list_update
+from relay.ui.migration_screen import migration_update
+from relay.ui.queries import number_of
+
+SSE: Final = "text/event-stream"
+LOOK_SECONDS: Final = 1.0
+SILENT_SECONDS: Final = 15.0
+"""Seconds after which a silent stream says that it is there: the script of the page knows then that
+its values are current, and a write finds out if the client is gone."""
+STREAMS: Final = 200
+"""Maximum number of streams of this process; further pages poll."""
+
+Look = Callable[[], dict[str, Any]]
+
+
+class Streams:
+    """The open streams of this process."""
+
+    def __init__(self, most: int = STREAMS) -> None:
+        self._most = most
+        self.open = 0
+
+    def events(self, frame: PageFrame, look: Look, ends: Callable[[], bool]) -> Iterator[str]:
+        """Yield the events of one stream until the server drains, or `ends` says that nothing
+        changes any more. Raises Overloaded if too many streams are open."""
+        if self.open >= self._most:
+            raise Overloaded("too many pages are open on this process", retry_after=30.0)
+        return self._events(frame, look, ends)
+
+    def _events(self, frame: PageFrame, look: Look, ends: Callable[[], bool]) -> Iterator[str]:
+        self.open += 1
+        try:
+            yield "retry: 2000\n\n"
+            yield from changes(frame, look, ends)
+        finally:
+            self.open -= 1
+
+
+def changes(frame: PageFrame, look: Look, ends: Callable[[], bool]) -> Iterator[str]:
+    """Yield the changed values once a second, and the state of the ledger while it is away."""
+    last: dict[str, Any] = {}
+    sent = time.monotonic()
+    while not frame.engine.draining:
+        found = _look(look)
+        news = _difference(last, found)
+        if news:
+            yield f"event: set\ndata: {json.dumps(news)}\n\n"
+            last, sent = found, time.monotonic()
+        elif time.monotonic() - sent > SILENT_SECONDS:
+            yield "event: beat\ndata: {}\n\n"
+            sent = time.monotonic()
+        if "trouble" not in found and ends():
+            yield "event: end\ndata: {}\n\n"
+            return
+        gevent.sleep(LOOK_SECONDS)
+    yield f"event: bye\ndata: {json.dumps({'text': words.DRAINING})}\nretry: 500\n\n"
+
+
+def stream(frame: PageFrame, streams: Streams) -> Response:
+    """Return the live values of a page as a stream. Raises MigrationUnknown, Overloaded, and a
+    RequestError for a wrong query."""
+    look, ends = _looks(frame)
+    response = stream_answer(streams.events(frame, look, ends), SSE)
+    response.headers["Cache-Control"] = "no-store, no-transform"
+    return response
+
+
+def values(frame: PageFrame) -> Response:
+    """Return the live values of a page once, for a page that polls. Raises as `stream`, and
+    LedgerFailed."""
+    look, _ = _looks(frame)
+    return json_answer(look())
+
+
+def _looks(frame: PageFrame) -> tuple[Look, Callable[[], bool]]:
+    if ("m" in request.args) == ("list" in request.args):
+        raise InvalidType("the query names neither m nor list", hint="Load the page again.")
+    if "list" in request.args:
+        numbers = [number_of(text, "list") for text in request.args["list"].split(",")][:ROWS]
+        return (lambda: list_update(frame, numbers, frame.ledger.group_counts())), lambda: False
+    work = frame.works()
+    id = work.ledger.migration(str(number_of(request.args["m"], "m"))).id
+
+    def look() -> dict[str, Any]:
+        return migration_update(frame, work.polls.migration(id))
+
+    def ends() -> bool:
+        migration = work.polls.migration(id)
+        return migration.state in ENDED and not migration.under_way
+
+    return look, ends
+
+
+def _look(look: Look) -> dict[str, Any]:
+    try:
+        return look()
+    except LedgerFailed as error:
+        at = time.strftime("%H:%M", time.gmtime())
+        return {"trouble": words.ledger_away(f"{at} UTC", error.code)}
+
+
+def _difference(last: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
+    """Return the members of `found` that `last` does not have."""
+    if "trouble" in found:
+        return {} if "trouble" in last else found
+    news = {
+        name: {key: one for key, one in found[name].items() if last.get(name, {}).get(key) != one}
+        for name in ("texts", "bars")
+    }
+    others = {
+        name: one
+        for name, one in found.items()
+        if name not in news and (one != last.get(name) or name not in last)
+    }
+    changed = {name: members for name, members in news.items() if members} | others
+    return {**changed, **({"well": True} if "trouble" in last else {})}

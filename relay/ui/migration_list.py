@@ -1,0 +1,91 @@
+"""The list of migrations: its groups, its search, fifty rows by cursor, and their live values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+from urllib.parse import urlencode
+
+from flask import Response, request
+
+from relay.errors import InvalidType
+from relay.ledger.overview import Group, MigrationSearch
+from relay.ui import words
+from relay.ui.figures import count
+from relay.ui.frame import PageFrame
+from relay.ui.queries import number_in_query
+from relay.ui.summaries import MigrationRow, row_of
+
+ROWS: Final = 50
+"""Number of rows on a page."""
+
+
+def list_page(frame: PageFrame) -> Response:
+    """Return one page of the list. Raises LedgerFailed, and a RequestError for a wrong query."""
+    wanted = _search()
+    # One row more than is shown says whether an older page exists.
+    found = frame.ledger.find_migrations(wanted)
+    groups = frame.ledger.group_counts()
+    rows = [row_of(one, frame.paces.note(one)) for one in found[:ROWS]]
+    has_older = len(found) > ROWS
+    return frame.page(
+        "list.html",
+        here="migrations",
+        wanted=wanted,
+        groups=groups,
+        rows=rows,
+        empty="" if rows else words.nothing_found(wanted.group, wanted.text, groups[Group.ALL]),
+        older=rows[-1].migration.number if has_older else None,
+        query=_query,
+        live_query=_live_query(rows),
+        shape=list_shape(rows),
+    )
+
+
+def list_update(
+    frame: PageFrame, numbers: list[int], groups: Mapping[Group, int] | None = None
+) -> dict[str, Any]:
+    """Return the live values of some migrations of the list. Raises LedgerFailed."""
+    found = {one.number: one for one in frame.ledger.migrations_by_number(numbers)}
+    rows = [
+        row_of(found[number], frame.paces.note(found[number]))
+        for number in numbers
+        if number in found
+    ]
+    texts: dict[str, str] = {}
+    bars: dict[str, Any] = {}
+    for row in rows:
+        members = row.live.to_json(f"{row.migration.number}.")
+        texts |= members["texts"]
+        bars |= members["bars"]
+    if groups is not None:
+        texts |= {f"group.{group}": count(number) for group, number in groups.items()}
+    return {"texts": texts, "bars": bars, "shape": list_shape(rows)}
+
+
+def list_shape(rows: list[MigrationRow]) -> str:
+    """Return what decides which elements the list has."""
+    return ",".join(f"{row.migration.number}:{row.live.shape}" for row in rows)
+
+
+def _search() -> MigrationSearch:
+    group = request.args.get("group", Group.ALL)
+    if group not in list(Group):
+        raise InvalidType(f"{group[:40]!a} is not a group", hint=f"Use one of {', '.join(Group)}.")
+    return MigrationSearch(
+        group=Group(group),
+        text=request.args.get("q", "").strip()[:200],
+        before=number_in_query("before"),
+        limit=ROWS + 1,
+    )
+
+
+def _query(**given: Any) -> str:
+    """Return the query of a link to the list; members with their default are left out."""
+    kept = {name: value for name, value in given.items() if value and value != Group.ALL}
+    return f"?{urlencode(kept)}" if kept else ""
+
+
+def _live_query(rows: list[MigrationRow]) -> str:
+    numbers = ",".join(str(row.migration.number) for row in rows)
+    return f"?list={numbers}" if numbers else ""

@@ -1,0 +1,267 @@
+"""One migration: its progress, failures by reason, proofs and buttons; its objects, their receipts,
+and the report."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+from urllib.parse import urlencode
+
+from flask import Response, request
+
+from relay.api.migration_routes import json_lines, sheet
+from relay.engine.refresh import Refresh, apply_refresh
+from relay.errors import InvalidType, MigrationUnknown, RelayError
+from relay.ledger.overview import EXAMINED, ObjectSearch
+from relay.ledger.pages import TransferRow
+from relay.ledger.rows import Migration
+from relay.ledger.states import MigrationState, MigrationVerb, TransferState
+from relay.ui import words
+from relay.ui.figures import count, duration, rate, size
+from relay.ui.form_fields import read_form
+from relay.ui.frame import PageFrame
+from relay.ui.queries import number_in_query
+from relay.ui.rendering import redirect
+from relay.ui.summaries import live_texts, proofs
+from relay.views.problems import problem
+
+OBJECTS: Final = 100
+"""Number of objects on a page."""
+REPORTS: Final[Mapping[str, str]] = {"csv": "text/csv", "jsonl": "application/x-ndjson"}
+"""The media types of a report, by the end of its name."""
+
+
+def migration_page(frame: PageFrame, id: str, error: RelayError | None = None) -> Response:
+    """Return the page of one migration; `error` is that of an action that failed. Raises
+    MigrationUnknown, LedgerFailed."""
+    migration = frame.ledger.migration(id)
+    failed = migration.count_in(TransferState.FAILED).objects
+    buttons = words.OFFERED[migration.state]
+    return frame.page(
+        "migration.html",
+        here="migrations",
+        status=200 if error is None else error.status,
+        migration=migration,
+        live=live_texts(migration, frame.paces.note(migration)),
+        live_query=f"?m={migration.number}",
+        problem=None if error is None else problem(error),
+        buttons=buttons,
+        retryable=(*buttons, *_also_retryable(migration)),
+        failed=failed,
+        reasons=frame.ledger.failure_reasons(migration.id) if failed else (),
+        examined=EXAMINED,
+        proofs=proofs(migration),
+        limits=_limits(migration),
+    )
+
+
+def migration_update(frame: PageFrame, migration: Migration) -> dict[str, Any]:
+    """Return the live values of one migration, and the point of its chart."""
+    pace = frame.paces.note(migration)
+    live = live_texts(migration, pace)
+    point = None
+    if migration.state == MigrationState.RUNNING and pace.bytes_per_second is not None:
+        point = [round(time.time()), round(pace.bytes_per_second)]
+    return {**live.to_json(), "shape": live.shape, "point": point}
+
+
+def act(frame: PageFrame, id: str, verb: str) -> Response:
+    """Carry out a verb, and lead back to the migration; an error is shown there. Raises
+    MigrationUnknown, LedgerFailed."""
+    fields = read_form(frame.engine.settings, ("reason",) if verb == MigrationVerb.RETRY else ())
+    work = frame.works()
+    migration = work.ledger.migration(id)
+    try:
+        if fields.get("reason"):
+            work.ledger.retry_reason(migration.id, _reason_code(fields["reason"]))
+        else:
+            apply_refresh(work.ledger, frame.engine, migration, verb, Refresh())
+    except RelayError as error:
+        if error.status >= 500:
+            raise
+        return migration_page(frame, id, error)
+    work.worker.wake()
+    return redirect(f"migrations/{migration.number}")
+
+
+def cancel_page(frame: PageFrame, id: str) -> Response:
+    """Return the question before a cancel. Raises MigrationUnknown, LedgerFailed."""
+    migration = frame.ledger.migration(id)
+    uploads = frame.ledger.unfinished_uploads(migration.id)
+    return frame.page(
+        "cancel.html",
+        here="migrations",
+        migration=migration,
+        question=words.confirm_cancel(migration.number, uploads),
+    )
+
+
+# -- objects
+
+
+def objects_page(frame: PageFrame, id: str) -> Response:
+    """Return one page of the objects. Raises MigrationUnknown, LedgerFailed, and a RequestError for
+    a wrong query."""
+    migration = frame.ledger.migration(id)
+    wanted = _wanted_objects()
+    found = frame.ledger.find_objects(migration.id, wanted)
+    codes = {one.code for one in frame.ledger.failure_reasons(migration.id)} | {wanted.code or ""}
+    return frame.page(
+        "objects.html",
+        here="migrations",
+        migration=migration,
+        wanted=wanted,
+        found=found,
+        sizes=[_size_of(row) for row in found.rows],
+        reasons=[(code, words.reason_title(code)) for code in sorted(codes) if code],
+        is_cut=found.next is not None and len(found.rows) < wanted.limit,
+        empty=_empty(migration, wanted, is_cut=found.next is not None),
+        query=_object_query,
+        report_query=_report_query(wanted),
+    )
+
+
+def object_page(frame: PageFrame, id: str, transfer: str) -> Response:
+    """Return the page of one object, with its receipt. Raises MigrationUnknown, LedgerFailed."""
+    migration = frame.ledger.migration(id)
+    is_number = transfer.isascii() and transfer.isdigit() and len(transfer) < 16
+    row = frame.ledger.one_object(migration.id, int(transfer)) if is_number else None
+    if row is None:
+        raise MigrationUnknown(
+            f"migration {migration.number} has no object {transfer[:40]!a}",
+            hint="The objects of the migration are listed on its page.",
+        )
+    return frame.page(
+        "object.html",
+        here="migrations",
+        migration=migration,
+        row=row,
+        facts=_facts(row),
+        sides=_sides(row.receipt or {}),
+    )
+
+
+def report(frame: PageFrame, id: str, kind: str) -> Response:
+    """Return the report of a migration as a file, which streams. Raises MigrationUnknown,
+    LedgerFailed."""
+    migration = frame.ledger.migration(id)
+    state = _choice("state", list(TransferState))
+    states = (state,) if state else ()
+    lines: Iterator[str]
+    if kind == "csv":
+        lines = sheet(frame.ledger, migration.id, states)
+    else:
+        lines = json_lines(frame.ledger, migration.id, states)
+    name = f"relay-{migration.number}{f'-{state}' if state else ''}.{kind}"
+    return Response(
+        lines,
+        mimetype=REPORTS[kind],
+        headers={
+            "Content-Disposition": f'attachment; filename="{name}"',
+            "Cache-Control": "no-store",
+        },
+    )
+
+
+def _also_retryable(migration: Migration) -> tuple[str, ...]:
+    """Return `retry` for a running migration: its failed objects may be queued again."""
+    return (MigrationVerb.RETRY,) if migration.state == MigrationState.RUNNING else ()
+
+
+def _limits(migration: Migration) -> list[tuple[str, str]]:
+    bounds = migration.bounds
+    named = (
+        ("Slots", bounds.slots, count),
+        ("Bandwidth", bounds.bytes_per_second, rate),
+        ("Connections", bounds.connections, count),
+    )
+    found = [(name, show(most)) for name, most, show in named if most is not None]
+    return [*found, ("Priority", str(migration.priority))] if migration.priority else found
+
+
+def _wanted_objects() -> ObjectSearch:
+    return ObjectSearch(
+        state=_choice("state", list(TransferState)),
+        code=_reason_code(request.args["reason"]) if request.args.get("reason") else None,
+        level=_choice("level", list(words.LEVELS)),
+        prefix=request.args.get("prefix", "")[:1024],
+        after=number_in_query("after") or 0,
+        limit=OBJECTS,
+    )
+
+
+def _choice(name: str, choices: list[str]) -> str | None:
+    value = request.args.get(name, "")
+    if value and value not in choices:
+        raise InvalidType(
+            f"{value[:40]!a} is not a {name}", hint=f"Use one of {', '.join(sorted(choices))}."
+        )
+    return value or None
+
+
+def _reason_code(text: str) -> str:
+    if not (len(text) <= 64 and text.isascii() and text.replace("-", "").isalnum()):
+        raise InvalidType("the reason is not a code of an error", hint="Follow a link of the page.")
+    return text
+
+
+def _object_query(**more: Any) -> str:
+    names = ("state", "reason", "level", "prefix")
+    kept = {name: request.args[name] for name in names if request.args.get(name)} | more
+    return f"?{urlencode(kept)}" if kept else ""
+
+
+def _report_query(wanted: ObjectSearch) -> str:
+    return f"?{urlencode({'state': wanted.state})}" if wanted.state else ""
+
+
+def _empty(migration: Migration, wanted: ObjectSearch, *, is_cut: bool) -> str:
+    if is_cut:
+        return "None so far; the search goes on behind the objects it has looked at."
+    every = migration.count_in().objects
+    if not every:
+        return (
+            "No objects yet: the source is still listed."
+            if words.is_listing(migration.listing)
+            else "Nothing was found in the source."
+        )
+    return f"None of {count(every)} objects matches."
+
+
+def _size_of(row: TransferRow) -> str:
+    known = row.bytes if row.bytes is not None else row.size
+    return "" if known is None else size(known)
+
+
+def _facts(row: TransferRow) -> list[tuple[str, str]]:
+    receipt = row.receipt or {}
+    if not receipt:
+        return []
+    facts = [("Proof", str(receipt.get("level", row.level or "")))]
+    if receipt.get("bytes") is not None:
+        facts.append(("Size", f"{size(receipt['bytes'])} ({count(receipt['bytes'])} bytes)"))
+    facts += [(name, value) for name, value in (receipt.get("digests") or {}).items()]
+    if row.seconds is not None:
+        facts.append(
+            ("Took", duration(row.seconds) if row.seconds >= 1 else f"{row.seconds:.2f} s")
+        )
+    facts.append(("Attempts", count(receipt.get("attempts", row.attempts))))
+    if receipt.get("bytes_resent"):
+        facts.append(("Sent again", size(receipt["bytes_resent"])))
+    return facts + [("Note", note) for note in receipt.get("notes") or ()]
+
+
+def _sides(receipt: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """Return the members of both versions that at least one store reported."""
+    read, written = receipt.get("source") or {}, receipt.get("destination") or {}
+    names = [*dict.fromkeys((*read, *written))]
+    rows = [(name, _text(read.get(name)), _text(written.get(name))) for name in names]
+    return [(name.replace("_", " "), *values) for name, *values in rows if any(values)]
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {one}" for name, one in value.items())
+    return "" if value is None else value if isinstance(value, str) else json.dumps(value)

@@ -1,0 +1,34 @@
+"""Read the query of a page's URL."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from flask import request
+
+from relay.errors import InvalidType, UnknownMember
+
+
+def check_query(known: Collection[str]) -> None:
+    """Raise UnknownMember for a query parameter that a page does not have, and InvalidType for a
+    repeated one: both would be ignored otherwise."""
+    for name, values in request.args.lists():
+        if name not in known:
+            raise UnknownMember(
+                f"{name[:100]!a} is not a query parameter here", hint="Follow a link of the page."
+            )
+        if len(values) > 1:
+            raise InvalidType(f"the query parameter {name!a} is repeated", hint="Send it once.")
+
+
+def number_in_query(name: str) -> int | None:
+    """Return a query parameter as a number from 1, or None if it is absent. Raises InvalidType."""
+    text = request.args.get(name)
+    return None if text is None else number_of(text, name)
+
+
+def number_of(text: str, name: str) -> int:
+    """Return a text as a number from 1. Raises InvalidType, which calls it `name`."""
+    if not (text.isascii() and text.isdigit() and len(text) < 16 and int(text) >= 1):
+        raise InvalidType(f"{name} is not a number from 1 on", hint="Follow a link of the page.")
+    return int(text)

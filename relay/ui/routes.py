@@ -1,0 +1,171 @@
+"""The page's paths: one table, and the checks before each view.
+
+Decided here: which view answers which path, the scope that it needs, and that every error is a
+page. Never here: the content of a page."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+from typing import Final
+
+from flask import Blueprint, Flask, Response
+from werkzeug.exceptions import HTTPException, NotFound
+
+from relay.api.caller import current_caller
+from relay.api.migration_routes import LedgerContext
+from relay.engine.transfer_engine import TransferEngine
+from relay.errors import Forbidden, MigrationUnknown, RelayError
+from relay.ledger.states import MigrationVerb
+from relay.ledger.token_values import Scope
+from relay.ui import words
+from relay.ui.assets import served_assets
+from relay.ui.credentials_form import credentials_page, renew_credentials
+from relay.ui.frame import PageFrame
+from relay.ui.live_values import Streams, stream, values
+from relay.ui.migration_list import list_page
+from relay.ui.migration_screen import (
+    act,
+    cancel_page,
+    migration_page,
+    object_page,
+    objects_page,
+    report,
+)
+from relay.ui.new_migration import new_page, post_form
+from relay.ui.queries import check_query
+from relay.ui.remote_pages import remotes_page, test_remote
+from relay.ui.rendering import HEADERS, UNCACHED, redirect
+from relay.ui.server_pages import health_page, settings_page
+from relay.views.problems import bug
+
+View = Callable[..., Response]
+ASSETS: Final = "/assets/<name>"
+FOREVER: Final = "public, max-age=31536000, immutable"
+VERBS: Final = tuple(verb.value for verb in words.VERBS if isinstance(verb, MigrationVerb))
+
+
+@dataclass(frozen=True, kw_only=True)
+class PageRoute:
+    """One path below `/ui`: its method and view, the query parameters that it takes, and the scope
+    that a caller needs."""
+
+    path: str
+    view: View
+    method: str = "GET"
+    query: frozenset[str] = frozenset()
+    scope: Scope | None = Scope.READ
+
+
+def add_pages(
+    app: Flask, engine: TransferEngine, works: Callable[[], LedgerContext], *, has_works: bool
+) -> None:
+    """Add the page to an application, below `/ui`."""
+    frame = PageFrame(engine, works, has_works)
+    pages = Blueprint("ui", __name__, url_prefix="/ui")
+    for number, route in enumerate(page_routes(frame)):
+        pages.add_url_rule(
+            route.path,
+            endpoint=f"{route.method.lower()}-{number}",
+            view_func=partial(_answer, route),
+            methods=[route.method],
+        )
+    pages.register_error_handler(RelayError, frame.error)
+    pages.register_error_handler(HTTPException, partial(_http_error, frame))
+    pages.register_error_handler(Exception, lambda error: frame.error(bug(error)))
+    pages.after_request(_with_headers)
+    app.register_blueprint(pages)
+
+
+def page_routes(frame: PageFrame) -> Iterable[PageRoute]:
+    """Return every route of the page."""
+    streams = Streams()
+    searched = frozenset({"group", "q", "before"})
+    filtered = frozenset({"state", "reason", "level", "prefix", "after"})
+    live = frozenset({"m", "list"})
+    one = "/migrations/<id>"
+    return (
+        PageRoute(path="", view=lambda: redirect("")),
+        PageRoute(path="/", view=partial(list_page, frame), query=searched),
+        PageRoute(path="/new", view=partial(new_page, frame), scope=Scope.SUBMIT),
+        PageRoute(path="/new", view=partial(post_form, frame), method="POST", scope=Scope.SUBMIT),
+        PageRoute(path=one, view=partial(migration_page, frame)),
+        PageRoute(path=f"{one}/cancel", view=partial(cancel_page, frame), scope=Scope.SUBMIT),
+        *(
+            PageRoute(
+                path=f"{one}/{verb}",
+                view=partial(act, frame, verb=verb),
+                method="POST",
+                scope=Scope.SUBMIT,
+            )
+            for verb in VERBS
+        ),
+        PageRoute(
+            path=f"{one}/credentials", view=partial(credentials_page, frame), scope=Scope.SUBMIT
+        ),
+        PageRoute(
+            path=f"{one}/credentials",
+            view=partial(renew_credentials, frame),
+            method="POST",
+            scope=Scope.SUBMIT,
+        ),
+        PageRoute(path=f"{one}/objects", view=partial(objects_page, frame), query=filtered),
+        PageRoute(path=f"{one}/objects/<transfer>", view=partial(object_page, frame)),
+        *(
+            PageRoute(
+                path=f"{one}/report.{kind}",
+                view=partial(report, frame, kind=kind),
+                query=frozenset({"state"}),
+            )
+            for kind in ("csv", "jsonl")
+        ),
+        PageRoute(path="/remotes", view=partial(remotes_page, frame)),
+        PageRoute(
+            path="/remotes/test",
+            view=partial(test_remote, frame),
+            method="POST",
+            scope=Scope.SUBMIT,
+        ),
+        PageRoute(path="/settings", view=partial(settings_page, frame), scope=Scope.ADMIN),
+        PageRoute(path="/health", view=partial(health_page, frame)),
+        PageRoute(path="/stream", view=lambda: stream(frame, streams), query=live),
+        PageRoute(path="/values", view=partial(values, frame), query=live),
+        PageRoute(path=ASSETS, view=_asset, scope=None),
+        PageRoute(path="/<path:rest>", view=_no_page),
+    )
+
+
+def _answer(route: PageRoute, **names: str) -> Response:
+    """Check a request against its route, and return the view's answer."""
+    if route.scope is not None and route.scope not in current_caller().scopes:
+        raise Forbidden(words.ONLY_LOOK, hint="Sign in with a token that has more scopes.")
+    check_query(route.query)
+    return route.view(**names)
+
+
+def _asset(name: str) -> Response:
+    """Return a file under its name with a hash."""
+    found = served_assets().get(name)
+    if found is None:
+        raise NotFound
+    return Response(found.content, content_type=found.kind, headers={"Cache-Control": FOREVER})
+
+
+def _no_page(rest: str) -> Response:
+    raise NotFound
+
+
+def _http_error(frame: PageFrame, error: HTTPException) -> Response:
+    if error.code == 404:
+        nothing = MigrationUnknown("no page has this address", hint=words.LOOK_IN_LIST)
+        return frame.error(nothing, words.NO_PAGE)
+    raise error
+
+
+def _with_headers(response: Response) -> Response:
+    """Give an answer of the page its headers. What has no rule of its own is kept by no cache."""
+    response.headers.update(HEADERS)
+    for name, value in UNCACHED.items():
+        response.headers.setdefault(name, value)
+    return response

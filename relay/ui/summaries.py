@@ -1,0 +1,216 @@
+"""A migration in the words of the page: the texts that change while it runs, and those that do not.
+
+A template shows the texts when it renders the page, and the live stream sends the same texts later:
+both come from `live_texts`, so that a page and its updates never disagree. `shape` names everything
+that a text alone can't show, such as the buttons: when it changes, the page is loaded again.
+
+Decided here: which texts a migration has. Never here: HTML."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from relay.ledger.rows import Migration
+from relay.ledger.states import (
+    ENDED,
+    PENDING,
+    PRESENT,
+    MigrationState,
+    TransferState,
+)
+from relay.ui import words
+from relay.ui.figures import count, duration, per_second, percent, rate, share, sizes
+
+LEVELS: Final = ("read_back", "whole_digest", "part_digests", "size")
+"""The levels of proof, the strongest first."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pace:
+    """How fast a migration moves. None: not known yet."""
+
+    bytes_per_second: float | None = None
+    objects_per_second: float | None = None
+    seconds_left: float | None = None
+    still_seconds: float = 0.0
+    """Seconds since a byte moved or an object ended."""
+
+
+UNKNOWN_PACE: Final = Pace()
+STALL_SECONDS: Final = 60.0
+"""Seconds without a byte after which the page says so."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Live:
+    """The texts of a migration that change, and its bar."""
+
+    texts: Mapping[str, str]
+    value: int | None
+    """The bar's value in per cent; None while the number of all objects is unknown."""
+    spoken: str
+    """The bar's value for a screen reader."""
+    shape: str
+
+    def to_json(self, prefix: str = "") -> dict[str, Any]:
+        """Return the members of one update; `prefix` comes before each name."""
+        return {
+            "texts": {f"{prefix}{name}": text for name, text in self.texts.items()},
+            "bars": {f"{prefix}bar": [self.value, self.spoken]},
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class MigrationRow:
+    """A migration in the list."""
+
+    migration: Migration
+    live: Live
+    buttons: tuple[str, ...] = ()
+    failed: int = 0
+    note: str = ""
+    detail: str = ""
+    """The text of a store behind the note."""
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+def live_texts(migration: Migration, pace: Pace = UNKNOWN_PACE) -> Live:
+    """Return the texts of a migration at one moment."""
+    done, every = objects_done(migration), migration.count_in().objects
+    moved, total = bytes_done(migration), migration.count_in().bytes
+    is_listing = words.is_listing(migration.listing) and migration.state not in ENDED
+    value = None if is_listing else _value(migration, (moved, total), (done, every))
+    left = _time_left(migration, pace, is_listing)
+    texts = {
+        "state": words.STATES[migration.state],
+        "percent": "" if value is None else percent(value, 100),
+        "objects": words.listing_so_far(every, migration.state)
+        if is_listing
+        else f"{count(done)} of {count(every)} {'object' if every == 1 else 'objects'}",
+        "bytes": sizes(moved, total) if total else "",
+        "speed": _rate_text(migration, pace),
+        "left": left,
+        "activity": activity(migration, pace),
+        "failed": count(migration.count_in(TransferState.FAILED).objects),
+    }
+    spoken = "still listing" if value is None else words.spoken_progress(value, left)
+    return Live(texts=texts, value=value, spoken=spoken, shape=_shape(migration))
+
+
+def row_of(migration: Migration, pace: Pace = UNKNOWN_PACE) -> MigrationRow:
+    """Return a migration as a row of the list."""
+    failed = migration.count_in(TransferState.FAILED).objects
+    note, detail = note_of(migration)
+    return MigrationRow(
+        migration=migration,
+        live=live_texts(migration, pace),
+        buttons=(words.OFFERED[migration.state][:1]),
+        failed=failed,
+        note=note,
+        detail=detail,
+    )
+
+
+def note_of(migration: Migration) -> tuple[str, str]:
+    """Return the second line of a migration in the list, and a store's own text behind it."""
+    error = migration.error
+    if error is not None and migration.state in (MigrationState.PAUSED, MigrationState.FAILED):
+        return f"Needs you: {words.needs_you(error)}", str(error.get("detail", ""))
+    if migration.state in (MigrationState.PARTIAL, MigrationState.FAILED):
+        tallies = {state: counted.objects for state, counted in migration.tally.items()}
+        lost = words.outcome(tallies)
+        return f"{words.STATES[migration.state]}: {lost}" if lost else "", ""
+    if migration.state in (MigrationState.PAUSED, MigrationState.CANCELLED):
+        return words.pausing(migration.state, migration.under_way), ""
+    return "", ""
+
+
+def activity(migration: Migration, pace: Pace = UNKNOWN_PACE) -> str:
+    """Return one sentence about what happens right now; '' if the numbers say it all."""
+    if migration.state in (MigrationState.PAUSED, MigrationState.CANCELLED):
+        return words.pausing(migration.state, migration.under_way)
+    if migration.state != MigrationState.RUNNING:
+        return ""
+    if pace.still_seconds >= STALL_SECONDS:
+        return words.no_byte_moved(pace.still_seconds)
+    running = migration.count_in(TransferState.RUNNING).objects
+    queued = migration.count_in(TransferState.QUEUED).objects
+    slots = "" if migration.slots is None else f" in {count(migration.slots)} slots"
+    if running:
+        return f"{count(running)} moving{slots}, {count(queued)} queued"
+    if queued:
+        return f"{count(queued)} queued, waiting for a free slot"
+    return ""
+
+
+def objects_done(migration: Migration) -> int:
+    """Return the number of objects that need no more work unless they are retried; of an ended
+    migration, the number of those that have arrived."""
+    return migration.count_in(*_done_states(migration)).objects
+
+
+def bytes_done(migration: Migration) -> int:
+    """Return the bytes of those objects, and those in unfinished uploads."""
+    return migration.count_in(*_done_states(migration)).bytes + migration.in_parts
+
+
+def _done_states(migration: Migration) -> tuple[str, ...]:
+    return (*PRESENT,) if migration.state in ENDED else (*PRESENT, TransferState.FAILED)
+
+
+def bytes_left(migration: Migration) -> int:
+    """Return the bytes that are still to be moved."""
+    return max(0, migration.count_in(*PENDING).bytes - migration.in_parts)
+
+
+def proofs(migration: Migration) -> tuple[tuple[str, int], ...]:
+    """Return the number of objects at each level of proof, the strongest first."""
+    found = migration.efforts.levels
+    return tuple((level, found[level]) for level in LEVELS if found.get(level))
+
+
+def seconds_taken(migration: Migration, now: float) -> float:
+    """Return how long a migration took, or has taken so far."""
+    return (migration.ended or now) - migration.created
+
+
+def _value(migration: Migration, sizes: tuple[int, int], objects: tuple[int, int]) -> int:
+    """Return the bar's value: by bytes, or by objects where no size is known."""
+    if migration.state == MigrationState.SUCCEEDED:
+        return 100
+    done, total = sizes if sizes[1] else objects
+    found = share(done, total) if total else 0
+    # Rounded or not: 100 means that nothing is left.
+    is_all = objects[0] >= objects[1]
+    return found if is_all else min(found, 99)
+
+
+def _rate_text(migration: Migration, pace: Pace) -> str:
+    if migration.state != MigrationState.RUNNING or pace.bytes_per_second is None:
+        return ""
+    text = rate(pace.bytes_per_second)
+    if pace.objects_per_second is None:
+        return text
+    return f"{text}, {per_second(pace.objects_per_second, 'objects')}"
+
+
+def _time_left(migration: Migration, pace: Pace, is_listing: bool) -> str:
+    if migration.state in ENDED and migration.ended is not None:
+        return f"took {duration(migration.ended - migration.created)}"
+    if is_listing or migration.state != MigrationState.RUNNING or pace.seconds_left is None:
+        return ""
+    return words.time_left(pace.seconds_left)
+
+
+def _shape(migration: Migration) -> str:
+    """Return what decides which elements a page has."""
+    is_idle = migration.state != MigrationState.RUNNING and not migration.under_way
+    listing = "listing" if words.is_listing(migration.listing) else migration.listing
+    has_failed = bool(migration.count_in(TransferState.FAILED).objects)
+    has_retries = bool(migration.retried)
+    return (
+        f"{migration.state}.{listing}.{int(is_idle)}.{int(has_failed)}.{int(has_retries)}"
+        f".{int(migration.error is not None)}"
+    )

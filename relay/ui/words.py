@@ -1,0 +1,247 @@
+"""The sentences of the page: every text that a person reads and that no store wrote.
+
+They are here and not in templates, so that the page, and later mail and webhooks, say the same
+thing in the same words, and a translation has one place. Numbers come from `figures.py`. Decided
+here: the words. Never here: when a sentence is shown, and HTML."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from relay.errors import RelayError
+from relay.ledger.overview import Group
+from relay.ledger.states import ListingState, MigrationState, MigrationVerb, TransferState
+from relay.receipt import Level
+from relay.ui.figures import count, duration, plural
+
+LANGUAGE: Final = "en"
+DIRECTION: Final = "ltr"
+
+NO_TOKENS: Final = "No tokens: whoever uses this computer may do everything."
+SKIP: Final = "Skip to the content"
+NO_MIGRATIONS: Final = "No migrations yet. Start one, or run relay submit -r SRC DST."
+NO_PAGE: Final = "There is no such page"
+LOOK_IN_LIST: Final = "The list has every migration."
+DRAINING: Final = "This server restarts; migrations go on afterwards."
+RECONNECTING: Final = "Connection lost {ago} ago. Values are from {at}. Trying again."
+POLLING: Final = "Live updates are not available here. Refreshing every 10 s."
+LOADING: Final = "Loading samples..."
+ONLY_LOOK: Final = "Your token may look, not change."
+CONFIRM_LEGEND: Final = "What has arrived stays."
+TOO_SLOW: Final = "{name}: did not answer within {seconds} s."
+
+STATES: Final[Mapping[str, str]] = {
+    MigrationState.RUNNING: "Running",
+    MigrationState.PAUSED: "Paused",
+    MigrationState.SUCCEEDED: "Succeeded",
+    MigrationState.PARTIAL: "Partial",
+    MigrationState.FAILED: "Failed",
+    MigrationState.CANCELLED: "Cancelled",
+}
+"""The states of a migration."""
+
+OBJECT_STATES: Final[Mapping[str, str]] = {
+    TransferState.QUEUED: "Queued",
+    TransferState.RUNNING: "Moving",
+    TransferState.VERIFIED: "Verified",
+    TransferState.UNVERIFIED: "Unverified",
+    TransferState.SKIPPED: "Skipped",
+    TransferState.FAILED: "Failed",
+    TransferState.CANCELLED: "Cancelled",
+}
+"""The states of an object."""
+
+SIGNS: Final[Mapping[str, str]] = {
+    MigrationState.RUNNING: "▶",
+    MigrationState.PAUSED: "❚❚",
+    MigrationState.SUCCEEDED: "✓",
+    MigrationState.PARTIAL: "◐",
+    MigrationState.FAILED: "✕",
+    MigrationState.CANCELLED: "⊘",
+    TransferState.QUEUED: "·",
+    TransferState.VERIFIED: "✓",
+    TransferState.UNVERIFIED: "?",
+    TransferState.SKIPPED: "=",
+}
+"""A sign beside each state's word, so that color alone never carries a meaning."""
+
+GROUPS: Final[Mapping[Group, str]] = {
+    Group.ALL: "All",
+    Group.RUNNING: "Running",
+    Group.PAUSED: "Paused",
+    Group.NEEDS_YOU: "Needs you",
+    Group.ENDED: "Ended",
+}
+"""The groups of the list, in the order of its tabs."""
+
+_NO_HIT: Final[Mapping[Group, str]] = {
+    Group.RUNNING: "is running",
+    Group.PAUSED: "is paused",
+    Group.NEEDS_YOU: "needs you",
+    Group.ENDED: "has ended",
+}
+
+VERBS: Final[Mapping[str, str]] = {
+    MigrationVerb.PAUSE: "Pause",
+    MigrationVerb.RESUME: "Resume",
+    MigrationVerb.CANCEL: "Cancel...",
+    MigrationVerb.RETRY: "Retry",
+}
+"""The buttons of a migration."""
+
+OFFERED: Final[Mapping[str, tuple[str, ...]]] = {
+    MigrationState.RUNNING: (MigrationVerb.PAUSE, MigrationVerb.CANCEL),
+    MigrationState.PAUSED: (MigrationVerb.RESUME, MigrationVerb.CANCEL),
+    MigrationState.SUCCEEDED: (),
+    MigrationState.PARTIAL: (MigrationVerb.RETRY, MigrationVerb.CANCEL),
+    MigrationState.FAILED: (MigrationVerb.RETRY, MigrationVerb.CANCEL),
+    MigrationState.CANCELLED: (MigrationVerb.RETRY,),
+}
+"""The buttons that each state has."""
+
+LEVELS: Final[Mapping[str, str]] = {
+    Level.READ_BACK.value: "every byte was read back after the upload",
+    Level.WHOLE_DIGEST.value: "the store's own digest of the object is equal",
+    Level.PART_DIGESTS.value: "the store checked a digest of every part",
+    Level.SIZE.value: "only sizes are equal (unverified)",
+}
+"""The meanings of the levels of proof."""
+
+IF_EXISTS: Final[Mapping[str, str]] = {
+    "changed": "overwrite what differs",
+    "skip": "skip",
+    "fail": "fail",
+    "overwrite": "overwrite always",
+}
+"""The choices of "If it exists"."""
+
+PROOFS: Final[Mapping[str, str]] = {
+    "auto": "auto: the strongest proof that the stores can give",
+    "read_back": "read_back: read every object back",
+    "size": "size: compare sizes only (unverified)",
+}
+"""The choices of "Proof"."""
+
+FATES: Final[Mapping[str, str]] = {
+    "moved": "copy",
+    "skipped": "there already",
+    "overwritten": "overwrite",
+    "failed": "would fail",
+    "unknown": "not known before the copy",
+}
+"""The fates of compared objects in a plan."""
+
+PLACES: Final[Mapping[str, str]] = {
+    "source": "the source",
+    "destination": "the destination",
+    "relay": "relay",
+    "request": "the request",
+}
+"""The sides of an error."""
+
+_NEEDS: Final[Mapping[str, str]] = {
+    "store-unauthenticated": "The {side} does not accept the credentials any more.",
+    "store-credentials-withdrawn": "The {side} does not accept the credentials any more.",
+    "store-full": "The {side} is full.",
+}
+
+KEYS: Final[tuple[tuple[str, str], ...]] = (
+    ("g m", "go to the migrations"),
+    ("n", "start a new migration"),
+    ("j / k", "next / previous migration"),
+    ("p", "pause or resume this migration"),
+    ("?", "show these keys"),
+)
+"""The keys that the script knows."""
+
+
+def nothing_found(group: Group, text: str, total: int) -> str:
+    """Return the sentence of an empty list: none of all migrations is in the group, or matches."""
+    if not total:
+        return NO_MIGRATIONS
+    if text:
+        return f"None of {plural(total, 'migration')} matches “{text}”."
+    return f"None of {plural(total, 'migration')} {_NO_HIT[group]}."
+
+
+def listing_so_far(objects: int, state: str = MigrationState.RUNNING) -> str:
+    """Return what stands in place of per cent until the source is listed."""
+    text = f"{plural(objects, 'object')} so far"
+    return f"{'Still listing' if state == MigrationState.RUNNING else 'Not all listed'}: {text}"
+
+
+def is_listing(listing: str) -> bool:
+    """Return whether a source is still listed, so that the number of all objects is unknown."""
+    return listing in (ListingState.DUE, ListingState.RUNNING)
+
+
+def pausing(state: str, under_way: int) -> str:
+    """Return what becomes of the running transfers after a pause or a cancel."""
+    verb = "Pausing" if state == MigrationState.PAUSED else "Cancelling"
+    if under_way:
+        stop = "stops" if under_way == 1 else "stop"
+        return f"{verb}: {plural(under_way, 'transfer')} {stop}."
+    return f"{STATES[state]}. Nothing is under way."
+
+
+def time_left(seconds: float) -> str:
+    """Return the estimate of the remaining time."""
+    return f"about {duration(seconds)} left"
+
+
+def no_byte_moved(seconds: float) -> str:
+    """Return that nothing moves."""
+    return f"No byte moved for {duration(seconds)}"
+
+
+def needs_you(error: Mapping[str, Any]) -> str:
+    """Return the reason for which relay paused a migration, or could not end it."""
+    template = _NEEDS.get(str(error.get("code")))
+    if template is not None:
+        return template.format(side=error.get("side", "store"))
+    return f"{reason_title(str(error.get('code', '')))}."
+
+
+def reason_title(code: str, side: str = "") -> str:
+    """Return a code of an error in words, with its side: "The store denied permission, at the
+    source"."""
+    kind = RelayError.class_of(code)
+    title = kind.title if kind is not None else code or "The reason is unknown"
+    return f"{title}, at {PLACES[side]}" if side in ("source", "destination") else title
+
+
+def confirm_cancel(number: int, uploads: int) -> str:
+    """Return the question before a cancel."""
+    removed = {0: "", 1: " 1 unfinished upload is removed."}.get(
+        uploads, f" {count(uploads)} unfinished uploads are removed."
+    )
+    return f"Cancel #{number}? {CONFIRM_LEGEND}{removed}"
+
+
+def outcome(objects: Mapping[str, int]) -> str:
+    """Return the objects of an ended migration by state: 18,204 verified, 3 failed."""
+    return ", ".join(
+        f"{count(objects[state])} {OBJECT_STATES[state].lower()}"
+        for state in TransferState
+        if objects.get(state)
+    )
+
+
+def spoken_progress(share: int, left: str) -> str:
+    """Return the value of a progress bar for a screen reader: 71 per cent, 3 h 10 min left."""
+    rest = left.removeprefix("about ")
+    return f"{share} per cent, {rest}" if rest else f"{share} per cent"
+
+
+def slow_store(name: str, seconds: float) -> str:
+    """Return that a store did not answer in time."""
+    return TOO_SLOW.format(name=name, seconds=f"{seconds:g}")
+
+
+def ledger_away(since: str, code: str) -> str:
+    """Return that the ledger does not answer."""
+    return (
+        f"The ledger does not answer since {since} ({code}). Transfers under way go on; nothing new"
+        " starts."
+    )

@@ -1,0 +1,218 @@
+"""The answers of the page: their headers, their links below a prefix, and what it refuses."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient
+
+from relay.api import app as application
+from relay.api.app import create_app
+from relay.api.migration_routes import ledger_context
+from relay.config import Settings
+from relay.engine.transfer_engine import TransferEngine
+from relay.engine.worker.worker import Worker
+from relay.ledger.ledger import Ledger
+from relay.ledger.rows import SERVER, Spec
+from relay.ui.assets import FOLDER, assets
+from relay.ui.rendering import HEADERS
+from relay.ui.server_pages import MASK, shown_value
+from tests.conftest import LOOPBACK
+
+PAGES = (
+    *("/ui/", "/ui/?group=ended&q=x", "/ui/new", "/ui/remotes", "/ui/settings", "/ui/health"),
+    *("/ui/migrations/1", "/ui/migrations/1/cancel", "/ui/migrations/1/objects"),
+)
+VERB = "/ui/migrations/1/pause"
+
+
+@pytest.fixture
+def page_app(tmp_path: Path) -> Iterator[Flask]:
+    """Return an application whose ledger has one migration."""
+    engine = TransferEngine(Settings(ledger=f"sqlite:///{tmp_path}/l.db"), LOOPBACK)
+    with closing(Ledger.connect(engine.settings.ledger_url(), SERVER)) as ledger:
+        spec = Spec("https://a/<b>", "https://b/", options=_OPTIONS, secret={})
+        ledger.create(spec)
+        works = ledger_context(ledger, Worker(ledger, engine, 1), 1)
+        yield create_app(engine, (), works)
+    engine.wire.pool.close()
+
+
+_OPTIONS = {"recursive": True, "verify": "auto", "if_exists": "changed"}
+
+
+@pytest.fixture
+def client(page_app: Flask) -> FlaskClient:
+    """Return a client of it."""
+    return page_app.test_client()
+
+
+@pytest.mark.parametrize("path", [*PAGES, "/ui/nothing", "/ui/migrations/2", "/ui/?x=1"])
+def test_every_page_has_its_headers(client: FlaskClient, path: str) -> None:
+    answer = client.get(path)
+    assert answer.mimetype == "text/html"
+    assert {name: answer.headers[name] for name in HEADERS} == dict(HEADERS)
+    assert answer.headers["Cache-Control"] == "no-store"
+    assert answer.text.count("<h1") == 1 and "https://a/<b>" not in answer.text
+    assert not re.search(r"<[^>]+ (?:style|on\w+)=", answer.text)
+
+
+@pytest.mark.parametrize("path", PAGES)
+def test_no_page_names_another_host(client: FlaskClient, path: str) -> None:
+    text = client.get(path).text
+    assert not re.search(r"(?:href|src|action)=\"(?:https?:)?//", text)
+
+
+def test_an_asset_is_kept_for_ever(client: FlaskClient) -> None:
+    for asset in assets().values():
+        answer = client.get(f"/ui/assets/{asset.name}")
+        assert answer.data == asset.content
+        assert answer.headers["Cache-Control"] == "public, max-age=31536000, immutable"
+        assert answer.headers["X-Content-Type-Options"] == "nosniff"
+    assert client.get("/ui/assets/relay.css").status_code == 404
+
+
+def test_own_files_are_small() -> None:
+    assert (FOLDER / "relay.js").stat().st_size <= 12 * 1024
+    text = (FOLDER / "relay.js").read_text(encoding="utf-8")
+    assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(", text)
+
+
+def test_a_prefix_is_before_every_link(client: FlaskClient) -> None:
+    prefixed = {
+        "X-Forwarded-Prefix": "/tools/relay/",
+        "Authorization": "Bearer planted-token-000000",
+    }
+    app = create_app(TransferEngine(Settings()), ["planted-token-000000"])
+    text = app.test_client().get("/ui/new", headers=prefixed).text
+    links = re.findall(r"(?:href|src|action)=\"([^\"#]+)", text)
+    assert links and all(link.startswith("/tools/relay/ui/") for link in links)
+    home = {**prefixed, "Accept": "text/html"}
+    answer = app.test_client().get("/", headers=home)
+    assert (answer.status_code, answer.headers["Location"]) == (302, "/tools/relay/ui/")
+
+
+def test_only_browsers_are_led_to_the_page(client: FlaskClient) -> None:
+    browser = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"
+    assert client.get("/", headers={"Accept": browser}).headers["Location"] == "/ui/"
+    for accept in ("*/*", "application/json", "", "application/json, text/html;q=0.5"):
+        assert client.get("/", headers={"Accept": accept}).json["name"] == "relay"  # type: ignore[index]
+    assert client.get("/ui").headers["Location"] == "/ui/"
+
+
+def test_a_verb_leads_back(client: FlaskClient) -> None:
+    answer = client.post(VERB)
+    assert (answer.status_code, answer.headers["Location"]) == (303, "/ui/migrations/1")
+    assert "Paused. Nothing is under way." in client.get("/ui/migrations/1").text
+    refused = client.post("/ui/migrations/1/retry")
+    assert refused.status_code == 409 and 'role="alert"' in refused.text
+    assert client.post("/ui/migrations/7/pause").status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("path", "form", "status"),
+    [
+        (VERB, {"x": "1"}, 422),
+        ("/ui/migrations/1/retry", {"reason": 'a"b'}, 422),
+        ("/ui/new", {"do": "start"}, 422),
+        ("/ui/new", {"do": "other", "key": "k"}, 422),
+        ("/ui/new", {"do": "browse:side:x", "key": "k"}, 422),
+        ("/ui/new", {"do": "start", "key": "k", "if_exists": "explode"}, 422),
+        ("/ui/remotes/test", {"remote": "none", "kind": "read"}, 422),
+        ("/ui/remotes/test", {"remote": "none", "kind": "erase"}, 422),
+    ],
+)
+def test_a_wrong_form_is_refused(
+    client: FlaskClient, path: str, form: dict[str, str], status: int
+) -> None:
+    answer = client.post(path, data=form)
+    assert answer.status_code == status and answer.mimetype == "text/html"
+    assert client.get("/migrations").json["migrations"][0]["state"] == "running"  # type: ignore[index]
+
+
+def test_a_form_sent_twice_starts_one(client: FlaskClient) -> None:
+    form = {
+        "do": "start",
+        "key": "page-1",
+        "source_path": "http://127.0.0.1/a/",
+        "destination_path": "http://127.0.0.1/b/",
+        "tree": "1",
+        "if_exists": "skip",
+        "verify": "auto",
+        "rate": "20",
+    }
+    answers = [client.post("/ui/new", data=form) for _ in range(2)]
+    assert {answer.headers["Location"] for answer in answers} == {"/ui/migrations/2"}
+    made = client.get("/migrations/2").json or {}
+    assert made["limits"]["bytes_per_second"] == 20_000_000
+    assert made["options"]["if_exists"] == "skip"
+    again = client.post("/ui/new", data={**form, "destination_path": "http://127.0.0.1/c/"})
+    assert again.status_code == 422 and "used for another request" in again.text
+
+
+@pytest.mark.parametrize(
+    ("body", "kind", "status"),
+    [
+        (b"{}", "application/json", 415),
+        (b"a=%ff", "application/x-www-form-urlencoded", 400),
+        (b"reason=a&reason=b", "application/x-www-form-urlencoded", 422),
+        (b"x" * 2_000_000, "application/x-www-form-urlencoded", 413),
+    ],
+)
+def test_a_body_that_is_no_form(client: FlaskClient, body: bytes, kind: str, status: int) -> None:
+    answer = client.post("/ui/migrations/1/retry", data=body, content_type=kind)
+    assert answer.status_code == status
+
+
+def test_another_origin_changes_nothing(client: FlaskClient) -> None:
+    for headers in (
+        {"Origin": "https://evil.example"},
+        {"Origin": "null"},
+        {"Sec-Fetch-Site": "same-site"},
+        {"Sec-Fetch-Site": "cross-site"},
+    ):
+        assert client.post(VERB, headers=headers).status_code == 403
+    assert client.get("/migrations/1").json["state"] == "running"  # type: ignore[index]
+
+
+def test_live_values_have_every_text(client: FlaskClient) -> None:
+    found: dict[str, Any] = client.get("/ui/values?m=1").json  # type: ignore[assignment]
+    page = client.get("/ui/migrations/1").text
+    names = set(re.findall(r'data-live="([^"]+)"', page))
+    assert names <= set(found["texts"])
+    assert f'data-shape="{found["shape"]}"' in page
+    listed: dict[str, Any] = client.get("/ui/values?list=1").json  # type: ignore[assignment]
+    page = client.get("/ui/").text
+    assert set(re.findall(r'data-live="([^"]+)"', page)) <= set(listed["texts"])
+    assert f'data-shape="{listed["shape"]}"' in page
+    for query in ("", "?m=1&list=1", "?m=0", "?m=x", "?list=1,x"):
+        assert client.get(f"/ui/values{query}").status_code == 422
+
+
+def test_a_page_without_a_ledger_says_so() -> None:
+    client = create_app(TransferEngine(Settings())).test_client()
+    answer = client.get("/ui/")
+    assert answer.status_code == 503 and "this server has no ledger" in answer.text
+    assert client.get("/ui/health").status_code == 200
+
+
+def test_a_bug_is_a_page(client: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Ledger, "find_migrations", lambda *_: 1 / 0)
+    answer = client.get("/ui/")
+    assert answer.status_code == 500 and 'role="alert"' in answer.text
+    assert "ZeroDivisionError" in answer.text and "division by zero" not in answer.text
+
+
+def test_a_setting_hides_its_secret() -> None:
+    url = "postgresql+psycopg://relay:planted@db/relay?password=planted"
+    assert "planted" not in shown_value("ledger", url) and MASK in shown_value("ledger", url)
+    assert shown_value("token", "planted") == MASK
+    assert shown_value("remotes", {"b": {"pass": "planted"}, "a": {}}) == "a, b"
+    assert shown_value("tls", Settings().tls) == "auto"
+    assert application.HTML == "text/html"
