@@ -29,7 +29,9 @@ PIECE_BYTES = 1 << 18
 """Number of bytes that are compared at a time."""
 
 
-def inspect_object(destination: Destination, place: Location) -> ObjectInfo | UnknownObject:
+def inspect_object(
+    destination: Source | Destination, place: Location
+) -> ObjectInfo | UnknownObject:
     """Return the existing object, by HEAD, or by a GET of one byte if HEAD does not describe it.
 
     Raises NotFound if there is none, and StoreError.
@@ -45,7 +47,7 @@ def inspect_object(destination: Destination, place: Location) -> ObjectInfo | Un
     return reported if isinstance(reported, ObjectInfo) else found
 
 
-def _first_byte(destination: Destination, place: Location) -> ObjectInfo | UnknownObject:
+def _first_byte(destination: Source | Destination, place: Location) -> ObjectInfo | UnknownObject:
     """Return the description by a GET of one byte. Raises NotFound, and retryable StoreErrors."""
     try:
         opened = destination.get(place, None, ByteRange(0, 0))
@@ -63,7 +65,7 @@ def _first_byte(destination: Destination, place: Location) -> ObjectInfo | Unkno
     )
 
 
-def _head_by_get(destination: Destination, place: Location) -> ObjectInfo:
+def _head_by_get(destination: Source | Destination, place: Location) -> ObjectInfo:
     """Return the description by the head of a GET, for an existing object without a first byte.
 
     If the store refuses this time, the object exists nevertheless. Raises NotFound, and retryable

@@ -81,6 +81,7 @@ class TransferEngine:
             limits=self.limits,
             backoff=backoff,
             allowed=self.allowed,
+            memory=self.wire.memory,
         )
 
     def _check_name(self, host: str, port: int) -> None:

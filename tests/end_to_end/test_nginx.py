@@ -21,7 +21,7 @@ import pytest
 
 from loadtests.bench.ports import free_ports
 from relay.engine.outcome import Outcome
-from relay.errors import AlreadyExists, NotFound, Rejected, RelayError
+from relay.errors import AlreadyExists, KeyCollision, NotFound, Rejected, RelayError
 from relay.location import parse_location
 from relay.receipt import Level, State
 from relay.wire.watchdog import Watchdog
@@ -75,6 +75,10 @@ http {{
         location /small/ {{ dav_methods PUT DELETE; client_max_body_size 1m; }}
         location /blind/ {{ dav_methods PUT DELETE; limit_except PUT {{ deny all; }} }}
     }}
+    server {{
+        listen 127.0.0.1:{front_http};
+        location / {{ proxy_pass http://127.0.0.1:{destination_http}$uri; }}
+    }}
 }}
 """
 
@@ -95,6 +99,10 @@ class Nginx:
     def destination(self, scheme: str, name: str) -> str:
         """Return the URL to write an object to."""
         return f"{scheme}://127.0.0.1:{self.ports[f'destination_{scheme}']}/{quote(name)}"
+
+    def front(self, name: str) -> str:
+        """Return that URL at a proxy that decodes paths, a frequent mistake."""
+        return f"http://127.0.0.1:{self.ports['front_http']}/{quote(name)}"
 
     def stored_file(self, name: str) -> Path:
         """Return the file of that object's name at the destination."""
@@ -119,7 +127,7 @@ def nginx(tmp_path_factory: pytest.TempPathFactory, certificates: Certificates) 
         "127.0.0.1", "localhost"
     ).private_key_and_cert_chain_pem
     pair.write_to_path(str(home / "server.pem"))
-    sides = ("source_http", "source_https", "destination_http", "destination_https")
+    sides = ("source_http", "source_https", "destination_http", "destination_https", "front_http")
     made = Nginx(home, dict(zip(sides, free_ports(len(sides)), strict=True)))
     user = "user root;" if os.geteuid() == 0 else ""
     (home / "nginx.conf").write_text(CONFIG.format(home=home, user=user, **made.ports))
@@ -296,6 +304,51 @@ def test_a_name_that_needs_percent_encoding(engine: Engine, nginx: Nginx, name: 
     outcome = engine.migrate(nginx.source("http", name, DATA), nginx.destination("http", name))
     assert proved_level(outcome) is Level.READ_BACK
     assert nginx.stored_file(name).read_bytes() == DATA
+
+
+CUT = pytest.mark.parametrize("name", ["cut?id=1", "cut#1.jpg", "cut?/folder"])
+"""Names that a proxy with `proxy_pass http://backend$uri` cuts."""
+
+
+@CUT
+@pytest.mark.parametrize("if_exists", ["overwrite", "changed", "skip", "fail"])
+@pytest.mark.parametrize("there", [None, DATA, b"another"])
+def test_a_proxy_that_cuts_names_overwrites_nothing(
+    engine: Engine, nginx: Nginx, name: str, if_exists: str, there: bytes | None
+) -> None:
+    """The object of the cut name stays as it was. If there is none, none is left."""
+    other = nginx.stored_file("cut")
+    other.unlink(missing_ok=True)
+    if there is not None:
+        other.write_bytes(there)
+    for _ in range(2):
+        with pytest.raises(KeyCollision, match="cuts the name") as caught:
+            engine.migrate(nginx.source("http", "a", DATA), nginx.front(name), if_exists=if_exists)
+        assert "may remain" not in caught.value.hint
+        assert (other.read_bytes() if other.exists() else None) == there
+    assert [path.name for path in other.parent.glob("cut*")] == (["cut"] if there else [])
+
+
+@CUT
+def test_a_proxy_that_cuts_names_is_no_source(engine: Engine, nginx: Nginx, name: str) -> None:
+    nginx.stored_file("cut").write_bytes(DATA)
+    there = nginx.stored_file("not moved")
+    with pytest.raises(Rejected, match="cuts the name") as caught:
+        engine.migrate(nginx.front(name), nginx.destination("http", there.name))
+    assert caught.value.side == "source"
+    assert not there.exists()
+
+
+def test_names_are_whole_behind_a_proxy_that_keeps_them(engine: Engine, nginx: Nginx) -> None:
+    """Although objects of the cut names, with the same bytes, are there on both sides."""
+    for name in ("whole", "whole?a", "whole#a", "whole&a", "whole;a", "whole;b/c", "whole?"):
+        nginx.stored_file(name).parent.mkdir(exist_ok=True)
+        (nginx.home / "source" / name).parent.mkdir(exist_ok=True)
+        outcome = engine.migrate(
+            nginx.source("http", name, DATA), nginx.destination("http", name), if_exists="changed"
+        )
+        assert outcome.state is State.VERIFIED
+        assert nginx.stored_file(name).read_bytes() == DATA
 
 
 @pytest.mark.parametrize("name", ODD_NAMES)

@@ -467,6 +467,22 @@ def test_a_name_that_the_server_cuts_changes_no_other(
     assert dav.asked.count(b"PUT") == 1
 
 
+class Proxied(Dav):
+    """Behind a proxy that cuts the names of requests, and leaves a Destination as it is."""
+
+    def _done(self, method: bytes, path: bytes, request: bytes, body: bytes) -> bytes:
+        return super()._done(method, re.sub(rb"%3[Ff].*", b"", path), request, body)
+
+
+def test_a_proxy_that_cuts_names_leaves_no_temporary_object(engine: Engine) -> None:
+    """No request could delete one whose own name is cut."""
+    dav = Proxied()
+    with pytest.raises(Rejected, match="may cut the name") as caught:
+        migrate_misread(engine, dav, "/to/q%3Fx")
+    assert dav.objects == {}
+    assert "may remain" not in caught.value.hint
+
+
 @pytest.mark.parametrize("name", CUT_NAMES)
 def test_a_name_that_no_server_cuts_is_replaced(engine: Engine, name: str) -> None:
     old = {b"/to/q": b"another", b"/q/in": b"another", name.encode(): b"old"}

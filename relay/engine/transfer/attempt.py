@@ -14,6 +14,7 @@ from relay.engine.cleanup import remove_lost_uploads
 from relay.engine.multipart.lifecycle import location_of_upload
 from relay.engine.outcome import Outcome
 from relay.engine.transfer.context import TransferContext
+from relay.engine.transfer.cut_names import CutNames
 from relay.engine.transfer.finalize import Finalizer, ReadableAccounts
 from relay.engine.transfer.folded_names import refuse_folded_names
 from relay.engine.transfer.local_links import refuse_link_to_other_object, refuse_link_to_source
@@ -23,9 +24,17 @@ from relay.engine.transfer.server_copy import ServerCopier
 from relay.engine.transfer.source_reader import SourceReader
 from relay.engine.transfer.target import Target
 from relay.engine.transfer.uploader import Uploader
-from relay.errors import PreconditionFailed, SameObject, is_whole
+from relay.errors import (
+    KeyCollision,
+    Leftover,
+    PreconditionFailed,
+    RelayError,
+    SameObject,
+    is_whole,
+)
 from relay.identity import same_object
 from relay.process.failpoints import reach
+from relay.receipt import Version
 from relay.stores.interfaces import ObjectInfo, OpenedObject
 from relay.wire.body import Body
 
@@ -35,6 +44,8 @@ class Attempt:
 
     _found: ObjectInfo | None
     """The pinned version of the source; None if only the GET will describe it."""
+    _is_cut_name_free: bool
+    """True if nothing had a cut name of the place before this attempt sent a byte."""
 
     def __init__(
         self, context: TransferContext, progress: Progress, readable_accounts: ReadableAccounts
@@ -73,6 +84,7 @@ class Attempt:
         longer answers."""
         self._source_reader.reset()
         self._target.reset()
+        self._is_cut_name_free = False
         if not self._target.is_folder:
             self._remove_lost_uploads()
 
@@ -110,7 +122,7 @@ class Attempt:
         # A copy in one request resumes no upload of an earlier attempt.
         if outcome is not None and self._progress.parts is None:
             self._discard_multipart()
-        return outcome
+        return outcome and self._require_whole_name(outcome)
 
     def _upload_multipart(self) -> Outcome | None:
         """Upload the object in parts; return None if it must go in one request. Raises as
@@ -145,9 +157,10 @@ class Attempt:
         refuse_link_to_other_object(self._context.plan, self._target.place, self._context.journal)
         self._check.prepare_upload()
         try:
-            return self._uploader.upload_single(opened, body)
+            outcome = self._uploader.upload_single(opened, body)
         except PreconditionFailed as error:
-            return self._check.on_precondition_failed(error)
+            outcome = self._check.on_precondition_failed(error)
+        return self._require_whole_name(outcome)
 
     # -- the destination
 
@@ -163,7 +176,45 @@ class Attempt:
             self._forget_other_place()
             self._remove_lost_uploads()
         target.before = self._check.inspect()
+        self._refuse_cut_name(shown=target.before.version is not None)
         return self._check.skip_outcome(found)
+
+    def _refuse_cut_name(self, shown: bool) -> None:
+        """Raise KeyCollision if the destination cuts the name of the place. `shown` says that an
+        object is there. Raises as `CutNames`."""
+        target = self._target
+        if target.place.method == "POST":  # it creates an object of another name
+            return
+        names = CutNames(target.destination, target.place, self._context.memory, "destination")
+        names.refuse()
+        self._is_cut_name_free = names.is_free
+        if shown:
+            names.learn_if_there()
+
+    def _require_whole_name(self, outcome: Outcome) -> Outcome:
+        """Return the outcome of an upload or a copy. Raises KeyCollision if the object got a cut
+        name, which was free before: then it is deleted."""
+        try:
+            self._refuse_cut_name(shown=True)
+        except KeyCollision as error:
+            if outcome.receipt is not None:
+                self._remove_cut(outcome.receipt.destination, error)
+            raise
+        return outcome
+
+    def _remove_cut(self, version: Version, error: KeyCollision) -> None:
+        """Delete the object that got a cut name, unless another one may have had it before. If it
+        stays, `error` names it."""
+        destination, place = self._target.destination, self._target.place
+        why = "another object may have been there before"
+        if self._is_cut_name_free:
+            try:
+                destination.delete(place, version)
+                self._progress.note_absent(place)
+                return
+            except RelayError as failure:
+                why = failure.message
+        error.leave(Leftover.SENT, place, why)
 
     def _forget_other_place(self) -> None:
         """Forget the knowledge of an earlier attempt, and abort its multipart upload, if the source

@@ -23,6 +23,7 @@ from relay.receipt import Receipt, State, Version
 from relay.retry import Backoff
 from relay.stores.interfaces import ObjectInfo, PartLimits, StoreProvider
 from relay.transfer_limits import Limits
+from relay.wire.capabilities import CapabilityCache
 from relay.wire.watchdog import Watchdog
 
 
@@ -71,6 +72,8 @@ class TransferContext:
     meter: Watchdog
     journal: Journal | None
     troubles: PendingRetries
+    memory: CapabilityCache
+    """Facts about the servers of both sides."""
     remains: dict[str, str] = field(default_factory=dict)
     """As Progress.remains."""
 

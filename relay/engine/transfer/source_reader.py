@@ -19,6 +19,7 @@ from relay.digest import ALGORITHMS, ALWAYS, Digests, compare
 from relay.engine.comparison import is_older
 from relay.engine.plan import Metadata
 from relay.engine.transfer.context import TransferContext
+from relay.engine.transfer.cut_names import CutNames
 from relay.engine.transfer.expectations import (
     check_against_list,
     check_against_listing,
@@ -69,6 +70,7 @@ class SourceReader:
         """Start another attempt with no pinned version."""
         context = self._context
         self._source = context.stores.source(context.plan.source, context.meter)
+        self._cut_names = CutNames(self._source, context.plan.source, context.memory, "source")
         self._listed_small = listed = self._listed_version_of_small()
         # A strong ETag of the listing pins the version, which saves a HEAD for each object.
         self._hint = (
@@ -99,7 +101,14 @@ class SourceReader:
     def _inspect(self) -> ObjectInfo | None:
         """Return the description by HEAD, or None if HEAD does not describe the object."""
         found = self._source.head(self._context.plan.source)
-        return None if isinstance(found, UnknownObject) else self._check_description(found)
+        return None if isinstance(found, UnknownObject) else self._check_whole(found)
+
+    def _check_whole(self, found: F) -> F:
+        """As `_check_description`, of an object that is not open. Raises Rejected if the server
+        cuts the name, so that the answer is about another object."""
+        self._cut_names.refuse()
+        self._cut_names.learn()
+        return self._check_description(found)
 
     def _check_description(self, found: F) -> F:
         """Return `found`, marked as strict with metadata=strict. Raises NotFound if the answer is
@@ -170,7 +179,7 @@ class SourceReader:
             metadata=opened.metadata,
             ranges=True,
         )
-        return check_against_list(self._check_description(found), context.known.promised)
+        return check_against_list(self._check_whole(found), context.known.promised)
 
     def _check_against_listing(self, found: ObjectInfo) -> None:
         """Raise SourceChanged if the listing has another size for the same version."""
@@ -188,6 +197,8 @@ class SourceReader:
         """
         context, progress = self._context, self._progress
         source, promised = context.plan.source, context.known.promised
+        if found is None or found is self._hint:  # else a HEAD has described it
+            self._cut_names.refuse()
         try:
             opened = self._source.get(source, found.version if found else None)
         except (SourceChanged, PreconditionFailed):
@@ -199,6 +210,7 @@ class SourceReader:
         body = progress.body = opened.body
         assert body is not None  # an Opened has one
         opened = self._check_description(opened)
+        self._cut_names.learn()
         refuse_wrong_page(opened, context.plan.source, context.known, self._source)
         opened = check_against_list(opened, promised)
         self._check_against_listing(opened)

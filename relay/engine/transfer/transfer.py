@@ -47,6 +47,7 @@ from relay.retry import Backoff, Patience
 from relay.stores.interfaces import ObjectInfo, StoreProvider
 from relay.throttle import Slots
 from relay.transfer_limits import Limits
+from relay.wire.capabilities import CapabilityCache
 from relay.wire.watchdog import Watchdog
 
 MAX_RESTARTS = 2
@@ -79,6 +80,7 @@ class Transfer:
     admitted: bool = False
     """True: the limits of the slot queue do not apply, since the caller limits its transfers."""
     allowed: ReadableAccounts = field(default_factory=ReadableAccounts)
+    memory: CapabilityCache = field(default_factory=CapabilityCache)
 
     def __post_init__(self) -> None:
         """Start the clocks."""
@@ -201,6 +203,7 @@ class Transfer:
             meter=self.meter,
             journal=self.journal,
             troubles=self._pending_retries,
+            memory=self.memory,
             remains=self._progress.remains,
         )
 

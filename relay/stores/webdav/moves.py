@@ -232,11 +232,15 @@ class Moves:
         """Raise Rejected if the server may cut a Destination like `place`.
 
         The object is moved from a temporary name to a longer one, and back. A server that cuts the
-        longer one takes it for the first, to which the object can't be moved (section 9.9.4)."""
+        longer one takes it for the first, to which the object can't be moved (section 9.9.4). If a
+        proxy cuts the names of requests alone, the object already has the longer name: after a MOVE
+        there no request could delete it."""
         cut, memory = cut_place(place), self._client.wire.memory
         fact = f"whole names {cut}"
         if cut is None or memory.has(place.origin, fact):
             return
+        if self._is_there(longer_names(part, place)[-1]):
+            raise self._cut_error(place, "it shows an object of a longer name, that was not stored")
         at = there = part
         try:
             for there in longer_names(part, place):
@@ -260,15 +264,17 @@ class Moves:
             refusal = self._client.refusal(response, "MOVE", there)
             if status not in _CUTS:
                 raise refusal
-            raise Rejected(
-                f"the server may cut the name of {place}, and so replace another object:"
-                f" {refusal.message}",
-                side=self._client.side,
-                store_status=status,
-                hint="Nothing there was changed. Rename the object, without ';' and '?'.",
-            )
+            raise self._cut_error(place, refusal.message, status)
         response.body.close()
         return there
+
+    def _cut_error(self, place: Location, why: str, status: int | None = None) -> Rejected:
+        return Rejected(
+            f"the server may cut the name of {place}, and so replace another object: {why}",
+            side=self._client.side,
+            store_status=status,
+            hint="Nothing there was changed. Rename the object, without ';' and '?'.",
+        )
 
     def _remove(self, part: Location, error: RelayError) -> None:
         """Delete a temporary object. If it can't be deleted, `error` says that it may remain."""

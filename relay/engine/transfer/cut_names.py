@@ -1,0 +1,130 @@
+"""Detect a server that cuts a name at a delimiter of URLs: another object answers for it then.
+
+Theory of operation. A proxy that decodes a path and does not encode it again (nginx with
+`proxy_pass http://backend$uri`, Apache's `[P]` without `B`) asks for the object `a` in place of
+`a?b`. There a name that never existed, `a?` with random characters, shows `a` too. If nothing has
+that name, nothing can be overwritten either, and the same request once the object itself is there
+proves that names are kept whole. That is remembered for the folder and the delimiter.
+
+Decided here: whether a name is cut. Never here: names that a store folds (`folded_names.py`), the
+cut of a MOVE (`stores/webdav/moves.py`)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+from uuid import uuid4
+
+from relay.engine.inspection import inspect_object
+from relay.errors import KeyCollision, NotFound, Rejected, Side, StoreError, Unavailable
+from relay.location import Location
+from relay.stores.interfaces import Destination, ObjectInfo, Source
+from relay.wire.capabilities import CapabilityCache
+
+STORES: Final = frozenset({"http", "webdav"})
+"""Stores whose names are paths of URLs, and behind any proxy."""
+_DELIMITER: Final = re.compile("%(?:3f|23|3b|26)", re.I)
+"""An encoded '?', '#', ';' or '&'. (A proxy may put a path into a query.)"""
+_HINT: Final = (
+    "Let the server, or the proxy in front of it, pass the path on as it came (in nginx: proxy_pass"
+    " without $uri), or name the server behind it; else rename the object."
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Cut:
+    """One way to cut a name."""
+
+    fact: str
+    """The fact that the server does not do that in this folder."""
+    rest: Location
+    """The cut name."""
+    unused: Location
+    """A name that never existed, and that a server cuts to `rest`."""
+    plain: Location
+    """A name that never existed, without a delimiter."""
+
+
+class CutNames:
+    """The check of the name of one `place`, at its `store`; facts are kept in `memory`."""
+
+    def __init__(
+        self, store: Source | Destination, place: Location, memory: CapabilityCache, side: Side
+    ) -> None:
+        self._store, self._place, self._memory, self._side = store, place, memory, side
+        self._free: list[str] = []
+        self.is_free = False
+        """True if the last check found that no object has the cut name."""
+
+    def refuse(self) -> None:
+        """Raise KeyCollision, of a source Rejected, if another object answers for the place. Raises
+        retryable StoreErrors."""
+        if "%" not in self._place.path or self._place.store not in STORES:
+            return
+        self._free, self.is_free = [], True
+        for cut in _cuts_of(self._place):
+            if self._memory.has(self._place.origin, cut.fact):
+                continue
+            is_there = self._is_there(cut.unused)
+            # A server that answers for any name shows nothing.
+            if is_there and self._is_there(cut.plain) is False:
+                raise self._error(cut)
+            if is_there is False:
+                self._free.append(cut.fact)
+            else:
+                self.is_free = False
+
+    def learn(self) -> None:
+        """Remember that the server keeps the name whole, since the object was there during the
+        check."""
+        for fact in self._free:
+            self._memory.learn(self._place.origin, fact)
+
+    def learn_if_there(self) -> None:
+        """As `learn`, of an object that was there before the check. Raises Unavailable if it is
+        gone: then the check shows nothing. Raises retryable StoreErrors."""
+        is_there = self._is_there(self._place) if self._free else None
+        if is_there is False:
+            raise Unavailable(f"{self._place} was there a moment ago, and is gone", side=self._side)
+        if is_there:
+            self.learn()
+
+    def _is_there(self, place: Location) -> bool | None:
+        """Return whether a place has an object; None if the server does not show that. Raises
+        retryable StoreErrors."""
+        try:
+            found = inspect_object(self._store, place)
+        except NotFound:
+            return False
+        except StoreError as error:
+            if error.retryable:
+                raise
+            return None
+        return True if isinstance(found, ObjectInfo) else None
+
+    def _error(self, cut: _Cut) -> Rejected:
+        kind = Rejected if self._side == "source" else KeyCollision
+        return kind(
+            f"the server cuts the name of {self._place}, and takes it for {cut.rest}",
+            side=self._side,
+            hint=_HINT,
+        )
+
+
+def _cuts_of(place: Location) -> Iterator[_Cut]:
+    """Yield the ways to cut a name: at the first delimiter of each kind."""
+    path, query = place.path, place.target[len(place.path) :]
+    firsts = {found[0].lower(): found for found in reversed([*_DELIMITER.finditer(path)])}
+    for kind, found in firsts.items():
+        before, after = path[: found.start()], path[found.end() :]
+        # A parameter ends with its segment, all else with the URL.
+        after = "".join(after.partition("/")[1:]) if kind == "%3b" else ""
+        word = uuid4().hex[:8]
+        yield _Cut(
+            fact=f"whole paths {before.rpartition('/')[0]}/ {kind}",
+            rest=place.with_target(before + after + query),
+            unused=place.with_target(f"{before}{found[0]}{word}{after}{query}"),
+            plain=place.with_target(f"{before}-{word}{after}{query}"),
+        )

@@ -1,0 +1,145 @@
+"""A server that cuts a name at a delimiter of URLs: no other object is overwritten, deleted, or
+taken for the object of that name. A real proxy that does so is in tests/end_to_end/test_nginx.py.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from urllib.parse import unquote_to_bytes
+
+import pytest
+
+from relay.errors import KeyCollision, Rejected
+from relay.receipt import State
+from relay.stores.webdav.account import webdav_location
+from tests.conftest import Engine
+from tests.faults.scripted_http import Shelf, empty_answer
+from tests.faults.test_webdav import Dav
+from tests.scripted import Peer
+
+DATA = b"the bytes of the object"
+
+
+def _cut_url(path: bytes) -> bytes:
+    """Parse a path after it was decoded."""
+    return re.split(rb"[?#]", unquote_to_bytes(path))[0]
+
+
+def _cut_parameters(path: bytes) -> bytes:
+    return re.sub(rb";[^/]*", b"", unquote_to_bytes(path))
+
+
+def _put_in_query(path: bytes) -> bytes:
+    """Put a decoded path into a query, as `RewriteRule ^/(.*) /put.php?path=$1` does."""
+    return unquote_to_bytes(path).partition(b"&")[0]
+
+
+CUTS = {
+    "a query": (_cut_url, "/to/a%3Fid=1"),
+    "a fragment": (_cut_url, "/to/a%231.jpg"),
+    "a folder's query": (_cut_url, "/to/a%3f/b"),
+    "nothing is left": (_cut_url, "/to/%3Fa"),
+    "a parameter": (_cut_parameters, "/to/a%3Bb"),
+    "a folder's parameter": (_cut_parameters, "/to/x%3Bb/a"),
+    "an ampersand": (_put_in_query, "/to/a%26b.txt"),
+    "a second delimiter": (_cut_url, "/to/a%26b%3Fc"),
+}
+CUTTING = pytest.mark.parametrize(("folds", "name"), CUTS.values(), ids=CUTS)
+Folding = Callable[[bytes], bytes]
+
+
+def migrate(engine: Engine, here: Shelf, there: Shelf, name: str, **options: object) -> State:
+    """Move DATA, under the same name on both sides."""
+    here.objects.setdefault(here.folds(name.encode()), DATA)
+    with Peer([here] * 30) as source, Peer([there] * 30) as destination:
+        return engine.migrate(source.url(name), destination.url(name), **options).state
+
+
+@CUTTING
+@pytest.mark.parametrize("if_exists", ["overwrite", "changed", "skip"])
+@pytest.mark.parametrize("other", [None, DATA, b"another"])
+def test_an_object_of_the_cut_name_stays_as_it_is(
+    engine: Engine, folds: Folding, name: str, if_exists: str, other: bytes | None
+) -> None:
+    there = Shelf(folds=folds)
+    before = {} if other is None else {folds(name.encode()): other}
+    there.objects.update(before)
+    with pytest.raises(KeyCollision, match="cuts the name") as caught:
+        migrate(engine, Shelf(), there, name, if_exists=if_exists)
+    assert there.objects == before
+    assert there.methods.count(b"PUT") == (not before)
+    assert "may remain" not in caught.value.hint
+
+
+@CUTTING
+@pytest.mark.parametrize("head", [None, 405], ids=["HEAD", "only GET"])
+def test_an_object_of_the_cut_name_is_not_read(
+    engine: Engine, folds: Folding, name: str, head: int | None
+) -> None:
+    here, there = Shelf(folds=folds), Shelf()
+    here.refused = {b"HEAD": empty_answer(head)} if head else {}
+    with pytest.raises(Rejected, match="cuts the name") as caught:
+        migrate(engine, here, there, name)
+    assert caught.value.side == "source"
+    assert there.objects == {}
+
+
+def test_an_object_that_stays_under_the_cut_name_is_named(engine: Engine) -> None:
+    there = Shelf(folds=_cut_url, refused={b"DELETE": empty_answer(403)})
+    with pytest.raises(KeyCollision) as caught:
+        migrate(engine, Shelf(), there, "/to/a%3Fb")
+    assert "may remain" in caught.value.hint
+
+
+def test_an_object_that_vanishes_meanwhile_proves_nothing(patient_engine: Engine) -> None:
+    """The transfer of another name that is cut so, which deletes what it sent."""
+
+    @dataclass
+    class Crowded(Shelf):
+        deletes: bool = True
+
+        def _other(self, talk: object, method: bytes, path: bytes, request: bytes) -> bool:
+            if self.deletes and b"%3Fb" not in request and self.methods.count(b"PUT"):
+                self.objects.clear()
+                self.deletes = False
+            return super()._other(talk, method, path, request)  # type: ignore[arg-type]
+
+    there = Crowded(folds=_cut_url)
+    with pytest.raises(KeyCollision):
+        migrate(patient_engine, Shelf(), there, "/to/a%3Fb")
+    assert there.methods.count(b"PUT") == 2
+    assert there.objects == {}
+
+
+@pytest.mark.parametrize("store", ["http", "webdav"])
+def test_a_server_is_asked_once_for_each_folder_and_delimiter(engine: Engine, store: str) -> None:
+    there = Shelf() if store == "http" else Dav()
+    names = ["/to/a", "/to/a%3Fb", "/to/a%26b", "/to/q/a%3Fb"]
+    counts = []
+    with Peer([Shelf({name.encode(): DATA for name in names})] * 30) as here:
+        with Peer([there] * 60) as peer:
+            for name in [*names, *names]:
+                there.asked.clear()
+                place = peer.url(name)
+                engine.migrate(
+                    here.url(name), webdav_location(place) if store == "webdav" else place
+                )
+                counts.append(len(there.asked))
+    plain = counts[4]  # all that relay learns of a server is known by then
+    assert all(count > plain for count in counts[1:4])
+    assert counts[5:] == [plain] * 3
+    assert set(there.objects) == {name.encode() for name in names}
+
+
+@pytest.mark.parametrize("name", ["/to/a%3Fb", "/to/a%26b"])
+def test_a_server_that_does_not_show_names_gets_them(engine: Engine, name: str) -> None:
+    there = Shelf(refused={b"HEAD": empty_answer(403), b"GET": empty_answer(403)})
+    assert migrate(engine, Shelf(), there, name) is State.UNVERIFIED
+    assert there.objects == {name.encode(): DATA}
+
+
+def test_a_server_that_answers_for_any_name_gets_it(engine: Engine) -> None:
+    there = Shelf(shown=lambda shelf, path: shelf.objects.get(path, b"a page"))
+    assert migrate(engine, Shelf(), there, "/to/a%3Fb") is State.VERIFIED
