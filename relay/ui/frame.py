@@ -13,7 +13,7 @@ from flask import Response, g
 from relay.api.caller import ANONYMOUS, LOCAL
 from relay.api.migration_routes import LedgerContext
 from relay.engine.transfer_engine import TransferEngine
-from relay.errors import RelayError, Unauthorized
+from relay.errors import MigrationUnknown, RelayError, Unauthorized
 from relay.ledger.ledger import Ledger
 from relay.ledger.token_values import Scope
 from relay.ui import words
@@ -66,6 +66,8 @@ class PageFrame:
     def error(self, error: RelayError, title: str = "") -> Response:
         """Return the page of an error: its title, detail, hint and instance."""
         members = problem(error) | ({"title": title} if title else {})
+        if isinstance(error, MigrationUnknown):  # its own hint is one for the API
+            members["hint"] = words.LOOK_IN_LIST
         response = self.page("error.html", here="", status=error.status, problem=members)
         seconds = retry_after(error)
         if seconds is not None:

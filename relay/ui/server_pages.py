@@ -18,6 +18,7 @@ from flask import Response
 from relay import __version__
 from relay.config import Settings
 from relay.errors import LedgerFailed
+from relay.ledger.overview import Group
 from relay.ledger.schema import HEAD
 from relay.settings_sources import source_of
 from relay.ui.figures import count, duration, size, stamp
@@ -127,7 +128,7 @@ def _ledger_facts(frame: PageFrame) -> tuple[list[Fact], LedgerFailed | None]:
     took = time.monotonic() - began
     facts += [
         ("Answers in", f"{took * 1000:.1f} ms", took > LATE_SECONDS),
-        ("Migrations", count(sum(groups.values())), False),
+        ("Migrations", count(groups[Group.ALL]), False),
     ]
     if text.startswith("sqlite"):
         facts += _disk_facts(Path(urlsplit(text).path.removeprefix("/")))

@@ -57,7 +57,7 @@
     if (plot) { plot.setData(points); return; }
     const axis = { stroke: color('--muted'), grid: { stroke: color('--line'), width: 1 }, ticks: { show: false }, font: '12px system-ui' };
     plot = new uPlot({ width, height: 190, legend: { show: false }, cursor: { y: false },
-      scales: { y: { range: (u, low, high) => [0, Math.max(high * 1.15, 0.001)] } },
+      scales: { y: { range: (u, low, high) => [0, Math.max(high * 1.15, 1)] } },
       series: [{}, { stroke: color('--accent'), width: 2, fill: color('--accent-soft'), points: { show: false } }],
       axes: [axis, { ...axis, size: 56 }] }, points, place);
     new ResizeObserver(() => plot.setSize({ width: place.clientWidth, height: 190 })).observe(place);
