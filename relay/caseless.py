@@ -1,9 +1,10 @@
 """The form that names share if a store without case takes them for one.
 
-Theory of operation. The form is a canonical caseless match (Unicode 15.0, section 3.13, D145)
-without characters that have no width of their own, such as U+FE0F behind a symbol: the casefold of
-ext4 and f2fs ignores them in a name (docs.kernel.org, "ext4 Case-insensitive file name lookups"),
-and so does HFS+.
+Theory of operation. The form is a compatibility caseless match (Unicode 15.0, section 3.13, D146):
+ZFS (`normalization=formKC` or `formKD`) and CephFS compare names by NFKC or NFKD, where U+00B2 is a
+2, and a no-break space a blank. It leaves out characters that have no width of their own, such as
+U+FE0F behind a symbol: the casefold of ext4 and f2fs ignores them in a name (docs.kernel.org, "ext4
+Case-insensitive file name lookups"), and so does HFS+.
 
 Decided here: which letters may be one. Never here: other parts of a name, as blanks
 (`ledger/folded_names.py`)."""
@@ -25,4 +26,4 @@ DerivedCoreProperties.txt)."""
 
 def caseless_form(text: str) -> str:
     """Return a text composed, without case, and without ignorable characters."""
-    return normalize("NFC", normalize("NFD", _IGNORABLE.sub("", text)).casefold())
+    return normalize("NFKC", normalize("NFKD", _IGNORABLE.sub("", text)).casefold())

@@ -48,27 +48,28 @@ _COLUMNS: Final = (
 
 def fold(name: str) -> str:
     """Return the folded form of a name. All names that some store may treat as the same have one
-    folded form: without case (NTFS, APFS, SMB), composed (APFS, HFS+), without ignorable characters
-    (ext4 with casefold, HFS+), decoded once more (servers behind proxies), with '+' for a blank
-    (servers that decode a path as a form), without empty segments (file systems), without dots and
-    blanks at the end of a segment (Windows), and without blanks at its beginning (servers that trim
-    what they read)."""
+    folded form: without case (NTFS, APFS, SMB), composed (APFS, HFS+; by compatibility ZFS
+    and CephFS), without ignorable characters (ext4 with casefold, HFS+), decoded once more (servers
+    behind proxies), with '+' for a blank (servers that decode a path as a form), without empty
+    segments (file systems), without dots and blanks at the end of a segment (Windows), and without
+    blanks at its beginning (servers that trim what they read)."""
     if _OWN.fullmatch(name):
         return name
     plain = name.isascii() and not any(mark in name for mark in ("%", "+", "\\", "//"))
-    text = name.lower() if plain else "/".join(map(_compose, _decode(name).split("/")))
+    # A compatible form may have a '+' or a '%', and a decoded name other letters.
+    text = name.lower() if plain else _compose(_decode(_compose(name)))
     if not (text.startswith(" ") or any(end in f"{text}/" for end in ("./", " /", "//", "/ "))):
         return text
     segments = (segment.rstrip(". ").lstrip(" ") or segment for segment in text.split("/"))
     return "/".join(segment for segment in segments if segment)
 
 
-def _compose(segment: str) -> str:
-    """Return the form of a segment without case. A segment longer than LONGEST stays as it is: no
+def _compose(name: str) -> str:
+    """Return the form of a name without case. A segment longer than LONGEST stays as it is: no
     composing store takes it, and ordering combining marks takes quadratic time."""
-    if len(segment) > LONGEST:
-        return segment
-    return caseless_form(segment)
+    return "/".join(
+        segment if len(segment) > LONGEST else caseless_form(segment) for segment in name.split("/")
+    )
 
 
 def _decode(name: str) -> str:

@@ -52,6 +52,11 @@ def _compose_path(path: bytes) -> bytes:
     return quote(unicodedata.normalize("NFC", unquote(path.decode())), safe="/.").encode()
 
 
+def _compose_compatibly(path: bytes) -> bytes:
+    """Fold a name as ZFS does with `normalization=formKC`."""
+    return quote(unicodedata.normalize("NFKC", unquote(path.decode())), safe="/.").encode()
+
+
 def _ignore(path: bytes) -> bytes:
     """Fold a name as ext4's casefold does (fs/unicode, NFDICF)."""
     kept = "".join(one for one in unquote(path.decode()) if one not in "\u00ad\u200d\ufe0f")
@@ -82,6 +87,9 @@ FOLDING = {
     "case": (_fold_case, "a/Photo.jpg", "a/photo.jpg"),
     "case of a folder": (_fold_case, "A/photo.jpg", "a/photo.jpg"),
     "form": (_compose_path, "caf\u00e9", "cafe\u0301"),
+    "a digit": (_compose_compatibly, "m\u00b2.txt", "m2.txt"),
+    "a no-break space": (_compose_compatibly, "a\u00a0b/c", "a b/c"),
+    "a wide plus": (_compose_compatibly, "a\uff0bb", "a+b"),
     "a variation": (_ignore, "\u2764.png", "\u2764\ufe0f.png"),
     "a joiner, a folder's": (_ignore, "a/name", "a\u200d/name"),
     "a hyphen": (_ignore, "Name", "na\u00adme"),
