@@ -8,10 +8,12 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from typing import Final
+from urllib.parse import unquote
 
 from relay.errors import RedirectRefused, RequestError, Side
 from relay.location import SCHEME, Location, parse_location
 
+_PAGE_ENDING: Final = re.compile(r"\.x?html?$", re.I)
 _BLANK_OR_BEYOND: Final = re.compile(r"[ \x80-\xff]")
 
 
@@ -33,6 +35,25 @@ def redirect_target(location: Location, reference: str, side: Side = "source") -
     return replace(
         there, method=location.method, headers=location.headers, account=location.account
     )
+
+
+def is_neighbour(place: Location, there: Location) -> bool:
+    """Return whether a redirect from `place` leads to another name in the same folder of the same
+    host: a server that corrects spellings (Apache's mod_speling) does so once the object is gone.
+
+    A page may lose its ending (`a.html` to `a`), and a folder's index its name."""
+    here, other = place.path.rstrip("/"), there.path.rstrip("/")
+    above, name = _split_name(here)
+    beside, named = _split_name(other)
+    if place.host != there.host or above != beside:
+        return False
+    return named not in ("", name, _PAGE_ENDING.sub("", name))
+
+
+def _split_name(path: str) -> tuple[str, str]:
+    """Return the decoded folder and name of a path."""
+    above, _, name = unquote(path, errors="surrogateescape").rpartition("/")
+    return above, name
 
 
 def _encode(reference: str) -> str:

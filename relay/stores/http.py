@@ -13,9 +13,10 @@ from functools import partial
 from itertools import islice
 from typing import Final
 
-from relay.errors import Side, StoreError, Unsupported
+from relay.errors import NotFound, Side, StoreError, Unsupported
 from relay.location import Location
 from relay.receipt import Version
+from relay.redirects import is_neighbour
 from relay.stores.folder_walk import walk_folders
 from relay.stores.http_client import HttpClient
 from relay.stores.http_fields import next_link, strong_tag
@@ -85,6 +86,11 @@ class HttpStore:
         response, final = self._reads.follow("GET", folder, (("Accept", ACCEPT), *FRESH))
         if response.head.status != 200:
             raise self._client.refusal(response, "GET", final)
+        # The folder of the command may have moved; a listed one was there under its own name.
+        if name and is_neighbour(folder, final):
+            response.body.close()
+            message = f"{folder} is not there; the server answers with {final}"
+            raise NotFound(message, side=self._client.side)
         if next_link(response.head) is not None:
             response.body.close()
             message = f"the index page of {final} continues on another page"

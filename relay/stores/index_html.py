@@ -34,6 +34,7 @@ _SORTED: Final = frozenset(f"{name}{value}" for name in "conmsd" for value in "n
 """The same of Apache, each with its value."""
 _ELSEWHERE: Final = (LinkTarget.ASTRAY, LinkTarget.ABROAD)
 """Targets that are not in the folder, as its path is known here."""
+_NO_ENTRY: Final = (LinkTarget.AWAY, LinkTarget.ITSELF)
 _EXACT = re.compile(
     r"\s*(?:\d{2}-\w{3}-\d{4}|\d{4}-\d{2}-\d{2})\s\d{2}:\d{2}(?::\d{2})?\s+([0-9]{1,19})\s*?(?:\t|\n|$)"
 )
@@ -49,14 +50,14 @@ def read_html(texts: Iterator[str], page: IndexPage) -> Iterator[Entry]:
         if _GOES_ON.search(href) and any(one.leads is LinkTarget.ITSELF for one in meant):
             page.refuse_partial_page()
         link = _choose_meaning(href.strip(), inside.strip(), meant, all(folders))
-        asks = _asks_for(href) if link is not None and link.leads is LinkTarget.ITSELF else set()
-        if asks:
-            if inside.strip() in asks:
-                page.refuse_hidden_entry(href)
+        asks = _asks_for(href) if link is None or link.leads in _NO_ENTRY else set()
+        if _names_one(asks, inside):
+            page.refuse_hidden_entry(href)
+        if asks and link is not None and link.leads is LinkTarget.ITSELF:
             astray += 1
         if link is None:
             astray += 1
-        elif link.leads not in (LinkTarget.AWAY, LinkTarget.ITSELF):
+        elif link.leads not in _NO_ENTRY:
             # A link to another place becomes an entry with an error, and does not prove that the
             # page is the index of this folder.
             is_elsewhere = link.leads is LinkTarget.ODD and meant[0].leads in _ELSEWHERE
@@ -107,6 +108,15 @@ def _asks_for(href: str) -> set[str]:
     query = href.partition("?")[2].partition("#")[0].replace(";", "&")
     reported = parse_qsl(query, keep_blank_values=True, errors="surrogateescape")
     return {value or name for name, value in reported if not _is_view(name.lower(), value)}
+
+
+def _names_one(asks: set[str], inside: str) -> bool:
+    """Return whether one of the values of a link's query ends with the name that is its text:
+    `?dir=photos/2019` with the text `2019/`, or `[2019]`."""
+    text = inside.strip().strip("/[]").strip()
+    return text not in ("", ".", "..") and any(
+        value.rstrip("/").rpartition("/")[2] == text for value in asks
+    )
 
 
 def _is_view(name: str, value: str) -> bool:

@@ -43,7 +43,7 @@ def read_entries(pieces: Iterable[bytes], page: IndexPage) -> Generator[Entry, N
 
 
 def _texts(pieces: Iterable[bytes]) -> Iterator[str]:
-    decoder = codecs.getincrementaldecoder("utf-8-sig")("replace")
+    decoder = codecs.getincrementaldecoder("utf-8-sig")("surrogateescape")
     for piece in pieces:
         yield decoder.decode(piece)
     yield decoder.decode(b"", True)

@@ -945,6 +945,22 @@ def test_a_name_a_server_takes_for_another_object_is_refused(
             assert isinstance(store.head(place), ObjectInfo)
 
 
+@pytest.mark.parametrize("kind", ["http"])
+def test_a_folder_redirected_to_its_neighbour_is_gone(wire: Wire, kind: str) -> None:
+    """Apache (mod_speling) redirects to a similar name once the listed folder is gone."""
+
+    def answer(_: str, target: str) -> bytes:
+        if target == "/f/":
+            return reply(200, index("/f/", "a1/", "a2/"))
+        if target == "/f/a1/":
+            return reply(301, "", "Location: /f/a2/")
+        return reply(200, index(target, "b"))
+
+    with Peer(answers_script(answer)) as peer:
+        found = list_place(wire, place_of(kind, peer))
+    assert {entry.name: entry.error is None for entry in found} == {"a1/": False, "a2/b": True}
+
+
 @pytest.mark.parametrize("status", [200, 403])
 def test_a_row_of_a_multistatus_may_hold_several_statuses(wire: Wire, status: int) -> None:
     """RFC 4918 section 14.24: several addresses have one status."""

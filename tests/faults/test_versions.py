@@ -377,6 +377,43 @@ def test_a_source_that_dates_each_answer_now_is_read(
 HTML = b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 6\r\n\r\n"
 
 
+@pytest.mark.parametrize(
+    ("target", "is_gone"),
+    [("/photos/a2.jpg", True), ("/photos/A1.jpg", True), ("/cdn/a2.jpg", False)],
+)
+def test_the_neighbour_of_a_listed_object_is_not_moved(
+    engine: Engine, target: str, is_gone: bool
+) -> None:
+    """Apache (mod_speling) redirects to a similar name once the object is gone."""
+    moved = f"HTTP/1.1 301 X\r\nLocation: {target}\r\nContent-Length: 0\r\n\r\n".encode()
+
+    def get(talk: Talk, request: bytes) -> None:
+        talk.send(GET_HEAD, DATA) if target.encode() in request else talk.send(moved)
+
+    cloud = Cloud()
+    with Peer([source_script(Cloud(), get)] * 9) as there, Peer(destination_script(cloud)) as peer:
+        transfer = listed_transfer(engine, there.url("/photos/a1.jpg"), peer.url("/b"), Version())
+        with pytest.raises(NotFound) if is_gone else nullcontext():
+            engine.runner.run(transfer)
+    assert cloud.objects == ({} if is_gone else {b"/b": DATA})
+
+
+def test_a_page_for_any_name_with_a_token_is_no_object(engine: Engine) -> None:
+    """An application answers 200 and a page for an expired link; without its token it refuses."""
+
+    def get(talk: Talk, request: bytes) -> None:
+        talk.send(HTML, b"<html>") if b"token=" in request else talk.send(empty_answer(403))
+
+    cloud = Cloud()
+    with (
+        Peer([source_script(Cloud(), get)] * 9) as there,
+        Peer(destination_script(cloud)) as peer,
+        pytest.raises(Rejected, match="any name"),
+    ):
+        engine.migrate(there.url("/film.mp4?token=old"), peer.url("/b"))
+    assert cloud.objects == {}
+
+
 @pytest.mark.parametrize("answers_any", [True, False], ids=["any name", "this name"])
 def test_a_page_that_a_server_answers_for_any_name_is_no_object(
     engine: Engine, answers_any: bool

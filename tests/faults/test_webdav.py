@@ -1749,3 +1749,12 @@ def test_a_trial_that_remains_is_named(engine: Engine) -> None:
     [left] = dav.objects.keys() - {b"/a", b"/b"}
     assert [left.decode() in note for note in notes[0]] == [True]
     assert notes[1] == ()
+
+
+def test_a_failed_transfer_names_what_a_trial_left(engine: Engine) -> None:
+    """The receipt, which would name it, is missing."""
+    dav = Immovable()
+    with pytest.raises(SourceTruncated) as caught:
+        migrate(engine, dav, fixed_answer(GET_HEAD, DATA[:-1]), if_exists="fail")
+    [left] = [name for name in dav.objects if dav.objects[name] == TRIAL and b".upload" in name]
+    assert left.decode() in caught.value.hint

@@ -101,6 +101,36 @@ def test_the_list_of_each_server(text: str, more: dict[str, int | None], size: i
     assert shown == {"in/": None, "a b.txt": size, **more}
 
 
+@pytest.mark.parametrize(
+    ("href", "inside", "is_entry"),
+    [
+        ("?dir=sub", "sub", True),
+        ("?dir=sub", "sub/", True),
+        ("?dir=pub%2Fsub", "[sub]", True),
+        ("/index.php?dir=/pub/sub", "sub/", True),
+        ("?C=N;O=D", "Name", False),
+        ("/index.php?dir=/", "..", False),
+        ("/about?lang=en", "About", False),
+    ],
+)
+def test_a_folder_that_is_linked_by_a_query_is_not_left_out(
+    href: str, inside: str, is_entry: bool
+) -> None:
+    """Scripts in PHP list their folders so, and the files by their paths."""
+    link = f'<a href="{href}">{inside}</a>'
+    page = f"<html><title>Index of /pub/</title>{link}<a href='file.txt'>file.txt</a></html>"
+    found = read_index(page, "/pub/")
+    assert (found is None) is is_entry
+    assert found is None or [entry.name for entry in found] == ["file.txt"]
+
+
+def test_names_that_are_not_utf8_stay_apart() -> None:
+    """nginx writes the bytes of a name into its JSON as they are."""
+    rows = b'[{"name":"caf\xe9","type":"file"},{"name":"caf\xe8","type":"file"}]'
+    page = IndexPage(shown="the page", side="source", paths=("/pub/",))
+    assert len(list(read_entries([rows], page))) == 2
+
+
 def test_a_row_that_is_no_file_is_an_entry_with_an_error() -> None:
     """nginx shows a link without a target so, and the server may have lost that file's disk."""
     found = read_index(NGINX_JSON, "/pub/")

@@ -37,6 +37,7 @@ from relay.errors import (
     StoreError,
 )
 from relay.receipt import Version
+from relay.redirects import is_neighbour
 from relay.stores.interfaces import (
     ByteRange,
     Destination,
@@ -120,12 +121,13 @@ class SourceReader:
 
     def _refuse_other_name(self, found: ObjectInfo) -> None:
         """Raise NotFound if a listed object has been removed, and the server answers with another
-        one, whose name continues this one, as Apache does (MultiViews)."""
+        one: one whose name continues this one (Apache's MultiViews), or another one of the same
+        folder, which it takes for the correct spelling (Apache's mod_speling)."""
         known, place = self._context.known, self._context.plan.source
         if known.listed is None or known.promised is not None or found.location is place:
             return
-        there = last_segment(found.location)
-        if there.startswith(f"{last_segment(place)}."):
+        there, here = last_segment(found.location), last_segment(place)
+        if there.startswith(f"{here}.") or is_neighbour(place, found.location):
             raise NotFound(
                 f"{place} is not there; the server answers with {there!a}", side="source"
             )

@@ -99,7 +99,9 @@ class _PageChecks:
         if is_sized or not self._may_be_wrong_page(opened):
             return
         stem, dot, ending = place.path.rpartition(".")
-        other = place.with_target(f"{stem}-{uuid4().hex}{dot}{ending}")
+        # The query stays: without its token the server may refuse any name.
+        query = place.target[len(place.path) :]
+        other = place.with_target(f"{stem}-{uuid4().hex}{dot}{ending}{query}")
         try:
             found = self._source.get(other)
         except RelayError:

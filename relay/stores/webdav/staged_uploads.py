@@ -73,7 +73,7 @@ class StagedUploads:
         folders."""
         if location.method == "POST":
             raise Rejected("WebDAV uploads need PUT, not POST", side=self._client.side)
-        part, remarks = self._prepare(location, if_absent, token or uuid.uuid4().hex)
+        part = self._prepare(location, if_absent, token or uuid.uuid4().hex)
         try:
             notes = unkept_metadata(part, metadata)
             require(metadata, part, notes)
@@ -83,11 +83,12 @@ class StagedUploads:
             named = self._names.explain_refusal(location, error)
             reported = self._folders.explain_removed(location, named)
             self._remove(part, reported)
+            reported.keep(self._trials.remains)
             raise reported from None
         except BaseException as error:
             self._remove(part, error)
             raise
-        return replace(stored, place=location, notes=notes + remarks)
+        return replace(stored, place=location, notes=(*notes, *self._trials.remains.values()))
 
     def can_copy(self, source: Location, location: Location) -> bool:
         """As Destination.can_copy: on one server, with the same credentials, unless a copy was
@@ -105,7 +106,7 @@ class StagedUploads:
         """As CopyDestination.copy, by COPY (section 9.8) to a temporary name, which `publish`
         moves."""
         token = token or uuid.uuid4().hex
-        part, remarks = self._prepare(location, if_absent, token)
+        part = self._prepare(location, if_absent, token)
         try:
             self._trials.require_copies(part, location, token)
             response = self._moves.send("COPY", source, part, KEEP)
@@ -115,11 +116,13 @@ class StagedUploads:
             self._require_copy(part, location)
         except RelayError as error:
             self._remove(part, error)
+            error.keep(self._trials.remains)
             raise self._slow_copy(location, part, error) or error from None
         except BaseException as error:
             self._remove(part, error)
             raise
-        return PutResult(Version(), part, {}, place=location, notes=remarks)
+        notes = tuple(self._trials.remains.values())
+        return PutResult(Version(), part, {}, place=location, notes=notes)
 
     def publish(self, stored: PutResult, if_absent: bool, fresh: bool) -> Version:
         """As Destination.publish."""
@@ -131,20 +134,20 @@ class StagedUploads:
         try:
             return self._moves.publish(part, place, if_absent, fresh)
         except RelayError as error:
+            error.keep(self._trials.remains)
             if str(part) in error.remains:  # the next upload must not replace it
                 error.retryable &= self._names.avoid_last(place)
             raise
 
-    def _prepare(
-        self, location: Location, if_absent: bool, token: str
-    ) -> tuple[Location, tuple[str, ...]]:
-        """Check `if_absent`, make missing folders, and return the staged location, with notes for
-        the receipt. Raises as `put`."""
+    def _prepare(self, location: Location, if_absent: bool, token: str) -> Location:
+        """Check `if_absent`, make missing folders, and return the staged location. Raises as
+        `put`."""
         if if_absent and self._objects.exists(location):
             raise PreconditionFailed(f"{location} exists", side=self._client.side)
         self._folders.make_above(location)
-        notes = self._trials.learn_overwrites(location, token) if if_absent else ()
-        return self._names.choose(location, token), notes
+        if if_absent:
+            self._trials.learn_overwrites(location, token)
+        return self._names.choose(location, token)
 
     def _require_copy(self, part: Location, location: Location) -> None:
         """Raise Rejected if nothing is at `part` after a COPY that was acknowledged. The server may

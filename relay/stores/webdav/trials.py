@@ -53,25 +53,25 @@ class Trials:
     ) -> None:
         self._client, self._objects = client, objects
         self._folders, self._names, self._moves = folders, names, moves
+        self.remains: dict[str, str] = {}
+        """Temporary objects that the server refused to delete: the place, and a sentence."""
 
-    def learn_overwrites(self, location: Location, token: str) -> tuple[str, ...]:
+    def learn_overwrites(self, location: Location, token: str) -> None:
         """Learn whether a MOVE with `Overwrite: F` replaces an object. Where that can't be found
-        out, the server counts as one that replaces it. Return notes about temporary objects that
-        the server refused to delete. Raises retryable errors."""
+        out, the server counts as one that replaces it. Raises retryable errors."""
         memory, origin, meter = self._client.wire.memory, location.origin, self._client.meter
         if memory.has(origin, HONOURS) or memory.has(origin, IGNORES):
-            return ()
+            return
         if cut_place(folder_of(location)) is not None:
-            return ()  # a server that cuts the Destination would move the object elsewhere
+            return  # a server that cuts the Destination would move the object elsewhere
         with memory.learning(origin, HONOURS, meter.check, meter.tick_seconds):
             if not memory.has(origin, HONOURS) and not memory.has(origin, IGNORES):
-                return self._try_move(location, token)
-        return ()
+                self._try_move(location, token)
 
-    def _try_move(self, location: Location, token: str) -> tuple[str, ...]:
+    def _try_move(self, location: Location, token: str) -> None:
         """Move one temporary object onto another one, which has the name of the upload that
-        follows. So nothing remains for long, even if the server refuses DELETE. Returns and raises
-        as `learn_overwrites`."""
+        follows. So nothing remains for long, even if the server refuses DELETE. Raises as
+        `learn_overwrites`."""
         part = self._names.choose(location, token)
         other = self._names.spare(location, token)
         memory, kept, left = self._client.wire.memory, False, [part, other]
@@ -93,11 +93,12 @@ class Trials:
             if not kept:
                 memory.learn(location.origin, IGNORES)
             # The upload that follows replaces `part`.
-            return tuple(text for name, text in error.remains.items() if name == str(other))
+            self.remains = {
+                name: text for name, text in error.remains.items() if name == str(other)
+            }
         except BaseException as error:
             self._remove(tuple(left), error)
             raise
-        return ()
 
     def _move_onto(self, part: Location, other: Location, fields: Fields) -> int:
         """Move `other` to the name of `part`; return the status of the answer."""
