@@ -54,7 +54,7 @@ def code(text: object) -> str:
 def commands() -> str:
     """Return the page of commands: the help of each, in order of use."""
     context = click.Context(cli, info_name="relay")
-    pages = "".join(_command(context, name) for name in COMMANDS)
+    pages = "".join(_command(cli, context, name) for name in COMMANDS)
     codes = "".join(f"| {number.value} | {EXITS[number]} |\n" for number in Exit)
     return f"""# Commands
 
@@ -68,11 +68,11 @@ Every command has `--help`. Commands that name a migration take its number or it
 {pages}"""
 
 
-def _command(parent: click.Context, name: str) -> str:
-    command = cli.get_command(parent, name)
+def _command(group: click.Group, parent: click.Context, name: str) -> str:
+    command = group.get_command(parent, name)
     assert command is not None
     context = click.Context(command, info_name=name, parent=parent)
-    usage = " ".join(["relay", name, *command.collect_usage_pieces(context)])
+    usage = " ".join([context.command_path, *command.collect_usage_pieces(context)])
     text = "\n\n".join(_unwrap_text(part) for part in (command.help or "").split("\n\n"))
     rows = "".join(
         _option(parameter, context)
@@ -80,7 +80,10 @@ def _command(parent: click.Context, name: str) -> str:
         if isinstance(parameter, click.Option)
     )
     table = f"| flag | |\n|---|---|\n{rows}\n" if rows else ""
-    return f"## relay {name}\n\n```\n{usage}\n```\n\n{text}\n\n{table}"
+    page = f"## {context.command_path}\n\n```\n{usage}\n```\n\n{text}\n\n{table}"
+    if isinstance(command, click.Group):
+        page += "".join(_command(command, context, sub) for sub in command.list_commands(context))
+    return page
 
 
 def _unwrap_text(text: str) -> str:

@@ -36,7 +36,7 @@ class Settings(BaseModel):
 
     bind: str = Field(
         "127.0.0.1:8080",
-        description="Address to listen on; any address but loopback needs a tokens file.",
+        description="Address to listen on; any address but loopback needs a token (`relay token`).",
     )
     workers: int = Field(
         1, ge=1, le=256, description="Number of server processes; each has its own slots."
@@ -180,8 +180,23 @@ class Settings(BaseModel):
     tokens_file: Path | None = Field(
         None,
         description=(
-            "File with one token a line, which only its owner can read; required if the server"
-            " listens on any address but loopback. Clients send Authorization: Bearer TOKEN."
+            "Deprecated in favour of `relay token create`: file with one token a line, which only"
+            " its owner can read. Each of them may do everything."
+        ),
+    )
+    public_url: str = Field(
+        "",
+        description=(
+            "Address at which browsers reach this server through a proxy with TLS:"
+            " https://relay.example, with the path prefix if the proxy adds one. Beyond loopback,"
+            " people can sign in only there."
+        ),
+    )
+    trusted_proxies: str = Field(
+        "",
+        description=(
+            "Addresses and CIDRs of the proxies whose X-Forwarded-* fields count, separated by"
+            " commas; `unix` is every peer of a unix socket."
         ),
     )
 

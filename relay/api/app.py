@@ -8,21 +8,28 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from functools import partial
-from typing import Any
 
-from flask import Flask, Response, g, request
+from flask import Flask, Response, g, has_request_context, request
 
 from relay import __version__
 from relay.api import openapi, render
-from relay.api.auth import guard
-from relay.api.caller import Caller
-from relay.api.forwarded_prefix import path_prefix
+from relay.api.access import ACCESS, Access, access_of
+from relay.api.auth import CSRF_FIELD, Guard, check_csrf
+from relay.api.caller import current_actor, current_caller
+from relay.api.known_tokens import known_tokens
 from relay.api.lingering_close import with_lingering_close
 from relay.api.migrate_route import migrate_view
 from relay.api.migration_routes import JSON, LedgerContext, View, json_answer, ledger_routes
+from relay.api.origins import SAFE_METHODS
+from relay.api.page_forms import buffer_form, field_of
+from relay.api.proxies import CLIENT, proxies_of, with_client
+from relay.api.sessions import Sessions
+from relay.config import Settings
 from relay.engine.transfer_engine import TransferEngine
-from relay.errors import InvalidType, LedgerFailed, RelayError, UnknownMember
+from relay.errors import InvalidType, LedgerFailed, RelayError, Unauthorized, UnknownMember
+from relay.ledger.token_values import Scope
 from relay.ui.routes import add_pages
 from relay.wire.tls.choice import library_name
 
@@ -31,6 +38,8 @@ ENGINE = "relay.engine"
 HTML = "text/html"
 LEDGER = "relay.works"
 """Name of the application's extension that holds its LedgerContext, or None."""
+SESSIONS = "relay.sessions"
+"""Name of the application's extension that holds its Sessions, or None without a ledger."""
 
 
 def create_app(
@@ -48,9 +57,11 @@ def create_app(
     app.url_map.merge_slashes = False  # '//' is a 404: the redirect would be HTML
     app.extensions[ENGINE] = engine
     app.extensions[LEDGER] = works
-    check = guard(tokens)
-    app.before_request(partial(_admit, check))
-    app.before_request(partial(_check_query, openapi.parameters()))
+    settings, ledger = engine.settings, works.ledger if works else None
+    proxies = proxies_of(settings.trusted_proxies, settings.public_url)
+    known = known_tokens(tokens, ledger)
+    sessions = Sessions(known, ledger, proxies.public) if ledger is not None else None
+    app.extensions[SESSIONS] = sessions
     render.register(app)
     require_works = partial(_require_works, works)
     for path, method, view in (
@@ -58,14 +69,29 @@ def create_app(
         *ledger_routes(require_works, engine),
     ):
         app.add_url_rule(path, endpoint=f"{method} {path}", view_func=view, methods=[method])
-    add_pages(app, engine, require_works, has_works=works is not None)
-    app.wsgi_app = with_lingering_close(app.wsgi_app)  # type: ignore[assignment, method-assign]
+    pages = add_pages(app, engine, require_works, has_works=works is not None)
+    guard = Guard(known, proxies, sessions)
+    app.before_request(partial(_admit, guard, settings, {**ACCESS, **pages}))
+    app.before_request(partial(_check_query, openapi.parameters()))
+    mounted = with_client(app.wsgi_app, proxies)
+    app.wsgi_app = with_lingering_close(mounted)  # type: ignore[assignment, method-assign]
     return app
 
 
-def _admit(check: Callable[[Mapping[str, Any]], Caller]) -> None:
-    """Check a request before any other code sees it, and note its caller in `g.caller`."""
-    g.caller = check(request.environ)
+def _admit(guard: Guard, settings: Settings, table: Mapping[tuple[str, str], Access]) -> None:
+    """Check a request before any other code sees it. Note its caller in `g.caller`, its session in
+    `g.session`, its client in `g.client`, and in `g.still_admitted` a function for streams."""
+    environ = request.environ
+    rule = request.url_rule.rule if request.url_rule else None
+    access = access_of(request.method, rule, table)
+    admission = guard.admit(environ, access)
+    g.caller, g.session, g.client = admission.caller, admission.session, environ[CLIENT]
+    g.still_admitted = partial(guard.still_admits, admission)
+    field = ""
+    if access.is_page and request.method not in SAFE_METHODS:
+        form = buffer_form(environ, settings.request_bytes, settings.request_seconds)
+        field = field_of(form, CSRF_FIELD)
+    check_csrf(environ, admission.session, field)
 
 
 def _check_query(known: Mapping[tuple[str, str], frozenset[str]]) -> None:
@@ -99,7 +125,10 @@ def _require_works(works: LedgerContext | None) -> LedgerContext:
         raise LedgerFailed(
             "this server has no ledger", hint="Set RELAY_LEDGER, and start it with `relay serve`."
         )
-    return works
+    if not (has_request_context() and "client" in g):
+        return works
+    # The audit log records what this request changes, with its caller.
+    return replace(works, ledger=works.ledger.by(current_actor()))
 
 
 def _routes(
@@ -124,11 +153,14 @@ def _routes(
 
 
 def _home() -> Response:
-    """Lead a browser to the page; tell every other client what this server is."""
+    """Lead a browser to the page, where it may sign in; answer every other client with the name
+    and version of this server. Raises Unauthorized for one that may not read."""
     if request.accept_mimetypes.best_match((JSON, HTML), default=JSON) == HTML:
-        target = f"{path_prefix()}{request.script_root}/ui/"
+        target = f"{request.script_root}/ui/"
         headers = {"Location": target, "Vary": "Accept", "Cache-Control": "no-store"}
         return Response(status=302, headers=headers)
+    if Scope.READ not in current_caller().scopes:
+        raise Unauthorized("no bearer token was sent")
     return json_answer({"name": "relay", "version": __version__, "openapi": "/openapi.json"})
 
 

@@ -1,16 +1,13 @@
 """Authentication and authorization of requests.
 
-With tokens, a request must send one of them. Without tokens, only requests from this machine are
-answered. That has two checks, because a browser on this machine sends any request that a web page
-makes. The connection must come in on loopback, or from the server's own user on a unix socket. And
-the Host must name loopback, which prevents DNS rebinding.
+With tokens, a request must send one of them, or the cookie of a session that began with one.
+Without tokens, only requests from this machine are answered. That has two checks, because a browser
+on this machine sends any request that a web page makes. The connection must come in on loopback, or
+from the server's own user on a unix socket. And the Host must name loopback, which prevents DNS
+rebinding.
 
-With or without tokens, a page of another origin can't change anything. A browser names the origin
-of a request (`Origin`, RFC 6454 section 7; `Sec-Fetch-Site`, W3C Fetch Metadata). CORS alone does
-not help: a form is sent without a preflight.
-
-Decided here: whether a request is answered. Never here: which operations a token allows; every
-token allows all of them."""
+Decided here: whether a request is answered, and its caller. Never here: which operation needs which
+scope (`access.py`), and what a page of another site may cause (`origins.py`)."""
 
 from __future__ import annotations
 
@@ -18,23 +15,28 @@ import hmac
 import os
 import re
 import socket
-from collections.abc import Callable, Iterable, Mapping
-from hashlib import sha256
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from struct import Struct
-from typing import Any
+from typing import Any, Final
 
-from relay.api.caller import ANONYMOUS, FILE, LOCAL, Caller
-from relay.errors import ConfigError, Forbidden, Unauthorized
+from relay.api.access import Access
+from relay.api.caller import ANONYMOUS, LOCAL, Caller
+from relay.api.known_tokens import KnownTokens
+from relay.api.origins import (
+    SAFE_METHODS,
+    Credential,
+    check_body,
+    check_origin,
+    names_loopback,
+)
+from relay.api.proxies import CLIENT, DIRECT, Proxies
+from relay.api.sessions import Session, Sessions
+from relay.api.token_limits import RequestRates
+from relay.errors import ConfigError, Forbidden, LedgerFailed, Unauthorized
 from relay.hosts import is_loopback
 from relay.process.small_files import read_secret
-
-OPEN_PATHS = frozenset({"/healthz", "/readyz"})
-"""Paths of probes, which need no token and may come from any address."""
-
-SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
-"""Methods that change nothing. Another origin's page can't read their answers either, since relay
-does not allow CORS."""
 
 FORWARDED = frozenset(
     {
@@ -55,44 +57,113 @@ PEER = Struct("3i")
 """A peer's credentials (struct ucred): process id, user id, group id."""
 
 _BEARER = re.compile(r"bearer +(\S+) *", re.I)
-_HOST = re.compile(r"(\[[0-9a-f:.]+\]|[^:\[\]]+)(?::[0-9]+)?", re.I)
-_ORIGIN = re.compile(r"https?://([^/@?#,\s]+)", re.I)
-_ORIGIN_HINT = (
-    "Send it from a program (curl, a script), or from a page that this server itself gave."
-)
 _TOKENS_HINT = (
-    "Set RELAY_TOKENS_FILE and send one of its tokens; without tokens relay answers only requests"
+    "Run `relay token create NAME` and send the token; without tokens relay answers only requests"
     " from its own machine."
 )
+CSRF_HEADER: Final = "HTTP_X_RELAY_CSRF"
+CSRF_FIELD: Final = "csrf"
+"""Name of the form's field with the session's CSRF token."""
 
 
-def guard(tokens: Iterable[str]) -> Callable[[Mapping[str, Any]], Caller]:
-    """Return a function that checks a request's environ and returns its caller; it raises
-    Unauthorized or Forbidden."""
-    known = tuple(sha256(token.encode()).digest() for token in tokens)
+@dataclass(frozen=True, kw_only=True)
+class Admission:
+    """A request that may be answered: its caller, and its session if a browser sent its cookie."""
 
-    def check(environ: Mapping[str, Any]) -> Caller:
-        if environ.get("PATH_INFO") in OPEN_PATHS:
-            return ANONYMOUS
-        if known:
-            _check_token(environ.get("HTTP_AUTHORIZATION", ""), known)
-        else:
+    caller: Caller
+    session: Session | None = None
+    hash: str = field(default="", repr=False)
+    """That of the token that it sent, if it is one of the ledger."""
+
+
+class Guard:
+    """The checks of every request of one process."""
+
+    def __init__(
+        self,
+        known: KnownTokens,
+        proxies: Proxies = DIRECT,
+        sessions: Sessions | None = None,
+        rates: RequestRates | None = None,
+    ) -> None:
+        """`sessions` finds the session of a browser; None where the server has no ledger."""
+        self._known, self._proxies, self._sessions = known, proxies, sessions
+        self._rates = RequestRates() if rates is None else rates
+
+    def admit(self, environ: Mapping[str, Any], access: Access) -> Admission:
+        """Return the caller of a request to an operation.
+
+        Raises Unauthorized, Forbidden, TooManyRequests, UnsupportedMediaType for a body that the
+        API does not take, and LedgerFailed if the ledger's tokens can't be read."""
+        if access.is_probe:
+            return Admission(caller=ANONYMOUS)
+        needed = self._known.are_needed()
+        credential, value = self._credential_in(environ) if needed else (Credential.NONE, "")
+        if not needed:
             _check_local(environ)
-        _check_origin(environ)
-        return FILE if known else LOCAL
+        client = environ.get(CLIENT) or self._proxies.client_of(environ)
+        check_origin(environ, client, self._proxies.public, credential, access)
+        admission = self._authenticate(credential, value) if needed else Admission(caller=LOCAL)
+        if admission is None and access.scope is not None:
+            raise Unauthorized(_REFUSALS[credential] if value else _REFUSALS[Credential.NONE])
+        admission = admission or Admission(caller=ANONYMOUS)
+        if access.scope is not None and access.scope not in admission.caller.scopes:
+            raise Forbidden(
+                access.refusal or f"the scope of the token does not contain {access.scope.value}",
+                hint=f"Use a token with the scope {access.scope.value}: `relay token create`.",
+            )
+        self._rates.take(admission.caller)
+        check_body(environ, access)
+        return admission
 
-    return check
+    def still_admits(self, admission: Admission) -> bool:
+        """Return whether a request that was admitted would be so now: its answer may be a stream
+        that outlives its token. While the ledger does not answer, it would."""
+        try:
+            if admission.session is not None and self._sessions is not None:
+                return self._sessions.find(admission.session.cookie) is not None
+            id = admission.caller.token_id
+            return id is None or self._known.caller_with(id, admission.hash) is not None
+        except LedgerFailed:
+            return True
+
+    def _credential_in(self, environ: Mapping[str, Any]) -> tuple[Credential, str]:
+        """Return what shows who sent a request: a token, else a cookie."""
+        header = environ.get("HTTP_AUTHORIZATION")
+        if header is not None:
+            given = _BEARER.fullmatch(header)
+            return Credential.BEARER, given[1] if given else ""
+        cookie = self._sessions.cookie_in(environ) if self._sessions else None
+        return (Credential.NONE, "") if cookie is None else (Credential.COOKIE, cookie)
+
+    def _authenticate(self, credential: Credential, value: str) -> Admission | None:
+        if credential is Credential.BEARER and value:
+            found = self._known.caller_of(value)
+            return None if found is None else Admission(caller=found.caller, hash=found.hash)
+        if credential is Credential.COOKIE and self._sessions is not None:
+            session = self._sessions.find(value)
+            return None if session is None else Admission(caller=session.caller, session=session)
+        return None
 
 
-def _check_token(header: str, known: tuple[bytes, ...]) -> None:
-    given = _BEARER.fullmatch(header)
-    if given is None:
-        raise Unauthorized("no bearer token was sent")
-    # Compare the digests of all tokens in constant time, so that the time of an answer reveals
-    # neither a token's length nor its first characters.
-    digest = sha256(given[1].encode("latin-1", "replace")).digest()
-    if not any([hmac.compare_digest(digest, token) for token in known]):
-        raise Unauthorized("the token is not known")
+_REFUSALS: Final[Mapping[Credential, str]] = {
+    Credential.BEARER: "the token is not known, has expired or was revoked",
+    Credential.COOKIE: "the session has ended",
+    Credential.NONE: "no bearer token was sent",
+}
+
+
+def check_csrf(environ: Mapping[str, Any], session: Session | None, field: str) -> None:
+    """Raise Forbidden for a change by a session without the session's CSRF token, in the header
+    X-Relay-CSRF or in the `field` of a form: check 5 of `origins.py`."""
+    if session is None or environ.get("REQUEST_METHOD", "GET") in SAFE_METHODS:
+        return
+    given = str(environ.get(CSRF_HEADER) or field)
+    if not hmac.compare_digest(given.encode("utf-8", "replace"), session.csrf.encode()):
+        raise Forbidden(
+            "the request does not have the CSRF token of its session",
+            hint="Load the page again, and send the form once more.",
+        )
 
 
 def _check_local(environ: Mapping[str, Any]) -> None:
@@ -106,8 +177,7 @@ def _check_local(environ: Mapping[str, Any]) -> None:
         str(environ.get("SERVER_NAME", "") if sock is None else sock.getsockname()[0])
     ):
         raise Forbidden("this server has no tokens and answers only on loopback", hint=_TOKENS_HINT)
-    host = _HOST.fullmatch(environ.get("HTTP_HOST", ""))
-    if host is None or not is_loopback(host[1]):
+    if not names_loopback(environ.get("HTTP_HOST", "")):
         raise Forbidden(
             "this server has no tokens, and the Host does not name loopback", hint=_TOKENS_HINT
         )
@@ -115,29 +185,6 @@ def _check_local(environ: Mapping[str, Any]) -> None:
         raise Forbidden(
             "this server has no tokens, and the request was forwarded by a proxy", hint=_TOKENS_HINT
         )
-
-
-def _check_origin(environ: Mapping[str, Any]) -> None:
-    """Raise Forbidden for a change that a page of another origin requests. Programs send neither
-    of the two fields.
-
-    `same-site` is refused too, because all ports of loopback are one site.
-    """
-    if environ.get("REQUEST_METHOD", "GET") in SAFE_METHODS:
-        return
-    site = environ.get("HTTP_SEC_FETCH_SITE", "none").strip().lower()
-    if site not in ("same-origin", "none"):
-        raise Forbidden("a page of another site sent this request", hint=_ORIGIN_HINT)
-    origin = environ.get("HTTP_ORIGIN")
-    if origin is None:
-        return
-    # A form of a page without referrers, as relay's own are, names no origin (Fetch, "append a
-    # request `Origin` header"). The browser says then that it is ours; a sandboxed frame is not.
-    if origin == "null" and site == "same-origin":
-        return
-    named = _ORIGIN.fullmatch(origin.strip())
-    if named is None or named[1].lower() != environ.get("HTTP_HOST", "").strip().lower():
-        raise Forbidden("a page of another origin sent this request", hint=_ORIGIN_HINT)
 
 
 def _check_peer(sock: Any) -> None:

@@ -10,7 +10,8 @@ from typing import Final
 
 from flask import g
 
-from relay.ledger.token_values import EVERY_SCOPE, NO_LIMITS, Scope, TokenLimits
+from relay.ledger.audit_log import Actor
+from relay.ledger.token_values import EVERY_SCOPE, NO_LIMITS, Scope, TokenHolder, TokenLimits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +29,23 @@ class Caller:
     limits: TokenLimits = NO_LIMITS
 
     @property
+    def holder(self) -> TokenHolder | None:
+        """Its token as the ledger counts its migrations; None without one."""
+        if self.token_id is None:
+            return None
+        return TokenHolder(
+            token_id=self.token_id,
+            migrations=self.limits.migrations,
+            bytes_per_day=self.limits.bytes_per_day,
+        )
+
+    @property
+    def is_counted(self) -> bool:
+        """Whether its token has limits that the ledger counts: then every object is moved by a
+        migration in the ledger."""
+        return self.limits.migrations is not None or self.limits.bytes_per_day is not None
+
+    @property
     def visible_tenant(self) -> str | None:
         """The only tenant whose migrations it sees, or None if it sees all tenants."""
         return None if Scope.ADMIN in self.scopes else self.tenant
@@ -39,6 +57,17 @@ FILE: Final = Caller(name="tokens file", tenant=None, scopes=EVERY_SCOPE)
 """A caller with a token of RELAY_TOKENS_FILE."""
 ANONYMOUS: Final = Caller(name="anonymous", tenant="", scopes=frozenset())
 """A caller of a path that needs no token: it may do nothing else."""
+
+
+def current_actor() -> Actor:
+    """Return the caller of this request as the audit log names it."""
+    caller = current_caller()
+    return Actor(
+        name=caller.name,
+        token_id=caller.token_id,
+        tenant=caller.tenant,
+        address=g.client.address,
+    )
 
 
 def current_caller() -> Caller:

@@ -25,6 +25,7 @@ from typing import Any
 import gevent
 from flask import Response, g, request
 
+from relay.api.caller import current_caller
 from relay.api.migration_routes import (
     JSON,
     NDJSON,
@@ -35,6 +36,7 @@ from relay.api.migration_routes import (
 )
 from relay.api.request_bodies import parse_order
 from relay.api.strict_json import read_object
+from relay.api.token_limits import locate_within, within_limits
 from relay.engine.outcome import Outcome
 from relay.engine.plan import IfExists, Plan
 from relay.engine.transfer.context import ObjectHints
@@ -71,9 +73,10 @@ def migrate_view(
         settings = engine.settings
         members = read_object(request.environ, settings.request_bytes, settings.request_seconds)
         order = parse_order(members)
-        if wants_ledger(order):
+        caller = current_caller()
+        if wants_ledger(order) or caller.is_counted:
             return accept(works(), engine, order)
-        source, destination = order.locate(engine.remotes)
+        source, destination = locate_within(caller.limits, order, engine.remotes)
         hints_at = _no_hints
         # With `overwrite` nothing depends on the object that is there, so the ledger is not asked.
         if has_works and order.existing is not IfExists.OVERWRITE:
@@ -92,8 +95,13 @@ def migrate_view(
             )
         )
         transfer.known = known
-        transfer.meter.throttle = throttle_of(order.bounds)
+        transfer.meter.throttle = throttle_of(within_limits(caller.limits, order.bounds))
         g.transfer_id = transfer.id
+        # Without a token there is nothing to record but that someone on this machine did it, and
+        # one object needs no ledger.
+        if has_works and caller.token_id is not None:
+            ends = {"source": str(source), "destination": str(destination)}
+            works().ledger.note_audit("migrate", f"transfer {transfer.id}", after=ends)
         if request.accept_mimetypes.best_match((JSON, NDJSON), default=JSON) == NDJSON:
             return _stream_lines(engine, transfer, hints_at)
         return _answer_json(engine, transfer, hints_at)

@@ -15,21 +15,27 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from select import POLLRDHUP
 from time import monotonic
 from typing import Any
 from urllib.parse import urlencode
 
 import gevent
-from flask import Response, request
+from flask import Response, g, request
 from gevent.monkey import get_original
 from gevent.socket import wait_read
 
+from relay.api.caller import current_caller
 from relay.api.following import PollAgain, PollCache, Waiters
-from relay.api.forwarded_prefix import path_prefix
 from relay.api.request_bodies import parse_change, parse_fresh
 from relay.api.strict_json import check_media_type, read_object
+from relay.api.token_limits import (
+    change_within_limits,
+    check_list,
+    locate_within,
+    within_limits,
+)
 from relay.engine.migration_request import MigrationRequest
 from relay.engine.refresh import Refresh, apply_refresh
 from relay.engine.transfer_engine import TransferEngine
@@ -54,7 +60,6 @@ STOPPING = {
 }
 VERBS = (MigrationVerb.PAUSE, MigrationVerb.RESUME, MigrationVerb.CANCEL, MigrationVerb.RETRY)
 _WAIT = re.compile(r"wait\s*=\s*\"?([0-9]{1,6})\"?", re.I)
-
 _UNCACHED = {"Cache-Control": "no-store"}
 # gevent's own poll knows only POLLIN and POLLOUT. The original one blocks the hub, but never waits
 # here: its timeout is 0.
@@ -89,20 +94,35 @@ def wants_ledger(order: MigrationRequest) -> bool:
 def accept(works: LedgerContext, engine: TransferEngine, order: MigrationRequest) -> Response:
     """Write a migration to the ledger and answer 202, or wait for its end if the client prefers
     that."""
-    # Refuse a denied host in the answer to this request; a worker could only fail the migration
-    # later.
-    for location in order.locate(engine.remotes):
+    migration = create_migration(works, engine, order, _key())
+    if _streams(NDJSON):
+        lines = while_admitted(_lines(works, engine, migration))
+        response = stream_answer(lines, NDJSON)
+    else:
+        # One object is moved by the ledger only because its token is counted, and the client waits
+        # for its end.
+        seconds = _wait_seconds() if wants_ledger(order) else WAIT_SECONDS
+        ended = _await_end(works, engine, migration, seconds)
+        response = json_answer(summary(ended), 200 if ended.state in ENDED else 202)
+    response.headers["Location"] = f"{request.script_root}/migrations/{migration.id}"
+    return response
+
+
+def create_migration(
+    works: LedgerContext, engine: TransferEngine, order: MigrationRequest, key: str | None
+) -> Migration:
+    """Write a migration of this request's caller to the ledger, and wake the worker.
+
+    A store that the caller's token may not name, and a denied host, are refused here: a worker
+    could only fail the migration later."""
+    caller = current_caller()
+    for location in locate_within(caller.limits, order, engine.remotes):
         if location.host:
             engine.policy.check_name(location.host, location.port)
-    migration, _ = works.ledger.create(order.spec(engine.remotes), _key())
+    order = replace(order, bounds=within_limits(caller.limits, order.bounds))
+    migration, _ = works.ledger.create(order.spec(engine.remotes), key, holder=caller.holder)
     works.worker.wake()
-    if _streams(NDJSON):
-        response = stream_answer(_lines(works, engine, migration), NDJSON)
-    else:
-        ended = _await_end(works, engine, migration, _wait_seconds())
-        response = json_answer(summary(ended), 200 if ended.state in ENDED else 202)
-    response.headers["Location"] = f"{path_prefix()}/migrations/{migration.id}"
-    return response
+    return migration
 
 
 def ledger_routes(
@@ -119,7 +139,9 @@ def ledger_routes(
             {
                 "migrations": rows,
                 # A full page may be the last one; the next is empty then.
-                "next": f"{path_prefix()}/migrations?{query}" if len(found) == limit else None,
+                "next": f"{request.script_root}/migrations?{query}"
+                if len(found) == limit
+                else None,
             }
         )
 
@@ -137,12 +159,13 @@ def ledger_routes(
         # ignored, and all events are sent.
         number = int(since) if since.isascii() and since.isdigit() and len(since) < 16 else 0
         lines = _events(work, work.ledger.migration(id).id, number, engine)
-        return stream_answer(lines, SSE)
+        return stream_answer(while_admitted(lines), SSE)
 
     def change(id: str) -> Response:
         work = works()
         # `id` may be the number that people use; the ledger's other methods take only the id.
-        changed = work.ledger.limit(work.ledger.migration(id).id, parse_change(_members(engine)))
+        change = change_within_limits(current_caller().limits, parse_change(_members(engine)))
+        changed = work.ledger.limit(work.ledger.migration(id).id, change)
         work.worker.wake()
         return json_answer(summary(changed))
 
@@ -150,7 +173,8 @@ def ledger_routes(
         def view(id: str) -> Response:
             work = works()
             migration = work.ledger.migration(id)
-            acted = apply_refresh(work.ledger, engine, migration, verb, _fresh(engine, migration))
+            fresh = _fresh(engine, migration)
+            acted = apply_refresh(work.ledger, engine, migration, verb, fresh)
             work.worker.wake()
             return json_answer(summary(acted))
 
@@ -215,6 +239,8 @@ def _fresh(engine: TransferEngine, migration: Migration) -> Refresh:
     if not members:
         return Refresh()
     fresh = parse_fresh(members, migration, engine.remotes)
+    if fresh.urls is not None:
+        check_list(current_caller().limits)
     if fresh.urls is not None and fresh.urls.host:
         engine.policy.check_name(fresh.urls.host, fresh.urls.port)
     return fresh
@@ -232,6 +258,19 @@ def stream_answer(lines: Iterator[str], kind: str) -> Response:
     """Return lines of a media type, each of which reaches the client at once: nginx passes them on
     without buffering, and no cache keeps them."""
     return Response(lines, headers={**_UNCACHED, "X-Accel-Buffering": "no"}, mimetype=kind)
+
+
+def while_admitted(lines: Iterator[str]) -> Iterator[str]:
+    """Yield lines until the token or the session of this request ends. Call it in the request."""
+    still_admitted: Callable[[], bool] = g.still_admitted
+
+    def yield_lines() -> Iterator[str]:
+        for line in lines:
+            if not still_admitted():
+                return
+            yield line
+
+    return yield_lines()
 
 
 def _await_end(
@@ -351,7 +390,7 @@ def _transfers(ledger: Ledger, id: str) -> Response:
         query: dict[str, str | int] = {"after": found[-1].id, "limit": limit}
         if states:
             query["state"] = ",".join(states)
-        more = f"{path_prefix()}/migrations/{id}/transfers?{urlencode(query)}"
+        more = f"{request.script_root}/migrations/{id}/transfers?{urlencode(query)}"
     return json_answer(
         {
             "transfers": [

@@ -47,8 +47,8 @@ _NDJSON, _CSV, _SSE = "application/x-ndjson", "text/csv", "text/event-stream"
 
 @dataclass(frozen=True)
 class Route:
-    """One operation: its path, its answers, and the statuses of its problems (401 and 403 are added
-    where the operation needs a token)."""
+    """One operation: its path, its answers, and the statuses of its problems (those of `_GUARDED`
+    are added where the operation needs a token)."""
 
     path: str
     method: str
@@ -76,6 +76,8 @@ class Route:
     """Its parameters, except those in the path."""
 
 
+_GUARDED = (401, 403, 429, 503)
+"""Statuses of every operation that needs a token: the ledger, which has the tokens, may fail."""
 _MIGRATE_PROBLEMS = (400, 404, 408, 409, 412, 413, 415, 422, 500, 501, 502, 503, 504)
 _CONTROL_PROBLEMS = (400, 404, 408, 409, 413, 415, 422, 503)
 _REFRESH_PROBLEMS = (412, 500, 501, 502, 504)
@@ -239,6 +241,7 @@ PHRASES: Mapping[int, str] = {
     413: "The body is too large",
     415: "The body is not application/json",
     422: "A member or a parameter is invalid; `errors` points at the member",
+    429: "A limit of the token is reached; Retry-After says when to retry",
     500: "A bug in relay",
     501: "The stores do not support this",
     502: "A store failed, refused the request, or sent unexpected bytes; `side` names the store",
@@ -363,7 +366,7 @@ def _problems(route: Route) -> dict[str, Any]:
                 "content": {"application/json": {"schema": _ref(ReadySchema)}},
             }
         }
-    statuses = () if route.open else sorted({401, 403, *route.problems})
+    statuses = () if route.open else sorted({*_GUARDED, *route.problems})
     return {str(status): _problem(status) for status in statuses}
 
 
@@ -372,7 +375,7 @@ def _problem(status: int) -> dict[str, Any]:
         "description": PHRASES[status],
         "content": {_PROBLEM_TYPE: {"schema": _ref(ProblemSchema)}},
     }
-    if status == 503:
+    if status in (429, 503):
         seconds = {
             "description": "Seconds to wait before a retry",
             "schema": {"type": "integer", "minimum": 1},

@@ -24,10 +24,12 @@ from typing import Any, NoReturn
 from gunicorn.util import parse_address
 
 from relay.api.auth import load_tokens
+from relay.api.proxies import proxies_of
 from relay.config import Settings
-from relay.errors import ConfigError
+from relay.errors import ConfigError, LedgerFailed
 from relay.errors.bugs import bug
 from relay.hosts import is_loopback
+from relay.ledger.ledger import Ledger
 from relay.ledger.opening import open_database
 from relay.settings_sources import load_settings, settings_file
 from relay.wire.tls.choice import client_context
@@ -152,6 +154,16 @@ def refuse(refused: Refused) -> NoReturn:
     raise SystemExit(refused.code)
 
 
+def deprecation(settings: Settings) -> str:
+    """Return the line that a server prints when it starts with a tokens file, or ''."""
+    if settings.tokens_file is None:
+        return ""
+    return (
+        "relay: RELAY_TOKENS_FILE is deprecated: each of its tokens may do everything. `relay token"
+        " create` makes tokens with a scope, an end and limits."
+    )
+
+
 def url_of(address: Any) -> str:
     """Return an address as a URL, or as `unix:path`."""
     if not isinstance(address, tuple):
@@ -170,10 +182,11 @@ def _report_kept(refused: Refused) -> None:
 
 def _read() -> Accepted:
     settings, file = load_settings(), settings_file()
-    # Both results are dropped: a wrong address, or a CA file that can't be read, must show before
+    # The results are dropped: a wrong address, or a CA file that can't be read, must show before
     # any setting is replaced.
     _parse_bind(settings.bind)
     client_context(settings.ca_bundle, settings.tls)
+    proxies_of(settings.trusted_proxies, settings.public_url)
     return Accepted(settings=settings, file=file, tokens=load_tokens(settings.tokens_file))
 
 
@@ -211,14 +224,32 @@ def _parse_bind(bind: str) -> Any:
 
 def _check_open(addresses: Iterable[Any], settings: Settings) -> None:
     """Refuse to be open to others without tokens: relay fetches any URL that a request names."""
-    if settings.tokens_file is not None:
+    public = [
+        address
+        for address in addresses
+        if isinstance(address, tuple) and not is_loopback(str(address[0]))
+    ]
+    if not public or has_tokens(settings):
         return
-    for address in addresses:
-        if isinstance(address, tuple) and not is_loopback(str(address[0])):
-            hint = (
-                "Write tokens to a file and name it in RELAY_TOKENS_FILE, or listen on 127.0.0.1."
-            )
-            raise Refused(f"{url_of(address)} is open to others, and there are no tokens", hint)
+    hint = "Run `relay token create NAME --scope admin`, or listen on 127.0.0.1."
+    raise Refused(f"{url_of(public[0])} is open to others, and there are no tokens", hint)
+
+
+def has_tokens(settings: Settings) -> bool:
+    """Return whether a client could send a valid token. Opens the ledger if no file has tokens;
+    raises Refused as `_check_ledger`."""
+    if settings.tokens_file is not None:
+        return True
+    try:
+        ledger = Ledger(open_database(settings.ledger_url()))
+    except ConfigError as error:
+        raise Refused(error.message, error.hint) from None
+    try:
+        return bool(ledger.live_tokens().tokens)
+    except LedgerFailed as error:
+        raise Refused(error.message, error.hint) from None
+    finally:
+        ledger.close()
 
 
 def _check_ledger(settings: Settings) -> None:

@@ -16,6 +16,7 @@ import gc
 import os
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,8 +30,11 @@ from relay.api.server_settings import (
     Refused,
     accept_again,
     accept_or_exit,
+    accepted_settings,
     check_listening,
     check_start,
+    deprecation,
+    has_tokens,
     inherited_sockets,
     refuse,
     url_of,
@@ -70,7 +74,7 @@ def gunicorn_settings(settings: Settings) -> dict[str, Any]:
         # it.
         "control_socket_disable": True,
         # A unix socket without tokens is its owner's; with tokens others may connect, and send one.
-        "umask": 0o177 if settings.tokens_file is None else 0o111,
+        "umask": 0o111 if _is_open_by_tokens(settings) else 0o177,
         "http_protocols": "h1",
         # A request's field never decides where the application is mounted (SCRIPT_NAME).
         "forwarder_headers": "",
@@ -86,6 +90,16 @@ def gunicorn_settings(settings: Settings) -> dict[str, Any]:
         "when_ready": when_ready,
         "post_worker_init": post_worker_init,
     }
+
+
+def _is_open_by_tokens(settings: Settings) -> bool:
+    """Return whether other users may connect to a unix socket. The ledger's tokens are only read
+    where there is one; a ledger that can't be read is reported later (`check_start`)."""
+    if settings.tokens_file is not None or not settings.bind.startswith("unix:"):
+        return settings.tokens_file is not None
+    with suppress(Refused):
+        return has_tokens(settings)
+    return False
 
 
 class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
@@ -152,6 +166,7 @@ def when_ready(server: Any) -> None:
     server.reload = partial(_reload, server.reload)
     addresses = [listener.sock.getsockname() for listener in server.LISTENERS]
     check_listening(addresses)
+    _report_deprecation()
     urls = " ".join(url_of(address) for address in addresses)
     workers = server.cfg.workers
     try:
@@ -161,6 +176,14 @@ def when_ready(server: Any) -> None:
         sys.stdout.flush()
     except (OSError, AttributeError):
         return  # stdout has no reader
+
+
+def _report_deprecation() -> None:
+    line = deprecation(accepted_settings().settings)
+    if line:
+        with suppress(OSError, AttributeError):  # stderr has no reader
+            sys.stderr.write(f"{line}\n")
+            sys.stderr.flush()
 
 
 def _reload(reload: Callable[[], None]) -> None:

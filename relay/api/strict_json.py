@@ -111,7 +111,8 @@ def announced_length(environ: Mapping[str, Any]) -> int | None:
 
 
 def read_body(environ: dict[str, Any], limit_bytes: int, seconds: float) -> bytes:
-    """Return the whole body of a request, of any type. Raises a RequestError."""
+    """Return the whole body of a request. Raises a RequestError: RequestTooLarge, RequestTimeout,
+    MalformedRequest."""
     length = announced_length(environ)
     if length is not None and length > limit_bytes:
         raise _too_large(limit_bytes)

@@ -73,6 +73,13 @@ GROUPS: Mapping[str, Mapping[str, Command]] = {
         "serve": Command(
             function="serve:serve", help="Run the server: the HTTP API and its workers."
         ),
+        "token": Command(
+            function="token_commands:token",
+            help="Create, list, limit, rotate and revoke the tokens of a server.",
+        ),
+        "audit": Command(
+            function="audit_commands:audit", help="Show and check the audit log of a server."
+        ),
         "completion": Command(
             function="completion:completion", help="Print a completion script for your shell."
         ),

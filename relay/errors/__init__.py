@@ -24,6 +24,7 @@ The tree; each is in the file that is named behind its root:
     ├─ EgressDenied (LocalDenied, PortDenied)    request.py: the policy said no
     ├─ Overloaded (TooManyFiles)                 own.py: no slot, no file, or the server is draining
     ├─ LedgerFailed (LedgerBusy  LedgerRefused)  MigrationUnknown  IllegalTransition  LeaseLost
+    ├─ TokenUnknown  TokenExists  TooManyRequests    own.py: tokens, and their limits
     ├─ ServerUnreachable  NotRelay  ServerRefused    the terminal's own, of a server
     ├─ OutputFailed            the terminal's own
     ├─ StoreError              stores.py: what a store said, or how its connection failed
@@ -54,7 +55,10 @@ from relay.errors.own import (
     Overloaded,
     ServerRefused,
     ServerUnreachable,
+    TokenExists,
+    TokenUnknown,
     TooManyFiles,
+    TooManyRequests,
 )
 from relay.errors.request import (
     CredentialsInURL,
@@ -204,8 +208,11 @@ __all__ = [
     "StoreFull",
     "StoreTimeout",
     "Throttled",
+    "TokenExists",
+    "TokenUnknown",
     "TooManyFiles",
     "TooManyRedirects",
+    "TooManyRequests",
     "TransferError",
     "URLTooLong",
     "Unauthenticated",

@@ -65,6 +65,31 @@ class MigrationUnknown(RelayError):
     default_hint = "GET /migrations, or `relay status`, lists all migrations."
 
 
+class TokenUnknown(RelayError):
+    """No token of the ledger has this name or id."""
+
+    code, title, status = "token-unknown", "There is no such token", 404
+    default_side: ClassVar[Side] = "request"
+    default_hint = "`relay token list` lists all tokens."
+
+
+class TokenExists(RelayError):
+    """A token with this name is valid."""
+
+    code, title, status = "token-exists", "The token exists", 409
+    default_side: ClassVar[Side] = "request"
+    default_hint = "Choose another name, or replace its value: `relay token rotate`."
+
+
+class TooManyRequests(RelayError):
+    """The limit of a token, or of sign-ins, is reached for now."""
+
+    code, title, status = "too-many-requests", "A limit of the token is reached", 429
+    default_side: ClassVar[Side] = "request"
+    default_retryable = True
+    default_hint = "Try again after the seconds that Retry-After names."
+
+
 class IllegalTransition(RelayError):
     """The migration's state does not allow this action."""
 

@@ -61,9 +61,7 @@ class Unauthorized(RequestError):
     """The request has no token, or an unknown one."""
 
     code, title, status = "unauthorized", "A valid token is needed", 401
-    default_hint = (
-        "Send 'Authorization: Bearer <token>' with one of the tokens in RELAY_TOKENS_FILE."
-    )
+    default_hint = "Send 'Authorization: Bearer <token>'; `relay token create NAME` makes a token."
 
 
 class Forbidden(RequestError):

@@ -49,6 +49,8 @@ from relay.ledger.states import (
     MigrationState,
     TransferState,
 )
+from relay.ledger.token_use import check_use
+from relay.ledger.token_values import TokenHolder
 from relay.ledger.unproved import find_unproved
 
 ACCEPTING = APPLICATION_ID + 1
@@ -65,13 +67,16 @@ def create(
     spec: Spec,
     key: str | None = None,
     go_on: bool = False,
+    *,
     runner: str = TERMINAL,
+    holder: TokenHolder | None = None,
 ) -> tuple[Migration, bool]:
-    """Accept a migration for one kind of worker; return it and True.
+    """Accept a migration for one kind of worker, begun by the `holder` if a token was sent; return
+    it and True.
 
     Returns an earlier migration and False if the idempotency `key` was used before. With `go_on`
     the newest migration of the same request and kind is returned if it has not succeeded. Raises
-    KeyReused if the key belongs to another request."""
+    KeyReused if the key belongs to another request, and TooManyRequests as check_use."""
     _lock_acceptance(connection)
     marks = identity_hashes_of(connection, spec)
     earlier = None
@@ -81,7 +86,10 @@ def create(
         earlier = _adopt_unfinished(connection, spec, marks, runner)
     if earlier is not None:
         return one(connection, earlier), False
-    id = _insert_migration(connection, spec, marks, key, runner)
+    if holder is not None:
+        check_use(connection, holder, time.time())
+    token_id = holder.token_id if holder is not None else None
+    id = _insert_migration(connection, spec, marks, key=key, runner=runner, token_id=token_id)
     if not spec.recursive:
         _insert_object(connection, id, spec)
     write_event(connection, id, EventKind.ACCEPTED, {})
@@ -114,7 +122,13 @@ def _adopt_unfinished(
 
 
 def _insert_migration(
-    connection: Connection, spec: Spec, marks: IdentityHashes, key: str | None, runner: str
+    connection: Connection,
+    spec: Spec,
+    marks: IdentityHashes,
+    *,
+    key: str | None,
+    runner: str,
+    token_id: str | None,
 ) -> str:
     """Insert a migration with the next number, and its secret; return its id."""
     number = (connection.execute(select(func.max(migrations.c.number))).scalar() or 0) + 1
@@ -132,6 +146,7 @@ def _insert_migration(
             "places": marks.places,
             "owner": marks.owner,
             "runner": runner,
+            "token": token_id,
             "key": key,
             "priority": spec.priority,
             **spec.bounds.to_json(),

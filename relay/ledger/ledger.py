@@ -9,9 +9,11 @@ something to write."""
 
 from __future__ import annotations
 
+import copy
 import time
 import uuid
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -20,6 +22,7 @@ from sqlalchemy import Connection
 from relay.ledger import (
     acceptance,
     actions,
+    audit_log,
     claims,
     endings,
     entries,
@@ -36,7 +39,9 @@ from relay.ledger import (
     poll,
     prior_states,
     retried,
+    session_rows,
     settling,
+    tokens,
     unproved,
     uploads,
 )
@@ -62,8 +67,17 @@ from relay.ledger.rows import (
     UploadRecord,
 )
 from relay.ledger.states import MigrationVerb
+from relay.ledger.token_values import Scope, TokenHolder, TokenLimits
 from relay.ledger.workers import LEASE_SECONDS, WorkerId
 from relay.process.failpoints import reach
+
+
+@dataclass
+class _Log:
+    """SQLite's write-ahead log, as far as this process knows."""
+
+    has_secrets: bool = False
+    """Whether it may still hold secrets that were deleted."""
 
 
 class Ledger:
@@ -73,7 +87,8 @@ class Ledger:
         """`worker` is this process; tests may give another worker."""
         self.database = database
         self.worker = worker or WorkerId.of_this_process(str(uuid.uuid4()))
-        self._forgot = False
+        self._log = _Log()
+        self._actor: audit_log.Actor | None = None
 
     @classmethod
     def connect(cls, address: str, kind: str = TERMINAL) -> Ledger:
@@ -90,17 +105,72 @@ class Ledger:
         """Close the connections. Claims are not handed back (`leave` does that)."""
         self.database.close()
 
+    # -- the audit log
+
+    def by(self, actor: audit_log.Actor) -> Ledger:
+        """Return this ledger for one actor: the audit log records what is changed through it, in
+        the change's own transaction."""
+        ledger = copy.copy(self)
+        ledger._actor = actor
+        return ledger
+
+    def note_audit(self, verb: str, object: str, after: Mapping[str, Any] | None = None) -> None:
+        """Record an effect outside the ledger by this ledger's actor, if it has one."""
+        if self._actor is not None:
+            self.database.run(lambda c: self._record(c, verb, object, after=after))
+
+    def audit_rows(self, limit: int) -> list[audit_log.AuditRow]:
+        """As audit_log.newest."""
+        return self.database.run(lambda c: audit_log.newest(c, limit), write=False)
+
+    def verify_audit(self) -> audit_log.ChainCheck:
+        """As audit_log.verify."""
+        return self.database.run(audit_log.verify, write=False)
+
+    def _record(
+        self,
+        connection: Connection,
+        verb: str,
+        object: str,
+        *,
+        before: Mapping[str, Any] | None = None,
+        after: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Add a row to the audit log, if this ledger has an actor."""
+        if self._actor is not None:
+            audit_log.append(
+                connection,
+                self._actor,
+                verb,
+                object,
+                before=before,
+                after=after,
+                now=time.time(),
+            )
+
     # -- migrations
 
     def create(
-        self, spec: Spec, key: str | None = None, go_on: bool = False
+        self,
+        spec: Spec,
+        key: str | None = None,
+        go_on: bool = False,
+        holder: TokenHolder | None = None,
     ) -> tuple[Migration, bool]:
         """As acceptance.create. Also raises LedgerFailed if the file was removed or replaced: no
         process would find the migration."""
         self.database.check_file()
-        found = self.database.run(
-            lambda c: acceptance.create(c, spec, key, go_on, self.worker.kind)
-        )
+
+        def create(connection: Connection) -> tuple[Migration, bool]:
+            made, is_new = acceptance.create(
+                connection, spec, key, go_on, runner=self.worker.kind, holder=holder
+            )
+            if is_new:
+                ends = {"source": made.source, "destination": made.destination}
+                self._record(connection, "migrate", _name_of(made), after=ends)
+            return made, is_new
+
+        found = self.database.run(create)
         reach("after-accept")
         return found
 
@@ -130,7 +200,10 @@ class Ledger:
         """As actions.act; a resumed migration learns of other migrations first (`_resume`)."""
 
         def act(connection: Connection) -> Migration:
+            state = migration_rows.lock_migration(connection, id).state if self._actor else None
             found = actions.act(connection, id, verb, fresh)
+            after = {"state": found.state, **({"credentials": "renewed"} if fresh else {})}
+            self._record(connection, verb, _name_of(found), before={"state": state}, after=after)
             if verb not in (MigrationVerb.RESUME, MigrationVerb.RETRY):
                 return found
             self._resume(connection, found.id)
@@ -143,6 +216,7 @@ class Ledger:
 
         def retry(connection: Connection) -> Migration:
             found = actions.retry_reason(connection, id, code)
+            self._record(connection, "retry", _name_of(found), after={"reason": code})
             self._resume(connection, found.id)
             return migration_rows.one(connection, found.id)
 
@@ -174,7 +248,16 @@ class Ledger:
 
     def limit(self, id: str, change: Mapping[str, int | None]) -> Migration:
         """As limits.limit."""
-        return self.database.run(lambda c: limits.limit(c, id, change))
+
+        def limit(connection: Connection) -> Migration:
+            held = migration_rows.lock_migration(connection, id) if self._actor else None
+            limited = limits.limit(connection, id, change)
+            before = None if held is None else {"priority": held.priority, **held.bounds.to_json()}
+            after = {"priority": limited.priority, **limited.bounds.to_json()}
+            self._record(connection, "limit", _name_of(limited), before=before, after=after)
+            return limited
+
+        return self.database.run(limit)
 
     def migration_views(self, ids: Sequence[str]) -> dict[str, MigrationView]:
         """As limits.migration_views, for this worker."""
@@ -199,7 +282,7 @@ class Ledger:
             actions.renew_secret(connection, id, secret)
 
         self.database.run(renew)
-        self._forgot = True  # the log may still hold the old secrets
+        self._log.has_secrets = True  # it may still hold the old ones
 
     def finish(self) -> list[Migration]:
         """As endings.finish, endings.forget_secrets and actions.complete_cancels; reads
@@ -221,9 +304,9 @@ class Ledger:
         if over:
             self.database.run(lambda c: endings.forget_secrets(c, now))
         done = self.database.run(endings.finish) if due else []
-        self._forgot |= bool(over or done)
-        if self._forgot:
-            self._forgot = not self.database.wipe_log()
+        self._log.has_secrets |= bool(over or done)
+        if self._log.has_secrets:
+            self._log.has_secrets = not self.database.wipe_log()
         return done
 
     def last_pause_error(self, id: str) -> Mapping[str, Any] | None:
@@ -279,6 +362,120 @@ class Ledger:
     def failure_reasons(self, id: str) -> list[overview.Reason]:
         """As overview.failure_reasons."""
         return self.database.run(lambda c: overview.failure_reasons(c, id), write=False)
+
+    # -- tokens
+
+    def create_token(
+        self,
+        name: str,
+        *,
+        tenant: str,
+        scope: Scope,
+        limits: TokenLimits,
+        expires: float | None = None,
+    ) -> tuple[tokens.Token, str]:
+        """As tokens.create; `expires` is in seconds since 1970."""
+
+        def create(connection: Connection) -> tuple[tokens.Token, str]:
+            made, value = tokens.create(
+                connection,
+                name,
+                tenant=tenant,
+                scope=scope,
+                limits=limits,
+                expires=expires,
+                now=time.time(),
+            )
+            self._record(connection, "token create", name, after=made.to_json())
+            return made, value
+
+        return self.database.run(create)
+
+    def list_tokens(self) -> list[tokens.Token]:
+        """As tokens.every."""
+        return self.database.run(tokens.every, write=False)
+
+    def live_tokens(self) -> tokens.LiveTokens:
+        """As tokens.live, for now."""
+        return self.database.run(lambda c: tokens.live(c, time.time()), write=False)
+
+    def limit_token(self, name: str, change: Mapping[str, Any]) -> tokens.Token:
+        """As tokens.limit."""
+        return self._change_token("token limit", name, lambda c: tokens.limit(c, name, change))
+
+    def rotate_token(self, name: str, overlap: float) -> tuple[tokens.Token, str]:
+        """As tokens.rotate."""
+        values: list[str] = []
+
+        def rotate(connection: Connection) -> tokens.Token:
+            rotated, value = tokens.rotate(connection, name, overlap, time.time())
+            values.append(value)
+            return rotated
+
+        return self._change_token("token rotate", name, rotate), values[-1]
+
+    def revoke_token(self, name: str) -> tokens.Token:
+        """As tokens.revoke."""
+        return self._change_token(
+            "token revoke", name, lambda c: tokens.revoke(c, name, time.time())
+        )
+
+    def forget_token(self, name: str) -> tokens.Token:
+        """As tokens.forget."""
+        return self._change_token("token forget", name, lambda c: tokens.forget(c, name))
+
+    def _change_token(
+        self, verb: str, name: str, change: Callable[[Connection], tokens.Token]
+    ) -> tokens.Token:
+        def change_recorded(connection: Connection) -> tokens.Token:
+            before = tokens.find(connection, name)
+            after = change(connection)
+            self._record(
+                connection, verb, after.name, before=before.to_json(), after=after.to_json()
+            )
+            return after
+
+        return self.database.run(change_recorded)
+
+    def note_token_use(self, id: str, at: float) -> None:
+        """As tokens.note_use."""
+        self.database.run(lambda c: tokens.note_use(c, id, at))
+
+    # -- sessions of browsers
+
+    def cookie_key(self) -> bytes:
+        """As session_rows.cookie_key."""
+        return self.database.run(session_rows.cookie_key, write=False)
+
+    def start_session(self, hash: str, token_id: str | None, token_hash: str, now: float) -> None:
+        """As session_rows.start."""
+
+        def start(connection: Connection) -> None:
+            session_rows.start(connection, hash, token_id, token_hash, now)
+            self._record(connection, "sign in", f"session {hash[:8]}")
+
+        self.database.run(start)
+
+    def session(self, hash: str) -> session_rows.SessionRow | None:
+        """As session_rows.look_up."""
+        return self.database.run(lambda c: session_rows.look_up(c, hash), write=False)
+
+    def note_session(self, hash: str, at: float) -> None:
+        """As session_rows.note_request."""
+        self.database.run(lambda c: session_rows.note_request(c, hash, at))
+
+    def end_session(self, hash: str) -> None:
+        """As session_rows.end."""
+
+        def end(connection: Connection) -> None:
+            session_rows.end(connection, hash)
+            self._record(connection, "sign out", f"session {hash[:8]}")
+
+        self.database.run(end)
+
+    def count_sign_in(self, address: str, now: float) -> float:
+        """As session_rows.count_attempt."""
+        return self.database.run(lambda c: session_rows.count_attempt(c, address, now))
 
     # -- workers and claims
 
@@ -532,3 +729,8 @@ class Ledger:
     ) -> None:
         """As orphans.note_removed."""
         self.database.run(lambda c: orphans.note_removed(c, orphan, remains or {}, is_unproved))
+
+
+def _name_of(migration: Migration) -> str:
+    """Return how the audit log names a migration."""
+    return f"migration {migration.number} {migration.id}"

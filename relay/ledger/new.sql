@@ -19,7 +19,7 @@ CREATE TABLE migrations (
 	destination_empty BOOLEAN DEFAULT false NOT NULL, 
 	error TEXT, 
 	created FLOAT NOT NULL, 
-	ended FLOAT, slots INTEGER, bytes_per_second BIGINT, connections INTEGER, renewed INTEGER DEFAULT 0 NOT NULL, places VARCHAR(64), owner VARCHAR(64), runner VARCHAR(12), listings INTEGER DEFAULT 0 NOT NULL, listing_lapses INTEGER DEFAULT 0 NOT NULL, entries BIGINT, looked FLOAT, 
+	ended FLOAT, slots INTEGER, bytes_per_second BIGINT, connections INTEGER, renewed INTEGER DEFAULT 0 NOT NULL, places VARCHAR(64), owner VARCHAR(64), runner VARCHAR(12), listings INTEGER DEFAULT 0 NOT NULL, listing_lapses INTEGER DEFAULT 0 NOT NULL, entries BIGINT, looked FLOAT, token VARCHAR(8), 
 	PRIMARY KEY (id), 
 	UNIQUE (number), 
 	UNIQUE ("key")
@@ -138,4 +138,50 @@ CREATE TABLE links (
 	PRIMARY KEY (migration_id, mark), 
 	FOREIGN KEY(migration_id) REFERENCES migrations (id) ON DELETE CASCADE
 );
-INSERT INTO alembic_version VALUES ('0010');
+CREATE INDEX migrations_by_token ON migrations (token);
+CREATE TABLE tokens (
+	id VARCHAR(8) NOT NULL, 
+	name VARCHAR(64) NOT NULL, 
+	tenant VARCHAR(64) NOT NULL, 
+	scope VARCHAR(8) NOT NULL, 
+	limits TEXT NOT NULL, 
+	hash VARCHAR(64) NOT NULL, 
+	previous VARCHAR(64), 
+	previous_until FLOAT, 
+	created FLOAT NOT NULL, 
+	expires FLOAT, 
+	last_used FLOAT, 
+	revoked FLOAT, 
+	PRIMARY KEY (id)
+);
+CREATE INDEX tokens_by_name ON tokens (name);
+CREATE TABLE sessions (
+	id VARCHAR(64) NOT NULL, 
+	token_id VARCHAR(8), 
+	token_hash VARCHAR(64) NOT NULL, 
+	created FLOAT NOT NULL, 
+	seen FLOAT NOT NULL, 
+	PRIMARY KEY (id), 
+	FOREIGN KEY(token_id) REFERENCES tokens (id) ON DELETE CASCADE
+);
+CREATE TABLE sign_ins (
+	id INTEGER NOT NULL, 
+	address VARCHAR(64) NOT NULL, 
+	at FLOAT NOT NULL, 
+	PRIMARY KEY (id)
+);
+CREATE TABLE audit (
+	id INTEGER NOT NULL, 
+	at FLOAT NOT NULL, 
+	actor TEXT NOT NULL, 
+	token_id VARCHAR(8), 
+	tenant VARCHAR(64), 
+	address TEXT NOT NULL, 
+	verb VARCHAR(32) NOT NULL, 
+	object TEXT NOT NULL, 
+	"before" TEXT, 
+	"after" TEXT, 
+	hash VARCHAR(64) NOT NULL, 
+	PRIMARY KEY (id)
+);
+INSERT INTO alembic_version VALUES ('0011');

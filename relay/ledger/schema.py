@@ -31,7 +31,7 @@ from sqlalchemy import (
     text,
 )
 
-HEAD: Final = "0010"
+HEAD: Final = "0011"
 """The version of the schema that this code writes: the newest file in `versions/`."""
 APPLICATION_ID: Final = 0x52454C59
 """SQLite's `application_id` of our files ("RELY")."""
@@ -56,6 +56,7 @@ migrations = Table(
     Column("places", String(64)),
     Column("owner", String(64)),
     Column("runner", String(12)),
+    Column("token", String(8)),
     Column("key", String(255), unique=True),
     Column("priority", Integer, nullable=False, server_default=text("0")),
     Column("slots", Integer),
@@ -78,7 +79,8 @@ migrations = Table(
 """`source` and `destination` are without secrets. `spec`, `places` and `owner` are keyed hashes
 (`identity_hashes.py`) of the whole request, of both locations, and of their accounts. In a row of
 an older relay the last two are null, and `spec` is that relay's digest. `runner` is the kind of
-worker that it belongs to; null means every kind.
+worker that it belongs to; null means every kind. `token` is the id of the token whose request
+began it.
 
 `listing` is none, due, running, done or failed; `cursor` is the last listed name. `listing_lapses`
 counts the workers lost with the listing, `listings` how often its user restarted it, `entries` the
@@ -89,6 +91,7 @@ known."""
 # In PostgreSQL it is a hash index, which accepts long URLs.
 Index("migrations_by_destination", migrations.c.destination)
 Index("migrations_by_places", migrations.c.places)
+Index("migrations_by_token", migrations.c.token)
 
 keys = Table(
     "keys",
@@ -300,3 +303,65 @@ events = Table(
 )
 """Events of a migration as a whole, and its failed transfers."""
 Index("events_of", events.c.migration_id, events.c.id)
+
+tokens = Table(
+    "tokens",
+    metadata,
+    Column("id", String(8), primary_key=True),
+    Column("name", String(64), nullable=False),
+    Column("tenant", String(64), nullable=False),
+    Column("scope", String(8), nullable=False),
+    Column("limits", Text, nullable=False),
+    Column("hash", String(64), nullable=False),
+    Column("previous", String(64)),
+    Column("previous_until", Float),
+    Column("created", Float, nullable=False),
+    Column("expires", Float),
+    Column("last_used", Float),
+    Column("revoked", Float),
+)
+"""Tokens of the API (`tokens.py`). `hash` is the SHA-256 of the whole token, `previous` that of the
+token which a rotation replaced, valid until `previous_until`. `limits` is JSON. A row stays after
+its token has expired or was revoked."""
+Index("tokens_by_name", tokens.c.name)
+
+sessions = Table(
+    "sessions",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("token_id", String(8), ForeignKey("tokens.id", ondelete="CASCADE")),
+    Column("token_hash", String(64), nullable=False),
+    Column("created", Float, nullable=False),
+    Column("seen", Float, nullable=False),
+)
+"""Sessions of browsers (`session_rows.py`). `id` is the SHA-256 of the cookie's value; `token_hash`
+that of the token with which the session began, `token_id` null for a token of a file. `seen` is the
+time of a request of the session, at most some minutes before its last one."""
+
+sign_ins = Table(
+    "sign_ins",
+    metadata,
+    Column("id", _ID, primary_key=True, autoincrement=True),
+    Column("address", String(64), nullable=False),
+    Column("at", Float, nullable=False),
+)
+"""Attempts to sign in during the last minute, so that all workers together limit them."""
+
+audit = Table(
+    "audit",
+    metadata,
+    Column("id", _ID, primary_key=True, autoincrement=False),
+    Column("at", Float, nullable=False),
+    Column("actor", Text, nullable=False),
+    Column("token_id", String(8)),
+    Column("tenant", String(64)),
+    Column("address", Text, nullable=False),
+    Column("verb", String(32), nullable=False),
+    Column("object", Text, nullable=False),
+    Column("before", Text),
+    Column("after", Text),
+    Column("hash", String(64), nullable=False),
+)
+"""Who changed what (`audit_log.py`). `before` and `after` are JSON without secrets. `hash` is the
+SHA-256 of the row and of the hash before it; the ends of the chain are the row `audit` of
+`keys`."""

@@ -185,6 +185,15 @@ class Remotes:
                 )
 
     @staticmethod
+    def uses_own_credentials(text: str) -> bool:
+        """Return whether a text names a remote or a bucket, for which this machine has the
+        credentials. A URL brings its own."""
+        found = _REMOTE.fullmatch(text)
+        if text[:5].lower() == "s3://":
+            return True
+        return found is not None and found["name"].lower() not in ("http", "https")
+
+    @staticmethod
     def display(text: str, location: Location) -> str:
         """Return how a located text is printed and compared: `remote:path` unchanged, anything else
         redacted."""

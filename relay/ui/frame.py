@@ -12,6 +12,7 @@ from flask import Response, g
 
 from relay.api.caller import ANONYMOUS, LOCAL
 from relay.api.migration_routes import LedgerContext
+from relay.api.sessions import Session
 from relay.engine.transfer_engine import TransferEngine
 from relay.errors import MigrationUnknown, RelayError, Unauthorized
 from relay.ledger.ledger import Ledger
@@ -46,6 +47,7 @@ class PageFrame:
         """Return a page; `here` is its entry in the navigation."""
         # A request that was refused has no caller yet.
         caller = g.get("caller", ANONYMOUS)
+        session: Session | None = g.get("session")
         trouble = self.trouble
         return page(
             template,
@@ -59,7 +61,7 @@ class PageFrame:
             draining=self.engine.draining,
             trouble=trouble,
             is_bad=trouble is not None or self.engine.draining,
-            csrf="",
+            csrf=session.csrf if session is not None else "",
             **values,
         )
 

@@ -19,7 +19,10 @@ from typing import Any, Final
 import gevent
 from flask import Response
 
+from relay.api.caller import current_caller
+from relay.api.migration_routes import create_migration
 from relay.api.request_bodies import parse_order
+from relay.api.token_limits import locate_within
 from relay.engine.dry_run import DryRun
 from relay.engine.migration_request import MigrationJob, MigrationRequest
 from relay.engine.plan import IfExists, Verify
@@ -118,13 +121,7 @@ def post_form(frame: PageFrame) -> Response:
 
 
 def _start(frame: PageFrame, values: Mapping[str, str]) -> Response:
-    order = _order(values)
-    for location in order.locate(frame.engine.remotes):
-        if location.host:
-            frame.engine.policy.check_name(location.host, location.port)
-    work = frame.works()
-    migration, _ = work.ledger.create(order.spec(frame.engine.remotes), values["key"])
-    work.worker.wake()
+    migration = create_migration(frame.works(), frame.engine, _order(values), values["key"])
     return redirect(f"migrations/{migration.number}")
 
 
@@ -221,7 +218,7 @@ def _plan(frame: PageFrame, values: Mapping[str, str]) -> FormAnswer:
     """Return the dry run of a form: what it found within PLAN_SECONDS. Raises a RequestError, and
     the errors of the source's listing."""
     engine, order = frame.engine, _order(values)
-    places = order.locate(engine.remotes)
+    places = locate_within(current_caller().limits, order, engine.remotes)
     for location in places:
         if location.host:
             engine.policy.check_name(location.host, location.port)

@@ -9,6 +9,8 @@ from urllib.parse import urlsplit
 
 from flask import Response
 
+from relay.api.caller import current_caller
+from relay.api.token_limits import locate_folder_within
 from relay.engine.doctor import Finding, probe_readable, probe_writable
 from relay.engine.scratch import ScratchFolder
 from relay.errors import InvalidURL, RelayError
@@ -70,9 +72,11 @@ def test_remote(frame: PageFrame) -> Response:
 
 
 def locate_folder(frame: PageFrame, text: str, *, destination: bool = False) -> Location:
-    """Return the folder that a text means. Raises a RequestError, ConfigError, and EgressDenied for
-    a host that the policy refuses."""
-    place = frame.engine.remotes.locate(text, folder=True, destination=destination)
+    """Return the folder that a text means. Raises a RequestError, ConfigError, Forbidden for a
+    store that the caller's token may not name, and EgressDenied for a host that the policy
+    refuses."""
+    limits = current_caller().limits
+    place = locate_folder_within(limits, frame.engine.remotes, text, destination=destination)
     if place.host:
         frame.engine.policy.check_name(place.host, place.port)
     return place.folder()

@@ -17,7 +17,6 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from relay import __version__
-from relay.api.forwarded_prefix import path_prefix
 from relay.ui import figures, words
 from relay.ui.assets import assets
 from relay.ui.printable import bdi_of, visible
@@ -83,8 +82,8 @@ def redirect(path: str) -> Response:
 
 
 def root() -> str:
-    """Return the path of the page itself, with the prefix of a proxy and of WSGI."""
-    return f"{path_prefix()}{request.script_root}/ui"
+    """Return the path of the page itself, with the prefix of a proxy."""
+    return f"{request.script_root}/ui"
 
 
 def _finalize(value: Any) -> Any:

@@ -1,11 +1,11 @@
-"""The page's paths: one table, and the checks before each view.
+"""The page's paths: one table.
 
 Decided here: which view answers which path, the scope that it needs, and that every error is a
 page. Never here: the content of a page."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
@@ -13,10 +13,10 @@ from typing import Final
 from flask import Blueprint, Flask, Response
 from werkzeug.exceptions import HTTPException, NotFound
 
-from relay.api.caller import current_caller
+from relay.api.access import Access
 from relay.api.migration_routes import LedgerContext
 from relay.engine.transfer_engine import TransferEngine
-from relay.errors import Forbidden, MigrationUnknown, RelayError
+from relay.errors import MigrationUnknown, RelayError
 from relay.ledger.states import MigrationVerb
 from relay.ledger.token_values import Scope
 from relay.ui import words
@@ -41,6 +41,7 @@ from relay.ui.server_pages import health_page, settings_page
 from relay.views.problems import bug
 
 View = Callable[..., Response]
+ROOT: Final = "/ui"
 ASSETS: Final = "/assets/<name>"
 FOREVER: Final = "public, max-age=31536000, immutable"
 VERBS: Final = tuple(verb.value for verb in words.VERBS if isinstance(verb, MigrationVerb))
@@ -56,15 +57,18 @@ class PageRoute:
     method: str = "GET"
     query: frozenset[str] = frozenset()
     scope: Scope | None = Scope.READ
+    is_data: bool = False
+    """Whether the answer is for a script, or a file: no other site's link leads there."""
 
 
 def add_pages(
     app: Flask, engine: TransferEngine, works: Callable[[], LedgerContext], *, has_works: bool
-) -> None:
-    """Add the page to an application, below `/ui`."""
+) -> Mapping[tuple[str, str], Access]:
+    """Add the page to an application, below `/ui`; return who may use each of its operations."""
     frame = PageFrame(engine, works, has_works)
-    pages = Blueprint("ui", __name__, url_prefix="/ui")
-    for number, route in enumerate(page_routes(frame)):
+    pages = Blueprint("ui", __name__, url_prefix=ROOT)
+    routes = tuple(page_routes(frame))
+    for number, route in enumerate(routes):
         pages.add_url_rule(
             route.path,
             endpoint=f"{route.method.lower()}-{number}",
@@ -76,6 +80,12 @@ def add_pages(
     pages.register_error_handler(Exception, lambda error: frame.error(bug(error)))
     pages.after_request(_with_headers)
     app.register_blueprint(pages)
+    return {
+        (route.method, f"{ROOT}{route.path}"): Access(
+            scope=route.scope, is_page=not route.is_data, refusal=words.ONLY_LOOK
+        )
+        for route in routes
+    }
 
 
 def page_routes(frame: PageFrame) -> Iterable[PageRoute]:
@@ -117,6 +127,7 @@ def page_routes(frame: PageFrame) -> Iterable[PageRoute]:
                 path=f"{one}/report.{kind}",
                 view=partial(report, frame, kind=kind),
                 query=frozenset({"state"}),
+                is_data=True,
             )
             for kind in ("csv", "jsonl")
         ),
@@ -129,17 +140,15 @@ def page_routes(frame: PageFrame) -> Iterable[PageRoute]:
         ),
         PageRoute(path="/settings", view=partial(settings_page, frame), scope=Scope.ADMIN),
         PageRoute(path="/health", view=partial(health_page, frame)),
-        PageRoute(path="/stream", view=lambda: stream(frame, streams), query=live),
-        PageRoute(path="/values", view=partial(values, frame), query=live),
-        PageRoute(path=ASSETS, view=_asset, scope=None),
+        PageRoute(path="/stream", view=lambda: stream(frame, streams), query=live, is_data=True),
+        PageRoute(path="/values", view=partial(values, frame), query=live, is_data=True),
+        PageRoute(path=ASSETS, view=_asset, scope=None, is_data=True),
         PageRoute(path="/<path:rest>", view=_no_page),
     )
 
 
 def _answer(route: PageRoute, **names: str) -> Response:
-    """Check a request against its route, and return the view's answer."""
-    if route.scope is not None and route.scope not in current_caller().scopes:
-        raise Forbidden(words.ONLY_LOOK, hint="Sign in with a token that has more scopes.")
+    """Check the query of a request, and return the view's answer."""
     check_query(route.query)
     return route.view(**names)
 

@@ -42,6 +42,7 @@ def used_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = Terminal(home)
     assert made.run("migrate", "-r", f"{home}/from", f"{home}/to", "-q")[0] == 0
     assert made.run("migrate", f"{home}/nosuch", f"{home}/to/", "-q")[0] == 1
+    assert made.run("token", "create", "used")[0] == 0
     return home
 
 
@@ -107,6 +108,15 @@ OUTPUTS: dict[tuple[str, ...], int] = {
     SUBMIT: 0,
     (*SUBMIT, "--json"): 0,
     (*SUBMIT, "--json", "--priority", "2"): 0,
+    ("token", "create", "ops"): 0,
+    ("token", "list"): 0,
+    ("token", "list", "--json"): 0,
+    ("token", "limit", "used", "--slots", "2"): 0,
+    ("token", "rotate", "used"): 0,
+    ("token", "revoke", "used"): 0,
+    ("audit", "log"): 0,
+    ("audit", "log", "--json"): 0,
+    ("audit", "log", "--verify"): 0,
 }
 """Commands that print something, and the exit code of each."""
 AFTER = {
@@ -147,6 +157,8 @@ def test_a_full_output_fails_and_a_closed_pipe_does_not(
     ):
         for verb in AFTER.get(words[0], ()):
             terminal.run(verb, "2")  # the second time it may have that state already
+        if words[:2] == ("token", "create"):
+            terminal.run("token", "revoke", "ops")  # the first time there is none
         got, err = run_into(descriptor, words, terminal.home, **settings)
         assert (got, FULL in err) == (code, is_named), err
         assert not is_named or "hint: " in err

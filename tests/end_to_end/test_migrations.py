@@ -129,7 +129,11 @@ def test_links_lead_through_a_proxy_that_takes_a_prefix_away(tmp_path: Path) -> 
     (tmp_path / "from" / "object").touch()
     (tmp_path / "tokens").write_text(f"{TOKEN}\n")
     (tmp_path / "tokens").chmod(0o600)
-    settings = {"RELAY_LOCAL_FOLDERS": str(tmp_path), "RELAY_TOKENS_FILE": str(tmp_path / "tokens")}
+    settings = {
+        "RELAY_LOCAL_FOLDERS": str(tmp_path),
+        "RELAY_TOKENS_FILE": str(tmp_path / "tokens"),
+        "RELAY_TRUSTED_PROXIES": "127.0.0.1",
+    }
     with run_server(SERVE, **settings) as server:
         for number, (field, prefix) in enumerate(PREFIXES.items()):
             headers = {

@@ -262,7 +262,7 @@ def test_open_to_others_without_tokens_is_refused(command: tuple[str, ...], bind
     """B88: one line, with the remedy."""
     code, stderr = start(command, RELAY_BIND=bind)
     assert (code, stderr.count("\n")) == (2, 1), stderr
-    assert "RELAY_TOKENS_FILE" in stderr
+    assert "Run `relay token create NAME --scope admin`" in stderr
 
 
 def test_gunicorns_own_bind_flag_is_looked_at_too() -> None:

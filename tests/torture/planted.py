@@ -91,8 +91,8 @@ PLANTED: tuple[Planted, ...] = (
     Planted(
         name="what is forgotten stands on in the log of the ledger",
         file="relay/ledger/ledger.py",
-        old="self._forgot = not self.database.wipe_log()",
-        new="self._forgot = False",
+        old="self._log.has_secrets = not self.database.wipe_log()",
+        new="self._log.has_secrets = False",
         traits=(),
         stores=(),
     ),

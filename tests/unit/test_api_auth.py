@@ -10,14 +10,25 @@ from typing import Any
 
 import pytest
 
+from relay.api.access import Access, access_of
 from relay.api.app import create_app
-from relay.api.auth import guard
+from relay.api.auth import Admission, Guard
+from relay.api.known_tokens import KnownTokens
 from relay.api.migration_routes import VERBS
 from relay.config import Settings
 from relay.engine.transfer_engine import TransferEngine
 from relay.errors import Forbidden, RelayError, Unauthorized
+from relay.ledger.token_values import Scope
 
 TOKENS = ("first-token-0123456789", "second-token-0123456789")
+
+
+READ = Access(scope=Scope.READ)
+
+
+def admit(tokens: tuple[str, ...], environ: dict[str, Any]) -> Admission:
+    """Check one GET of a server with the tokens of a file."""
+    return Guard(KnownTokens(tokens)).admit(environ, READ)
 
 
 class Socket:
@@ -64,10 +75,10 @@ def test_tokens(header: str | None, answer: type[RelayError] | None) -> None:
     if header is not None:
         environ["HTTP_AUTHORIZATION"] = header
     if answer is None:
-        guard(TOKENS)(environ)
+        admit(TOKENS, environ)
     else:
         with pytest.raises(answer):
-            guard(TOKENS)(environ)
+            admit(TOKENS, environ)
 
 
 @pytest.mark.parametrize(
@@ -98,11 +109,11 @@ def test_without_tokens(local: Any, host: str, allowed: bool) -> None:
     """Both the connection's own address and the Host must be loopback."""
     environ = {"PATH_INFO": "/migrate", "HTTP_HOST": host, "gunicorn.socket": Socket(local)}
     if allowed:
-        guard(())(environ)
+        admit((), environ)
     else:
         with pytest.raises(Forbidden) as caught:
-            guard(())(environ)
-        assert "RELAY_TOKENS_FILE" in caught.value.hint
+            admit((), environ)
+        assert "relay token create" in caught.value.hint
 
 
 @pytest.mark.parametrize("user", [1, 65534, os.geteuid() + 1])
@@ -114,8 +125,8 @@ def test_without_tokens_other_local_users_are_refused(user: int) -> None:
         "gunicorn.socket": Socket("/run/relay.sock", user),
     }
     with pytest.raises(Forbidden):
-        guard(())(environ)
-    guard(TOKENS)(environ | {"HTTP_AUTHORIZATION": f"Bearer {TOKENS[0]}"})
+        admit((), environ)
+    admit(TOKENS, environ | {"HTTP_AUTHORIZATION": f"Bearer {TOKENS[0]}"})
 
 
 def test_without_tokens_nothing_that_was_forwarded() -> None:
@@ -129,13 +140,14 @@ def test_without_tokens_nothing_that_was_forwarded() -> None:
         "X_FORWARDED_SERVER",
     ):
         with pytest.raises(Forbidden):
-            guard(())(
+            admit(
+                (),
                 {
                     "PATH_INFO": "/",
                     "HTTP_HOST": "localhost",
                     "SERVER_NAME": "127.0.0.1",
                     f"HTTP_{name}": "x",
-                }
+                },
             )
 
 
@@ -176,6 +188,7 @@ FOREIGN = [
     {"Sec-Fetch-Site": "cross-site"},
     {"Sec-Fetch-Site": "same-site"},
     {"Sec-Fetch-Site": ""},
+    {"Sec-Fetch-Site": "none"},
     {"Sec-Fetch-Site": "none, cross-site"},
     {"Sec-Fetch-Site": "none", "Origin": "null"},
     {"Sec-Fetch-Site": "same-site", "Origin": "null"},
@@ -186,7 +199,6 @@ OURS = [
     {},
     {"Origin": "http://localhost:8080"},
     {"Origin": "http://LOCALHOST:8080", "Sec-Fetch-Site": "same-origin"},
-    {"Sec-Fetch-Site": "none"},
     {"Sec-Fetch-Site": "same-origin", "Origin": "null"},  # a form of relay's own page
 ]
 CHANGES = [
@@ -220,15 +232,33 @@ def test_no_page_of_another_origin_changes_anything(
 
 
 def test_a_page_of_another_origin_reads_nothing() -> None:
-    """A link to the server works; no answer permits another origin's page to read it, and no
-    preflight passes."""
+    """No answer permits another origin's page to read it, no data leaves for a script or a picture
+    of such a page, and no preflight passes."""
     client = create_app(TransferEngine(Settings())).test_client()
     foreign = {
         "Host": "localhost:8080",
         "Origin": "https://evil.example",
         "Sec-Fetch-Site": "cross-site",
     }
-    assert client.get("/openapi.json", headers=foreign).status_code == 200
+    assert client.get("/openapi.json", headers=foreign).status_code == 403
     preflight = client.open("/migrations/1/cancel", method="OPTIONS", headers=foreign)
-    assert preflight.status_code == 405
+    assert preflight.status_code == 403
     assert not [name for name, _ in preflight.headers if name.lower().startswith("access-control")]
+
+
+def test_a_link_of_another_site_opens_a_page_and_no_data() -> None:
+    client = create_app(TransferEngine(Settings())).test_client()
+    link = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"}
+    for path, destination, status in (
+        ("/", "document", 200),
+        ("/", "iframe", 403),
+        ("/", "image", 403),
+        ("/openapi.json", "document", 403),
+    ):
+        headers = {"Host": "localhost:8080", **link, "Sec-Fetch-Dest": destination}
+        assert client.get(path, headers=headers).status_code == status, (path, destination)
+
+
+def test_a_path_without_a_row_needs_admin() -> None:
+    assert access_of("GET", "/unlisted") == Access(scope=Scope.ADMIN)
+    assert access_of("HEAD", "/migrations") == access_of("GET", "/migrations")

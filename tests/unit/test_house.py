@@ -105,12 +105,12 @@ opened to be read. A local folder is where a user wants the bytes. The ledger cr
 and no body reaches it."""
 
 SHARED_NAMES = {
-    *("account", "listing", "objects", "store", "stream"),
+    *("account", "listing", "objects", "sessions", "store", "stream"),
     *("folded_names", "local_links", "orphans", "progress"),
     *("doctor", "plan", "remotes"),
 }
 """Names of modules that two packages have: the same part of two stores, or of a plain and an
-encrypted socket; one subject in the ledger, the engine or the views; a command and its subject."""
+encrypted socket; sessions of TLS, and of browsers; one subject in the ledger, the engine or the views; a command and its subject."""
 
 MOST_FIELDS, MOST_PARAMETERS = 4, 5
 """Numbers of fields of a dataclass, and of parameters of a function, that may go by position."""
