@@ -7,7 +7,7 @@ import itertools
 import os
 import time
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +18,7 @@ import pytest
 
 from relay.config import Settings
 from relay.engine.migration_request import Endpoint, MigrationRequest
+from relay.engine.plan import IfExists, Plan
 from relay.engine.transfer.folded_names import _looks_one, refuse_folded_names
 from relay.engine.transfer_engine import TransferEngine
 from relay.engine.worker.conversions import hints_of_claim
@@ -29,7 +30,7 @@ from relay.ledger.rows import ListedObject, Settlement
 from relay.location import Location, parse_location
 from relay.receipt import Version
 from relay.stores.http import HttpStore
-from relay.stores.interfaces import ObjectInfo
+from relay.stores.interfaces import Entry, ObjectInfo
 from relay.stores.local import LocalStore
 from relay.stores.local_locations import local_location, path_of
 from relay.transfer_limits import Limits
@@ -335,6 +336,36 @@ def test_b60_both_arrive_where_the_destination_distinguishes(
     assert (code, printed["objects"]) == (0, {"verified": 2})
     code, printed = terminal.tree(tmp_path / "from", tmp_path / "to")
     assert (code, printed["objects"]) == (0, {"skipped": 2})
+
+
+@pytest.mark.parametrize("if_exists", ["overwrite", "changed", "skip"])
+@pytest.mark.parametrize("listed", [None, "LONGDO~1.TXT", "longdo~1.txt"])
+def test_a_short_name_of_another_object_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, listed: str | None, if_exists: str
+) -> None:
+    """A link that no listing shows is like a short name on a FAT volume."""
+    plant(tmp_path / "from", "LONGDO~1.TXT")
+    plant(tmp_path / "to", "long document.txt")
+    there = tmp_path / "to/LONGDO~1.TXT"
+    os.link(tmp_path / "to/long document.txt", there)
+    os.utime(there, (1, 1))
+    before, lists = there.read_bytes(), LocalStore.list
+
+    def list_as_fat(store: LocalStore, *options: object) -> Iterator[Entry]:
+        for entry in lists(store, *options):  # type: ignore[arg-type]
+            if entry.name != there.name:
+                yield entry
+            elif listed is not None:
+                yield replace(entry, name=listed)
+
+    monkeypatch.setattr(LocalStore, "list", list_as_fat)
+    runner = TransferEngine(Settings(egress_allow="127.0.0.0/8"))
+    source = local_location(tmp_path / "from" / there.name, destination=False)
+    place = local_location(there, destination=True)
+    transfer = runner.transfer(Plan(source, place, if_exists=IfExists(if_exists)))
+    with pytest.raises(KeyCollision, match="short name") if listed is None else nullcontext():
+        runner.run(transfer)
+    assert (there.read_bytes() == before) == (listed is None or if_exists == "skip")
 
 
 def test_folding_changes_only_names_that_stores_fold() -> None:

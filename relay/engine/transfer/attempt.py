@@ -16,7 +16,7 @@ from relay.engine.outcome import Outcome
 from relay.engine.transfer.context import TransferContext
 from relay.engine.transfer.cut_names import CutNames
 from relay.engine.transfer.finalize import Finalizer, ReadableAccounts
-from relay.engine.transfer.folded_names import refuse_folded_names
+from relay.engine.transfer.folded_names import refuse_folded_names, refuse_short_name
 from relay.engine.transfer.local_links import refuse_link_to_other_object, refuse_link_to_source
 from relay.engine.transfer.precheck import DestinationCheck
 from relay.engine.transfer.progress import Progress
@@ -172,6 +172,7 @@ class Attempt:
         self._refuse_itself(found)
         refuse_link_to_source(self._context.plan, target.place)
         refuse_folded_names(target.destination, target.place, self._context.known.twins)
+        refuse_short_name(target.destination, target.place)
         if self._context.plan.destination.path.endswith("/"):  # else `_begin` has removed them
             self._forget_other_place()
             self._remove_lost_uploads()

@@ -2,22 +2,28 @@
 
 Theory of operation. One of the two objects is at the destination, or may be. If nothing is under
 the other name, the destination distinguishes the names. If both names show the same version, and no
-listing has both names, it folds them.
+listing has both names, it folds them. The short names of FAT and NTFS need no second name: one that
+exists and is not listed belongs to another object.
 
 Decided here: when two names are the same. Never here: which names are suspects
 (`relay/ledger/folded_names.py`)."""
 
 from __future__ import annotations
 
+import re
 from typing import Final
 from urllib.parse import unquote
 
+from relay.caseless import caseless_form
 from relay.engine.inspection import inspect_object
 from relay.errors import KeyCollision, NotFound, Rejected, RelayError
 from relay.location import Location
 from relay.receipt import Version
 from relay.stores.interfaces import Destination, ObjectInfo
 
+SHORTENING: Final = frozenset({"local", "webdav"})
+"""Stores that may be a FAT or NTFS volume, and that list a folder."""
+_SHORT: Final = re.compile(r"[^.]{1,6}~[0-9]{1,6}(?:\.[^.]{1,3})?")
 LOOKS: Final = 3
 """Number of times that both names are inspected again before different ETags prove two objects. Two
 servers in random order show the same ETags by chance in one of 64 cases."""
@@ -48,6 +54,33 @@ def refuse_folded_names(
             and not _lists_both(destination, place, twin)
         ):
             raise _collision(place, twin, "are the same name there")
+
+
+def refuse_short_name(destination: Destination, place: Location) -> None:
+    """Raise KeyCollision if the name of `place` is the short name of another object: FAT and NTFS
+    give each long name one, such as `LONGNA~1.TXT`, under which a listing does not show it. Raises
+    StoreError."""
+    folder, _, segment = place.path.rpartition("/")
+    name = unquote(segment, errors="surrogateescape")
+    if place.store not in SHORTENING or _SHORT.fullmatch(name) is None:
+        return
+    try:
+        inspect_object(destination, place)
+    except NotFound:
+        return
+    form = caseless_form(name)  # a listing may show such a name in small letters
+    try:
+        if any(
+            caseless_form(entry.name.rstrip("/")) == form
+            for entry in destination.list(place.with_target(f"{folder}/"), False)
+        ):
+            return
+    except RelayError:
+        return  # nothing shows that it is another object
+    raise KeyCollision(
+        f"{place} is the short name of another object there",
+        hint="That object was not changed. Rename the one at the source.",
+    )
 
 
 def _is_tagged(
