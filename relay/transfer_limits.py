@@ -34,7 +34,7 @@ class Limits:
     early_seconds: float = 2.0
     """Time to wait for an answer after the connection of an upload broke."""
     head_bytes: int = 64 * KIB
-    head_fields: int = 100
+    head_fields: int = 1000
     interim_heads: int = 8
     chunk_line_bytes: int = 4 * KIB
     """Maximum length of a chunk's size line with its extensions. All trailers together may have

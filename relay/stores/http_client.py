@@ -27,6 +27,7 @@ from relay.errors import (
     Unavailable,
 )
 from relay.location import Location
+from relay.redirects import redirect_target
 from relay.stores.error_messages import hide_secrets, may_have_message, message_of, secrets_of
 from relay.stores.http_fields import FINAL, printable, retry_after
 from relay.stores.listing_retries import ListingRetries
@@ -201,7 +202,8 @@ class HttpClient:
         said += f" ({why})" if why else ""
         if status in MOVED:
             return RedirectRefused(
-                f"{said}; relay does not follow redirects of uploads",
+                f"{said}{_redirected_to(location, response, self.side)}; relay follows only the"
+                " redirects of reads by plain HTTP",
                 side=self.side,
                 store_status=status,
             )
@@ -226,3 +228,12 @@ class HttpClient:
         if status == 503 and after is not None:
             kind = Throttled
         return kind(said, side=self.side, store_status=status, retry_after=after)
+
+
+def _redirected_to(location: Location, response: Response, side: Side) -> str:
+    """Return where an answer redirects, for a message; '' if that is not a URL."""
+    target = response.head.get("location")
+    try:
+        return f", to {redirect_target(location, target, side)}" if target else ""
+    except RedirectRefused:
+        return ""

@@ -9,6 +9,8 @@ here: what a believed answer says (`http_objects.py`)."""
 from __future__ import annotations
 
 from contextlib import suppress
+from time import monotonic
+from typing import Final
 
 from relay.digest import WANT
 from relay.errors import (
@@ -47,6 +49,8 @@ FRESH_SECONDS = 10
 just asked for it."""
 HEAD_KNOWN = "answers HEAD with 200"
 HEAD_UNANSWERED = "does not answer HEAD"
+AGAIN_SECONDS: Final = 300
+"""Maximum time for which one HEAD without an answer counts: the server may have been asleep."""
 UNDIGESTED = "shows no digest"
 
 
@@ -68,7 +72,8 @@ class HttpReads:
         side, memory = self._client.side, self._client.wire.memory
         known = _head_known(location)
         advice = not memory.has(location.origin, known)
-        if advice and memory.has(location.origin, HEAD_UNANSWERED):
+        unanswered = f"{HEAD_UNANSWERED} {monotonic() // AGAIN_SECONDS}"
+        if advice and memory.has(location.origin, unanswered):
             return UnknownObject(StoreTimeout(f"{location.origin} does not answer HEAD", side=side))
         try:
             response, final = self.follow("HEAD", location, self._asked)
@@ -76,7 +81,7 @@ class HttpReads:
             if not advice:
                 raise
             if isinstance(error, StoreTimeout):
-                memory.learn(location.origin, HEAD_UNANSWERED)
+                memory.learn(location.origin, unanswered)
             return UnknownObject(error)
         response.body.close()
         # Step 1: answers about something else: a folder, a negotiated name, a login page, the past.

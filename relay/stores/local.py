@@ -75,6 +75,10 @@ _NO_NAME = (
     "The file system does not allow this name (exFAT, NTFS and SMB refuse ':', '?', '*', '|'):"
     " rename the object."
 )
+_NO_OPERATION = (
+    "The mount lacks an operation (AWS's Mountpoint for S3 renames nothing): name the store itself,"
+    " as s3://."
+)
 ERRORS: Mapping[int, tuple[type[RelayError], str | None]] = {
     errno.ENOENT: (NotFound, "Check the path; a URL begins with its scheme, as https:// or s3://."),
     errno.ENOTDIR: (
@@ -107,6 +111,8 @@ ERRORS: Mapping[int, tuple[type[RelayError], str | None]] = {
         "Name a file: relay does not read or write pipes, sockets and devices.",
     ),
     errno.EXDEV: (LocalDenied, None),
+    errno.ENOSYS: (Rejected, _NO_OPERATION),
+    errno.EOPNOTSUPP: (Rejected, _NO_OPERATION),
 }
 """The error and hint of each errno. Any other errno (EIO, EMFILE) is Unavailable, and retryable."""
 

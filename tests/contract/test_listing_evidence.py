@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from time import monotonic
 from urllib.parse import parse_qs, quote, urlsplit
 
 import gevent
@@ -16,6 +17,7 @@ from relay.errors import (
     NotFound,
     PermissionDenied,
     ProtocolViolation,
+    RedirectRefused,
     Rejected,
     RelayError,
     StoreError,
@@ -26,7 +28,8 @@ from relay.errors import (
     Unsupported,
 )
 from relay.location import Location, parse_location
-from relay.stores.interfaces import Entry, ObjectInfo, Upload
+from relay.stores import http_reads
+from relay.stores.interfaces import Entry, ObjectInfo, UnknownObject, Upload
 from relay.stores.s3 import listing
 from relay.stores.s3.aws_settings import S3Config, s3_location
 from relay.stores.s3.sigv4 import AwsCredentials, Signer
@@ -943,6 +946,41 @@ def test_a_name_a_server_takes_for_another_object_is_refused(
                 store.head(place)
         else:
             assert isinstance(store.head(place), ObjectInfo)
+
+
+def test_the_error_of_a_redirect_names_the_target(wire: Wire) -> None:
+    def answer(_: str, target: str) -> bytes:
+        return reply(301, "", f"Location: https://new.example{target}?token=planted")
+
+    with Peer(answers_script(answer)) as peer, pytest.raises(RedirectRefused) as caught:
+        list_place(wire, place_of("webdav", peer))
+    assert "to https://new.example/f/?…" in caught.value.message
+    assert "planted" not in f"{caught.value.message}{caught.value.hint}"
+
+
+def test_a_head_that_is_not_answered_counts_for_minutes(
+    wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk may have been asleep."""
+    methods: list[str] = []
+
+    def script(talk: Talk) -> None:
+        while head := talk.head():
+            methods.append(head.decode("latin-1").split(" ")[0])
+            if len(methods) == 1:
+                return talk.linger()
+            talk.send(reply(200, ""))
+
+    wire = Wire(wire.pool, replace(wire.limits, head_seconds=0.2))
+    with Peer(script) as peer:
+        store = STORES["http"](wire, "source", Watchdog(wire.limits))
+        place = place_of("http", peer, "f/a")
+        assert isinstance(store.head(place), UnknownObject)
+        assert isinstance(store.head(place), UnknownObject)
+        assert methods == ["HEAD"]
+        later = monotonic() + http_reads.AGAIN_SECONDS
+        monkeypatch.setattr(http_reads, "monotonic", lambda: later)
+        assert isinstance(store.head(place), ObjectInfo)
 
 
 @pytest.mark.parametrize("kind", ["http"])

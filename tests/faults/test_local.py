@@ -677,6 +677,19 @@ def test_a_name_reserved_without_need_is_released(
     assert not list((tmp_path / "to").iterdir())
 
 
+def test_a_mount_that_renames_nothing_is_no_transient_failure(
+    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """AWS's Mountpoint for S3."""
+    (tmp_path / "a").write_bytes(b"new")
+    (tmp_path / "to").mkdir()
+    refuse(monkeypatch, os, "rename", errno.ENOSYS)
+    with pytest.raises(Rejected, match="not implemented") as caught:
+        engine.migrate(place_here(tmp_path / "a"), place_there(tmp_path / "to" / "b"))
+    assert "s3://" in caught.value.hint
+    assert not list((tmp_path / "to").iterdir())
+
+
 @pytest.mark.parametrize(
     ("data", "seconds", "left"), [(b"", 0, []), (b"", -10, ["b"]), (b"x", 0, ["b"]), (None, 0, [])]
 )
