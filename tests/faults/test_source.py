@@ -481,8 +481,8 @@ def assert_fails_clean(engine: Engine, pair: Pair, script: Script) -> None:
 
 @pytest.mark.parametrize(
     "fields",
-    [b"X: 1\r\n" * 101, b"X: " + b"a" * 70_000 + b"\r\n", b"X: a\x00b\r\n", b"X: a\r\n b\r\n"],
-    ids=["101 fields", "70 KB line", "NUL", "obs-fold"],
+    [b"X: 1\r\n" * 1001, b"X: " + b"a" * 70_000 + b"\r\n", b"X: a\x00b\r\n", b"X: a\r\n b\r\n"],
+    ids=["1001 fields", "70 KB line", "NUL", "obs-fold"],
 )
 def test_f21_header_bombs(engine: Engine, pair: Pair, fields: bytes) -> None:
     head = b"HTTP/1.1 200 OK\r\n" + fields + b"Content-Length: 5\r\n\r\nhello"

@@ -105,7 +105,7 @@ def test_ambiguous_heads_are_refused(fields: bytes) -> None:
         b"HTTP/1.1 200 OK\nContent-Length: 5\n\n",
         b"\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nX: " + b"a" * 70_000,
-        b"HTTP/1.1 200 OK\r\n" + b"X: a\r\n" * 101 + b"\r\n",
+        b"HTTP/1.1 200 OK\r\n" + b"X: a\r\n" * 1001 + b"\r\n",
         b"HTTP/1.1 200 OK\r\nX: " + b"a" * 70_000 + b"\r\n\r\n",
     ],
 )
@@ -202,7 +202,7 @@ def test_chunked_bodies_end_exactly_where_they_end(
         b"5;\x00\r\nhello\r\n",
         b"1_0\r\n",
         b"0\r\nno trailer\r\n\r\n",
-        b"0\r\n" + b"T: 1\r\n" * 101 + b"\r\n",
+        b"0\r\n" + b"T: 1\r\n" * 1001 + b"\r\n",
         b"0\r\nT: " + b"a" * 5000,
         b"g\r\n",
     ],
