@@ -69,7 +69,7 @@ def create_app(
         *ledger_routes(require_works, engine),
     ):
         app.add_url_rule(path, endpoint=f"{method} {path}", view_func=view, methods=[method])
-    pages = add_pages(app, engine, require_works, has_works=works is not None)
+    pages = add_pages(app, engine, require_works, has_works=works is not None, sessions=sessions)
     guard = Guard(known, proxies, sessions)
     app.before_request(partial(_admit, guard, settings, {**ACCESS, **pages}))
     app.before_request(partial(_check_query, openapi.parameters()))

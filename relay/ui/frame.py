@@ -5,14 +5,14 @@ Decided here: what every page shows. Never here: the pages themselves."""
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Any
 
 from flask import Response, g
 
 from relay.api.caller import ANONYMOUS, LOCAL
 from relay.api.migration_routes import LedgerContext
-from relay.api.sessions import Session
+from relay.api.sessions import Session, Sessions
 from relay.engine.transfer_engine import TransferEngine
 from relay.errors import MigrationUnknown, RelayError, Unauthorized
 from relay.ledger.ledger import Ledger
@@ -31,6 +31,9 @@ class PageFrame:
     engine: TransferEngine
     works: Callable[[], LedgerContext]
     has_works: bool
+    _: KW_ONLY
+    sessions: Sessions | None = None
+    """The sessions of browsers; None where the server has no ledger."""
     paces: Paces = field(default_factory=Paces)
 
     @property
@@ -61,6 +64,7 @@ class PageFrame:
             draining=self.engine.draining,
             trouble=trouble,
             is_bad=trouble is not None or self.engine.draining,
+            has_session=session is not None,
             csrf=session.csrf if session is not None else "",
             **values,
         )

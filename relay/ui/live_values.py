@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 import gevent
-from flask import Response, request
+from flask import Response, g, request
 
 from relay.api.migration_routes import json_answer, stream_answer
 from relay.errors import InvalidType, LedgerFailed, Overloaded
@@ -32,6 +32,7 @@ STREAMS: Final = 200
 """Maximum number of streams of this process; further pages poll."""
 
 Look = Callable[[], dict[str, Any]]
+Check = Callable[[], bool]
 
 
 class Streams:
@@ -41,27 +42,34 @@ class Streams:
         self._most = most
         self.open = 0
 
-    def events(self, frame: PageFrame, look: Look, ends: Callable[[], bool]) -> Iterator[str]:
+    def events(
+        self, frame: PageFrame, look: Look, ends: Check, still_admitted: Check
+    ) -> Iterator[str]:
         """Yield the events of one stream until the server drains, or `ends` says that nothing
         changes any more. Raises Overloaded if too many streams are open."""
         if self.open >= self._most:
             raise Overloaded("too many pages are open on this process", retry_after=30.0)
-        return self._events(frame, look, ends)
+        return self._events(frame, look, ends, still_admitted)
 
-    def _events(self, frame: PageFrame, look: Look, ends: Callable[[], bool]) -> Iterator[str]:
+    def _events(
+        self, frame: PageFrame, look: Look, ends: Check, still_admitted: Check
+    ) -> Iterator[str]:
         self.open += 1
         try:
             yield "retry: 2000\n\n"
-            yield from changes(frame, look, ends)
+            yield from changes(frame, look, ends, still_admitted)
         finally:
             self.open -= 1
 
 
-def changes(frame: PageFrame, look: Look, ends: Callable[[], bool]) -> Iterator[str]:
+def changes(frame: PageFrame, look: Look, ends: Check, still_admitted: Check) -> Iterator[str]:
     """Yield the changed values once a second, and the state of the ledger while it is away."""
     last: dict[str, Any] = {}
     sent = time.monotonic()
     while not frame.engine.draining:
+        if not still_admitted():
+            yield "event: gone\ndata: {}\n\n"
+            return
         found = _look(look)
         news = _difference(last, found)
         if news:
@@ -81,7 +89,7 @@ def stream(frame: PageFrame, streams: Streams) -> Response:
     """Return the live values of a page as a stream. Raises MigrationUnknown, Overloaded, and a
     RequestError for a wrong query."""
     look, ends = _looks(frame)
-    response = stream_answer(streams.events(frame, look, ends), SSE)
+    response = stream_answer(streams.events(frame, look, ends, g.still_admitted), SSE)
     response.headers["Cache-Control"] = "no-store, no-transform"
     return response
 
@@ -93,7 +101,7 @@ def values(frame: PageFrame) -> Response:
     return json_answer(look())
 
 
-def _looks(frame: PageFrame) -> tuple[Look, Callable[[], bool]]:
+def _looks(frame: PageFrame) -> tuple[Look, Check]:
     if ("m" in request.args) == ("list" in request.args):
         raise InvalidType("the query names neither m nor list", hint="Load the page again.")
     if "list" in request.args:

@@ -10,13 +10,14 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
-from flask import Blueprint, Flask, Response
+from flask import Blueprint, Flask, Response, request
 from werkzeug.exceptions import HTTPException, NotFound
 
 from relay.api.access import Access
 from relay.api.migration_routes import LedgerContext
+from relay.api.sessions import Sessions
 from relay.engine.transfer_engine import TransferEngine
-from relay.errors import MigrationUnknown, RelayError
+from relay.errors import MigrationUnknown, RelayError, Unauthorized
 from relay.ledger.states import MigrationVerb
 from relay.ledger.token_values import Scope
 from relay.ui import words
@@ -38,6 +39,7 @@ from relay.ui.queries import check_query
 from relay.ui.remote_pages import remotes_page, test_remote
 from relay.ui.rendering import HEADERS, UNCACHED, redirect
 from relay.ui.server_pages import health_page, settings_page
+from relay.ui.sign_in import lead_to_sign_in, sign_in, sign_in_page, sign_out
 from relay.views.problems import bug
 
 View = Callable[..., Response]
@@ -62,10 +64,15 @@ class PageRoute:
 
 
 def add_pages(
-    app: Flask, engine: TransferEngine, works: Callable[[], LedgerContext], *, has_works: bool
+    app: Flask,
+    engine: TransferEngine,
+    works: Callable[[], LedgerContext],
+    *,
+    has_works: bool,
+    sessions: Sessions | None,
 ) -> Mapping[tuple[str, str], Access]:
     """Add the page to an application, below `/ui`; return who may use each of its operations."""
-    frame = PageFrame(engine, works, has_works)
+    frame = PageFrame(engine, works, has_works, sessions=sessions)
     pages = Blueprint("ui", __name__, url_prefix=ROOT)
     routes = tuple(page_routes(frame))
     for number, route in enumerate(routes):
@@ -75,7 +82,9 @@ def add_pages(
             view_func=partial(_answer, route),
             methods=[route.method],
         )
+    data = frozenset(f"{ROOT}{route.path}" for route in routes if route.is_data)
     pages.register_error_handler(RelayError, frame.error)
+    pages.register_error_handler(Unauthorized, partial(_answer_unauthorized, frame, data))
     pages.register_error_handler(HTTPException, partial(_http_error, frame))
     pages.register_error_handler(Exception, lambda error: frame.error(bug(error)))
     pages.after_request(_with_headers)
@@ -143,6 +152,14 @@ def page_routes(frame: PageFrame) -> Iterable[PageRoute]:
         PageRoute(path="/stream", view=lambda: stream(frame, streams), query=live, is_data=True),
         PageRoute(path="/values", view=partial(values, frame), query=live, is_data=True),
         PageRoute(path=ASSETS, view=_asset, scope=None, is_data=True),
+        PageRoute(
+            path="/sign-in",
+            view=partial(sign_in_page, frame),
+            query=frozenset({"next"}),
+            scope=None,
+        ),
+        PageRoute(path="/sign-in", view=partial(sign_in, frame), method="POST", scope=None),
+        PageRoute(path="/sign-out", view=partial(sign_out, frame), method="POST", scope=None),
         PageRoute(path="/<path:rest>", view=_no_page),
     )
 
@@ -163,6 +180,14 @@ def _asset(name: str) -> Response:
 
 def _no_page(rest: str) -> Response:
     raise NotFound
+
+
+def _answer_unauthorized(frame: PageFrame, data: frozenset[str], error: Unauthorized) -> Response:
+    """Lead a person to the sign-in; a script, or a server without sessions, gets the error."""
+    rule = request.url_rule.rule if request.url_rule is not None else ""
+    if frame.sessions is None or rule in data:
+        return frame.error(error)
+    return lead_to_sign_in(frame)
 
 
 def _http_error(frame: PageFrame, error: HTTPException) -> Response:

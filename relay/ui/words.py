@@ -19,6 +19,7 @@ LANGUAGE: Final = "en"
 DIRECTION: Final = "ltr"
 
 NO_TOKENS: Final = "No tokens: whoever uses this computer may do everything."
+SIGN_IN: Final = "Paste a relay token. Your browser gets a session for 12 hours."
 SKIP: Final = "Skip to the content"
 NO_MIGRATIONS: Final = "No migrations yet. Start one, or run relay submit -r SRC DST."
 NO_PAGE: Final = "There is no such page"

@@ -95,6 +95,7 @@ def visitor(tmp_path: Path) -> Iterator[Visitor]:
         "RELAY_LEDGER": ledger_url(home),
         "RELAY_LOCAL_FOLDERS": str(home),
         "RELAY_TOKENS_FILE": str(tokens),
+        "RELAY_TRUSTED_PROXIES": "127.0.0.1",
     }
     with run_chromium() as chromium, run_server(SERVE, **settings) as server:
         with run_nginx(tmp_path, server) as base:

@@ -72,6 +72,9 @@ ROWS = {
     ("GET", "/ui/stream"): "read",
     ("GET", "/ui/values"): "read",
     ("GET", "/ui/assets/<name>"): "open",
+    ("GET", "/ui/sign-in"): "open page",
+    ("POST", "/ui/sign-in"): "open page",
+    ("POST", "/ui/sign-out"): "open page",
     ("GET", "/ui/<path:rest>"): "read page",
 }
 """The scope that each operation needs, `open` without one; `page` where it answers a browser's
@@ -238,6 +241,9 @@ def mistakes(
             answer = client.open(address(path), method=method, headers=fields)
             # A path that lacks the method is answered 405 to a sender who passes.
             got = 200 if answer.status_code == 405 else answer.status_code
+            # A page leads a person without a session to the form, in place of a 401.
+            if got == 303 and answer.headers["Location"].startswith("/ui/sign-in"):
+                got = 401
             wanted = expected_status(row, method, name, credential)
             if got != wanted:
                 found.append(f"{method} {path} from {name}: {got}, not {wanted}")

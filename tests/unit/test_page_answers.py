@@ -89,7 +89,8 @@ def test_a_prefix_is_before_every_link(client: FlaskClient) -> None:
         "X-Forwarded-Prefix": "/tools/relay/",
         "Authorization": "Bearer planted-token-000000",
     }
-    app = create_app(TransferEngine(Settings()), ["planted-token-000000"])
+    engine = TransferEngine(Settings(trusted_proxies="127.0.0.1"))
+    app = create_app(engine, ["planted-token-000000"])
     text = app.test_client().get("/ui/new", headers=prefixed).text
     links = re.findall(r"(?:href|src|action)=\"([^\"#]+)", text)
     assert links and all(link.startswith("/tools/relay/ui/") for link in links)

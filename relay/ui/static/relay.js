@@ -118,6 +118,7 @@
     let heard = false;
     source.addEventListener('set', (event) => { heard = true; apply(JSON.parse(event.data)); });
     source.addEventListener('end', () => { ended = true; close(); });
+    source.addEventListener('gone', () => location.reload());
     source.addEventListener('bye', (event) => say(JSON.parse(event.data).text));
     source.addEventListener('beat', () => apply({}));
     source.onerror = () => {

@@ -1,0 +1,102 @@
+"""Sign in and out in a real browser, and what a session may do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from relay.ledger.ledger import Ledger
+from relay.ledger.token_values import NO_LIMITS, Scope
+from tests.end_to_end.browser import Visitor, run_chromium, visit
+from tests.end_to_end.page_ledger import ledger_url, open_ledger, pause_tree
+from tests.end_to_end.test_serve import SERVE, run_server
+
+UNKNOWN = "This token is not known, has expired or was revoked."
+
+
+@dataclass(frozen=True)
+class Guarded:
+    """A server with two tokens, and a migration."""
+
+    base: str
+    ledger: Ledger
+    tokens: dict[str, str]
+    number: int
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    """Return a browser."""
+    with run_chromium() as browser:
+        yield browser
+
+
+@pytest.fixture
+def token_server(tmp_path: Path, chromium: Any) -> Iterator[Guarded]:
+    """Return a server whose ledger has a token that may look and one that may steer."""
+    with closing(open_ledger(tmp_path)) as ledger:
+        tokens = {
+            name: ledger.create_token(name, tenant="acme", scope=scope, limits=NO_LIMITS)[1]
+            for name, scope in (("looker", Scope.READ), ("pilot", Scope.SUBMIT))
+        }
+        number = pause_tree(ledger, tmp_path, "tree", 3).number
+        settings = {"RELAY_LEDGER": ledger_url(tmp_path), "RELAY_LOCAL_FOLDERS": str(tmp_path)}
+        with run_server(SERVE, **settings) as server:
+            yield Guarded(f"http://{server.host}:{server.port}", ledger, tokens, number)
+
+
+def sign_in(visitor: Visitor, token: str) -> None:
+    """Fill in the form of the page that is open."""
+    visitor.page.get_by_label("Token").fill(token)
+    visitor.page.get_by_role("button", name="Sign in").click()
+
+
+def test_e1_sign_in_and_out(token_server: Guarded, chromium: Any) -> None:
+    with visit(chromium, token_server.base) as visitor:
+        page = visitor.open(f"migrations/{token_server.number}")
+        assert visitor.heading() == "Sign in"
+        assert page.get_by_role("navigation").count() == 0
+        visitor.refusals = 1
+        sign_in(visitor, "relay_wrong")
+        alert = page.get_by_role("alert")
+        alert.wait_for()
+        assert alert.inner_text() == UNKNOWN
+        sign_in(visitor, token_server.tokens["pilot"])
+        # It leads back to the page that the browser asked for first.
+        page.wait_for_url(f"**/ui/migrations/{token_server.number}")
+        page.get_by_role("button", name="Resume").click()
+        page.locator(".badge.succeeded").first.wait_for()
+        page.get_by_role("button", name="Sign out").click()
+        page.wait_for_url("**/ui/sign-in")
+        visitor.open("")
+        assert visitor.heading() == "Sign in"
+
+
+def test_a_looker_sees_no_buttons(token_server: Guarded, chromium: Any) -> None:
+    with visit(chromium, token_server.base) as visitor:
+        page = visitor.open()
+        sign_in(visitor, token_server.tokens["looker"])
+        page.wait_for_url("**/ui/")
+        assert page.get_by_role("link", name="New").count() == 0
+        assert page.get_by_role("link", name="Settings").count() == 0
+        visitor.open(f"migrations/{token_server.number}")
+        assert page.locator("main").get_by_role("button").count() == 0
+        visitor.refusals = 1
+        visitor.open("new")
+        assert "Your token may look, not change." in page.get_by_role("alert").inner_text()
+
+
+def test_e19_a_revoked_token_ends_its_session(token_server: Guarded, chromium: Any) -> None:
+    with visit(chromium, token_server.base) as visitor:
+        page = visitor.open(f"migrations/{token_server.number}")
+        sign_in(visitor, token_server.tokens["looker"])
+        page.wait_for_url(f"**/ui/migrations/{token_server.number}")
+        token_server.ledger.revoke_token("looker")
+        visitor.refusals = 5  # the script's requests, until the page has noticed
+        # The stream of the open page ends, and the page leads to the sign-in by itself.
+        page.get_by_role("heading", name="Sign in").wait_for(timeout=40_000)
