@@ -214,7 +214,7 @@ class Settings(BaseModel):
         le=3600,
         description=(
             "Seconds after which a silent worker loses its claims in the ledger; on the same"
-            " machine a dead worker is noticed at once."
+            " machine a dead worker is noticed at once. A server's; commands have 30."
         ),
     )
 

@@ -13,9 +13,9 @@ import uuid
 from collections.abc import Mapping
 from contextlib import suppress
 from http import HTTPStatus
+from time import monotonic
 from typing import Any
 
-import gevent
 from gunicorn.glogging import Logger
 from gunicorn.http import errors
 from gunicorn.workers.ggevent import GeventWorker
@@ -66,7 +66,11 @@ class GunicornWorker(GeventWorker):  # type: ignore[misc]  # gunicorn has no typ
         waits for `claiming`, until the graceful timeout."""
         super().run()
         if self.claiming is not None:
-            gevent.joinall([self.claiming], timeout=self.cfg.graceful_timeout)
+            # The master aborts a worker that is silent for its timeout.
+            until = monotonic() + self.cfg.graceful_timeout
+            while not self.claiming.ready() and monotonic() < until:
+                self.notify()
+                self.claiming.join(1.0)
 
     def handle_exit(self, sig: int, frame: Any) -> None:
         """Stop at SIGTERM. A worker that does not serve yet, for example because it waits for its

@@ -163,7 +163,7 @@ def when_ready(server: Any) -> None:
     """In the master, when it listens: check the real addresses, print them, and let a reload check
     its settings."""
     # gunicorn's hook `on_reload` comes too late for a refusal: it has replaced the settings before.
-    server.reload = partial(_reload, server.reload)
+    server.reload = partial(_reload, server, server.reload)
     addresses = [listener.sock.getsockname() for listener in server.LISTENERS]
     check_listening(addresses)
     _report_deprecation()
@@ -186,11 +186,29 @@ def _report_deprecation() -> None:
             sys.stderr.flush()
 
 
-def _reload(reload: Callable[[], None]) -> None:
+class _WaitsForWorkers(Exception):
+    """gunicorn's reload has only to wait for the old workers."""
+
+
+def _reload(server: Any, reload: Callable[[], None]) -> None:
     """At SIGHUP: start new workers if the new settings are right; otherwise the old workers
-    stay."""
-    if accept_again():
-        reload()
+    stay.
+
+    At the end of its reload gunicorn 27 waits for the old workers, up to the graceful timeout, and
+    meanwhile obeys no signal (`Arbiter.reload`). That wait is left out: the main loop reaps
+    them too."""
+    if not accept_again():
+        return
+
+    def end_wait() -> None:
+        raise _WaitsForWorkers
+
+    server.reap_workers = end_wait
+    try:
+        with suppress(_WaitsForWorkers):
+            reload()
+    finally:
+        del server.reap_workers
 
 
 def post_worker_init(worker: Any) -> None:

@@ -56,6 +56,9 @@ def obscure() -> int:
         password = getpass("password: ")
     else:
         password = sys.stdin.readline(PASSWORD_CHARACTERS + 1).rstrip("\r\n")
+    # Python reads bytes that are not UTF-8 as surrogates (PEP 383).
+    if any("\ud800" <= character <= "\udfff" for character in password):
+        raise click.UsageError("the password is not UTF-8")
     if not 0 < len(password) <= PASSWORD_CHARACTERS:
         raise click.UsageError(
             f"stdin must have a password of 1 to {PASSWORD_CHARACTERS} characters"

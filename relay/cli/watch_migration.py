@@ -48,7 +48,10 @@ class Seen:
     """The events of a migration that is being watched."""
 
     failures: list[Members] = field(default_factory=list)
-    """Failures that were not printed yet, since the migration last started or was retried."""
+    """The first NAMED failures that were not printed yet, since the migration last started or was
+    retried."""
+    failed: int = 0
+    """Number of failures that were not printed yet."""
     waits: Members | None = None
     """The reason for which the migration waits for a user, if it does."""
     last: Members | None = None
@@ -56,18 +59,22 @@ class Seen:
     def note_event(self, kind: str, members: Members) -> None:
         """Note an event."""
         if kind == EventKind.FAILED:
-            self.failures.append(members)
+            self.failed += 1
+            if len(self.failures) < NAMED:
+                self.failures.append(members)
         elif kind in _STARTS:
-            self.failures.clear()
+            self.take_failures()
         if kind == EventKind.PAUSED:
             self.waits = members
         elif kind in (*_STARTS, EventKind.RESUME, EventKind.CANCEL):
             self.waits = None
 
-    def take_failures(self) -> list[Members]:
-        """Return the failures that were not printed, and forget them."""
-        found, self.failures = self.failures, []
-        return found
+    def take_failures(self) -> tuple[list[Members], int]:
+        """Return the failures that were not printed, and the number of those beyond NAMED; forget
+        all."""
+        found, more = self.failures, self.failed - len(self.failures)
+        self.failures, self.failed = [], 0
+        return found, more
 
 
 def watch(migrations: MigrationBackend, id: str, quiet: bool, as_json: bool) -> int:
@@ -100,15 +107,15 @@ def _show_events(migrations: MigrationBackend, id: str, show: Show, tell: Tell) 
         if kind != "progress":
             seen.note_event(kind, members)
             continue
-        fresh = seen.take_failures()
-        for failure in fresh[:NAMED]:
+        fresh, more = seen.take_failures()
+        for failure in fresh:
             tell(
                 failed_line(
                     str(failure.get("name") or ""), failure.get("side"), str(failure.get("detail"))
                 )
             )
-        if len(fresh) > NAMED:
-            tell(f"relay: and {len(fresh) - NAMED:,} more failed")
+        if more:
+            tell(f"relay: and {more:,} more failed")
         show(members)
         if (
             members["state"] == MigrationState.PAUSED

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import KW_ONLY, dataclass, field, replace
-from typing import Any
+from typing import Any, Final
 from urllib.parse import unquote
 
 from relay.engine.plan import IfExists, Metadata, Plan, Verify, refuse_same_object
@@ -243,9 +243,17 @@ def _refuse_output(name: str, destination: Location) -> None:
             )
 
 
+_OVER_HTTP: Final = frozenset({"http", "webdav", "nextcloud"})
+
+
 def _refuse_overlap(source: Location, destination: Location) -> None:
     """Raise SameObject for a tree that would be moved into itself: its listing might never end."""
-    if source.origin != destination.origin or source.store != destination.store:
+    if source.store == destination.store:
+        is_one_server = source.origin == destination.origin
+    else:  # a web server may have the same folders for WebDAV, at another port of the scheme too
+        stores = {source.store, destination.store}
+        is_one_server = stores <= _OVER_HTTP and source.host == destination.host
+    if not is_one_server:
         return
     below = destination.path.startswith(source.path) or source.path.startswith(destination.path)
     if below or (source.store == "local" and is_nested(source, destination)):

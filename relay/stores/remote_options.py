@@ -60,13 +60,30 @@ _REFUSED: Final[Mapping[str, tuple[str, ...]]] = {
 }
 """Options of each type that are refused: ignored, they would lead to other objects, other names,
 other bytes, or none."""
+_MISNAMED: Final[Mapping[str, Mapping[str, str]]] = {
+    "s3": {
+        "endpoint_url": "endpoint",
+        "region_name": "region",
+        "access_key": "access_key_id",
+        "secret_key": "secret_access_key",
+    },
+    "webdav": {"username": "user", "password": "pass"},
+}
+"""Names that other programs have for an option, and its name here: ignored, the remote would lead
+elsewhere, or have no credentials."""
 _IN_HOST: Final = frozenset({"Alibaba", "HuaweiOBS", "Netease", "TencentCOS"})
 """Providers that require the bucket in the host name (rclone's backend/s3, `setQuirks`)."""
 
 
 def check(remote: Remote) -> None:
     """Raise Unsupported for an option that changes what is read or written, and that relay does not
-    support."""
+    support; ConfigError for one under the name that it has in another program."""
+    for name, right in _MISNAMED.get(remote.type, {}).items():
+        if name in remote.options:
+            raise ConfigError(
+                f"the remote {remote.name!a} has {name}, which is not an option of this type",
+                hint=f"Name it {right}.",
+            )
     off = frozenset({"", "false", "0", "no", "off", "none", "raw"})
     for name in _REFUSED.get(remote.type, ()):
         if remote.options.get(name, "").lower() not in off:

@@ -561,6 +561,14 @@ def test_obscure_reads_one_line(typed: str, code: int) -> None:
         assert "stdin must have a password" in done.stderr
 
 
+def test_obscure_refuses_bytes_that_are_not_utf8() -> None:
+    done = subprocess.run(
+        [*RELAY, "obscure"], input=b"pa\xdfwort\n", env=environment(), capture_output=True
+    )
+    assert done.returncode == 2
+    assert b"the password is not UTF-8" in done.stderr
+
+
 def test_version_and_help() -> None:
     """They work without a network, a terminal or settings."""
     versions = relay("--version").stdout

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -174,6 +175,44 @@ def test_a_transfer_goes_on_through_a_mistake(command: tuple[str, ...], config: 
         assert server.ask("GET", "/readyz")[1]["slots"]["free"] == 3
         assert server.stop() == 0
     assert kept.objects == {b"/b": DATA}
+
+
+def test_a_stop_right_after_a_reload_acts_at_once(config: Config) -> None:
+    """gunicorn waits in its reload for the old workers, one of which has a client, and obeys no
+    signal meanwhile."""
+    gate, begun, kept, answers = threading.Event(), threading.Event(), Cloud(), []
+    with (
+        Peer(gated_source(Cloud(), gate, begun)) as source,
+        Peer(destination_script(kept)) as destination,
+        run_server(SERVE, RELAY_CONFIG=str(config.path), RELAY_GRACEFUL_TIMEOUT="100") as server,
+    ):
+        asked = threading.Thread(
+            target=lambda: answers.append(
+                server.ask("POST", "/migrate", order(source, destination))
+            )
+        )
+        asked.start()
+        assert begun.wait(10)
+        server.process.send_signal(signal.SIGHUP)
+        await_workers(server.process.pid, 2)
+        server.process.send_signal(signal.SIGTERM)
+        await_closed(server.port)
+        gate.set()
+        asked.join(20)
+        assert answers[0][0] == 200
+        assert server.process.wait(20) == 0
+
+
+def await_closed(port: int) -> None:
+    """Wait until a port takes no connection any more."""
+    until = time.monotonic() + 30
+    while time.monotonic() < until:
+        try:
+            socket.create_connection(("127.0.0.1", port), 5).close()
+        except ConnectionRefusedError:
+            return
+        time.sleep(0.05)
+    raise AssertionError("the port still takes connections")
 
 
 @WAYS

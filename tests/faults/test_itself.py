@@ -76,6 +76,20 @@ def test_a_folder_in_itself_by_a_link_is_refused(
 
 
 @pytest.mark.parametrize(
+    ("source", "destination"),
+    [
+        ("http://h/d/", "webdav+http://h/d/copy/"),
+        ("webdav+https://h/d/copy/", "http://h:8080/d/"),
+    ],
+)
+def test_a_folder_in_itself_by_another_scheme_is_refused(source: str, destination: str) -> None:
+    """Each further run would copy the copies."""
+    order = MigrationRequest(Endpoint(source), Endpoint(destination), recursive=True)
+    with pytest.raises(SameObject, match="one contains the other"):
+        order.locate(Remotes({}, {}, profiles=list))
+
+
+@pytest.mark.parametrize(
     ("source", "destination", "there"),
     [
         ("from", "apart", "apart/"),

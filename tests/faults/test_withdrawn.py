@@ -11,6 +11,7 @@ from time import monotonic
 
 import gevent
 import pytest
+from gevent.event import Event
 
 from relay.config import Settings
 from relay.engine.migration_request import Endpoint, MigrationRequest
@@ -289,6 +290,27 @@ def test_f25_a_denial_of_replaced_credentials_is_retried(
     ledger.settle([Settlement(claim, "hand_back")])
     (again,) = ledger.claim(1)
     assert judge.judge(again, denied)[0] is not Verdict.LATER
+
+
+def test_credentials_that_do_not_come_delay_no_other(
+    ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A program that gives credentials may hang, or wait for a person."""
+    jobs, gate, begun = MigrationCache(ledger, runner_of(tmp_path)), Event(), Event()
+
+    def read(id: str) -> str:
+        if id == "hangs":
+            begun.set()
+            gate.wait()
+        return id
+
+    monkeypatch.setattr(jobs, "_read", read)
+    waiting = gevent.spawn(jobs.job, "hangs", 0)
+    assert begun.wait(10)
+    with gevent.Timeout(10):
+        assert jobs.job("other", 0) == "other"
+    gate.set()
+    assert waiting.get(timeout=10) == "hangs"
 
 
 # -- a store that is not inspected before an upload

@@ -15,7 +15,7 @@ import pytest
 
 from relay import errors
 from relay.cli.exits import Exit
-from relay.cli.formatting import bytes_done, bytes_moved, exit_of, headline
+from relay.cli.formatting import NAMED, bytes_done, bytes_moved, exit_of, headline
 from relay.cli.header_flags import exposed_secrets, read_headers
 from relay.cli.progress_bars import bars
 from relay.cli.terminal import ReaderGone, plain, receipt_lines, say, tell, without_secrets
@@ -259,7 +259,19 @@ def test_a_watch_forgets_errors_that_a_new_attempt_passed(verb: str) -> None:
     seen.note_event("failed", {"name": "a", "detail": "gone"})
     seen.note_event("paused", {"code": "unauthenticated"})
     seen.note_event(verb, {})
-    assert (seen.take_failures(), seen.waits) == ([], None)
+    assert (seen.take_failures(), seen.waits) == (([], 0), None)
+
+
+def test_a_watch_keeps_few_of_many_failures() -> None:
+    """A million failures before the first progress would take a gigabyte."""
+    seen = Seen()
+    for number in range(1000):
+        seen.note_event("failed", {"name": str(number)})
+    assert len(seen.failures) == NAMED
+    found, more = seen.take_failures()
+    assert [failure["name"] for failure in found] == [str(number) for number in range(NAMED)]
+    assert more == 1000 - NAMED
+    assert seen.take_failures() == ([], 0)
 
 
 def test_a_quiet_terminal_keeps_no_failure_lines() -> None:

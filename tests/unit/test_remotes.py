@@ -241,3 +241,20 @@ def test_infinite_scale_has_no_chunked_uploads(vendor: str, store: str) -> None:
 def test_nextcloud_is_known_by_the_folder_of_a_user(path: str) -> None:
     url = f"webdav+https://h/remote.php/dav/files/{path}"
     assert Remotes({}, {}, profiles=list).locate(url).store == "nextcloud"
+
+
+@pytest.mark.parametrize(
+    ("type", "wrong", "right"),
+    [
+        ("s3", "endpoint_url", "endpoint"),
+        ("s3", "secret_key", "secret_access_key"),
+        ("webdav", "password", "pass"),
+    ],
+)
+def test_another_programs_name_of_an_option_is_refused(type: str, wrong: str, right: str) -> None:
+    """Ignored, it would lead to another place: to AWS without `endpoint`."""
+    options = {"type": type, "url": "https://h/", wrong: "planted"}
+    with pytest.raises(ConfigError, match=wrong) as caught:
+        Remotes({"x": options}, {}, profiles=list).locate("x:bucket/a")
+    assert right in caught.value.hint
+    assert "planted" not in f"{caught.value.message}{caught.value.hint}"

@@ -45,7 +45,7 @@ class MigrationCache:
         self._jobs: dict[str, tuple[int, MigrationJob]] = {}
         self._throttles: dict[str, Throttle] = {}
         self._passed: dict[str, int] = {}
-        self._reading = BoundedSemaphore(1)
+        self._reading: dict[str, BoundedSemaphore] = {}
         self.in_use: Callable[[], Collection[str]] = tuple
         """Returns the ids of the migrations that this process works on: their throttles stay."""
 
@@ -55,8 +55,11 @@ class MigrationCache:
         MigrationRequest.locate."""
         found = self._cached_job(id, renewed)
         if found is None:
-            with self._reading:  # many claims need the same job at once: the first one reads it
+            # Many claims need the same job at once: the first one reads it. Another migration does
+            # not wait: the program that gives its credentials may hang.
+            with self._reading.setdefault(id, BoundedSemaphore(1)):
                 found = self._cached_job(id, renewed) or self._read(id)
+            self._reading.pop(id, None)
         return found
 
     def locations_of(self, claim: Claim, names: Iterable[str]) -> tuple[Location, ...]:
