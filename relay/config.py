@@ -63,6 +63,21 @@ class Settings(BaseModel):
             " answered 503."
         ),
     )
+    streams: int = Field(
+        200,
+        ge=0,
+        le=100_000,
+        description=(
+            "Maximum number of streams of events (server-sent events) in a worker; further requests"
+            " are answered 503."
+        ),
+    )
+    token_streams: int = Field(
+        20,
+        ge=0,
+        le=100_000,
+        description="Maximum number of these streams of one token in a worker.",
+    )
     wait_seconds: float = Field(
         30.0,
         ge=0,

@@ -88,4 +88,4 @@ _ledger = _make_when_available(
     partial(Ledger.connect, _settings.ledger_url(), SERVER), "ledger.unavailable", _checked
 )
 _worker = Worker(_ledger, _engine, _settings.slots, lease_seconds=_settings.lease_seconds)
-app = create_app(_engine, _accepted.tokens, ledger_context(_ledger, _worker, _settings.waiters))
+app = create_app(_engine, _accepted.tokens, ledger_context(_ledger, _worker, _engine))

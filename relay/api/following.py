@@ -1,23 +1,22 @@
-"""Clients that follow a migration: all clients of one migration share one query of its state, and
-the number of those that wait for one answer is bounded. Streams are bounded by the connections of
-their worker alone: a browser's EventSource gives up at a refusal.
+"""The number of clients that follow migrations in one process.
 
-Decided here: how many clients wait, how often the ledger is queried. Never here: the answers.
-"""
+Decided here: how many requests wait for one answer, and how many streams are open. Never here: the
+answers."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from time import monotonic
 
-from gevent.lock import BoundedSemaphore
+from relay.errors import TooManyStreams
 
-from relay.ledger.rows import Migration
+RETRY_SECONDS = 10.0
+"""When a client without a place may ask again."""
 
 
 class PollAgain(Exception):
-    """A wait ended without an event: query the ledger again."""
+    """A wait ended without an event: look at the migration again."""
 
 
 class Waiters:
@@ -40,39 +39,41 @@ class Waiters:
             self.waiting -= 1
 
 
-class PollCache:
-    """A cache of migrations: each is queried at most once in `seconds`, by all its clients."""
+class StreamPlaces:
+    """The streams of events of this process: at most `most`, and of one token at most
+    `most_of_token`."""
 
-    def __init__(
-        self,
-        look: Callable[[str], Migration],
-        seconds: float,
-        clock: Callable[[], float] = monotonic,
-    ) -> None:
-        self._look, self._seconds, self._clock = look, seconds, clock
-        self._turn = BoundedSemaphore()
-        self._seen: dict[str, tuple[float, Migration]] = {}
+    def __init__(self, most: int, most_of_token: int) -> None:
+        self._most, self._most_of_token = most, most_of_token
+        self._of_token: Counter[str] = Counter()
+        self.open = 0
 
-    def migration(self, id: str) -> Migration:
-        """Return a migration as it was at most `seconds` ago. Raises as the ledger does."""
-        found = self._cached_migration(id)
-        if found is not None:
-            return found
-        with self._turn:
-            # Another client may have queried it while this one waited for its turn.
-            found = self._cached_migration(id)
-            if found is None:
-                found = self._look(id)
-                # Drop old entries, or the cache would keep each migration that was ever followed.
-                self._seen = {
-                    other: seen for other, seen in self._seen.items() if self._is_fresh(seen[0])
-                }
-                self._seen[id] = self._clock(), found
-        return found
+    def take(self, token: str | None) -> Callable[[], None]:
+        """Take a place for a stream; return the function that releases it, which may be called
+        twice. `token` is None for a caller without a token of its own.
 
-    def _cached_migration(self, id: str) -> Migration | None:
-        when, found = self._seen.get(id, (None, None))
-        return found if when is not None and self._is_fresh(when) else None
+        Raises TooManyStreams if no place is free."""
+        if self.open >= self._most:
+            raise TooManyStreams(
+                f"this process serves {self._most} streams of events", retry_after=RETRY_SECONDS
+            )
+        if token is not None and self._of_token[token] >= self._most_of_token:
+            raise TooManyStreams(
+                f"this token has {self._most_of_token} streams of events in this process",
+                retry_after=RETRY_SECONDS,
+            )
+        self._change(token, 1)
+        held = [token]
 
-    def _is_fresh(self, when: float) -> bool:
-        return self._clock() - when < self._seconds
+        def release() -> None:
+            if held:
+                self._change(held.pop(), -1)
+
+        return release
+
+    def _change(self, token: str | None, by: int) -> None:
+        self.open += by
+        if token is not None:
+            self._of_token[token] += by
+            if not self._of_token[token]:
+                del self._of_token[token]

@@ -4,7 +4,8 @@ Theory of operation. A request for a tree, one with an Idempotency-Key, or one t
 answer at once (`Prefer: respond-async`, RFC 7240) is written to the ledger before it is answered
 202. From then on it survives the end of any process, and any worker may run it. A client that wants
 to wait for the end sends `Prefer: wait=60`, or reads NDJSON or server-sent events. These only
-watch: a disconnect does not stop the migration.
+watch: a disconnect does not stop the migration. All of them are fed by the process's one watcher
+(`watcher.py`).
 
 Decided here: the operations and their answers. Never here: what a state means
 (`relay/ledger/states.py`)."""
@@ -27,7 +28,15 @@ from gevent.monkey import get_original
 from gevent.socket import wait_read
 
 from relay.api.caller import current_caller
-from relay.api.following import PollAgain, PollCache, Waiters
+from relay.api.event_stream import (
+    COMMENT_SECONDS,
+    PastEvents,
+    event_pieces,
+    hang_up_of,
+    note_sending,
+    shrink_send_buffer,
+)
+from relay.api.following import PollAgain, StreamPlaces, Waiters
 from relay.api.request_bodies import parse_change, parse_fresh
 from relay.api.strict_json import check_media_type, read_object
 from relay.api.token_limits import (
@@ -36,6 +45,7 @@ from relay.api.token_limits import (
     locate_within,
     within_limits,
 )
+from relay.api.watcher import Notice, Subscription, Watcher
 from relay.engine.migration_request import MigrationRequest
 from relay.engine.refresh import Refresh, apply_refresh
 from relay.engine.transfer_engine import TransferEngine
@@ -43,17 +53,19 @@ from relay.engine.worker.worker import Worker
 from relay.errors import InvalidHeader, InvalidType, LedgerFailed, Overloaded
 from relay.headers import is_idempotency_key
 from relay.ledger.ledger import Ledger
-from relay.ledger.rows import Migration
+from relay.ledger.rows import EventCursor, Migration
 from relay.ledger.states import ENDED, MigrationState, MigrationVerb, TransferState
-from relay.views.migrations import FIELDS, brief, csv_line, progress_events, report_line, summary
+from relay.views.migrations import FIELDS, brief, csv_line, is_over, report_line, summary
 
 JSON, NDJSON, CSV, SSE = "application/json", "application/x-ndjson", "text/csv", "text/event-stream"
-LOOK_SECONDS = 0.5
-"""Seconds between two queries of the ledger for a client that waits."""
+LOOK_SECONDS = 0.25
+"""How often a request that waits looks whether its client is still there."""
 WAIT_SECONDS = 3600.0
 """Maximum time that a request with `Prefer: wait` waits."""
 PAGE, PAGES = 100, 1000
 """Default and maximum number of rows on a page."""
+PAST_EVENTS = 500
+"""Maximum number of past events that a stream begins with."""
 STOPPING = {
     "code": Overloaded.code,
     "detail": "The server is stopping; the migration resumes when it is back",
@@ -70,20 +82,22 @@ View = Callable[..., Response]
 
 @dataclass(frozen=True)
 class LedgerContext:
-    """One process's access to the ledger; `waiters` and `polls` serve its clients that follow a
-    migration."""
+    """One process's access to the ledger; `waiters`, `places` and `watcher` serve its clients that
+    follow a migration."""
 
     ledger: Ledger
     worker: Worker
     waiters: Waiters
-    polls: PollCache
+    places: StreamPlaces
+    watcher: Watcher
 
 
-def ledger_context(ledger: Ledger, worker: Worker, waiters: int) -> LedgerContext:
-    """Return a process's access to the ledger; at most `waiters` clients wait at a time."""
-    return LedgerContext(
-        ledger, worker, Waiters(waiters), PollCache(ledger.migration, LOOK_SECONDS / 2)
-    )
+def ledger_context(ledger: Ledger, worker: Worker, engine: TransferEngine) -> LedgerContext:
+    """Return a process's access to the ledger, with the limits of the engine's settings."""
+    settings = engine.settings
+    watcher = Watcher(ledger, trouble=lambda: worker.trouble, is_stopping=lambda: engine.draining)
+    places = StreamPlaces(settings.streams, settings.token_streams)
+    return LedgerContext(ledger, worker, Waiters(settings.waiters), places, watcher)
 
 
 def wants_ledger(order: MigrationRequest) -> bool:
@@ -96,8 +110,7 @@ def accept(works: LedgerContext, engine: TransferEngine, order: MigrationRequest
     that."""
     migration = create_migration(works, engine, order, _key())
     if _streams(NDJSON):
-        lines = while_admitted(_lines(works, engine, migration))
-        response = stream_answer(lines, NDJSON)
+        response = _follow_lines(works, engine, migration)
     else:
         # One object is moved by the ledger only because its token is counted, and the client waits
         # for its end.
@@ -154,12 +167,10 @@ def ledger_routes(
 
     def events(id: str) -> Response:
         work = works()
-        since = request.headers.get("Last-Event-ID", "0")
         # A browser's EventSource gives up at any status but 200 (WHATWG HTML). So a wrong id is
         # ignored, and all events are sent.
-        number = int(since) if since.isascii() and since.isdigit() and len(since) < 16 else 0
-        lines = _events(work, work.ledger.migration(id).id, number, engine)
-        return stream_answer(while_admitted(lines), SSE)
+        last = EventCursor.from_text(request.headers.get("Last-Event-ID", ""))
+        return _follow_events(work, work.ledger.migration(id), last or EventCursor())
 
     def change(id: str) -> Response:
         work = works()
@@ -255,9 +266,10 @@ def json_answer(members: Mapping[str, Any], status: int = 200) -> Response:
 
 
 def stream_answer(lines: Iterator[str], kind: str) -> Response:
-    """Return lines of a media type, each of which reaches the client at once: nginx passes them on
-    without buffering, and no cache keeps them."""
-    return Response(lines, headers={**_UNCACHED, "X-Accel-Buffering": "no"}, mimetype=kind)
+    """Return lines of a media type, each of which reaches the client at once: proxies pass them on
+    without buffering or compressing them, and no cache keeps them."""
+    headers = {"Cache-Control": "no-store, no-transform", "X-Accel-Buffering": "no"}
+    return Response(lines, headers=headers, mimetype=kind)
 
 
 def while_admitted(lines: Iterator[str]) -> Iterator[str]:
@@ -283,13 +295,18 @@ def _await_end(
     preference."""
     until = monotonic() + seconds
     with works.waiters.place() as has_place:
-        while has_place and not engine.draining and _is_active(migration):
-            left = until - monotonic()
-            if left <= 0 or _has_hung_up(min(LOOK_SECONDS, left)):
-                break
-            # The migration is accepted: after an error the client would send it again.
-            with suppress(LedgerFailed):
-                migration = works.polls.migration(migration.id)
+        if not has_place or not _is_active(migration):
+            return migration
+        with works.watcher.follow([migration]) as following:
+            latest = migration
+            while not engine.draining and _is_active(latest):
+                left = until - monotonic()
+                if left <= 0 or _has_hung_up(min(LOOK_SECONDS, left)):
+                    break
+                latest = following.migrations.get(migration.id, latest)
+    # The migration is accepted: after an error the client would send it again.
+    with suppress(LedgerFailed):
+        return works.ledger.migration(migration.id)
     return migration
 
 
@@ -327,21 +344,41 @@ def _is_closed(descriptor: int) -> bool:
     return bool(looking.poll(0))
 
 
-def _lines(works: LedgerContext, engine: TransferEngine, migration: Migration) -> Iterator[str]:
-    """Yield a line of progress every LOOK_SECONDS until the migration has ended or is paused and
-    its transfers have stopped; then the result. If the server stops before that, the last line is
-    one of progress whose `trouble` says so."""
-    while (
-        migration.state == MigrationState.RUNNING or migration.under_way
-    ) and not engine.draining:
-        yield json.dumps({"event": "progress", **_with_trouble(works, brief(migration))}) + "\n"
-        gevent.sleep(LOOK_SECONDS)
-        with suppress(LedgerFailed):  # the next line reports it as `trouble`
-            migration = works.polls.migration(migration.id)
-    if migration.state == MigrationState.RUNNING or migration.under_way:
-        yield json.dumps({"event": "progress", **brief(migration), "trouble": STOPPING}) + "\n"
-    else:
-        yield json.dumps({"event": "result", **summary(migration)}) + "\n"
+def _follow_lines(works: LedgerContext, engine: TransferEngine, migration: Migration) -> Response:
+    """Return the answer with a line of progress after each look at the ledger, until the migration
+    has ended or is paused and its transfers have stopped; then the result. If the server stops
+    before that, the last line is one of progress whose `trouble` says so."""
+    following = works.watcher.subscribe([migration], hang_up=hang_up_of(request.environ))
+    lines = while_admitted(_lines(works, engine, following, migration.id))
+    response = stream_answer(note_sending(following, lines), NDJSON)
+    response.call_on_close(lambda: works.watcher.unsubscribe(following))
+    return response
+
+
+def _lines(
+    works: LedgerContext, engine: TransferEngine, following: Subscription, id: str
+) -> Iterator[str]:
+    migration = following.migrations[id]
+    while not engine.draining:
+        if _is_at_rest(migration):
+            with suppress(LedgerFailed):  # the next line reports it as `trouble`
+                migration = works.ledger.migration(id)
+                if _is_at_rest(migration):
+                    yield json.dumps({"event": "result", **summary(migration)}) + "\n"
+                    return
+        yield _progress_line({**brief(migration), **_trouble(works)})
+        following.wait(COMMENT_SECONDS)
+        migration = following.take().migrations.get(id, migration)
+    yield _progress_line({**brief(migration), "trouble": STOPPING})
+
+
+def _progress_line(members: Mapping[str, Any]) -> str:
+    return json.dumps({"event": "progress", **members}) + "\n"
+
+
+def _is_at_rest(migration: Migration) -> bool:
+    """Return whether a migration has ended or is paused, and none of its transfers runs."""
+    return migration.state != MigrationState.RUNNING and not migration.under_way
 
 
 def _with_trouble(works: LedgerContext, members: dict[str, Any]) -> dict[str, Any]:
@@ -355,17 +392,38 @@ def _trouble(works: LedgerContext) -> dict[str, Any]:
     return {} if error is None else {"trouble": {"code": error.code, "detail": error.title}}
 
 
-def _events(works: LedgerContext, id: str, since: int, engine: TransferEngine) -> Iterator[str]:
-    """Yield the events of a migration as server-sent events (WHATWG HTML, "Server-sent events")
-    until it ends or the server stops. A client reconnects by itself, and names its last event."""
-    look = works.polls.migration
-    for kind, number, members in progress_events(works.ledger, id, since, gevent.sleep, look):
-        if kind == "progress":
-            members = _with_trouble(works, members)
-        named = "" if number is None else f"id: {number}\n"
-        yield f"{named}event: {kind}\ndata: {json.dumps(members)}\n\n"
-        if engine.draining:
-            return
+def _follow_events(works: LedgerContext, migration: Migration, last: EventCursor) -> Response:
+    """Return the answer with the events of a migration behind the `last` one that the client has
+    seen, as server-sent events. Raises TooManyStreams, LedgerFailed."""
+    release = works.places.take(current_caller().token_id)
+    try:
+        hang_up = hang_up_of(request.environ)
+        following = works.watcher.subscribe([migration], events=True, hang_up=hang_up)
+    except BaseException:
+        release()
+        raise
+
+    def end() -> None:
+        works.watcher.unsubscribe(following)
+        release()
+
+    try:
+        until, found, has_gap = works.ledger.past_events(
+            migration.id, last, PAST_EVENTS, ended=is_over(migration)
+        )
+        past = PastEvents(
+            notices=[Notice.of(event) for event in found], until=until, has_gap=has_gap
+        )
+        pieces = while_admitted(event_pieces(following, migration.id, past))
+        response = stream_answer(note_sending(following, pieces), SSE)
+    except BaseException:
+        end()
+        raise
+    response.call_on_close(end)
+    # Its buffer stays small: no other answer should go over this connection.
+    shrink_send_buffer(request.environ)
+    response.headers["Connection"] = "close"
+    return response
 
 
 def _transfers(ledger: Ledger, id: str) -> Response:

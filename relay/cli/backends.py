@@ -218,7 +218,7 @@ class LocalLedger:
 
     def follow(self, id: str) -> Iterator[Event]:
         """As MigrationBackend.follow."""
-        for kind, _, members in progress_events(self._ledger, id, 0, time.sleep):
+        for kind, members in progress_events(self._ledger, id, time.sleep):
             if kind == "progress" and members["trouble"] is None:
                 with suppress(LedgerFailed):  # the next event says so
                     members = self._with_wait(members)

@@ -22,7 +22,7 @@ The tree; each is in the file that is named behind its root:
     │  ├─ UnsafeKey (KeyTooLong, ReservedKey)
     │  └─ SameObject  VerificationUnavailable  Unsupported
     ├─ EgressDenied (LocalDenied, PortDenied)    request.py: the policy said no
-    ├─ Overloaded (TooManyFiles)                 own.py: no slot, no file, or the server is draining
+    ├─ Overloaded (TooManyFiles, TooManyStreams) own.py: no slot, no file, or the server is draining
     ├─ LedgerFailed (LedgerBusy  LedgerRefused)  MigrationUnknown  IllegalTransition  LeaseLost
     ├─ TokenUnknown  TokenExists  TooManyRequests    own.py: tokens, and their limits
     ├─ ServerUnreachable  NotRelay  ServerRefused    the terminal's own, of a server
@@ -59,6 +59,7 @@ from relay.errors.own import (
     TokenUnknown,
     TooManyFiles,
     TooManyRequests,
+    TooManyStreams,
 )
 from relay.errors.request import (
     CredentialsInURL,
@@ -211,6 +212,7 @@ __all__ = [
     "TokenExists",
     "TokenUnknown",
     "TooManyFiles",
+    "TooManyStreams",
     "TooManyRedirects",
     "TooManyRequests",
     "TransferError",

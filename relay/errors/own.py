@@ -25,6 +25,16 @@ class TooManyFiles(Overloaded):
     default_hint = "Raise the limit of open files (LimitNOFILE, `ulimit -n`), or lower RELAY_SLOTS."
 
 
+class TooManyStreams(Overloaded):
+    """This process, or this token, has as many streams of events as it may have."""
+
+    code, title = "too-many-streams", "Too many streams are open"
+    default_hint = (
+        "Close a stream, or ask for the state every few seconds (GET /migrations/{id}). The limits"
+        " are RELAY_STREAMS and RELAY_TOKEN_STREAMS."
+    )
+
+
 class LedgerFailed(RelayError):
     """The ledger can't be read or written. Nothing that depends on it is acknowledged."""
 

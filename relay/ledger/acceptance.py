@@ -26,6 +26,7 @@ from relay.errors import (
     Unauthenticated,
 )
 from relay.ledger.counters import CounterDelta, tallies_of
+from relay.ledger.event_log import write_event
 from relay.ledger.identity_hashes import (
     IdentityHashes,
     identity_hashes_of,
@@ -33,7 +34,7 @@ from relay.ledger.identity_hashes import (
     is_unnamed,
     is_whole_text,
 )
-from relay.ledger.migration_rows import one, secret, write_event
+from relay.ledger.migration_rows import one, secret
 from relay.ledger.retried import split_listing_retry
 from relay.ledger.rows import TERMINAL, Migration, Spec
 from relay.ledger.schema import (

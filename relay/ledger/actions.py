@@ -29,7 +29,8 @@ from relay.errors import (
 )
 from relay.ledger.acceptance import learn_owner
 from relay.ledger.counters import CounterDelta
-from relay.ledger.migration_rows import lock_migration, one, secret, write_event
+from relay.ledger.event_log import write_event
+from relay.ledger.migration_rows import lock_migration, one, secret
 from relay.ledger.pages import error_member
 from relay.ledger.rows import Migration, Spec
 from relay.ledger.schema import (

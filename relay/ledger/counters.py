@@ -6,9 +6,9 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from typing import Final
+from typing import Any, Final
 
-from sqlalchemy import Connection, func, select, text
+from sqlalchemy import Connection, Select, func, select, text
 
 from relay.ledger.rows import Count, Efforts
 from relay.ledger.schema import counters, tallies, transfers, uploads
@@ -96,8 +96,9 @@ class CounterDelta:
             connection.execute(_COUNT, amounts)
 
 
-def parts_of(connection: Connection, migrations: Iterable[str]) -> dict[str, int]:
-    """Return the bytes in the stored parts of some migrations' unfinished multipart uploads."""
+def select_parts(migrations: Iterable[str]) -> Select[Any]:
+    """Return the query for the bytes in the stored parts of some migrations' unfinished multipart
+    uploads: `migration_id` and `there`."""
     # A subquery, not a join: SQLite would scan all transfers of the migration for uploads.
     of = (
         select(transfers.c.migration_id)
@@ -105,12 +106,17 @@ def parts_of(connection: Connection, migrations: Iterable[str]) -> dict[str, int
         .scalar_subquery()
     )
     begun = select(of.label("migration_id"), uploads.c.there).subquery()
-    query = (
-        select(begun.c.migration_id, func.sum(begun.c.there))
+    return (
+        select(begun.c.migration_id, func.sum(begun.c.there).label("there"))
         .where(begun.c.migration_id.in_(list(migrations)))
         .group_by(begun.c.migration_id)
     )
-    return {row[0]: int(row[1]) for row in connection.execute(query)}
+
+
+def parts_of(connection: Connection, migrations: Iterable[str]) -> dict[str, int]:
+    """Return the bytes in the stored parts of some migrations' unfinished multipart uploads."""
+    rows = connection.execute(select_parts(migrations))
+    return {row.migration_id: int(row.there) for row in rows}
 
 
 def tallies_of(connection: Connection, migrations: Iterable[str]) -> dict[str, dict[str, Count]]:

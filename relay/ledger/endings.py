@@ -18,7 +18,8 @@ from sqlalchemy import (
 )
 
 from relay.ledger.counters import tallies_of
-from relay.ledger.migration_rows import lock_migration, one, write_event
+from relay.ledger.event_log import write_event
+from relay.ledger.migration_rows import lock_migration, one
 from relay.ledger.rows import Migration
 from relay.ledger.schema import (
     LAPSED,

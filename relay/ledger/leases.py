@@ -16,6 +16,7 @@ from sqlalchemy import Connection, Row, delete, insert, select, text, update
 
 from relay.ledger.database import Database
 from relay.ledger.distrust import distrust_recent_commits
+from relay.ledger.event_log import restamp
 from relay.ledger.migration_rows import select_helpers
 from relay.ledger.releases import release_claims
 from relay.ledger.schema import NOT_THERE, RUNNING, keys, migrations, parts, runners, transfers
@@ -141,6 +142,7 @@ def _distrust_restored_ledger(connection: Connection, database: Database) -> Non
         return
     if was is not None:
         distrust_recent_commits(connection)
+        restamp(connection)
     connection.execute(_KEEP_STORAGE, {"name": _STORAGE, "value": now})
 
 

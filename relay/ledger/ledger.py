@@ -26,7 +26,9 @@ from relay.ledger import (
     claims,
     endings,
     entries,
+    event_log,
     folded_names,
+    followed_state,
     leases,
     limits,
     listings,
@@ -53,6 +55,8 @@ from relay.ledger.releases import release_unknown_claims
 from relay.ledger.rows import (
     TERMINAL,
     Claim,
+    Event,
+    EventCursor,
     ListedObject,
     ListingClaim,
     Migration,
@@ -310,18 +314,43 @@ class Ledger:
         return done
 
     def last_pause_error(self, id: str) -> Mapping[str, Any] | None:
-        """As migration_rows.last_pause_error."""
-        return self.database.run(lambda c: migration_rows.last_pause_error(c, id), write=False)
+        """As event_log.last_pause_error."""
+        return self.database.run(lambda c: event_log.last_pause_error(c, id), write=False)
 
     def gone_since(self, id: str, since: float) -> int:
-        """As migration_rows.gone_since."""
-        return self.database.run(lambda c: migration_rows.gone_since(c, id, since), write=False)
+        """As event_log.gone_since."""
+        return self.database.run(lambda c: event_log.gone_since(c, id, since), write=False)
 
-    def events(self, id: str, since: int = 0, limit: int = 1000) -> list[dict[str, Any]]:
-        """As migration_rows.events_of."""
+    def events(self, id: str) -> list[dict[str, Any]]:
+        """Return all committed events of a migration, as plain values."""
+        found = self.events_after(id, event_log.START, event_log.LAST_NUMBER, ended=True)
+        return [event.to_json() for event in found]
+
+    def events_after(
+        self, id: str, since: EventCursor, limit: int = 1000, *, ended: bool = False
+    ) -> list[Event]:
+        """As event_log.events_after: the oldest ones."""
         return self.database.run(
-            lambda c: migration_rows.events_of(c, id, since, limit), write=False
+            lambda c: event_log.events_after(c, id, since, limit, ended=ended), write=False
         )
+
+    def past_events(
+        self, id: str, given: EventCursor, limit: int, *, ended: bool = False
+    ) -> tuple[EventCursor, list[Event], bool]:
+        """As event_log.past_events."""
+        return self.database.run(
+            lambda c: event_log.past_events(c, id, given, limit, ended=ended), write=False
+        )
+
+    def mark(self) -> EventCursor:
+        """As event_log.mark."""
+        return self.database.run(event_log.mark, write=False)
+
+    def look(
+        self, known: Mapping[str, Migration], since: EventCursor | None
+    ) -> followed_state.Look:
+        """As followed_state.look."""
+        return self.database.run(lambda c: followed_state.look(c, known, since), write=False)
 
     def page(
         self, id: str, states: Iterable[str] = (), after: int = 0, limit: int = 1000

@@ -12,7 +12,8 @@ from typing import Any
 from sqlalchemy import Connection, Row, select, update
 
 from relay.ledger.actions import not_now
-from relay.ledger.migration_rows import bounds_of, lock_migration, one, select_helpers, write_event
+from relay.ledger.event_log import write_event
+from relay.ledger.migration_rows import bounds_of, lock_migration, one, select_helpers
 from relay.ledger.rows import Migration, MigrationView
 from relay.ledger.schema import migrations, tallies, transfers
 from relay.ledger.states import ENDED, EventKind, ListingState, TransferState
@@ -85,5 +86,8 @@ def _view(row: Row[Any], runner: str, workers: set[str]) -> MigrationView:
     if row.listing == ListingState.RUNNING and row.listing_owner:
         workers.add(row.listing_owner)
     return MigrationView(
-        state=row.state, bounds=bounds_of(row), place=sorted(workers).index(runner), of=len(workers)
+        state=row.state,
+        bounds=bounds_of(row),
+        place=sorted(workers).index(runner),
+        of=len(workers),
     )

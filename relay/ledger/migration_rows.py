@@ -1,13 +1,13 @@
-"""Migrations in the ledger: read them, lock one, and write its events.
+"""Migrations in the ledger: read them, and lock one.
 
 Decided here: how a row becomes a `Migration`, and which migrations a kind of worker sees. Never
-here: what changes a state (`acceptance.py`, `actions.py`, `endings.py`)."""
+here: what changes a state (`acceptance.py`, `actions.py`, `endings.py`), and its events
+(`event_log.py`)."""
 
 from __future__ import annotations
 
 import json
 import re
-import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -18,7 +18,6 @@ from sqlalchemy import (
     Connection,
     Row,
     Select,
-    insert,
     literal_column,
     select,
     true,
@@ -33,7 +32,6 @@ from relay.ledger.rows import Efforts, Migration
 from relay.ledger.schema import (
     NOT_THERE,
     RUNNING,
-    events,
     migrations,
     parts,
     runners,
@@ -41,26 +39,12 @@ from relay.ledger.schema import (
     transfers,
 )
 from relay.ledger.states import (
-    EventKind,
     ListingState,
     TransferState,
 )
 from relay.throttle import Bounds
 
 _ID = re.compile(r"[0-9a-f-]{1,36}")
-
-
-def write_event(
-    connection: Connection, migration: str, kind: EventKind, members: Mapping[str, Any]
-) -> None:
-    """Write an event of a migration; `members` are its JSON members besides `id`, `at`, `kind`."""
-    row = {
-        "migration_id": migration,
-        "at": time.time(),
-        "kind": kind,
-        "members": json.dumps(members),
-    }
-    connection.execute(insert(events), row)
 
 
 def one(connection: Connection, id: str, runner: str | None = None) -> Migration:
@@ -116,16 +100,17 @@ def _with_counts(connection: Connection, rows: Sequence[Row[Any]]) -> list[Migra
                 efforts.get(row.id, Efforts()),
                 helpers[row.id],
             ),
-            retried=(*_listing_retried(row), *retried.get(row.id, ())),
+            retried=(*listing_retried(row.listing, row.error), *retried.get(row.id, ())),
             slots=slots.get(row.id),
         )
         for row in rows
     ]
 
 
-def _listing_retried(row: Row[Any]) -> Iterator[Mapping[str, Any]]:
-    trouble = split_listing_retry(row.error)[1]
-    if trouble is not None and row.listing == ListingState.RUNNING:
+def listing_retried(listing: str, error: str | None) -> Iterator[Mapping[str, Any]]:
+    """Yield the pending retry of a migration's listing, if it has one; `error` is the column."""
+    trouble = split_listing_retry(error)[1]
+    if trouble is not None and listing == ListingState.RUNNING:
         yield {"name": "", **trouble}
 
 
@@ -135,37 +120,6 @@ def secret(connection: Connection, id: str) -> Mapping[str, Any] | None:
         select(secrets.c.locations).where(secrets.c.migration_id == id)
     ).scalar()
     return None if text is None else json.loads(text)
-
-
-def events_of(connection: Connection, id: str, since: int, limit: int) -> list[dict[str, Any]]:
-    """Return up to `limit` of a migration's events, those with a number above `since`."""
-    query = (
-        select(events)
-        .where(events.c.migration_id == id, events.c.id > since)
-        .order_by(events.c.id)
-        .limit(limit)
-    )
-    return [
-        {"id": row.id, "at": row.at, "kind": row.kind, **json.loads(row.members)}
-        for row in connection.execute(query)
-    ]
-
-
-def last_pause_error(connection: Connection, id: str) -> Mapping[str, Any] | None:
-    """Return the error for which a migration last paused by itself, or None if it never did."""
-    query = select(events.c.members).where(
-        events.c.migration_id == id, events.c.kind == EventKind.PAUSED
-    )
-    text = connection.execute(query.order_by(events.c.id.desc()).limit(1)).scalar()
-    return None if text is None else json.loads(text)
-
-
-def gone_since(connection: Connection, id: str, since: float) -> int:
-    """Return the number of failed and cancelled objects that listings which have ended `since` then
-    (seconds since 1970) no longer named, and that were deleted (`entries.forget_gone`)."""
-    done = (events.c.migration_id == id) & (events.c.kind == EventKind.LISTING_DONE)
-    found = connection.execute(select(events.c.members).where(done, events.c.at >= since)).scalars()
-    return sum(json.loads(members).get("gone", 0) for members in found)
 
 
 def migration_of_row(
@@ -242,13 +196,18 @@ def slots_of(connection: Connection, ids: Sequence[str]) -> dict[str, int]:
     older relay do not count."""
     if not ids:
         return {}
-    query = (
+    found: Counter[str] = Counter()
+    for row in connection.execute(select_slots(ids)):
+        found[row.migration_id] += row.slots
+    return dict(found)
+
+
+def select_slots(ids: Sequence[str]) -> Select[Any]:
+    """Return the query for the workers that run transfers of some migrations: migration, worker and
+    its `slots`."""
+    return (
         select(transfers.c.migration_id, runners.c.id, runners.c.slots)
         .join(runners, runners.c.id == transfers.c.owner)
         .where(transfers.c.migration_id.in_(ids), RUNNING, runners.c.slots.is_not(None))
         .distinct()
     )
-    found: Counter[str] = Counter()
-    for row in connection.execute(query):
-        found[row.migration_id] += row.slots
-    return dict(found)

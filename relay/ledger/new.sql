@@ -106,11 +106,10 @@ CREATE TABLE events (
 	migration_id VARCHAR(36) NOT NULL, 
 	at FLOAT NOT NULL, 
 	kind VARCHAR(24) NOT NULL, 
-	members TEXT NOT NULL, 
+	members TEXT NOT NULL, tx BIGINT DEFAULT 0 NOT NULL, 
 	PRIMARY KEY (id), 
 	FOREIGN KEY(migration_id) REFERENCES migrations (id) ON DELETE CASCADE
 );
-CREATE INDEX events_of ON events (migration_id, id);
 CREATE INDEX parts_taken ON parts (transfer_id, number) WHERE etag = '';
 CREATE INDEX transfers_large ON transfers (migration_id, size) WHERE state = 'queued' AND size >= 67108864;
 CREATE INDEX transfers_lapsed ON transfers (id) WHERE lapses > 0;
@@ -184,4 +183,5 @@ CREATE TABLE audit (
 	hash VARCHAR(64) NOT NULL, 
 	PRIMARY KEY (id)
 );
-INSERT INTO alembic_version VALUES ('0011');
+CREATE INDEX events_in_order ON events (migration_id, tx, id);
+INSERT INTO alembic_version VALUES ('0012');

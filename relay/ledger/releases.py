@@ -16,7 +16,7 @@ from typing import Any, Final
 from sqlalchemy import Connection, select, update
 
 from relay.ledger.counters import CounterDelta
-from relay.ledger.migration_rows import write_event
+from relay.ledger.event_log import write_event
 from relay.ledger.names import in_chunks
 from relay.ledger.rows import Claim
 from relay.ledger.schema import NOT_THERE, RUNNING, migrations, parts, transfers

@@ -7,10 +7,10 @@ Never here: which operations are retried, and when (`relay/engine/retries.py`)."
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
-from sqlalchemy import Connection, bindparam, select, update
+from sqlalchemy import Connection, Select, bindparam, select, update
 
 from relay.ledger.rows import Claim, ListingClaim
 from relay.ledger.schema import RUNNING, migrations, transfers
@@ -75,12 +75,20 @@ def pending_retries(
     connection: Connection, ids: Sequence[str]
 ) -> dict[str, tuple[Mapping[str, Any], ...]]:
     """Return up to SHOWN pending retries of each migration, the longest-lasting first."""
-    if not ids:
-        return {}
+    return shown_retries(connection.execute(select_errors(ids))) if ids else {}
+
+
+def select_errors(ids: Sequence[str]) -> Select[Any]:
+    """Return the query for the errors of some migrations' running transfers: migration, name and
+    error. `shown_retries` takes the retries from it."""
     query = select(transfers.c.migration_id, transfers.c.name, transfers.c.error)
-    query = query.where(transfers.c.migration_id.in_(ids), RUNNING, transfers.c.error.is_not(None))
+    return query.where(transfers.c.migration_id.in_(ids), RUNNING, transfers.c.error.is_not(None))
+
+
+def shown_retries(rows: Iterable[Any]) -> dict[str, tuple[Mapping[str, Any], ...]]:
+    """Return up to SHOWN pending retries of each migration, the longest-lasting first."""
     found: dict[str, list[Mapping[str, Any]]] = {}
-    for row in connection.execute(query):
+    for row in rows:
         trouble = json.loads(row.error)
         if AGAIN in trouble:
             found.setdefault(row.migration_id, []).append({"name": row.name, **trouble})

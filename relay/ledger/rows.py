@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, Final
@@ -11,6 +12,8 @@ from typing import Any, Final
 from relay.ledger.states import TransferState
 from relay.receipt import Version
 from relay.throttle import Bounds
+
+_CURSOR: Final = re.compile(r"(?:([0-9]{1,18})-)?([0-9]{1,18})")
 
 TERMINAL: Final = "terminal"
 SERVER: Final = "server"
@@ -131,6 +134,41 @@ class Migration:
         """Return the sum over some states, or over all states if none is named."""
         found = [self.tally[state] for state in states or self.tally if state in self.tally]
         return Count(sum(c.objects for c in found), sum(c.bytes for c in found))
+
+
+@dataclass(frozen=True, order=True)
+class EventCursor:
+    """A place in the order of events: that of event `id`, which transaction `tx` wrote. Of two
+    events the one with the lower transaction comes first, and of one transaction the one with the
+    lower number."""
+
+    tx: int = 0
+    id: int = 0
+
+    @classmethod
+    def from_text(cls, text: str) -> EventCursor | None:
+        """Parse `tx-id`, or the plain number of an older relay. Returns None for another text."""
+        found = _CURSOR.fullmatch(text)
+        return None if found is None else cls(int(found[1] or 0), int(found[2]))
+
+    def __str__(self) -> str:
+        """Return `tx-id`, the id of a server-sent event."""
+        return f"{self.tx}-{self.id}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Event:
+    """An event of a migration, with its place in the order of all events."""
+
+    cursor: EventCursor
+    migration_id: str
+    at: float
+    kind: str
+    members: Mapping[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as plain values."""
+        return {"id": self.cursor.id, "at": self.at, "kind": self.kind, **self.members}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -31,7 +31,7 @@ from sqlalchemy import (
     text,
 )
 
-HEAD: Final = "0011"
+HEAD: Final = "0012"
 """The version of the schema that this code writes: the newest file in `versions/`."""
 APPLICATION_ID: Final = 0x52454C59
 """SQLite's `application_id` of our files ("RELY")."""
@@ -300,9 +300,11 @@ events = Table(
     Column("at", Float, nullable=False),
     Column("kind", String(24), nullable=False),
     Column("members", Text, nullable=False),
+    Column("tx", BigInteger, nullable=False, server_default=text("0")),
 )
-"""Events of a migration as a whole, and its failed transfers."""
-Index("events_of", events.c.migration_id, events.c.id)
+"""Events of a migration as a whole, and its failed transfers. `tx` is the transaction that wrote
+the event, which PostgreSQL fills in (`event_log.py`); with SQLite it is 0."""
+Index("events_in_order", events.c.migration_id, events.c.tx, events.c.id)
 
 tokens = Table(
     "tokens",

@@ -21,7 +21,7 @@ from typing import Any, Final
 from sqlalchemy import Connection, bindparam, delete, select, text, update
 
 from relay.ledger.counters import CounterDelta
-from relay.ledger.migration_rows import write_event
+from relay.ledger.event_log import write_event
 from relay.ledger.names import in_chunks
 from relay.ledger.releases import free_parts
 from relay.ledger.rows import ARRIVED, Claim, PriorState, Settlement

@@ -8,20 +8,27 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from math import inf
 from typing import Any, Final
 
 import gevent
 from flask import Response, g, request
 
+from relay.api.event_stream import hang_up_of, note_sending
 from relay.api.migration_routes import json_answer, stream_answer
+from relay.api.watcher import Subscription
 from relay.errors import InvalidType, LedgerFailed, Overloaded
-from relay.ledger.states import ENDED
+from relay.ledger.ledger import Ledger
+from relay.ledger.overview import Group
+from relay.ledger.rows import Migration
 from relay.ui import words
 from relay.ui.frame import PageFrame
 from relay.ui.migration_list import ROWS, list_update
 from relay.ui.migration_screen import migration_update
 from relay.ui.queries import number_of
+from relay.views.migrations import is_over
 
 SSE: Final = "text/event-stream"
 LOOK_SECONDS: Final = 1.0
@@ -33,6 +40,7 @@ STREAMS: Final = 200
 
 Look = Callable[[], dict[str, Any]]
 Check = Callable[[], bool]
+Groups = Mapping[Group, int]
 
 
 class Streams:
@@ -40,7 +48,22 @@ class Streams:
 
     def __init__(self, most: int = STREAMS) -> None:
         self._most = most
+        self._groups: tuple[float, Groups] = -inf, {}
         self.open = 0
+
+    def groups(self, ledger: Ledger) -> Callable[[], Groups]:
+        """Return a function that counts the migrations of each group; all lists share a count for
+        LOOK_SECONDS."""
+
+        def count() -> Groups:
+            at, found = self._groups
+            if time.monotonic() - at > LOOK_SECONDS:
+                # Before the ledger answers: other lists show the last count meanwhile.
+                self._groups = time.monotonic(), found
+                self._groups = time.monotonic(), ledger.group_counts()
+            return self._groups[1]
+
+        return count
 
     def events(
         self, frame: PageFrame, look: Look, ends: Check, still_admitted: Check
@@ -88,36 +111,61 @@ def changes(frame: PageFrame, look: Look, ends: Check, still_admitted: Check) ->
 def stream(frame: PageFrame, streams: Streams) -> Response:
     """Return the live values of a page as a stream. Raises MigrationUnknown, Overloaded, and a
     RequestError for a wrong query."""
-    look, ends = _looks(frame)
-    response = stream_answer(streams.events(frame, look, ends, g.still_admitted), SSE)
-    response.headers["Cache-Control"] = "no-store, no-transform"
+    watcher, asked = frame.works().watcher, _migrations_in_query(frame)
+    following = watcher.subscribe(asked, hang_up=hang_up_of(request.environ))
+    try:
+        shown = partial(_latest, following, [one.id for one in asked])
+        look, ends = _looks(frame, shown, streams.groups(frame.ledger))
+        pieces = note_sending(following, streams.events(frame, look, ends, g.still_admitted))
+        response = stream_answer(pieces, SSE)
+    except BaseException:
+        watcher.unsubscribe(following)
+        raise
+    response.call_on_close(lambda: watcher.unsubscribe(following))
     return response
 
 
 def values(frame: PageFrame) -> Response:
     """Return the live values of a page once, for a page that polls. Raises as `stream`, and
     LedgerFailed."""
-    look, _ = _looks(frame)
+    shown = _migrations_in_query(frame)
+    look, _ = _looks(frame, lambda: shown, frame.ledger.group_counts)
     return json_answer(look())
 
 
-def _looks(frame: PageFrame) -> tuple[Look, Check]:
+def _migrations_in_query(frame: PageFrame) -> list[Migration]:
+    """Return the migrations that a page shows. Raises MigrationUnknown, LedgerFailed, and a
+    RequestError for a wrong query."""
     if ("m" in request.args) == ("list" in request.args):
         raise InvalidType("the query names neither m nor list", hint="Load the page again.")
+    if "m" in request.args:
+        return [frame.ledger.migration(str(number_of(request.args["m"], "m")))]
+    numbers = [number_of(text, "list") for text in request.args["list"].split(",")][:ROWS]
+    found = {one.number: one for one in frame.ledger.migrations_by_number(numbers)}
+    return [found[number] for number in numbers if number in found]
+
+
+def _latest(following: Subscription, ids: Sequence[str]) -> list[Migration]:
+    """Return the migrations of a page, in its order, as the watcher has seen them last. Raises
+    LedgerFailed while the ledger is away."""
+    update = following.take()
+    if update.failure is not None:
+        raise update.failure
+    return [update.migrations[id] for id in ids if id in update.migrations]
+
+
+def _looks(
+    frame: PageFrame, shown: Callable[[], list[Migration]], groups: Callable[[], Groups]
+) -> tuple[Look, Check]:
     if "list" in request.args:
-        numbers = [number_of(text, "list") for text in request.args["list"].split(",")][:ROWS]
-        return (lambda: list_update(frame, numbers, frame.ledger.group_counts())), lambda: False
-    work = frame.works()
-    id = work.ledger.migration(str(number_of(request.args["m"], "m"))).id
+        return (lambda: list_update(frame, shown(), groups())), lambda: False
+    latest: list[Migration] = []
 
     def look() -> dict[str, Any]:
-        return migration_update(frame, work.polls.migration(id))
+        latest[:] = shown()
+        return migration_update(frame, latest[0])
 
-    def ends() -> bool:
-        migration = work.polls.migration(id)
-        return migration.state in ENDED and not migration.under_way
-
-    return look, ends
+    return look, lambda: bool(latest) and is_over(latest[0])
 
 
 def _look(look: Look) -> dict[str, Any]:

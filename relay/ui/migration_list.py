@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 from urllib.parse import urlencode
 
@@ -10,6 +10,7 @@ from flask import Response, request
 
 from relay.errors import InvalidType
 from relay.ledger.overview import Group, MigrationSearch
+from relay.ledger.rows import Migration
 from relay.ui import words
 from relay.ui.figures import count
 from relay.ui.frame import PageFrame
@@ -43,23 +44,17 @@ def list_page(frame: PageFrame) -> Response:
 
 
 def list_update(
-    frame: PageFrame, numbers: list[int], groups: Mapping[Group, int] | None = None
+    frame: PageFrame, shown: Sequence[Migration], groups: Mapping[Group, int]
 ) -> dict[str, Any]:
-    """Return the live values of some migrations of the list. Raises LedgerFailed."""
-    found = {one.number: one for one in frame.ledger.migrations_by_number(numbers)}
-    rows = [
-        row_of(found[number], frame.paces.note(found[number]))
-        for number in numbers
-        if number in found
-    ]
+    """Return the live values of some migrations of the list."""
+    rows = [row_of(migration, frame.paces.note(migration)) for migration in shown]
     texts: dict[str, str] = {}
     bars: dict[str, Any] = {}
     for row in rows:
         members = row.live.to_json(f"{row.migration.number}.")
         texts |= members["texts"]
         bars |= members["bars"]
-    if groups is not None:
-        texts |= {f"group.{group}": count(number) for group, number in groups.items()}
+    texts |= {f"group.{group}": count(number) for group, number in groups.items()}
     return {"texts": texts, "bars": bars, "shape": list_shape(rows)}
 
 

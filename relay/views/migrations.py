@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from relay.errors import LedgerFailed
+from relay.ledger.rows import EventCursor
 from relay.ledger.states import ENDED
 
 if TYPE_CHECKING:  # importing SQLAlchemy takes a fifth of a second, which few commands need
@@ -67,44 +68,42 @@ def brief(migration: Migration) -> dict[str, Any]:
     }
 
 
-def progress_events(
-    ledger: Ledger,
-    id: str,
-    since: int,
-    sleep: Callable[[float], None],
-    look: Callable[[str], Migration] | None = None,
-) -> Iterator[tuple[str, int | None, dict[str, Any]]]:
-    """Yield the events of a migration after event `since`, and a `progress` each second, until it
-    has ended and none of its transfers runs. Each comes with its kind, its number (None for
-    `progress`) and its members.
+def is_over(migration: Migration) -> bool:
+    """Return whether a migration has ended, and none of its transfers runs any longer."""
+    return migration.state in ENDED and not migration.under_way
 
-    `look` returns the migration; without one, each call asks the ledger. While the ledger is
-    unavailable, `progress` has its `trouble`; after PATIENCE seconds its LedgerFailed is raised."""
-    away, look = 0, look or ledger.migration
+
+def progress_events(
+    ledger: Ledger, id: str, sleep: Callable[[float], None]
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the events of a migration, and a `progress` each second, until it has ended and none of
+    its transfers runs. Each comes with its kind and its members.
+
+    While the ledger is unavailable, `progress` has its `trouble`; after PATIENCE seconds its
+    LedgerFailed is raised."""
+    away, since = 0, EventCursor()
     # Before the loop: an unknown migration, or a ledger that is away from the start, raises at
     # once.
-    migration = look(id)
+    migration = ledger.migration(id)
     while True:
         try:
             # The state is read before the events: an ended migration has written its last event.
-            migration = look(migration.id)
-            while events := ledger.events(migration.id, since):
-                since = events[-1]["id"]
-                yield from ((event["kind"], event["id"], event) for event in events)
+            migration = ledger.migration(migration.id)
+            ended = is_over(migration)
+            while events := ledger.events_after(migration.id, since, ended=ended):
+                since = events[-1].cursor
+                yield from ((event.kind, event.to_json()) for event in events)
             away = 0
         except LedgerFailed as error:
             away += 1
             if away > PATIENCE:
                 raise
-            yield (
-                "progress",
-                None,
-                {**brief(migration), "trouble": {"code": error.code, "detail": error.title}},
-            )
+            trouble = {"code": error.code, "detail": error.title}
+            yield "progress", {**brief(migration), "trouble": trouble}
             sleep(1.0)
             continue
-        yield "progress", None, brief(migration)
-        if migration.state in ENDED and not migration.under_way:
+        yield "progress", brief(migration)
+        if ended:
             return
         sleep(1.0)
 

@@ -782,7 +782,7 @@ def test_a_helper_of_a_cancelled_migration_sees_its_end(ledger: Ledger) -> None:
             ledger.settle([Settlement(claim, "hand_back")])
 
     progress = [
-        members for kind, _, members in progress_events(ledger, id, 0, sleep) if kind == "progress"
+        members for kind, members in progress_events(ledger, id, sleep) if kind == "progress"
     ]
     assert [members["under_way"] for members in progress] == [1, 1, 1, 0]
     assert progress[-1]["objects"] == {"cancelled": 1}
@@ -1028,7 +1028,7 @@ def test_a_claim_that_sent_nothing_is_known(open_ledger: Opened, end: str) -> No
 
 _AGAIN = Efforts({"whole_digest": 1}, resent=7, retries=1)
 EFFORTS = {"0001": Efforts({"read_back": 1}), "0004": _AGAIN, "0005": _AGAIN, "0006": _AGAIN}
-EFFORTS |= dict.fromkeys(("0007", "0008", "0009", "0010"), _AGAIN)
+EFFORTS |= dict.fromkeys(("0007", "0008", "0009", "0010", "0011"), _AGAIN)
 """The number of proved bytes and the time they took, in files in which they differ from the
 others."""
 

@@ -192,10 +192,12 @@ def test_a_worker_ended_by_a_bug_is_not_ready(
         raise RuntimeError("planted-secret")
 
     monkeypatch.setattr(ledger, "settle_and_claim", broken)
-    _run_worker(ledger_context(ledger, worker, 1))
+    _run_worker(ledger_context(ledger, worker, runner))
     assert worker.trouble is not None and worker.trouble.status == 500
     assert "RuntimeError" in worker.trouble.message and "planted" not in worker.trouble.message
-    ready = create_app(runner, (), ledger_context(ledger, worker, 1)).test_client().get("/readyz")
+    ready = (
+        create_app(runner, (), ledger_context(ledger, worker, runner)).test_client().get("/readyz")
+    )
     assert (ready.status_code, ready.get_json()["ready"]) == (503, False)
     ledger.close()
 
@@ -289,10 +291,10 @@ def test_its_progress_display_outlasts_an_outage(
     with pytest.raises(LedgerFailed):
         Watch(ledger, id).poll(0)  # which has nothing to display
     away[0] = False
-    events = progress_events(ledger, id, 0, lambda seconds: None)
+    events = progress_events(ledger, id, lambda seconds: None)
     assert [next(events)[0] for _ in range(2)] == ["accepted", "progress"]
     away[0] = True
-    assert [next(events)[2]["trouble"]["code"] for _ in range(PATIENCE)] == [
+    assert [next(events)[1]["trouble"]["code"] for _ in range(PATIENCE)] == [
         "ledger-failed"
     ] * PATIENCE
     with pytest.raises(LedgerFailed):
@@ -308,8 +310,7 @@ from gevent import monkey; monkey.patch_all()
 from pathlib import Path
 import sys
 from relay.api.app import create_app
-from relay.api.following import PollCache, Waiters
-from relay.api.migration_routes import LedgerContext
+from relay.api.migration_routes import ledger_context
 from relay.config import Settings
 from relay.engine.worker.worker import Worker
 from relay.engine.transfer_engine import TransferEngine
@@ -321,7 +322,7 @@ Path(folder, "from").mkdir()
 runner = TransferEngine(Settings(local_folders=folder))
 ledger = Ledger.connect(f"sqlite:///{folder}/l.db", SERVER)
 worker = Worker(ledger, runner, 1)
-works = LedgerContext(ledger, worker, Waiters(9), PollCache(ledger.migration, 0.0))
+works = ledger_context(ledger, worker, runner)
 client = create_app(runner, (), works).test_client()
 order = {"source": f"file://{folder}/from", "destination": f"file://{folder}/to", "recursive": True}
 made = client.post("/migrate", json=order, environ_base={"REMOTE_ADDR": "127.0.0.1"})
@@ -330,9 +331,9 @@ worker.trouble = LedgerFailed("database or disk is full")
 print(json.dumps(client.get(f"/migrations/{id}").get_json()))
 worker.trouble = None
 print(json.dumps(client.get(f"/migrations/{id}").get_json()))
-def away(id):
+def away(*_):
     raise LedgerFailed("database or disk is full")
-works.polls._look = away
+ledger.look = away
 waited = client.post("/migrate", json=order, headers={"Prefer": "wait=1"})
 lines = client.post("/migrate", json=order, headers={"Accept": "application/x-ndjson"})
 print(json.dumps([waited.status_code, waited.headers["Location"].startswith("/migrations/"), lines.status_code]))

@@ -732,7 +732,7 @@ def test_a_server_does_not_skip_an_object_that_its_ledger_knows(
     ):
         order = MigrationRequest(Endpoint(source.url("/a")), Endpoint(there.url("/a")))
         work_until(ledger, engine, ledger.create(order.spec(engine.runner.remotes))[0].id)
-        works = ledger_context(ledger, Worker(ledger, engine.runner, 1), 1)
+        works = ledger_context(ledger, Worker(ledger, engine.runner, 1), engine.runner)
         client, shelf.damages = create_app(engine.runner, (), works).test_client(), bytes
         answers = []
         for name in (place, "/b"):

@@ -39,7 +39,7 @@ def page_app(tmp_path: Path) -> Iterator[Flask]:
     with closing(Ledger.connect(engine.settings.ledger_url(), SERVER)) as ledger:
         spec = Spec("https://a/<b>", "https://b/", options=_OPTIONS, secret={})
         ledger.create(spec)
-        works = ledger_context(ledger, Worker(ledger, engine, 1), 1)
+        works = ledger_context(ledger, Worker(ledger, engine, 1), engine)
         yield create_app(engine, (), works)
     engine.wire.pool.close()
 
