@@ -1,9 +1,9 @@
 """What clients that follow a migration are sent: server-sent events (WHATWG HTML, "Server-sent
 events"), and lines of NDJSON.
 
-A stream of events begins with the past events behind the client's last one, and goes on with what
-the watcher puts into its subscription. A client that disconnects comes back by itself, and names
-its last event.
+A stream of events begins with the past events behind the client's last one, and continues with
+those that the watcher puts into its subscription. A client that disconnects comes back by itself,
+and names its last event.
 
 Decided here: the pieces of a stream, and when it ends. Never here: which events there are
 (`relay/ledger/event_log.py`), and when the ledger is read (`watcher.py`)."""

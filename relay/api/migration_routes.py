@@ -80,7 +80,7 @@ _poll: Any = get_original("select", "poll")
 View = Callable[..., Response]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class LedgerContext:
     """One process's access to the ledger; `waiters`, `places` and `watcher` serve its clients that
     follow a migration."""
@@ -97,7 +97,13 @@ def ledger_context(ledger: Ledger, worker: Worker, engine: TransferEngine) -> Le
     settings = engine.settings
     watcher = Watcher(ledger, trouble=lambda: worker.trouble, is_stopping=lambda: engine.draining)
     places = StreamPlaces(settings.streams, settings.token_streams)
-    return LedgerContext(ledger, worker, Waiters(settings.waiters), places, watcher)
+    return LedgerContext(
+        ledger=ledger,
+        worker=worker,
+        waiters=Waiters(settings.waiters),
+        places=places,
+        watcher=watcher,
+    )
 
 
 def wants_ledger(order: MigrationRequest) -> bool:

@@ -4,8 +4,10 @@ follow migrations.
 Theory of operation. Each client has a subscription: a mailbox with room for one state, the latest,
 and a bounded queue of events. Once a second the watcher reads the states of all followed migrations
 and their new events, in two statements, however many clients there are, and puts them into the
-subscriptions. While all clients only want states it reads these alone, twice a second. Without
-clients the greenlet ends, and nothing is read.
+subscriptions. A third statement reads what is moved, for clients that show it; every five seconds
+the watcher notes that their migrations are watched, so that workers write that. While all clients
+only want states it reads these alone, twice a second. Without clients the greenlet ends, and
+nothing is read.
 
 A client that takes nothing costs its mailbox and its queue. If the queue is full, the oldest events
 are left out, and the client learns that there is a gap. If its socket takes nothing for
@@ -18,9 +20,10 @@ from __future__ import annotations
 
 import json
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import KW_ONLY, dataclass, field
+from math import inf
 from time import monotonic
 from typing import Any, Protocol
 
@@ -31,12 +34,15 @@ from relay.errors import LedgerFailed, RelayError
 from relay.errors.bugs import bug
 from relay.ledger.followed_state import Look
 from relay.ledger.rows import Event, EventCursor, Migration
+from relay.ledger.sample_values import Moving
 from relay.views.migrations import brief
 
 LOOK_SECONDS = 1.0
 """Time between two looks at the ledger while a client wants events."""
 STATE_SECONDS = 0.5
 """The same while all clients only want states."""
+WATCH_SECONDS = 5.0
+"""How often the watcher notes that a migration is watched."""
 MOST_QUEUED = 200
 """Maximum number of events that wait for one client."""
 MOST_QUEUED_BYTES = 48 << 10
@@ -54,8 +60,15 @@ class FollowedLedger(Protocol):
         self,
         known: Mapping[str, Migration],
         since: EventCursor | None,
+        watched: Collection[str] = (),
     ) -> Look:
         """As followed_state.look."""
+
+    def watch(self, ids: Collection[str]) -> None:
+        """As live_rows.watch."""
+
+    def mark(self) -> EventCursor:
+        """As event_log.mark."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +94,8 @@ class Update:
     """The latest state of each migration; one that was deleted is missing."""
     progress: Mapping[str, str]
     """The same as JSON, in brief, with the trouble of this process."""
+    moving: Mapping[str, Moving]
+    """What is moved of each, for a client that shows it."""
     notices: Sequence[Notice]
     """The events since the last update, in order."""
     has_gap: bool
@@ -100,6 +115,7 @@ class Subscription:
     ids: frozenset[str]
     _: KW_ONLY
     wants_events: bool
+    wants_moving: bool = False
     migrations: Mapping[str, Migration]
     progress: Mapping[str, str]
     hang_up: Callable[[], None] = lambda: None
@@ -116,6 +132,7 @@ class Subscription:
         self._failure: LedgerFailed | None = None
         self._failing_seconds = 0.0
         self._stopping = False
+        self._moving: Mapping[str, Moving] = {}
         self._signal = Signal()
 
     # -- for the client's greenlet
@@ -129,6 +146,7 @@ class Subscription:
         update = Update(
             migrations=self.migrations,
             progress=self.progress,
+            moving=self._moving,
             notices=tuple(self._notices),
             has_gap=self._has_gap,
             failure=self._failure,
@@ -156,10 +174,11 @@ class Subscription:
         progress: Mapping[str, str],
         notices: Iterable[Notice],
         *,
+        moving: Mapping[str, Moving],
         has_gap: bool,
     ) -> None:
         """Replace the state, and queue events."""
-        self.migrations, self.progress = migrations, progress
+        self.migrations, self.progress, self._moving = migrations, progress, moving
         self._failure, self._failing_seconds = None, 0.0
         self._has_gap |= has_gap and self.wants_events
         if self.wants_events:
@@ -210,6 +229,8 @@ class Watcher:
         self._mark: EventCursor | None = None
         self._is_running = False
         self._failing_since: float | None = None
+        self._watched: frozenset[str] = frozenset()
+        self._watch_at = -inf
 
     @property
     def followers(self) -> int:
@@ -222,10 +243,11 @@ class Watcher:
         migrations: Sequence[Migration],
         *,
         events: bool = False,
+        moving: bool = False,
         hang_up: Callable[[], None] = lambda: None,
     ) -> Iterator[Subscription]:
         """As `subscribe`, for the time of the block."""
-        subscription = self.subscribe(migrations, events=events, hang_up=hang_up)
+        subscription = self.subscribe(migrations, events=events, moving=moving, hang_up=hang_up)
         try:
             yield subscription
         finally:
@@ -236,10 +258,12 @@ class Watcher:
         migrations: Sequence[Migration],
         *,
         events: bool = False,
+        moving: bool = False,
         hang_up: Callable[[], None] = lambda: None,
     ) -> Subscription:
         """Return a subscription to migrations that the caller has just read. With `events`, it gets
-        every event that is committed from now on. Raises LedgerFailed."""
+        every event that is committed from now on; with `moving`, the moving objects. Raises
+        LedgerFailed."""
         if events and self._mark is None:
             mark = self.ledger.mark()
             # Another client may have set it meanwhile: the earlier one leaves nothing out.
@@ -248,6 +272,7 @@ class Watcher:
         subscription = Subscription(
             frozenset(one.id for one in migrations),
             wants_events=events,
+            wants_moving=moving,
             migrations={one.id: one for one in migrations},
             progress={one.id: self._text_of(one, self.trouble()) for one in migrations},
             hang_up=hang_up,
@@ -276,8 +301,8 @@ class Watcher:
             self._is_running = False
 
     def _pause(self) -> None:
-        wants_events = any(one.wants_events for one in self._subscriptions)
-        self.sleep(LOOK_SECONDS if wants_events else STATE_SECONDS)
+        wants_more = any(one.wants_events or one.wants_moving for one in self._subscriptions)
+        self.sleep(LOOK_SECONDS if wants_more else STATE_SECONDS)
 
     def turn(self) -> None:
         """Look at the ledger once, and update every subscription. Raises nothing."""
@@ -300,7 +325,8 @@ class Watcher:
             return
         wants_events = any(one.wants_events for one in began)
         known = {id: self._known[id] for id in ids}
-        found = self.ledger.look(known, self._mark if wants_events else None)
+        watched = frozenset(id for one in began if one.wants_moving for id in one.ids)
+        found = self.ledger.look(known, self._mark if wants_events else None, watched)
         self._failing_since = None
         current = tuple(self._subscriptions)
         # A client that came meanwhile may have asked for its past events before this look ended,
@@ -312,6 +338,17 @@ class Watcher:
         states = {**self._known, **found.migrations}
         self._known = {id: one for id, one in states.items() if id in followed}
         self._deliver(found, [one for one in current if one.ids <= ids])
+        self._watch(watched)
+
+    def _watch(self, ids: frozenset[str]) -> None:
+        """Note that some migrations are watched, every WATCH_SECONDS and where there is another
+        one."""
+        now = self.clock()
+        if not ids or (ids <= self._watched and now < self._watch_at):
+            return
+        self._watched, self._watch_at = ids, now + WATCH_SECONDS
+        with suppress(LedgerFailed):  # the next look reports it
+            self.ledger.watch(ids)
 
     def _deliver(self, found: Look, to: Iterable[Subscription]) -> None:
         trouble = self.trouble()
@@ -325,6 +362,7 @@ class Watcher:
                 {id: found.migrations[id] for id in there},
                 {id: texts[id] for id in there},
                 [notice for id in there for notice in notices.get(id, ())],
+                moving={id: found.moving[id] for id in there if id in found.moving},
                 has_gap=found.has_left_out,
             )
 

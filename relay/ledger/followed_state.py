@@ -1,5 +1,5 @@
-"""The present state of migrations that clients follow, in one statement for all of them; and the
-events since.
+"""The present state of migrations that clients follow, in one statement for all of them; the events
+since; and the moving objects of those that are watched.
 
 Theory of operation. Most of a migration never changes: the caller has read it once. What changes
 (its state, its counters, its retries) is in six tables. PostgreSQL takes a round trip for each
@@ -12,8 +12,8 @@ Never here: who follows, and how often (`relay/api/watcher.py`)."""
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 from typing import Any, Final
 
@@ -33,9 +33,11 @@ from sqlalchemy import (
 
 from relay.ledger.counters import select_parts
 from relay.ledger.event_log import events_between, mark_column, mark_of
+from relay.ledger.live_rows import moving
 from relay.ledger.migration_rows import listing_retried, select_helpers, select_slots
 from relay.ledger.retried import select_errors, shown_retries, split_listing_retry
 from relay.ledger.rows import Count, Event, EventCursor, Migration
+from relay.ledger.sample_values import Moving
 from relay.ledger.schema import migrations, tallies
 from relay.ledger.states import ENDED
 
@@ -55,15 +57,18 @@ class Look:
     """The place up to which they are complete."""
     has_left_out: bool
     """Whether there were more than MOST_EVENTS: then the older ones are left out."""
+    moving: Mapping[str, Moving] = field(default_factory=dict)
+    """What is moved of the watched migrations."""
 
 
 def look(
     connection: Connection,
     known: Mapping[str, Migration],
     since: EventCursor | None,
+    watched: Collection[str] = (),
 ) -> Look:
     """Return the present state of the `known` migrations, and their events behind `since`; None
-    reads no events."""
+    reads no events. Of the `watched` ones also what is moved at the moment."""
     sqlite = connection.dialect.name == "sqlite"
     rows = connection.execute(_statement(list(known), sqlite)).all()
     mark = mark_of(sqlite, next(int(row.number) for row in rows if row.what == "mark"))
@@ -77,6 +82,7 @@ def look(
         events=events[-MOST_EVENTS:],
         mark=mark,
         has_left_out=len(events) > MOST_EVENTS,
+        moving=moving(connection, watched) if watched else {},
     )
 
 

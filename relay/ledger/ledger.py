@@ -32,6 +32,7 @@ from relay.ledger import (
     leases,
     limits,
     listings,
+    live_rows,
     local_links,
     migration_rows,
     orphans,
@@ -41,6 +42,7 @@ from relay.ledger import (
     poll,
     prior_states,
     retried,
+    samples,
     session_rows,
     settling,
     tokens,
@@ -70,6 +72,7 @@ from relay.ledger.rows import (
     StoredPart,
     UploadRecord,
 )
+from relay.ledger.sample_values import Moving, Sample, Traffic
 from relay.ledger.states import MigrationVerb
 from relay.ledger.token_values import Scope, TokenHolder, TokenLimits
 from relay.ledger.workers import LEASE_SECONDS, WorkerId
@@ -346,11 +349,28 @@ class Ledger:
         """As event_log.mark."""
         return self.database.run(event_log.mark, write=False)
 
+    def watch(self, ids: Collection[str]) -> None:
+        """As live_rows.watch."""
+        self.database.run(lambda c: live_rows.watch(c, ids))
+
+    def moving(self, id: str) -> Moving:
+        """Return what the workers move of a migration; nothing unless it is watched."""
+        return self.database.run(lambda c: live_rows.moving(c, [id]), write=False)[id]
+
+    def samples(self, id: str, since: int = 0) -> list[Sample]:
+        """As samples.samples_of."""
+        return self.database.run(lambda c: samples.samples_of(c, id, since), write=False)
+
     def look(
-        self, known: Mapping[str, Migration], since: EventCursor | None
+        self,
+        known: Mapping[str, Migration],
+        since: EventCursor | None,
+        watched: Collection[str] = (),
     ) -> followed_state.Look:
         """As followed_state.look."""
-        return self.database.run(lambda c: followed_state.look(c, known, since), write=False)
+        return self.database.run(
+            lambda c: followed_state.look(c, known, since, watched), write=False
+        )
 
     def page(
         self, id: str, states: Iterable[str] = (), after: int = 0, limit: int = 1000
@@ -505,6 +525,16 @@ class Ledger:
     def count_sign_in(self, address: str, now: float) -> float:
         """As session_rows.count_attempt."""
         return self.database.run(lambda c: session_rows.count_attempt(c, address, now))
+
+    # -- live state
+
+    def write_live(self, members: str) -> None:
+        """As live_rows.write_live, for this worker."""
+        self.database.run(lambda c: live_rows.write_live(c, self.worker.id, members))
+
+    def write_samples(self, done: Mapping[str, Traffic], now: float | None = None) -> set[str]:
+        """As samples.write_samples, for this worker."""
+        return self.database.run(lambda c: samples.write_samples(c, self.worker.id, done, now))
 
     # -- workers and claims
 

@@ -13,9 +13,10 @@ from sqlalchemy import Connection, Row, select, update
 
 from relay.ledger.actions import not_now
 from relay.ledger.event_log import write_event
+from relay.ledger.live_rows import is_watched
 from relay.ledger.migration_rows import bounds_of, lock_migration, one, select_helpers
 from relay.ledger.rows import Migration, MigrationView
-from relay.ledger.schema import migrations, tallies, transfers
+from relay.ledger.schema import migrations, tallies, transfers, watches
 from relay.ledger.states import ENDED, EventKind, ListingState, TransferState
 from relay.throttle import Bounds
 
@@ -66,7 +67,11 @@ def migration_views(
 ) -> dict[str, MigrationView]:
     """Return the state and bounds of some migrations, with the `runner`'s rank among the workers
     that share each migration's bounds."""
-    rows = connection.execute(select(migrations).where(migrations.c.id.in_(ids))).all()
+    watched = is_watched(connection.dialect.name == "sqlite").label("watched")
+    query = select(migrations, watched).outerjoin(
+        watches, watches.c.migration_id == migrations.c.id
+    )
+    rows = connection.execute(query.where(migrations.c.id.in_(ids))).all()
     bounded = [row.id for row in rows if bounds_of(row) != Bounds()]
     workers: defaultdict[str, set[str]] = defaultdict(lambda: {runner})
     if bounded:
@@ -90,4 +95,5 @@ def _view(row: Row[Any], runner: str, workers: set[str]) -> MigrationView:
         bounds=bounds_of(row),
         place=sorted(workers).index(runner),
         of=len(workers),
+        watched=bool(row.watched),
     )

@@ -184,4 +184,29 @@ CREATE TABLE audit (
 	PRIMARY KEY (id)
 );
 CREATE INDEX events_in_order ON events (migration_id, tx, id);
-INSERT INTO alembic_version VALUES ('0012');
+CREATE TABLE watches (
+	migration_id VARCHAR(36) NOT NULL, 
+	until FLOAT NOT NULL, 
+	PRIMARY KEY (migration_id), 
+	FOREIGN KEY(migration_id) REFERENCES migrations (id) ON DELETE CASCADE
+);
+CREATE TABLE live (
+	runner VARCHAR(36) NOT NULL, 
+	at FLOAT NOT NULL, 
+	members TEXT NOT NULL, 
+	PRIMARY KEY (runner), 
+	FOREIGN KEY(runner) REFERENCES runners (id) ON DELETE CASCADE
+);
+CREATE TABLE samples (
+	migration_id VARCHAR(36) NOT NULL, 
+	at BIGINT NOT NULL, 
+	runner VARCHAR(36) NOT NULL, 
+	step INTEGER NOT NULL, 
+	moved BIGINT NOT NULL, 
+	read_back BIGINT NOT NULL, 
+	objects BIGINT NOT NULL, 
+	slots TEXT NOT NULL, 
+	PRIMARY KEY (migration_id, at, runner), 
+	FOREIGN KEY(migration_id) REFERENCES migrations (id) ON DELETE CASCADE
+);
+INSERT INTO alembic_version VALUES ('0013');

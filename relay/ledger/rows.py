@@ -180,6 +180,8 @@ class MigrationView:
     bounds: Bounds
     place: int
     of: int
+    watched: bool = False
+    """Whether its workers write what they move (`live_rows.py`)."""
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ from sqlalchemy import (
     text,
 )
 
-HEAD: Final = "0012"
+HEAD: Final = "0013"
 """The version of the schema that this code writes: the newest file in `versions/`."""
 APPLICATION_ID: Final = 0x52454C59
 """SQLite's `application_id` of our files ("RELY")."""
@@ -367,3 +367,46 @@ audit = Table(
 """Who changed what (`audit_log.py`). `before` and `after` are JSON without secrets. `hash` is the
 SHA-256 of the row and of the hash before it; the ends of the chain are the row `audit` of
 `keys`."""
+
+watches = Table(
+    "watches",
+    metadata,
+    Column(
+        "migration_id",
+        String(36),
+        ForeignKey("migrations.id", ondelete="CASCADE"),
+        primary_key=True,
+    ),
+    Column("until", Float, nullable=False),
+)
+"""Until when a migration is watched: its workers then write what they move (`live_rows.py`)."""
+
+live = Table(
+    "live",
+    metadata,
+    Column("runner", String(36), ForeignKey("runners.id", ondelete="CASCADE"), primary_key=True),
+    Column("at", Float, nullable=False),
+    Column("members", Text, nullable=False),
+)
+"""The objects that a worker moves of watched migrations, as JSON, and when it wrote that."""
+
+samples = Table(
+    "samples",
+    metadata,
+    Column(
+        "migration_id",
+        String(36),
+        ForeignKey("migrations.id", ondelete="CASCADE"),
+        primary_key=True,
+    ),
+    Column("at", BigInteger, primary_key=True),
+    Column("runner", String(36), primary_key=True),
+    Column("step", Integer, nullable=False),
+    Column("moved", BigInteger, nullable=False),
+    Column("read_back", BigInteger, nullable=False),
+    Column("objects", BigInteger, nullable=False),
+    Column("slots", Text, nullable=False),
+)
+"""What a worker did for a migration in the `step` seconds from `at` on (`samples.py`): the bytes by
+use, and the seconds of its slots in each phase, as JSON. `objects` counts those that were settled
+by then. In a merged row of several workers `runner` is empty."""

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
+import gevent
+import gevent.socket
 import pytest
 
 from relay.api import watcher as watching
-from relay.api.event_stream import COMMENT, PastEvents, event_pieces, note_sending
+from relay.api.event_stream import (
+    COMMENT,
+    PastEvents,
+    event_pieces,
+    hang_up_of,
+    note_sending,
+)
 from relay.api.watcher import LOOK_SECONDS, MOST_QUEUED, STATE_SECONDS, Notice, Watcher
 from relay.errors import LedgerFailed
 from relay.ledger.followed_state import Look
@@ -51,7 +59,12 @@ class FakeLedger:
     asked: list[str] = field(default_factory=list)
     meanwhile: Callable[[], None] = lambda: None
 
-    def look(self, known: Mapping[str, Migration], since: EventCursor | None) -> Look:
+    def look(
+        self,
+        known: Mapping[str, Migration],
+        since: EventCursor | None,
+        watched: Collection[str] = (),
+    ) -> Look:
         """As Ledger.look."""
         self.asked.append("states" if since is None else "states and events")
         if self.failure is not None:
@@ -65,6 +78,10 @@ class FakeLedger:
         self.meanwhile()
         states = {id: self.states[id] for id in known if id in self.states}
         return Look(migrations=states, events=found, mark=mark, has_left_out=False)
+
+    def watch(self, ids: Collection[str]) -> None:
+        """As Ledger.watch."""
+        self.asked.append("watch")
 
     def mark(self) -> EventCursor:
         """As Ledger.mark."""
@@ -231,6 +248,29 @@ def test_a_client_that_takes_nothing_is_hung_up() -> None:
     assert closed == ["stuck"]
     assert next(pieces) == "b"
     assert list(pieces) == [] and stuck.sending_since is None
+
+
+def test_hanging_up_ends_a_send_that_waits() -> None:
+    """The socket itself stays the server's to close."""
+    ours, theirs = gevent.socket.socketpair()
+    with ours, theirs:
+        sending = gevent.spawn(_send, ours, bytes(64 << 20))
+        gevent.sleep(0)
+        assert not sending.ready()
+        hang_up_of({"gunicorn.socket": ours})()
+        sending.join(10)
+        assert isinstance(sending.value, OSError)
+        assert ours.fileno() >= 0
+    hang_up_of({"gunicorn.socket": ours})()
+    hang_up_of({})()
+
+
+def _send(sock: gevent.socket.socket, data: bytes) -> OSError | None:
+    try:
+        sock.sendall(data)
+    except OSError as error:
+        return error
+    return None
 
 
 # -- the pieces of a stream

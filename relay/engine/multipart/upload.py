@@ -173,6 +173,11 @@ class MultipartUpload:
         return self._workers.under_way
 
     @property
+    def part_counts(self) -> tuple[int, int]:
+        """How many parts this process knows that the destination has, and how many there are."""
+        return len(self._workers.done), len(self._workers.spans)
+
+    @property
     def bytes_at_risk(self) -> int:
         """The bytes of this attempt that must be sent again if it fails, without those of
         acknowledged parts."""

@@ -126,6 +126,13 @@ class Transfer:
         return self._progress.total
 
     @property
+    def part_counts(self) -> tuple[int, int] | None:
+        """How many parts the destination has, and the object's number of parts; None for an object
+        that is not moved in parts."""
+        parts = self._progress.parts
+        return parts.part_counts if parts is not None else None
+
+    @property
     def resent(self) -> int:
         """The bytes that had to be sent again, or will have to be, in all attempts."""
         return self._progress.resent

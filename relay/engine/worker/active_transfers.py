@@ -37,9 +37,14 @@ class ActiveTransfers:
     """The running transfers of one process, with the throttles of their migrations."""
 
     def __init__(
-        self, engine: TransferEngine, jobs: MigrationCache, clock: Callable[[], float]
+        self,
+        engine: TransferEngine,
+        jobs: MigrationCache,
+        clock: Callable[[], float],
+        ended: Callable[[ActiveTransfer], None] = lambda active: None,
     ) -> None:
-        self._engine, self._jobs, self._clock = engine, jobs, clock
+        """`ended` is called with each transfer that is removed."""
+        self._engine, self._jobs, self._clock, self._ended = engine, jobs, clock, ended
         self.by_claim: dict[int, ActiveTransfer] = {}
         """The running transfers, by the id of their claim."""
 
@@ -78,6 +83,7 @@ class ActiveTransfers:
     def remove(self, active: ActiveTransfer) -> None:
         """Remove a transfer, but not a newer one of the same object: after a lost lease the object
         may have been claimed here again."""
+        self._ended(active)
         if self.by_claim.get(active.claim.id) is active:
             del self.by_claim[active.claim.id]
 

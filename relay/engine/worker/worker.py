@@ -5,9 +5,10 @@ Theory of operation. Some greenlets, one per slot, each run one transfer after t
 polls the ledger for them: in one transaction it settles the ended claims and claims as many
 transfers as there is room for. It waits a moment between two polls, so that many small objects
 share a transaction (`prefetch.py`). One greenlet lists trees (`lister.py`), one removes orphaned
-uploads (`orphans.py`), one renews the lease (`lease.py`), and one records pending retries
-(`retry_reporter.py`). After `stop` nothing new is claimed, running transfers are handed back with
-the parts that they have uploaded, and the worker is removed from the ledger.
+uploads (`orphans.py`), one renews the lease (`lease.py`), one records pending retries
+(`retry_reporter.py`), and one writes what moves (`live_reporter.py`). After `stop` nothing new is
+claimed, running transfers are handed back with the parts that they have uploaded, and the worker is
+removed from the ledger.
 
 While the ledger does not answer, nothing is acknowledged and no transfer starts; ended transfers
 wait to be settled. If the lease is lost, the running transfers are cancelled: other workers may
@@ -39,12 +40,14 @@ from relay.engine.worker.failure_policy import FailurePolicy
 from relay.engine.worker.helped_uploads import HelpedUploads
 from relay.engine.worker.lease import RENEW_SECONDS, Lease, boottime
 from relay.engine.worker.lister import Lister
+from relay.engine.worker.live_reporter import LiveReporter
 from relay.engine.worker.migration_cache import MigrationCache
 from relay.engine.worker.orphans import OrphanSweeper
 from relay.engine.worker.prefetch import GATHER_SECONDS, LONGEST_SECONDS, PrefetchSizer
 from relay.engine.worker.refusals import RefusalJudge
 from relay.engine.worker.retry_reporter import RetryReporter
 from relay.engine.worker.slot_growth import Load, SlotGrowth
+from relay.engine.worker.traffic import TrafficCounter
 from relay.errors import LedgerBusy, LedgerFailed, RelayError
 from relay.ledger.claims import ClaimRequest
 from relay.ledger.ledger import Ledger
@@ -106,7 +109,8 @@ class Worker:
         self._claims = ClaimsInHand(self.ledger)
         self._pace = PrefetchSizer(self.slots, self.clock)
         self._jobs = jobs = MigrationCache(self.ledger, self.engine)
-        self._active = ActiveTransfers(self.engine, jobs, self.clock)
+        traffic = TrafficCounter()
+        self._active = ActiveTransfers(self.engine, jobs, self.clock, traffic.note_end)
         judge = RefusalJudge(jobs, self.clock, self._active.by_claim)
         self._failures = FailurePolicy(self.ledger, jobs, judge, self.ended)
         self._helped = HelpedUploads(
@@ -145,6 +149,9 @@ class Worker:
             self.ledger, self.engine, jobs=jobs, over=self._over, only=self.only
         )
         self._reporter = RetryReporter(self.ledger, self._active, self._lister, self._note_trouble)
+        self._live = LiveReporter(
+            self.ledger, self._active, traffic, self._note_trouble, clock=self.clock
+        )
 
     # -- the interface for other greenlets
 
@@ -203,7 +210,8 @@ class Worker:
         )
         report_retries = partial(self._reporter.run, self._stopped)
         tasks: list[Callable[[], None]]
-        tasks = [self._lister.run, self._sweeper.run, keep_lease, report_retries]
+        report_live = partial(self._live.run, self._stopped)
+        tasks = [self._lister.run, self._sweeper.run, keep_lease, report_retries, report_live]
         if self.growth is not None:
             tasks.append(partial(self._adapt_slots, self.growth))
         others = [gevent.spawn(task) for task in tasks]
@@ -352,6 +360,7 @@ class Worker:
         try:
             self._active.apply(result.standings)
             self._lister.apply(result.standings)
+            self._live.apply(result.standings)
         finally:
             # Whatever happens, a stored claim needs a slot, which settles it.
             for claim in result.claims:
