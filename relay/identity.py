@@ -9,7 +9,7 @@ import json
 import re
 from collections.abc import Iterable
 from typing import Final
-from urllib.parse import unquote_to_bytes
+from urllib.parse import quote, unquote_to_bytes
 
 from relay.errors import RequestError
 from relay.hosts import ANY_AWS_DOMAIN, literal_address
@@ -81,6 +81,27 @@ def place_identity(location: Location) -> str:
     return json.dumps([location.store, host, port, path, pairs, method])
 
 
+def place_in_server(location: Location) -> tuple[str, str]:
+    """Return the identity of a server, and the path of a place on it with one spelling for each
+    name: two locations in one folder have the same server, and paths that begin alike.
+
+    A bucket is a part of the path. HTTP and WebDAV are two ways to one server. The query is left
+    out, so that fresh access to a place changes nothing: two places that differ only in it are one
+    here."""
+    host, port, _, _ = _identity(location)
+    path = "/".join(quote(unquote_to_bytes(one), safe="") for one in location.path.split("/"))
+    store = location.store
+    if store == "s3":
+        host = _AWS_HOST.sub(r"\g<bucket>s3.\g<gov>\g<rest>", host)
+        bucket = str(location).removeprefix("s3://").partition("/")[0]
+        if host.startswith(f"{bucket}."):
+            host, path = host.removeprefix(f"{bucket}."), f"/{bucket}{path}"
+    elif store in _OF_HTTP:
+        store = "http"
+    return json.dumps([store, host, port]), path
+
+
+_OF_HTTP: Final = ("http", "webdav", "nextcloud")
 _AWS_HOST: Final = re.compile(
     r"(?P<bucket>(?:.+\.)?)s3\.(?:dualstack\.)?(?P<gov>(?:us-gov-)?)[a-z0-9-]+\."
     rf"(?P<rest>{ANY_AWS_DOMAIN})"

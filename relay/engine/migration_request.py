@@ -20,7 +20,7 @@ from relay.engine.proof_levels import refuse_unprovable
 from relay.errors import ConfigError, InvalidType, SameObject, UnsafeKey
 from relay.headers import Headers
 from relay.hosts import is_loopback, literal_address
-from relay.identity import owner_of, place_identity, selecting_headers
+from relay.identity import owner_of, place_identity, place_in_server, selecting_headers
 from relay.ledger.rows import Claim, Migration, Spec
 from relay.location import Location, parse_location
 from relay.process.identities import is_container, network_namespace, volume_of
@@ -101,6 +101,7 @@ class MigrationRequest:
             priority=self.priority,
             bounds=self.bounds,
             places=(place_identity(source), place_identity(destination)),
+            place=place_in_server(destination),
             owners=(owner_of(source), owner_of(destination)),
             of_machine=remotes.in_terminal and bool(here),
             volumes=_volumes_of(here) if remotes.in_terminal and is_container() else (),

@@ -118,8 +118,14 @@ def _adopt_unfinished(
     id = _unfinished_migration(connection, spec, marks, runner)
     if id is not None:
         known = {"spec": marks.spec, "places": marks.places, "owner": marks.owner, "runner": runner}
+        known |= _known_place(marks)
         connection.execute(update(migrations).where(migrations.c.id == id).values(**known))
     return id
+
+
+def _known_place(marks: IdentityHashes) -> dict[str, str]:
+    """Return the column of the place, which a row of an older relay lacks."""
+    return {"place": marks.place} if marks.place is not None else {}
 
 
 def _insert_migration(
@@ -145,6 +151,7 @@ def _insert_migration(
             "options": json.dumps(spec.options),
             "spec": marks.spec,
             "places": marks.places,
+            "place": marks.place,
             "owner": marks.owner,
             "runner": runner,
             "token": token_id,
@@ -226,7 +233,8 @@ def learn_owner(connection: Connection, id: str, spec: Spec) -> None:
         raise other_places()
     marks = identity_hashes_of(connection, spec)
     row = migrations.c.id == id
-    connection.execute(update(migrations).where(row).values(owner=marks.owner))
+    known = {"owner": marks.owner, **_known_place(marks)}
+    connection.execute(update(migrations).where(row).values(**known))
     older = {"places": marks.places, "spec": marks.spec}
     connection.execute(update(migrations).where(row, migrations.c.places.is_(None)).values(**older))
 

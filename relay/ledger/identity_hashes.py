@@ -32,6 +32,8 @@ class IdentityHashes:
 
     spec: str
     places: str
+    place: str | None
+    """The place of the destination: a hash of its server, and its path; None if unknown."""
     owner: str
     """That of the accounts; its second half is `machine`, if there is one."""
     machine: str
@@ -53,6 +55,7 @@ def identity_hashes_of(connection: Connection, spec: Spec) -> IdentityHashes:
     return IdentityHashes(
         spec=keyed_hash(key, places, spec.options, *named),
         places=keyed_hash(key, places, *named),
+        place=keyed_hash(key, spec.place[0])[:32] + spec.place[1] if spec.place else None,
         # The column has 64 characters, so each hash gives half of its own.
         owner=accounts[:32] + machine if machine else accounts,
         machine=machine,

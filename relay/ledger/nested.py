@@ -1,36 +1,25 @@
 """Find migrations whose destination is inside that of another one: a single object in a tree, or a
 tree in a tree.
 
-Theory of operation. Destinations are compared in their printed form. For each object its location
-and every parent folder are looked up in the index of destinations, with the name as it is written
-and percent-encoded, as programs and as browsers do. A single object whose destination is a folder
-has its source's name there, which the ledger knows once a byte was sent.
+Theory of operation. Destinations are compared by their places (`place_forms.py`). For each object
+its place and every parent folder are looked up in an index. A single object whose destination is a
+folder has its source's name there, which the ledger knows once a byte was sent.
 
 Decided here: which object of another migration has the same location. Never here: leftovers there
 (`unproved.py`)."""
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final
-from urllib.parse import quote, unquote
+from collections.abc import Iterable, Mapping, Sequence, Set
+from typing import Any
+from urllib.parse import unquote
 
-from sqlalchemy import Connection, Select, exists, func, or_, select
+from sqlalchemy import Connection, Select, func, or_, select
 
 from relay.ledger.names import in_chunks
+from relay.ledger.place_forms import Form, base_of, forms_of, is_tree, names_later
 from relay.ledger.rows import ARRIVED, PriorState
 from relay.ledger.schema import migrations, transfers
-
-_PLAIN: Final = re.compile(r"[A-Za-z0-9_.~/-]*")
-"""A name that percent-encoding does not change."""
-_BROWSERS: Final = "/!$&'()*+,;=:@[]|~"
-"""The characters of a path that browsers do not encode, besides letters, digits and "-._" (URL
-standard, path percent-encode set)."""
-_SCHEME: Final = re.compile(r"[^/:]+:")
-_FOLDERS: Final = ("/", ":")
-"""Ends of the printed form of a folder."""
 
 
 def nested_rows(
@@ -44,22 +33,35 @@ def nested_rows(
     objects, or is inside its own. Each row comes with a mapping from the other migration's names of
     these objects to ours. `place` is the location of an object that has its source's name."""
     is_named_later = names_later(mine)
-    if (is_named_later and place is None) or not connection.execute(
-        select(exists().where(migrations.c.id != mine.id))
-    ).scalar():
+    if is_named_later and place is None:
         return []
-    places = (
-        dict.fromkeys(_in_folder(mine.destination, place), "")
-        if is_named_later
-        else _places(mine, names)
-    )
-    own: set[str] = set() if is_named_later else {mine.destination}
     found: list[tuple[Any, Mapping[str, str]]] = []
-    above = _above(places)
+    for form in forms_of(connection, mine):
+        if is_named_later:
+            places = dict.fromkeys(form.in_folder(form.of(mine), place), "")
+            found += _rows_at(connection, form, query, places)
+        else:
+            places = _places(form, mine, names)
+            # Migrations to the same destination are not nested.
+            found += _rows_at(connection, form, query, places, but={form.of(mine)})
+    return found
+
+
+def _rows_at(
+    connection: Connection,
+    form: Form,
+    query: Select[Any],
+    places: Mapping[str, str],
+    but: Set[str] = frozenset(),
+) -> list[tuple[Any, Mapping[str, str]]]:
+    """Return as `nested_rows`, by one form of the destinations: for some `places`, with our names
+    of the objects there, and `but` for the migrations to some destinations."""
+    found: list[tuple[Any, Mapping[str, str]]] = []
+    above = form.above(places)
     # Step 1: migrations of the same single object, or of a tree above it.
-    for some in in_chunks(sorted({*places, *above} - own)):
-        for row in connection.execute(query.where(migrations.c.destination.in_(some))).all():
-            theirs = _theirs(row, places)
+    for some in in_chunks(sorted({*places, *above} - but)):
+        for row in connection.execute(query.where(form.is_at(some))).all():
+            theirs = _theirs(form, row, places)
             found += [(row, theirs)] if theirs else []
     # Step 2: single objects that were sent into a folder above, by the names in their rows.
     of = query.add_columns(transfers.c.before).select_from(
@@ -67,8 +69,8 @@ def nested_rows(
     )
     noted = (transfers.c.name == "") & (transfers.c.before != ARRIVED)
     for some in in_chunks(sorted(above)):
-        for row in connection.execute(of.where(noted, migrations.c.destination.in_(some))).all():
-            ours = {places[one] for one in _named_places(row) if one in places}
+        for row in connection.execute(of.where(noted, form.is_at(some))).all():
+            ours = {places[one] for one in _named_places(form, row) if one in places}
             found += [(row, {"": name}) for name in ours]
     return found
 
@@ -78,87 +80,65 @@ def left_near(connection: Connection, mine: Any, is_left: Any) -> set[str]:
     left something. `is_left` is the condition of such transfers."""
     if names_later(mine):
         return set()
-    if not _is_tree(mine):
+    if not is_tree(mine):
         return {""}
-    base = _base(mine.destination)
-    of = select(transfers.c.name, transfers.c.before, migrations.c.destination).join(
-        migrations, migrations.c.id == transfers.c.migration_id
-    )
-    below = func.substr(migrations.c.destination, 1, len(base)) == base
-    above = migrations.c.destination.in_(sorted(_above([mine.destination])))
-    other = (migrations.c.destination != mine.destination) | (transfers.c.name == "")
+    names: set[str] = set()
+    for form in forms_of(connection, mine):
+        names |= _left_by(connection, form, mine, is_left)
+    return names
+
+
+def _left_by(connection: Connection, form: Form, mine: Any, is_left: Any) -> set[str]:
+    """Return as `left_near` for a tree, by one form of the destinations."""
+    here = form.of(mine)
+    base = base_of(here)
+    columns = (transfers.c.name, transfers.c.before, migrations.c.destination, migrations.c.place)
+    of = select(*columns, migrations.c.options)
+    of = of.join(migrations, migrations.c.id == transfers.c.migration_id)
+    below = form.among & (func.substr(form.column, 1, len(base)) == base)
+    other = (form.column != here) | (transfers.c.name == "")
     places: set[str] = set()
-    for row in connection.execute(of.where(or_(below, above), other, is_left)).all():
+    near = or_(below, form.is_at(sorted(form.above([here]))))
+    for row in connection.execute(of.where(near, other, is_left)).all():
+        there = form.of(row)
         if row.name:
-            places.add(_base(row.destination) + row.name)
+            places.add(base_of(there) + form.spellings(row.name)[0])
         else:
-            places |= {row.destination, *_named_places(row)}
+            places |= {there, *_named_places(form, row)}
     names = {place.removeprefix(base) for place in places if place.startswith(base)}
     return names | {unquote(name) for name in names}
 
 
-def names_later(migration: Any) -> bool:
-    """Return whether a migration moves a single object that gets its source's name: its location is
-    unknown here."""
-    return not _is_tree(migration) and str(migration.destination).endswith(_FOLDERS)
-
-
-def _named_places(row: Any) -> set[str]:
-    """Return the locations, in each possible printed form, at which a single object may have been
-    sent into a folder, by the state that its transfer recorded."""
+def _named_places(form: Form, row: Any) -> set[str]:
+    """Return the places, in each possible spelling, at which a single object may have been sent
+    into a folder, by the state that its transfer recorded."""
     kept = PriorState.from_text(row.before)
-    if kept is None or not row.destination.endswith(_FOLDERS):
+    if kept is None or not names_later(row):
         return set()
-    places = (_in_folder(row.destination, place) for place in (kept.place, *kept.remains))
-    return {one for some in places for one in some}
+    found = (form.in_folder(form.of(row), place) for place in (kept.place, *kept.remains))
+    return {one for some in found for one in some}
 
 
-def _in_folder(folder: str, place: str | None) -> tuple[str, ...]:
-    """Return the location of the object at `place` in its folder, in each possible printed form."""
-    last = (place or "").rpartition("/")[2]
-    return (folder + last, folder + unquote(last)) if last else ()
+def _places(form: Form, mine: Any, names: Iterable[str]) -> dict[str, str]:
+    """Return the names of some objects by their places in each possible spelling."""
+    here = form.of(mine)
+    if not is_tree(mine):
+        return {here: ""}
+    base = base_of(here)
+    spelled = [(name, form.spellings(name)) for name in names]
+    places = {base + some[0]: name for name, some in spelled}
+    # A name as it is written may be another one's encoded form.
+    return places | {base + one: name for name, some in spelled for one in some[1:]}
 
 
-def _is_tree(migration: Any) -> bool:
-    return bool(json.loads(migration.options).get("recursive"))
-
-
-def _base(destination: str) -> str:
-    return destination if destination.endswith(("/", ":")) else f"{destination}/"
-
-
-def _places(mine: Any, names: Iterable[str]) -> dict[str, str]:
-    """Return the names of some objects by their locations in each possible printed form."""
-    if not _is_tree(mine):
-        return {mine.destination: ""}
-    base = _base(mine.destination)
-    places = {base + name: name for name in names}
-    odd = [name for name in names if not _PLAIN.fullmatch(name)]
-    for safe in ("/", _BROWSERS):
-        places |= {base + quote(name, safe=safe): name for name in odd}
-    return places
-
-
-def _above(places: Iterable[str]) -> set[str]:
-    """Return the parent folders of some locations, each with a '/' at the end and without."""
-    found: set[str] = set()
-    for place in places:
-        while "/" in place:
-            place = place.rpartition("/")[0]
-            if place in found:
-                break
-            found |= {place, f"{place}/"}
-        if scheme := _SCHEME.match(place):
-            found.add(scheme[0])
-    return found
-
-
-def _theirs(other: Any, places: Mapping[str, str]) -> dict[str, str]:
+def _theirs(form: Form, other: Any, places: Mapping[str, str]) -> dict[str, str]:
     """Return our names of the objects that another migration has as well, by its names for them."""
-    if not _is_tree(other):
-        return {"": places[other.destination]} if other.destination in places else {}
-    base = _base(other.destination)
+    there = form.of(other)
+    if not is_tree(other):
+        return {"": places[there]} if there in places else {}
+    base = base_of(there)
     names = {
         place.removeprefix(base): ours for place, ours in places.items() if place.startswith(base)
     }
-    return names | {unquote(name): ours for name, ours in names.items()}
+    plain = {} if form.is_place else names
+    return plain | {unquote(name): ours for name, ours in names.items()}

@@ -19,7 +19,7 @@ CREATE TABLE migrations (
 	destination_empty BOOLEAN DEFAULT false NOT NULL, 
 	error TEXT, 
 	created FLOAT NOT NULL, 
-	ended FLOAT, slots INTEGER, bytes_per_second BIGINT, connections INTEGER, renewed INTEGER DEFAULT 0 NOT NULL, places VARCHAR(64), owner VARCHAR(64), runner VARCHAR(12), listings INTEGER DEFAULT 0 NOT NULL, listing_lapses INTEGER DEFAULT 0 NOT NULL, entries BIGINT, looked FLOAT, token VARCHAR(8), 
+	ended FLOAT, slots INTEGER, bytes_per_second BIGINT, connections INTEGER, renewed INTEGER DEFAULT 0 NOT NULL, places VARCHAR(64), owner VARCHAR(64), runner VARCHAR(12), listings INTEGER DEFAULT 0 NOT NULL, listing_lapses INTEGER DEFAULT 0 NOT NULL, entries BIGINT, looked FLOAT, token VARCHAR(8), place TEXT, 
 	PRIMARY KEY (id), 
 	UNIQUE (number), 
 	UNIQUE ("key")
@@ -209,4 +209,6 @@ CREATE TABLE samples (
 	PRIMARY KEY (migration_id, at, runner), 
 	FOREIGN KEY(migration_id) REFERENCES migrations (id) ON DELETE CASCADE
 );
-INSERT INTO alembic_version VALUES ('0013');
+CREATE INDEX migrations_by_place ON migrations (place);
+CREATE INDEX migrations_without_place ON migrations (id) WHERE place IS NULL;
+INSERT INTO alembic_version VALUES ('0014');

@@ -36,6 +36,9 @@ class Spec:
     places: tuple[str, str] | None = field(default=None, repr=False)
     """Identities of source and destination (`relay.identity.place_identity`); None: `source` and
     `destination` are the identities."""
+    place: tuple[str, str] | None = field(default=None, repr=False)
+    """The server of the destination, and its path there (`relay.identity.place_in_server`); None if
+    unknown. The path of a tree ends in '/'."""
     owners: tuple[str, str] = field(default=("", ""), repr=False)
     """The accounts of source and destination (`relay.identity.owner_of`)."""
     of_machine: bool = False

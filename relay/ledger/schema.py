@@ -31,7 +31,7 @@ from sqlalchemy import (
     text,
 )
 
-HEAD: Final = "0013"
+HEAD: Final = "0014"
 """The version of the schema that this code writes: the newest file in `versions/`."""
 APPLICATION_ID: Final = 0x52454C59
 """SQLite's `application_id` of our files ("RELY")."""
@@ -54,6 +54,7 @@ migrations = Table(
     Column("options", Text, nullable=False),
     Column("spec", String(64), nullable=False),
     Column("places", String(64)),
+    Column("place", Text),
     Column("owner", String(64)),
     Column("runner", String(12)),
     Column("token", String(8)),
@@ -78,9 +79,10 @@ migrations = Table(
 )
 """`source` and `destination` are without secrets. `spec`, `places` and `owner` are keyed hashes
 (`identity_hashes.py`) of the whole request, of both locations, and of their accounts. In a row of
-an older relay the last two are null, and `spec` is that relay's digest. `runner` is the kind of
-worker that it belongs to; null means every kind. `token` is the id of the token whose request
-began it.
+an older relay the last two are null, and `spec` is that relay's digest. `place` is a keyed hash of
+the destination's server, with the path there, by which destinations are compared; null in a row of
+an older relay. `runner` is the kind of worker that it belongs to; null means every kind. `token` is
+the id of the token whose request began it.
 
 `listing` is none, due, running, done or failed; `cursor` is the last listed name. `listing_lapses`
 counts the workers lost with the listing, `listings` how often its user restarted it, `entries` the
@@ -88,8 +90,12 @@ objects of all listings (null: an older relay did not count). `slots` to `connec
 bounds, null for unbounded. `renewed` counts the replacements of its secrets, so that workers notice
 when theirs are old. `looked` is when the destination was found empty, null if that is no longer
 known."""
-# In PostgreSQL it is a hash index, which accepts long URLs.
+# In PostgreSQL these two are hash indexes, which accept long URLs.
 Index("migrations_by_destination", migrations.c.destination)
+Index("migrations_by_place", migrations.c.place)
+Index("migrations_without_place", migrations.c.id)  # where WITHOUT_PLACE
+WITHOUT_PLACE: Final = migrations.c.place.is_(None)
+"""Condition on a migration: an older relay accepted it."""
 Index("migrations_by_places", migrations.c.places)
 Index("migrations_by_token", migrations.c.token)
 

@@ -36,7 +36,8 @@ from sqlalchemy import (
 
 from relay.ledger.identity_hashes import identity_hashes_of
 from relay.ledger.names import has_name, in_chunks
-from relay.ledger.nested import left_near, names_later, nested_rows
+from relay.ledger.nested import left_near, nested_rows
+from relay.ledger.place_forms import is_same_place, names_later
 from relay.ledger.rows import ARRIVED, MARKED, Claim, PriorState, Settlement, Spec
 from relay.ledger.schema import LAPSED, RUNNING, events, migrations, transfers
 from relay.ledger.states import COMPLETED, MigrationState, TransferState
@@ -88,9 +89,11 @@ def find_unproved_at(
 ) -> PriorState | None:
     """Return as `find_unproved` the PriorState of the single object of a request that is no
     migration of the ledger."""
+    marks = identity_hashes_of(connection, spec)
     mine = SimpleNamespace(
         id="",
-        places=identity_hashes_of(connection, spec).places,
+        places=marks.places,
+        place=marks.place,
         destination=spec.destination,
         options=json.dumps(spec.options),
     )
@@ -339,8 +342,7 @@ def _same_destination(mine: Any) -> ColumnElement[bool]:
     places = _same_places(mine)
     if names_later(mine):
         return places  # another source would put another object into that folder
-    destination: ColumnElement[bool] = migrations.c.destination == mine.destination
-    return places | destination
+    return places | is_same_place(mine)
 
 
 def _same_places(mine: Any) -> ColumnElement[bool]:
@@ -352,8 +354,8 @@ def _same_places(mine: Any) -> ColumnElement[bool]:
 
 def _query(mine: Any) -> Select[Any]:
     """Return the query for the other migrations that did not succeed. `is_same` means that both
-    locations are certainly the same, and not only printed alike; one location may be printed in two
-    ways, for example by a remote's name. `last` is the time of the latest event."""
+    locations are certainly the same, and not only printed alike. `last` is the time of the latest
+    event."""
     of = select(events.c.at).where(events.c.migration_id == migrations.c.id)
     last = func.coalesce(
         of.order_by(events.c.id.desc()).limit(1).scalar_subquery(), migrations.c.created
@@ -363,6 +365,7 @@ def _query(mine: Any) -> Select[Any]:
         migrations.c.created,
         migrations.c.options,
         migrations.c.destination,
+        migrations.c.place,
     )
     query = select(
         *columns,

@@ -1028,7 +1028,7 @@ def test_a_claim_that_sent_nothing_is_known(open_ledger: Opened, end: str) -> No
 
 _AGAIN = Efforts({"whole_digest": 1}, resent=7, retries=1)
 EFFORTS = {"0001": Efforts({"read_back": 1}), "0004": _AGAIN, "0005": _AGAIN, "0006": _AGAIN}
-EFFORTS |= dict.fromkeys(("0007", "0008", "0009", "0010", "0011", "0012"), _AGAIN)
+EFFORTS |= dict.fromkeys(("0007", "0008", "0009", "0010", "0011", "0012", "0013"), _AGAIN)
 """The number of proved bytes and the time they took, in files in which they differ from the
 others."""
 

@@ -8,7 +8,7 @@ from relay import errors
 from relay.errors import RedirectRefused, RequestError
 from relay.headers import FORBIDDEN, FORBIDDEN_PREFIXES, parse_headers
 from relay.hosts import literal_address
-from relay.identity import owner_of, same_object
+from relay.identity import owner_of, place_in_server, same_object
 from relay.location import Location, Origin, parse_location
 from relay.redirects import redirect_target
 
@@ -620,6 +620,23 @@ def test_B66_the_same_object(one: str, other: str) -> None:
 )
 def test_B66_another_object(one: str, other: str) -> None:
     assert not same_object(parse_location(one), parse_location(other))
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("http://h/a/b", "http://H.:80/%61/b", True),
+        ("http://h/a%2fb", "http://h/a%2Fb", True),
+        ("http://h/a", "http://h/a?token=1", True),
+        ("http://h/a%2Fb", "http://h/a/b", False),
+        ("http://h/a%252Fb", "http://h/a%2Fb", False),
+        ("http://h/a", "http://g/a", False),
+        ("http://h/a", "http://h:8080/a", False),
+    ],
+)
+def test_places_in_servers(one: str, other: str, same: bool) -> None:
+    places = [place_in_server(parse_location(text)) for text in (one, other)]
+    assert (places[0] == places[1]) is same
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from relay.errors import (
     UnsafeKey,
 )
 from relay.hosts import aws_domain
-from relay.identity import same_object
+from relay.identity import place_in_server, same_object
 from relay.location import parse_location
 from relay.stores.interfaces import PartLimits
 from relay.stores.remotes import Remotes
@@ -215,6 +215,35 @@ def test_a_url_with_a_fragment_is_refused(text: str, refused: bool) -> None:
     remotes = Remotes(aws=lambda profile: config(), folders=None)
     with pytest.raises(InvalidURL, match="'#'") if refused else nullcontext():
         assert "%231" in remotes.locate(text, folder=True).path
+
+
+PLACES = {
+    "web": {"type": "http", "url": "https://h/base"},
+    "dav": {"type": "webdav", "url": "https://h/base/", "vendor": "other"},
+    "al": {"type": "alias", "remote": "web:d"},
+    "old": {"type": "s3", "endpoint": "https://s3.old.example", "region": "x", "env_auth": "true"},
+    "new": {"type": "s3", "endpoint": "https://s3.new.example", "region": "x", "env_auth": "true"},
+    "one": {"type": "s3", "endpoint": "s3.eu-west-1.amazonaws.com", "env_auth": "true"},
+}
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("web:d/x y", "web:/d/x y", True),
+        ("web:d/x y", "https://h/base/%64/x%20y", True),
+        ("web:d/x y", "dav:d/x y", True),
+        ("web:d/x y", "al:x y", True),
+        ("s3://photos/x", "one:photos/x", True),
+        ("s3://photos/x", "old:photos/x", False),
+        ("old:photos/x", "new:photos/x", False),
+        ("old:photos/x", "old:/photos/x", True),
+    ],
+)
+def test_a_place_has_one_identity_however_it_is_written(one: str, other: str, same: bool) -> None:
+    remotes = Remotes(PLACES, {}, profiles=list, aws=lambda profile: config(), folders=None)
+    places = [place_in_server(remotes.locate(text, destination=True)) for text in (one, other)]
+    assert (places[0] == places[1]) is same
 
 
 @pytest.mark.parametrize("odd", ["?token=SECRET", "#part", "/x?", "/x#"])
