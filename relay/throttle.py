@@ -125,6 +125,8 @@ class AdaptiveLimiter:
     limit: float | None = None
     """Maximum number of concurrent requests; None is unlimited."""
     under_way: int = 0
+    remote: str = ""
+    """The name under which the requests are counted; empty if they are not."""
     _held_until: float = field(default=0.0, repr=False)
     _round: int = field(default=0, repr=False)
     _grown_at: float = field(default=0.0, repr=False)

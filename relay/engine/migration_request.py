@@ -136,6 +136,14 @@ class MigrationRequest:
         caller gave the option."""
         return self.if_exists is not None
 
+    def remote_names(self, source: Location, destination: Location) -> tuple[str, str]:
+        """Return the name of each side's remote, or the kind of its store; the two sides were
+        located."""
+        return (
+            Remotes.name_of(self.source.text, source),
+            Remotes.name_of(self.destination.text, destination),
+        )
+
     def locate(self, remotes: Remotes) -> tuple[Location, Location]:
         """Return both Locations; those of a tree are folders.
 
@@ -278,6 +286,8 @@ class MigrationJob:
     metadata: Metadata = Metadata.KEEP
     fail_on_empty: bool = False
     replaces_named: bool = True
+    remotes: tuple[str, str] | None = None
+    """As Plan.remotes."""
 
     @classmethod
     def from_row(
@@ -319,6 +329,7 @@ class MigrationJob:
             server_copy=order.server_copy,
             metadata=order.metadata,
             fail_on_empty=order.fail_on_empty,
+            remotes=order.remote_names(source, destination),
         )
 
     def plan(self, claim: Claim) -> Plan:
@@ -340,4 +351,5 @@ class MigrationJob:
             server_copy=self.server_copy,
             metadata=self.metadata,
             tree=tree,
+            remotes=self.remotes,
         )

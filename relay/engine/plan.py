@@ -63,6 +63,9 @@ class Plan:
     metadata: Metadata = Metadata.KEEP
     tree: tuple[Location, Location] | None = None
     """The source's and the destination's folders, if the object belongs to a tree."""
+    remotes: tuple[str, str] | None = None
+    """The names under which metrics count the source and the destination; None: by the kinds of
+    their stores."""
 
     def __post_init__(self) -> None:
         """Refuse an upload that would truncate its own source."""

@@ -8,6 +8,7 @@ import uuid
 from collections.abc import Iterable
 from dataclasses import replace
 from time import monotonic
+from typing import Protocol
 
 import gevent
 
@@ -18,14 +19,32 @@ from relay.engine.plan import Plan
 from relay.engine.transfer.finalize import ReadableAccounts
 from relay.engine.transfer.transfer import Transfer
 from relay.errors import Cancelled, Overloaded
+from relay.location import Location
 from relay.retry import Backoff
 from relay.stores.interfaces import StoreProvider
 from relay.stores.kinds import StoreType
 from relay.stores.provider import Stores, make_dialer, make_wire
 from relay.stores.remotes import Remotes
 from relay.stores.table import KINDS
+from relay.tallies import Carried, RouteTally, Tallies
 from relay.throttle import Slots
 from relay.wire.native import in_native_thread
+from relay.wire.watchdog import Watchdog
+
+
+class ByteMover(Protocol):
+    """What moves bytes in this process: a transfer, or help with another worker's upload."""
+
+    counted: Carried
+
+    @property
+    def meter(self) -> Watchdog:
+        """The watchdog, which has the tally."""
+
+    @property
+    def carried_bytes(self) -> Carried:
+        """The bytes that it has moved so far."""
+
 
 PLACES = 1000
 """Maximum number of hosts remembered as allowed by the policy."""
@@ -40,9 +59,12 @@ class TransferEngine:
         policy: EgressPolicy | None = None,
         stores: StoreProvider | None = None,
         kinds: tuple[StoreType, ...] = KINDS,
+        *,
+        tallies: Tallies | None = None,
     ) -> None:
         """Create the wire from the settings. `policy` replaces the settings' policy, `stores` those
-        of the `kinds`."""
+        of the `kinds`. `tallies` are those of the process, if others count in them too."""
+        self.tallies = tallies or Tallies()
         self.remotes = Remotes(
             settings.remotes, apart=in_native_thread, folders=settings.folders, kinds=kinds
         )
@@ -73,7 +95,7 @@ class TransferEngine:
                 self._check_name(location.host, location.port)
         backoff = Backoff(self.settings.retry_budget)
         id = id or str(uuid.uuid4())
-        return Transfer(
+        transfer = Transfer(
             id=id,
             plan=plan,
             stores=self.stores,
@@ -83,6 +105,15 @@ class TransferEngine:
             allowed=self.allowed,
             memory=self.wire.memory,
         )
+        transfer.meter.tally = self.route(plan.remotes, plan.source, plan.destination)
+        return transfer
+
+    def route(
+        self, names: tuple[str, str] | None, source: Location, destination: Location
+    ) -> RouteTally:
+        """Return the tally of what moves between two remotes: by their names, or by the kinds of
+        their stores."""
+        return self.tallies.route(*(names or (source.store, destination.store)))
 
     def _check_name(self, host: str, port: int) -> None:
         """Check a host against the policy, once per host and port: most objects of a tree share
@@ -105,6 +136,13 @@ class TransferEngine:
             return transfer.run()
         finally:
             self.running.discard(transfer)
+            self.count(transfer)
+
+    def count(self, moving: ByteMover) -> None:
+        """Add to the tallies what has moved since the last call."""
+        tally = moving.meter.tally
+        if tally is not None:
+            moving.counted = tally.note_carried(moving.counted, moving.carried_bytes)
 
     def drain(self, seconds: float) -> None:
         """Start no new transfers, give the running ones `seconds`, then cancel the remaining ones.

@@ -24,7 +24,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Final, TypeVar, cast
+from typing import Any, Final, Literal, TypeVar, cast
 
 from gevent.monkey import get_original
 from gevent.threadpool import ThreadPool
@@ -38,7 +38,11 @@ from sqlalchemy.exc import (
 )
 
 from relay.errors import LedgerBusy, LedgerFailed, LedgerRefused
+from relay.tallies import Tallies
 
+Operation = Literal["turn", "look", "page", "watch", "other"]
+"""What a transaction is for: a worker's poll, its look at migrations that may have ended, an answer
+of the API, or a client that follows a migration."""
 T = TypeVar("T")
 BUSY_SECONDS: Final = 5.0
 """How long a transaction waits for SQLite's lock, in its native thread."""
@@ -68,21 +72,33 @@ class Database:
         if self.sqlite:
             event.listen(engine, "begin", _begin)
         self._file: tuple[int, int] | None = None
+        self.tallies = Tallies()
+        """Where transactions are timed and failures are counted."""
 
-    def run(self, do: Callable[[Connection], T], write: bool = True) -> T:
+    def run(
+        self, do: Callable[[Connection], T], write: bool = True, operation: Operation = "other"
+    ) -> T:
         """Call `do` in one transaction and return its result. An exception of `do` rolls the
-        transaction back.
+        transaction back. `operation` is the name under which its time is counted, which includes
+        the wait for other transactions of this process.
 
         Raises LedgerBusy if another process holds the database for too long, LedgerFailed if it
         can't be read or written, LedgerRefused for a value that it does not take. The transaction
         is then rolled back, or, if the connection broke during the commit, its outcome is
         unknown."""
-        if self._thread is None:
-            return self._transaction(do, write)
-        result, error = self._thread.apply(self._run_caught, (do, write))
-        if error is not None:
-            raise error
-        return result  # type: ignore[no-any-return]
+        began = time.monotonic()
+        try:
+            if self._thread is None:
+                return self._transaction(do, write)
+            result, error = self._thread.apply(self._run_caught, (do, write))
+            if error is not None:
+                raise error
+            return result  # type: ignore[no-any-return]
+        except LedgerFailed as failure:
+            self.tallies.ledger_errors[failure.code,] += 1
+            raise
+        finally:
+            self.tallies.ledger_seconds[operation,].add(time.monotonic() - began)
 
     def _run_caught(
         self, do: Callable[[Connection], T], write: bool

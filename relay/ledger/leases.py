@@ -18,7 +18,7 @@ from relay.ledger.database import Database
 from relay.ledger.distrust import distrust_recent_commits
 from relay.ledger.event_log import restamp
 from relay.ledger.migration_rows import select_helpers
-from relay.ledger.releases import release_claims
+from relay.ledger.releases import Released, release_claims
 from relay.ledger.schema import NOT_THERE, RUNNING, keys, migrations, parts, runners, transfers
 from relay.ledger.states import ListingState, TransferVerb
 from relay.ledger.workers import LEASE_SECONDS, WorkerId
@@ -62,8 +62,8 @@ def leave(connection: Connection, worker: WorkerId) -> None:
     connection.execute(delete(runners).where(runners.c.id == worker.id))
 
 
-def reclaim(connection: Connection, database: Database, worker: WorkerId) -> int:
-    """Return the claims of lost workers to the queue; return the number of claims.
+def reclaim(connection: Connection, database: Database, worker: WorkerId) -> Released:
+    """Return the claims of lost workers to the queue; return the numbers of claims.
 
     Raises RenewedMeanwhile if one of those workers renewed its lease in this moment: its claims
     hold, so the transaction must be rolled back."""
@@ -72,8 +72,8 @@ def reclaim(connection: Connection, database: Database, worker: WorkerId) -> int
     gone = [row for row in others if _is_gone(row, now, worker, database.sqlite)]
     unregistered = _unregistered_owners(connection, worker)
     if not gone and not unregistered:
-        return 0
-    count = release_claims(
+        return Released()
+    released = release_claims(
         connection, [*(row.id for row in gone), *unregistered], TransferVerb.LAPSE
     )
     # SQLite's file is on the machine of its workers, which may have another name since it started
@@ -85,7 +85,7 @@ def reclaim(connection: Connection, database: Database, worker: WorkerId) -> int
         as_seen = (runners.c.id == row.id) & (runners.c.until == row.until)
         if not connection.execute(delete(runners).where(as_seen)).rowcount:
             raise RenewedMeanwhile
-    return count
+    return released
 
 
 def lost_workers(connection: Connection, database: Database, worker: WorkerId) -> list[str]:

@@ -46,6 +46,7 @@ from relay.ledger import (
     session_rows,
     settling,
     tokens,
+    totals,
     unproved,
     uploads,
 )
@@ -73,10 +74,11 @@ from relay.ledger.rows import (
     UploadRecord,
 )
 from relay.ledger.sample_values import Moving, Sample, Traffic
-from relay.ledger.states import MigrationVerb
+from relay.ledger.states import MigrationVerb, TransferVerb
 from relay.ledger.token_values import Scope, TokenHolder, TokenLimits
 from relay.ledger.workers import LEASE_SECONDS, WorkerId
 from relay.process.failpoints import reach
+from relay.tallies import Tallies
 
 
 @dataclass
@@ -98,9 +100,12 @@ class Ledger:
         self._actor: audit_log.Actor | None = None
 
     @classmethod
-    def connect(cls, address: str, kind: str = TERMINAL) -> Ledger:
-        """Open a ledger by its URL, for a worker of one kind. Raises ConfigError."""
-        return cls(open_database(address), WorkerId.of_this_process(str(uuid.uuid4()), kind))
+    def connect(cls, address: str, kind: str = TERMINAL, tallies: Tallies | None = None) -> Ledger:
+        """Open a ledger by its URL, for a worker of one kind. `tallies` are those of the process,
+        if others count in them too. Raises ConfigError."""
+        database = open_database(address)
+        database.tallies = tallies or database.tallies
+        return cls(database, WorkerId.of_this_process(str(uuid.uuid4()), kind))
 
     @property
     def _shown_kind(self) -> str | None:
@@ -305,6 +310,7 @@ class Ledger:
                 actions.half_cancelled_ids(c),
             ),
             write=False,
+            operation="look",
         )
         if half_cancelled:
             self.database.run(actions.complete_cancels)
@@ -323,6 +329,12 @@ class Ledger:
     def gone_since(self, id: str, since: float) -> int:
         """As event_log.gone_since."""
         return self.database.run(lambda c: event_log.gone_since(c, id, since), write=False)
+
+    def totals(self) -> totals.Totals:
+        """As totals.read, of the migrations that are shown."""
+        return self.database.run(
+            lambda c: totals.read(c, self.database, self._shown_kind), write=False
+        )
 
     def events(self, id: str) -> list[dict[str, Any]]:
         """Return all committed events of a migration, as plain values."""
@@ -369,7 +381,9 @@ class Ledger:
     ) -> followed_state.Look:
         """As followed_state.look."""
         return self.database.run(
-            lambda c: followed_state.look(c, known, since, watched), write=False
+            lambda c: followed_state.look(c, known, since, watched),
+            write=False,
+            operation="watch",
         )
 
     def page(
@@ -556,9 +570,12 @@ class Ledger:
         ):
             return 0
         try:
-            return self.database.run(lambda c: leases.reclaim(c, self.database, self.worker))
+            found = self.database.run(lambda c: leases.reclaim(c, self.database, self.worker))
         except leases.RenewedMeanwhile:  # rolled back
             return 0
+        self.database.tallies.lapses[()] += found.claims
+        self.database.tallies.quarantined[()] += found.quarantined
+        return found.claims
 
     def leases_of(self, id: str) -> dict[str, float]:
         """As leases.leases_of."""
@@ -582,15 +599,31 @@ class Ledger:
         """As poll.settle_and_claim; reads first if there is nothing to settle."""
         if not ends:
             seen = self.database.run(
-                lambda c: poll.peek(c, self.worker, wanted, only, watched), write=False
+                lambda c: poll.peek(c, self.worker, wanted, only, watched),
+                write=False,
+                operation="turn",
             )
             if seen is not None:
                 return seen
-        return self.database.run(
+        result = self.database.run(
             lambda c: poll.settle_and_claim(
                 c, self.worker, ends, wanted, only=only, watched=watched
-            )
+            ),
+            operation="turn",
         )
+        self._count(ends, result.lost)
+        return result
+
+    def _count(self, ends: Sequence[Settlement], lost: Collection[Claim]) -> None:
+        """Count the objects whose settlements were stored: those of claims that were not `lost`."""
+        tallies, refused = self.database.tallies, {(claim.id, claim.fence) for claim in lost}
+        for end in ends:
+            settled = end.verb != TransferVerb.HAND_BACK
+            if not settled or (end.claim.id, end.claim.fence) in refused:
+                continue
+            tallies.end_transfer(end.verb, end.level, end.bytes, end.seconds)
+            if end.verb == TransferVerb.FAILED and end.error is not None:
+                tallies.fail_transfer(end.error.get("side", "relay"), end.error["code"])
 
     def claim(
         self,
@@ -618,7 +651,9 @@ class Ledger:
             changes.write(connection)
             return lost
 
-        return self.database.run(settle_claims)
+        claims = self.database.run(settle_claims)
+        self._count(ends, claims)
+        return claims
 
     def check_claim(self, claim: Claim) -> None:
         """As claims.check_claim."""

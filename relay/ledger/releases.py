@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterable, Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from sqlalchemy import Connection, select, update
 
@@ -59,9 +59,16 @@ _RELEASABLE = (
 that seems lost may settle in this moment."""
 
 
-def release_claims(connection: Connection, owners: Sequence[str], verb: str) -> int:
-    """Release the claims, listings and parts of some workers; return the number of claimed
-    transfers."""
+class Released(NamedTuple):
+    """The numbers of released claims, and of transfers and listings that were quarantined."""
+
+    claims: int = 0
+    quarantined: int = 0
+
+
+def release_claims(connection: Connection, owners: Sequence[str], verb: str) -> Released:
+    """Release the claims, listings and parts of some workers; return the numbers of transfers, and
+    of what was quarantined."""
     claimed = (transfers.c.owner.in_(owners)) & RUNNING
     listed = migrations.c.listing_owner.in_(owners) & (migrations.c.listing == ListingState.RUNNING)
     more = 1 if verb == TransferVerb.LAPSE else 0
@@ -71,9 +78,10 @@ def release_claims(connection: Connection, owners: Sequence[str], verb: str) -> 
         "listing_lapses": migrations.c.listing_lapses + more,
     }
     connection.execute(update(migrations).where(listed).values(**due))
-    _quarantine_listings(connection)
+    listings = _quarantine_listings(connection)
     connection.execute(update(parts).where(NOT_THERE, parts.c.owner.in_(owners)).values(owner=None))
-    return _release(connection, connection.execute(_RELEASABLE.where(claimed)).all(), verb)
+    found = _release(connection, connection.execute(_RELEASABLE.where(claimed)).all(), verb)
+    return found._replace(quarantined=found.quarantined + listings)
 
 
 def release_unknown_claims(
@@ -91,7 +99,7 @@ def release_unknown_claims(
     ours = select(parts.c.transfer_id).where(NOT_THERE, parts.c.owner == worker.id).distinct()
     left = set(connection.execute(ours).scalars()) - {id for id, _ in known} - set(shared)
     free_parts(connection, worker, left)
-    return _release(connection, rows, TransferVerb.HAND_BACK)
+    return _release(connection, rows, TransferVerb.HAND_BACK).claims
 
 
 def free_parts(connection: Connection, worker: WorkerId, ids: Iterable[int]) -> None:
@@ -101,8 +109,9 @@ def free_parts(connection: Connection, worker: WorkerId, ids: Iterable[int]) -> 
         connection.execute(update(parts).where(mine).values(owner=None))
 
 
-def _quarantine_listings(connection: Connection) -> None:
-    """Fail the listings with which MOST_CRASHES workers were lost: perhaps they crash them."""
+def _quarantine_listings(connection: Connection) -> int:
+    """Fail the listings with which MOST_CRASHES workers were lost: perhaps they crash them. Return
+    their number."""
     lost = (migrations.c.listing == ListingState.DUE) & (
         migrations.c.listing_lapses >= MOST_CRASHES
     )
@@ -115,15 +124,17 @@ def _quarantine_listings(connection: Connection) -> None:
         .values(listing=ListingState.FAILED, error=error)
         .returning(migrations.c.id)
     )
-    for id in connection.execute(failed).scalars().all():
+    ids = connection.execute(failed).scalars().all()
+    for id in ids:
         write_event(connection, id, EventKind.LISTING_FAILED, json.loads(error))
+    return len(ids)
 
 
-def _release(connection: Connection, rows: Sequence[Any], verb: str) -> int:
-    """Take claims from their owners with a verb; return the number of claims. A row with too many
+def _release(connection: Connection, rows: Sequence[Any], verb: str) -> Released:
+    """Take claims from their owners with a verb; return the numbers of claims. A row with too many
     crashes is quarantined, one of a cancelled migration is cancelled."""
     if not rows:
-        return 0
+        return Released()
     changes = CounterDelta()
     more = 1 if verb == TransferVerb.LAPSE else 0
     cancelled = _cancelled_among(connection, {row.migration_id for row in rows})
@@ -150,7 +161,7 @@ def _release(connection: Connection, rows: Sequence[Any], verb: str) -> int:
         for some in in_chunks(ids):
             connection.execute(update(transfers).where(transfers.c.id.in_(some)).values(**values))
     changes.write(connection)
-    return len(rows)
+    return Released(len(rows), len(changed.get(TransferVerb.QUARANTINE, ())))
 
 
 def _cancelled_among(connection: Connection, ids: Iterable[str]) -> set[str]:

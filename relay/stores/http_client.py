@@ -6,6 +6,7 @@ statuses a verb may have (`http.py`, and the other stores over HTTP)."""
 from __future__ import annotations
 
 from collections.abc import Mapping
+from time import monotonic
 
 from relay.digest import Digests, compare
 from relay.errors import (
@@ -31,6 +32,8 @@ from relay.redirects import redirect_target
 from relay.stores.error_messages import hide_secrets, may_have_message, message_of, secrets_of
 from relay.stores.http_fields import FINAL, printable, retry_after
 from relay.stores.listing_retries import ListingRetries
+from relay.tallies import RouteTally
+from relay.throttle import AdaptiveLimiter
 from relay.wire.body import Body
 from relay.wire.exchange import Payload, Request, Response, Wire, Wrapping
 from relay.wire.http1 import Fields, Framing
@@ -117,16 +120,37 @@ class HttpClient:
         """Do the exchange when the concurrency limit of this side of the store permits it."""
         flow = self.wire.limiter(request.origin, self.side)
         turn = flow.enter(self.meter.check, self.meter.tick_seconds)
-        complained, after = False, None
+        began = monotonic()
+        status, complained, after = None, False, None
         try:
             response = self.wire.exchange(request)
-            complained = response.head.status in COMPLAINTS
+            status = response.head.status
+            complained = status in COMPLAINTS
             if complained:
                 self.wire.complaints += 1
                 after = retry_after(response.head.get("retry-after"))
         finally:
             flow.leave(turn, complained, after)
+            if self.meter.tally is not None:
+                self._count(self.meter.tally, request, flow, status, monotonic() - began)
         return response
+
+    def _count(
+        self,
+        tally: RouteTally,
+        request: Request,
+        flow: AdaptiveLimiter,
+        status: int | None,
+        seconds: float,
+    ) -> None:
+        """Count a request. The time to the first byte of an answer says little where a body was
+        sent before it."""
+        first_byte = seconds if request.body is None and status is not None else None
+        tally.note_request(self.side, request.method, status, first_byte)
+        if status in COMPLAINTS:
+            tally.note_complaint(self.side)
+        if not flow.remote:
+            flow.remote = tally.remote(self.side)
 
     def expects_continue(self, body: Body) -> bool:
         """Return whether an upload of `body` sends `Expect: 100-continue`, since a refusal after

@@ -205,6 +205,15 @@ class Remotes:
         )
         return text if plain else str(location)
 
+    @staticmethod
+    def name_of(text: str, location: Location) -> str:
+        """Return the name of the remote that a located text names, or else the kind of its
+        store. The objects of a list may be at any server."""
+        found = None if text[: len(LIST)].lower() == LIST else _REMOTE.fullmatch(text)
+        if found is None or found["name"].lower() in ("http", "https"):
+            return location.store
+        return found["name"]
+
     def _remote(self, name: str, path: str, asked: LocateOptions, depth: int = 0) -> Location:
         remote = self.find(name)
         if remote is None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import errno
 import socket as _socket
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable
 from itertools import chain, islice
 from time import monotonic
@@ -229,6 +229,10 @@ class Pool:
     def open(self) -> int:
         """Number of open connections, idle ones included."""
         return len(self._open)
+
+    def idle_counts(self) -> Counter[tuple[Origin, Side]]:
+        """Return the number of idle connections of each origin, by the side that used them last."""
+        return Counter((idle.origin, stream.side) for stream, idle in self._idle.items())
 
     def take(
         self, origin: Origin, side: Side, fresh: bool = False, target: str = ""

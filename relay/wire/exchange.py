@@ -18,7 +18,7 @@ Never here: retries, redirects, what a status means to a store.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import KW_ONLY, dataclass, replace
 from random import randrange
 from time import monotonic
@@ -145,6 +145,11 @@ class Wire:
                 }
             found = self._limiters[origin, side] = AdaptiveLimiter()
         return found
+
+    def limiters(self) -> Iterator[tuple[Origin, Side, AdaptiveLimiter]]:
+        """Yield the limiters of all requests, with the origin and the side of each."""
+        for (origin, side), limiter in self._limiters.items():
+            yield origin, side, limiter
 
     def exchange(self, request: Request) -> Response:
         """Do one exchange.

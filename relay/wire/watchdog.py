@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from time import monotonic
+from typing import Protocol
 
 from relay.errors import Cancelled, RelayError, Side, Stalled, StoreTimeout
+from relay.tallies import RouteTally
 from relay.throttle import Throttle
 from relay.transfer_limits import Limits
 
@@ -17,6 +19,12 @@ _TOTAL = (
     "Raise RELAY_TOTAL_SECONDS (in the terminal also --total-seconds). Uploaded parts are kept: the"
     " same command, or a retry, resumes with the rest."
 )
+
+
+class Countable(Protocol):
+    """Something that counts bytes while they are read, such as a Body."""
+
+    count: int
 
 
 class Watchdog:
@@ -37,6 +45,10 @@ class Watchdog:
         self._why: RelayError | None = None
         self.throttle: Throttle | None = None if whole is None else whole.throttle
         """The limits of the transfer's migration, if it has or may get some."""
+        self.tally: RouteTally | None = None if whole is None else whole.tally
+        """Where the requests and failures of this transfer or listing are counted, if they are."""
+        self.proofs: tuple[Countable, ...] = ()
+        """The bodies that are, or were, read back from the destination to prove the object."""
         self.committed = False
         """Whether a request that makes the object visible is under way: too late for an optional
         cancel. False again while a failed one waits for its retry."""

@@ -129,6 +129,9 @@ class PartContext:
                     self.meter.committed = False
                     meter.check()  # a cancelled transfer is not retried
                     self.troubles.note(what, error, patience.failures, wait)
+                    if self.meter.tally is not None:
+                        self.meter.tally.note_failure(error)
+                        self.meter.tally.note_retry("part", error)
                     pause(wait, meter, self.sleep)
         finally:
             self.troubles.over(what)

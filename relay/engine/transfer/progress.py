@@ -9,6 +9,7 @@ from relay.engine.multipart.upload import MultipartUpload
 from relay.errors import Leftover, remaining
 from relay.ledger.rows import PriorState
 from relay.location import Location
+from relay.tallies import Carried
 from relay.wire.body import Body
 
 Phase = Literal["waiting", "opening", "copying", "piping", "verifying", "settled"]
@@ -60,6 +61,10 @@ class Progress:
     place. Other objects share this dictionary."""
     unproved: Location | None = None
     """The place where an object of ours may be visible that nothing has proved."""
+    _earlier: tuple[int, int] = (0, 0)
+    """The bytes that earlier attempts have moved, and those that the store has copied."""
+    _earlier_body: Body | None = None
+    """The body of an earlier attempt, while this one has none yet."""
 
     @property
     def bytes(self) -> int:
@@ -79,8 +84,23 @@ class Progress:
             return self.parts.under_way
         return self.body.count if self.body is not None else 0
 
+    @property
+    def carried_bytes(self) -> Carried:
+        """The bytes that this process has moved in all attempts of this object."""
+        moved, copied = self._earlier
+        if self.parts is not None and self.parts.context.copying:
+            copied += self.parts.moved_bytes
+        elif self.parts is not None:
+            moved += self.parts.moved_bytes
+        elif self.copied:
+            copied += self.copied
+        elif self.body is not self._earlier_body:
+            moved += self.under_way
+        return Carried(moved, copied, self.resent)
+
     def begin_attempt(self) -> None:
         """Start the next attempt, with nothing of an earlier one."""
+        self._earlier, self._earlier_body = self.carried_bytes[:2], self.body
         self.attempt += 1
         self.phase = "opening"
         self.parts = None

@@ -45,6 +45,7 @@ from relay.ledger.rows import PriorState
 from relay.location import Location
 from relay.retry import Backoff, Patience
 from relay.stores.interfaces import ObjectInfo, StoreProvider
+from relay.tallies import Carried
 from relay.throttle import Slots
 from relay.transfer_limits import Limits
 from relay.wire.capabilities import CapabilityCache
@@ -92,6 +93,8 @@ class Transfer:
         self._patience = Patience(self.backoff, self.random, self.meter.clock)
         self._pending_retries = PendingRetries()
         self._restarts = 0
+        self.counted = Carried()
+        """What the engine has added to its tallies so far."""
 
     # -- the interface for other greenlets
 
@@ -119,6 +122,12 @@ class Transfer:
     def under_way(self) -> int:
         """As Progress.under_way."""
         return self._progress.under_way
+
+    @property
+    def carried_bytes(self) -> Carried:
+        """As Progress.carried_bytes, and the bytes that were read back."""
+        proved = sum(body.count for body in self.meter.proofs)
+        return self._progress.carried_bytes._replace(read_back=proved)
 
     @property
     def total(self) -> int | None:
@@ -242,6 +251,8 @@ class Transfer:
                     return self._add_remains(self._run_attempt(attempt))
                 except RelayError as failure:
                     error = self._classify_failure(failure)
+                    if self.meter.tally is not None:
+                        self.meter.tally.note_failure(error)
                     error.keep(self._progress.remains)
                     self._progress.remains.update(error.remains)
                     if isinstance(error, PermissionDenied) and not error.retryable:
@@ -362,6 +373,8 @@ class Transfer:
         self._progress.phase = "waiting"
         self.meter.check()  # a cancelled transfer is not retried
         self._pending_retries.note(WHOLE, error, self._patience.failures, wait)
+        if self.meter.tally is not None:
+            self.meter.tally.note_retry("transfer", error)
         pause(wait, self.meter, self.sleep)
 
     def _next_wait(self, error: RelayError) -> float | None:

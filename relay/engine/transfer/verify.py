@@ -326,6 +326,7 @@ def _has_sent_bytes(body: Body, sent: Sent) -> bool:
     ours = sent.digests or sent.declared
     try:
         body.digest_with(tuple(ours))
+        body.meter.proofs = (*body.meter.proofs, body)
         reach("during-verify")
         drain(body)
     finally:

@@ -86,6 +86,7 @@ class ActiveTransfers:
         self._ended(active)
         if self.by_claim.get(active.claim.id) is active:
             del self.by_claim[active.claim.id]
+        self._engine.count(active.transfer)
 
     def is_at_limit(self, id: str) -> bool:
         """Return whether a migration has reached its bound on concurrent transfers in this process:

@@ -115,6 +115,7 @@ class Lister:
             if listing.cursor is None:
                 self.ledger.learn_empty(listing, self.jobs.finds_nothing(job, meter))
             meter.throttle = self.jobs.throttle(id)
+            meter.tally = self.engine.route(job.remotes, job.source, job.destination)
             source = self.engine.stores.source(job.source, meter)
             entries = self._entries(source.list(job.source, True, listing.cursor))
             write_listing(

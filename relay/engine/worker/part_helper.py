@@ -22,6 +22,7 @@ from relay.errors import RelayError, StoreError, UploadGone
 from relay.ledger.ledger import Ledger
 from relay.ledger.rows import PartLease, StoredPart
 from relay.stores.interfaces import ObjectInfo, PartsDestination, Upload
+from relay.tallies import Carried
 from relay.wire.watchdog import Watchdog
 
 
@@ -40,6 +41,8 @@ class PartHelper:
         self._window = PartWorkers(self.context, ranges_of(begun.size, begun.part_bytes))
         self._upload = Upload(self.context.place, begun.upload_id, begun.checked)
         self._first: int | None = self.share.first
+        self.counted = Carried()
+        """As Transfer.counted."""
 
     @classmethod
     def for_lease(cls, share: PartLease, transfer: Transfer, ledger: Ledger) -> PartHelper | None:
@@ -72,6 +75,11 @@ class PartHelper:
     def moved_bytes(self) -> int:
         """The same as `bytes`: other workers' parts are not known here."""
         return self._window.moved_bytes
+
+    @property
+    def carried_bytes(self) -> Carried:
+        """The bytes that this process has moved of the object."""
+        return Carried(self._window.moved_bytes, 0, self._window.resent)
 
     @property
     def under_way(self) -> int:
