@@ -1,4 +1,5 @@
-"""Write the pages that come from the program: commands, settings, the API, states, modules, faults.
+"""Write the pages that come from the program: commands, settings, the API, metrics, states, modules,
+faults.
 
     python docs/generate.py            write them
     python docs/generate.py --check    write nothing; exit 1 where one is not what the program says
@@ -24,6 +25,8 @@ from relay.cli.commands import COMMANDS
 from relay.cli.exits import Exit
 from relay.config import Settings
 from relay.ledger.states import MIGRATION, TRANSFER, Transition
+from relay.metrics.metric_table import METRICS, Metric
+from relay.tallies import MOST_REMOTES, SIZE_CLASSES, STATUS_CLASSES
 
 DOCS = Path(__file__).resolve().parent
 _NUMBERED = re.compile(r"^ *def test_((?:[fb]\d+_)+)(\w+)", re.M)
@@ -223,6 +226,40 @@ def _type(schema: Mapping[str, Any]) -> str:
     return " ".join([str(schema.get("type", "any")), *bounds])
 
 
+# -- metrics
+
+
+def metric_names() -> str:
+    """Return the page of metrics: the name, type and labels of each."""
+    rows = "".join(
+        f"| {code(metric.full_name)} | {metric.type} | {', '.join(map(code, metric.labels))} |"
+        f" {cell(metric.help)}{_bounds(metric)} |\n"
+        for metric in METRICS
+    )
+    return f"""# Names of metrics
+
+The table of all metrics, from which the program makes them. [Metrics and logs](metrics-and-logs.md) explains how to collect
+them.
+
+* `side` is `source` or `destination`, and `relay` where neither store has failed.
+* `remote` is the name of a configured remote, or else the kind of the store: `http`, `webdav`, `s3`, `local` and so on. Each
+  side has at most {MOST_REMOTES} names; further ones count as `other`.
+* `code` is the code of an error, which is the end of a problem's `type`.
+* `size_class` is {", ".join(map(code, SIZE_CLASSES))}.
+* `status` of a request to a store is {", ".join(map(code, STATUS_CLASSES))}.
+
+| name | type | labels | |
+|---|---|---|---|
+{rows}"""
+
+
+def _bounds(metric: Metric) -> str:
+    """Return the buckets of a histogram as a sentence."""
+    if not metric.bounds:
+        return ""
+    return f" Buckets up to {', '.join(f'{bound:g}' for bound in metric.bounds)} s."
+
+
 # -- states
 
 
@@ -271,6 +308,7 @@ PACKAGES = (
     "engine/transfer",
     "engine/worker",
     "views",
+    "metrics",
     "api",
     "ui",
     "cli",
@@ -339,6 +377,7 @@ PAGES: Mapping[str, Callable[[], str]] = {
     "commands.md": commands,
     "settings.md": settings,
     "api-reference.md": api,
+    "metric-names.md": metric_names,
     "states.md": states,
     "modules.md": modules,
     "faults.md": faults,

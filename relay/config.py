@@ -214,6 +214,13 @@ class Settings(BaseModel):
             " commas; `unix` is every peer of a unix socket."
         ),
     )
+    metrics_token_file: Path | None = Field(
+        None,
+        description=(
+            "File with one token a line, which only its owner can read. Each allows nothing but"
+            " GET /metrics. A token with the scope admin may read them too."
+        ),
+    )
 
     ledger: str = Field(
         "",

@@ -4,7 +4,7 @@ ledger and the API increase once a request or an object, and which metrics read 
 Bytes are not counted here while they move: each transfer knows how many have moved, and
 `RouteTally.note_carried` adds what is new when somebody asks.
 
-Decided here: what is counted, and which names of remotes are kept apart. Never here: Prometheus
+Decided here: the counts, and which names of remotes are kept apart. Never here: Prometheus
 (`relay/metrics/`)."""
 
 from __future__ import annotations

@@ -50,7 +50,10 @@ from relay.engine.worker.worker import Worker  # noqa: E402
 from relay.errors import ConfigError  # noqa: E402
 from relay.ledger.ledger import Ledger  # noqa: E402
 from relay.ledger.rows import SERVER  # noqa: E402
+from relay.metrics.exposition import process_metrics  # noqa: E402
+from relay.metrics.shared_folder import named_folder  # noqa: E402
 from relay.stores.table import load_all  # noqa: E402
+from relay.tallies import Tallies  # noqa: E402
 from relay.views.log import log, start_logging  # noqa: E402
 
 BACK_SECONDS = 1.0
@@ -83,9 +86,22 @@ _accepted = accepted_settings()
 _settings = _accepted.settings
 # Only gunicorn's master keeps addresses, once it has checked them; its workers inherit that.
 _checked = bool(_accepted.addresses)
-_engine = _make_when_available(partial(TransferEngine, _settings), "settings.unavailable", _checked)
+_tallies = Tallies()
+_engine = _make_when_available(
+    partial(TransferEngine, _settings, tallies=_tallies), "settings.unavailable", _checked
+)
 _ledger = _make_when_available(
-    partial(Ledger.connect, _settings.ledger_url(), SERVER), "ledger.unavailable", _checked
+    partial(Ledger.connect, _settings.ledger_url(), SERVER, _tallies),
+    "ledger.unavailable",
+    _checked,
 )
 _worker = Worker(_ledger, _engine, _settings.slots, lease_seconds=_settings.lease_seconds)
-app = create_app(_engine, _accepted.tokens, ledger_context(_ledger, _worker, _engine))
+_folder = named_folder()
+_metrics = None if _folder is None else process_metrics(_folder, _engine, _ledger, _worker)
+app = create_app(
+    _engine,
+    _accepted.tokens,
+    ledger_context(_ledger, _worker, _engine),
+    metrics=_metrics,
+    metrics_tokens=_accepted.metrics_tokens,
+)

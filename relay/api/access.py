@@ -31,6 +31,7 @@ class Access:
     nothing."""
 
 
+METRICS_PATH: Final = "/metrics"
 _READ: Final = Access(scope=Scope.READ)
 _SUBMIT: Final = Access(scope=Scope.SUBMIT)
 _ADMIN: Final = Access(scope=Scope.ADMIN)
@@ -42,6 +43,7 @@ ACCESS: Final[Mapping[tuple[str, str], Access]] = {
     ("GET", "/healthz"): _PROBE,
     ("GET", "/readyz"): _PROBE,
     ("GET", "/openapi.json"): _READ,
+    ("GET", METRICS_PATH): Access(scope=Scope.ADMIN, refusal="the metrics are of all tenants"),
     ("POST", "/migrate"): _SUBMIT,
     ("GET", "/migrations"): _READ,
     ("GET", "/migrations/<id>"): _READ,

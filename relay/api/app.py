@@ -10,14 +10,15 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
+from typing import Protocol
 
 from flask import Flask, Response, g, has_request_context, request
 
 from relay import __version__
-from relay.api import openapi, render
-from relay.api.access import ACCESS, Access, access_of
-from relay.api.auth import CSRF_FIELD, Guard, check_csrf
-from relay.api.caller import current_actor, current_caller
+from relay.api import openapi, render, request_tally
+from relay.api.access import ACCESS, METRICS_PATH, Access, access_of
+from relay.api.auth import CSRF_FIELD, Admission, Guard, check_csrf
+from relay.api.caller import SCRAPER, current_actor, current_caller
 from relay.api.known_tokens import known_tokens
 from relay.api.lingering_close import with_lingering_close
 from relay.api.migrate_route import migrate_view
@@ -25,10 +26,18 @@ from relay.api.migration_routes import JSON, LedgerContext, View, json_answer, l
 from relay.api.origins import SAFE_METHODS
 from relay.api.page_forms import buffer_form, field_of
 from relay.api.proxies import CLIENT, proxies_of, with_client
+from relay.api.scrapers import Scrapers
 from relay.api.sessions import Sessions
 from relay.config import Settings
 from relay.engine.transfer_engine import TransferEngine
-from relay.errors import InvalidType, LedgerFailed, RelayError, Unauthorized, UnknownMember
+from relay.errors import (
+    InvalidType,
+    LedgerFailed,
+    Overloaded,
+    RelayError,
+    Unauthorized,
+    UnknownMember,
+)
 from relay.ledger.token_values import Scope
 from relay.ui.routes import add_pages
 from relay.wire.tls.choice import library_name
@@ -40,16 +49,38 @@ LEDGER = "relay.works"
 """Name of the application's extension that holds its LedgerContext, or None."""
 SESSIONS = "relay.sessions"
 """Name of the application's extension that holds its Sessions, or None without a ledger."""
+METRICS = "relay.metrics"
+"""Name of the application's extension that holds its ServerMetrics, or None."""
+METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+"""The media type of Prometheus' text format."""
+
+
+class ServerMetrics(Protocol):
+    """The metrics of a server's worker (`relay/metrics/exposition.py`)."""
+
+    def run(self) -> None:
+        """Keep the numbers up to date, until this greenlet is killed."""
+
+    def publish(self) -> None:
+        """Write the numbers now."""
+
+    def text(self) -> bytes:
+        """Return the numbers of all workers in Prometheus' text format."""
 
 
 def create_app(
-    engine: TransferEngine, tokens: Iterable[str] = (), works: LedgerContext | None = None
+    engine: TransferEngine,
+    tokens: Iterable[str] = (),
+    works: LedgerContext | None = None,
+    *,
+    metrics: ServerMetrics | None = None,
+    metrics_tokens: Iterable[str] = (),
 ) -> Flask:
     """Return the application. Without tokens it answers only requests from this machine
     (`relay.api.auth`).
 
     `works` is this process's access to the ledger. Without it, requests that need the ledger are
-    answered 503.
+    answered 503; so is `/metrics` without `metrics`, which `metrics_tokens` may read besides.
     """
     app = Flask("relay", static_folder=None, template_folder=None)
     # Flask would add OPTIONS to each path, which the OpenAPI document does not have.
@@ -62,29 +93,42 @@ def create_app(
     known = known_tokens(tokens, ledger)
     sessions = Sessions(known, ledger, proxies.public) if ledger is not None else None
     app.extensions[SESSIONS] = sessions
+    app.extensions[METRICS] = metrics
+    request_tally.register(app, engine.tallies)
     render.register(app)
     require_works = partial(_require_works, works)
     for path, method, view in (
         *_routes(engine, require_works, works is not None),
+        (METRICS_PATH, "GET", lambda: _metrics(metrics)),
         *ledger_routes(require_works, engine),
     ):
         app.add_url_rule(path, endpoint=f"{method} {path}", view_func=view, methods=[method])
     pages = add_pages(app, engine, require_works, has_works=works is not None, sessions=sessions)
     guard = Guard(known, proxies, sessions)
-    app.before_request(partial(_admit, guard, settings, {**ACCESS, **pages}))
+    scrapers = Scrapers(metrics_tokens)
+    admit = partial(_admit, guard, scrapers, settings, {**ACCESS, **pages})
+    app.before_request(request_tally.with_noted_refusals(admit))
     app.before_request(partial(_check_query, openapi.parameters()))
     mounted = with_client(app.wsgi_app, proxies)
     app.wsgi_app = with_lingering_close(mounted)  # type: ignore[assignment, method-assign]
     return app
 
 
-def _admit(guard: Guard, settings: Settings, table: Mapping[tuple[str, str], Access]) -> None:
+def _admit(
+    guard: Guard,
+    scrapers: Scrapers,
+    settings: Settings,
+    table: Mapping[tuple[str, str], Access],
+) -> None:
     """Check a request before any other code sees it. Note its caller in `g.caller`, its session in
     `g.session`, its client in `g.client`, and in `g.still_admitted` a function for streams."""
     environ = request.environ
     rule = request.url_rule.rule if request.url_rule else None
     access = access_of(request.method, rule, table)
-    admission = guard.admit(environ, access)
+    if scrapers.have_sent(environ):
+        admission = Admission(caller=SCRAPER)
+    else:
+        admission = guard.admit(environ, access)
     g.caller, g.session, g.client = admission.caller, admission.session, environ[CLIENT]
     g.still_admitted = partial(guard.still_admits, admission)
     field = ""
@@ -162,6 +206,16 @@ def _home() -> Response:
     if Scope.READ not in current_caller().scopes:
         raise Unauthorized("no bearer token was sent")
     return json_answer({"name": "relay", "version": __version__, "openapi": "/openapi.json"})
+
+
+def _metrics(metrics: ServerMetrics | None) -> Response:
+    if metrics is None:
+        raise Overloaded(
+            "this server keeps no metrics",
+            hint="Start it with `relay serve`; it needs a folder in memory (/dev/shm, or /tmp).",
+        )
+    headers = {"Content-Type": METRICS_TYPE, "Cache-Control": "no-store"}
+    return Response(metrics.text(), headers=headers)
 
 
 def _ready(engine: TransferEngine, trouble: Callable[[], RelayError | None]) -> Response:

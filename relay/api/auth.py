@@ -129,10 +129,9 @@ class Guard:
 
     def _credential_in(self, environ: Mapping[str, Any]) -> tuple[Credential, str]:
         """Return what shows who sent a request: a token, else a cookie."""
-        header = environ.get("HTTP_AUTHORIZATION")
-        if header is not None:
-            given = _BEARER.fullmatch(header)
-            return Credential.BEARER, given[1] if given else ""
+        token = bearer_token(environ)
+        if token is not None:
+            return Credential.BEARER, token
         cookie = self._sessions.cookie_in(environ) if self._sessions else None
         return (Credential.NONE, "") if cookie is None else (Credential.COOKIE, cookie)
 
@@ -151,6 +150,13 @@ _REFUSALS: Final[Mapping[Credential, str]] = {
     Credential.COOKIE: "the session has ended",
     Credential.NONE: "no bearer token was sent",
 }
+
+
+def bearer_token(environ: Mapping[str, Any]) -> str | None:
+    """Return the token that a request sent, '' if its field has none, None without that field."""
+    header = environ.get("HTTP_AUTHORIZATION")
+    given = None if header is None else _BEARER.fullmatch(header)
+    return given[1] if given else (None if header is None else "")
 
 
 def check_csrf(environ: Mapping[str, Any], session: Session | None, field: str) -> None:
@@ -200,20 +206,20 @@ def _check_peer(sock: Any) -> None:
         )
 
 
-def load_tokens(path: Path | None) -> frozenset[str]:
-    """Read one token a line; '#' starts a comment. Raises ConfigError for a file that others could
-    read or change."""
+def load_tokens(path: Path | None, name: str = "RELAY_TOKENS_FILE") -> frozenset[str]:
+    """Read one token a line of the file that the setting `name` names; '#' starts a comment. Raises
+    ConfigError for a file that others could read or change."""
     if path is None:
         return frozenset()
-    lines = read_secret(path, "RELAY_TOKENS_FILE").splitlines()
+    lines = read_secret(path, name).splitlines()
     tokens = frozenset(
         line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")
     )
     for token in tokens:
         if len(token) < 16 or not token.isascii() or not token.isprintable() or " " in token:
             raise ConfigError(
-                f"RELAY_TOKENS_FILE {path}: a token must be 16 or more printable ASCII characters"
+                f"{name} {path}: a token must be 16 or more printable ASCII characters"
             )
     if not tokens:
-        raise ConfigError(f"RELAY_TOKENS_FILE {path} has no token", hint="Write one token a line.")
+        raise ConfigError(f"{name} {path} has no token", hint="Write one token a line.")
     return tokens

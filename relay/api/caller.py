@@ -55,6 +55,8 @@ LOCAL: Final = Caller(name="local", tenant=None, scopes=EVERY_SCOPE)
 """Any user of this machine, on a server without tokens."""
 FILE: Final = Caller(name="tokens file", tenant=None, scopes=EVERY_SCOPE)
 """A caller with a token of RELAY_TOKENS_FILE."""
+SCRAPER: Final = Caller(name="metrics token file", tenant="", scopes=frozenset())
+"""A caller with a token of RELAY_METRICS_TOKEN_FILE: it may read the metrics, and nothing else."""
 ANONYMOUS: Final = Caller(name="anonymous", tenant="", scopes=frozenset())
 """A caller of a path that needs no token: it may do nothing else."""
 

@@ -10,7 +10,7 @@ import os
 import signal
 import socket
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from http import HTTPStatus
 from time import monotonic
@@ -53,6 +53,8 @@ class GunicornWorker(GeventWorker):  # type: ignore[misc]  # gunicorn has no typ
     when that has released its claims."""
 
     claiming: Any = None
+    at_end: Callable[[], None] = staticmethod(lambda: None)
+    """Called when the last request was answered and `claiming` has ended."""
     has_interrupt = False
 
     def init_signals(self) -> None:
@@ -71,6 +73,7 @@ class GunicornWorker(GeventWorker):  # type: ignore[misc]  # gunicorn has no typ
             while not self.claiming.ready() and monotonic() < until:
                 self.notify()
                 self.claiming.join(1.0)
+        self.at_end()
 
     def handle_exit(self, sig: int, frame: Any) -> None:
         """Stop at SIGTERM. A worker that does not serve yet, for example because it waits for its

@@ -47,6 +47,7 @@ from relay.ledger.ledger import Ledger
 from relay.ledger.rows import Spec
 from relay.ledger.states import TransferState
 from relay.receipt import State
+from relay.tallies import Tallies
 from relay.throttle import throttle_of
 from relay.views.problems import bug, problem
 from relay.views.progress import Rate, progress_of
@@ -92,6 +93,7 @@ def migrate_view(
                 replaces_named=order.replaces_named,
                 server_copy=order.server_copy,
                 metadata=order.metadata,
+                remotes=order.remote_names(source, destination),
             )
         )
         transfer.known = known
@@ -177,7 +179,19 @@ def settle(
     except Exception as error:  # noqa: BLE001 - a bug: logged with its traceback, and answered 500
         end = bug(error)
     _log(transfer, end)
+    _count(engine.tallies, transfer, end)
     return end
+
+
+def _count(tallies: Tallies, transfer: Transfer, end: Outcome | RelayError) -> None:
+    """Count the end of an object that no worker settles."""
+    seconds = transfer.meter.seconds()
+    if isinstance(end, RelayError):
+        tallies.end_transfer(TransferState.FAILED, None, None, seconds)
+        tallies.fail_transfer(end.side, end.code)
+    else:
+        level = None if end.receipt is None else end.receipt.level.value
+        tallies.end_transfer(end.state.value, level, end.bytes, end.seconds)
 
 
 def _run(engine: TransferEngine, transfer: Transfer, hints_at: HintsAt) -> Outcome:

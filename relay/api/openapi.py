@@ -224,6 +224,15 @@ ROUTES = (
         answers=(ReadySchema,),
         open=True,
     ),
+    Route(
+        "/metrics",
+        "get",
+        name="metrics",
+        summary="The metrics of all workers, for Prometheus; needs the scope admin",
+        answers=(),
+        problems=(503,),
+        texts=("text/plain",),
+    ),
     Route("/openapi.json", "get", name="openapi", summary="The OpenAPI document", answers=None),
 )
 

@@ -58,6 +58,7 @@ class Accepted:
     settings: Settings
     file: Path | None
     tokens: frozenset[str]
+    metrics_tokens: frozenset[str] = frozenset()
     addresses: tuple[Any, ...] = ()
 
 
@@ -187,7 +188,12 @@ def _read() -> Accepted:
     _parse_bind(settings.bind)
     client_context(settings.ca_bundle, settings.tls)
     proxies_of(settings.trusted_proxies, settings.public_url)
-    return Accepted(settings=settings, file=file, tokens=load_tokens(settings.tokens_file))
+    return Accepted(
+        settings=settings,
+        file=file,
+        tokens=load_tokens(settings.tokens_file),
+        metrics_tokens=load_tokens(settings.metrics_token_file, "RELAY_METRICS_TOKEN_FILE"),
+    )
 
 
 def _reread(old: Accepted) -> Accepted:

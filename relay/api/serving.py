@@ -24,7 +24,7 @@ from typing import Any
 import gevent
 from gunicorn.app.base import BaseApplication
 
-from relay.api.app import ENGINE, LEDGER
+from relay.api.app import ENGINE, LEDGER, METRICS, ServerMetrics
 from relay.api.migration_routes import LedgerContext
 from relay.api.server_settings import (
     Refused,
@@ -44,6 +44,7 @@ from relay.descriptors import require_descriptors
 from relay.engine.transfer_engine import TransferEngine
 from relay.errors import LedgerFailed
 from relay.errors.bugs import bug
+from relay.metrics.shared_folder import MANY_FILES, SharedFolder, announce
 from relay.process.cooperative import collect_rarely
 from relay.process.core_dumps import forbid_dumps
 
@@ -89,6 +90,8 @@ def gunicorn_settings(settings: Settings) -> dict[str, Any]:
         "on_starting": on_starting,
         "when_ready": when_ready,
         "post_worker_init": post_worker_init,
+        "child_exit": child_exit,
+        "on_exit": on_exit,
     }
 
 
@@ -130,6 +133,8 @@ def on_starting(server: Any) -> None:
     # listening sockets to a new master in GUNICORN_FD: their addresses are bound already.
     inherited = inherited_sockets()
     check_start(inherited or server.cfg.address, inherited="GUNICORN_FD" in os.environ)
+    server.metrics_folder = SharedFolder.make()
+    announce(server.metrics_folder)
 
 
 def _check_other_settings(cfg: Any) -> None:
@@ -226,7 +231,26 @@ def post_worker_init(worker: Any) -> None:
     works: LedgerContext | None = worker.wsgi.extensions[LEDGER]
     claiming = gevent.spawn(_run_worker, works) if works is not None else None
     worker.claiming = claiming
+    metrics: ServerMetrics | None = worker.wsgi.extensions[METRICS]
+    if metrics is not None:
+        worker.at_end = metrics.publish
+        gevent.spawn(metrics.run)
     gevent.spawn(_watch, worker, engine, drain_seconds(worker.cfg.graceful_timeout), works)
+
+
+def child_exit(server: Any, worker: Any) -> None:
+    """In the master, when a worker has ended: what it held counts no longer."""
+    folder: SharedFolder | None = server.metrics_folder
+    count = 0 if folder is None else folder.forget_worker(worker.pid)
+    if count > MANY_FILES:
+        server.log.warning("metrics.many_files", extra={"members": {"files": count}})
+
+
+def on_exit(server: Any) -> None:
+    """In the master, at its end: remove the folder of the metrics."""
+    folder: SharedFolder | None = getattr(server, "metrics_folder", None)
+    if folder is not None:
+        folder.remove()
 
 
 def drain_seconds(graceful_timeout: float) -> float:

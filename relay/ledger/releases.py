@@ -68,7 +68,7 @@ class Released(NamedTuple):
 
 def release_claims(connection: Connection, owners: Sequence[str], verb: str) -> Released:
     """Release the claims, listings and parts of some workers; return the numbers of transfers, and
-    of what was quarantined."""
+    of quarantined transfers and listings."""
     claimed = (transfers.c.owner.in_(owners)) & RUNNING
     listed = migrations.c.listing_owner.in_(owners) & (migrations.c.listing == ListingState.RUNNING)
     more = 1 if verb == TransferVerb.LAPSE else 0

@@ -12,10 +12,10 @@ from sqlalchemy import update
 from relay.errors import ConfigError, LedgerFailed, StoreFull, StoreTimeout, Unauthenticated
 from relay.ledger.claims import ClaimRequest
 from relay.ledger.ledger import Ledger
-from relay.ledger.totals import FRESH_SECONDS, REASONS
 from relay.ledger.rows import Settlement
 from relay.ledger.schema import migrations
 from relay.ledger.states import MigrationState, MigrationVerb
+from relay.ledger.totals import FRESH_SECONDS, REASONS
 from tests.ledgers import Opened, tree, verified_end
 
 
@@ -68,7 +68,7 @@ def test_a_failed_migration_waits_for_a_day(open_ledger: Opened) -> None:
 
 
 def test_stored_settlements_are_counted_and_lost_ones_not(open_ledger: Opened) -> None:
-    """What the ledger took, once; a claim that is handed back is no end."""
+    """What the ledger took, once; a claim that is handed back has not ended."""
     ledger, other = open_ledger(), open_ledger()
     tree(ledger, 1, 2, 3, 4)
     done, failed, back, lost = ledger.claim(4)

@@ -118,6 +118,7 @@ def test_every_response_matches_the_openapi_document(
         ("GET", "/", None, {}, 200),
         ("GET", "/healthz", None, {}, 200),
         ("GET", "/readyz", None, {}, 200),
+        ("GET", "/metrics", None, {}, 200),
         ("POST", "/migrate", one, {}, 200),
         ("POST", "/migrate", one, NDJSON, 200),
         ("POST", "/migrate", bad, {}, 404),

@@ -39,6 +39,7 @@ ROWS = {
     ("GET", "/healthz"): PROBE,
     ("GET", "/readyz"): PROBE,
     ("GET", "/openapi.json"): "read",
+    ("GET", "/metrics"): "admin",
     ("POST", "/migrate"): "submit",
     ("GET", "/migrations"): "read",
     ("GET", "/migrations/<id>"): "read",
@@ -181,7 +182,7 @@ def app(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> Flask:
     """Return a server's application whose views all answer 200, with empty pages of errors."""
     monkeypatch.setattr("relay.ui.frame.page", _empty_page)
     engine = TransferEngine(Settings(slots=1))
-    made = create_app(engine, (), ledger_context(ledger, Worker(ledger, engine, 1), 1))
+    made = create_app(engine, (), ledger_context(ledger, Worker(ledger, engine, 1), engine))
     made.view_functions = {name: pass_through for name in made.view_functions}
     return made
 

@@ -36,6 +36,7 @@ ORDER: tuple[str, ...] = (
     "relay.settings_sources",
     "relay.throttle",
     "relay.retry",
+    "relay.tallies",
     "relay.process.early_interrupt",
     "relay.descriptors",
     "relay.process.cooperative",
@@ -78,6 +79,7 @@ ORDER: tuple[str, ...] = (
     "relay.engine.refresh",
     "relay.engine.worker",
     "relay.views",
+    "relay.metrics",
     "relay.api",
     "relay.ui",
     "relay.api.app",
@@ -99,10 +101,11 @@ NO_PAYLOAD = {
     "relay.stores.local_folders",
     "relay.stores.local_upload",
     "relay.ledger.opening",
+    "relay.metrics.shared_folder",
 }
 """The terminal replaces a closed stdout by /dev/null; no transfer reaches that code. Settings are
 opened to be read. A local folder is where a user wants the bytes. The ledger creates its own file,
-and no body reaches it."""
+and no body reaches it. Numbers of metrics are shared by files in memory."""
 
 SHARED_NAMES = {
     *("account", "listing", "objects", "sessions", "store", "stream"),

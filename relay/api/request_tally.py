@@ -1,0 +1,57 @@
+"""Count the requests to relay, by the template of their route.
+
+Decided here: the route and the status of a request. Never here: the use of the numbers
+(`relay/metrics/`)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from time import monotonic
+
+from flask import Flask, Response, g, request
+
+from relay.errors import Forbidden, TooManyRequests, Unauthorized
+from relay.tallies import OTHER, Tallies
+
+
+def register(app: Flask, tallies: Tallies) -> None:
+    """Count every request of an application. Call it before anything else that looks at
+    requests."""
+    app.before_request(_begin)
+    app.after_request(partial(_end, tallies))
+
+
+def with_noted_refusals(admit: Callable[[], None]) -> Callable[[], None]:
+    """Return a check of a request's sender that notes its refusal, for the count."""
+
+    def check() -> None:
+        try:
+            admit()
+        except (Unauthorized, Forbidden, TooManyRequests) as error:
+            g.refusal = error.code
+            raise
+
+    return check
+
+
+def _begin() -> None:
+    g.began = monotonic()
+
+
+def _end(tallies: Tallies, response: Response) -> Response:
+    rule = request.url_rule
+    route = OTHER if rule is None else rule.rule
+    tallies.http_requests[route, f"{response.status_code // 100}xx"] += 1
+    tallies.http_request_seconds[route,].add(monotonic() - g.began)
+    # Also a sign-in with a wrong token, which a view refuses.
+    if "refusal" in g or response.status_code == Unauthorized.status:
+        tallies.auth_failures[g.get("refusal", Unauthorized.code),] += 1
+    if response.is_streamed:
+        tallies.open_streams += 1
+        response.call_on_close(partial(_end_stream, tallies))
+    return response
+
+
+def _end_stream(tallies: Tallies) -> None:
+    tallies.open_streams -= 1
