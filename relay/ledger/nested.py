@@ -35,6 +35,7 @@ def nested_rows(
     is_named_later = names_later(mine)
     if is_named_later and place is None:
         return []
+    query = query.add_columns(migrations.c.place)
     found: list[tuple[Any, Mapping[str, str]]] = []
     for form in forms_of(connection, mine):
         if is_named_later:

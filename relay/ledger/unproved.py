@@ -365,7 +365,6 @@ def _query(mine: Any) -> Select[Any]:
         migrations.c.created,
         migrations.c.options,
         migrations.c.destination,
-        migrations.c.place,
     )
     query = select(
         *columns,

@@ -18,12 +18,15 @@ from pydantic import BaseModel, TypeAdapter
 
 from relay.api import openapi, schemas
 from relay.api.app import create_app
-from relay.api.migrate_route import _find_rivals
+from relay.api.migrate_route import _find_rivals, _sends
 from relay.config import Settings
 from relay.engine.plan import IfExists, Plan
 from relay.engine.transfer_engine import TransferEngine
 from relay.errors import Cancelled, Overloaded, RelayError, Throttled
-from relay.location import parse_location
+from relay.ledger.rows import PriorState
+from relay.location import Location, parse_location
+from relay.stores.s3.aws_settings import S3Config, s3_location
+from relay.stores.s3.sigv4 import AwsCredentials, Signer
 from relay.views.problems import PROBLEMS_URI, problem, retry_after
 from tests.conftest import LOOPBACK
 from tests.faults.scripted_peers import (
@@ -353,6 +356,7 @@ def test_draining(app: Flask, runner: TransferEngine) -> None:
         ("skip", "/to/b", True),
         ("skip", "/to/", True),
         ("skip", "/to", True),
+        ("skip", "/%74o/b", True),
         ("skip", "/to/c", False),
         ("skip", "/to/bc", False),
         ("overwrite", "/to/b", False),
@@ -368,6 +372,33 @@ def test_a_transfer_keeps_only_those_that_may_send_its_object(
     runner.running.add(running)
     assert _find_rivals(runner, runner.transfer(ours)) == ({running} if is_rival else set())
     runner.running.clear()
+
+
+def at_endpoint(endpoint: str) -> Location:
+    signer = Signer(lambda: AwsCredentials("KEY", "SECRET"), "x")
+    return s3_location(S3Config(signer, endpoint), "photos", "a")
+
+
+@pytest.mark.parametrize(
+    ("place", "other", "named", "sends"),
+    [
+        (parse_location("http://h/to/b"), parse_location("http://h/%74o/b"), None, True),
+        (parse_location("http://h/to/b"), parse_location("http://h/to/"), "http://h/to/b", True),
+        (parse_location("http://h/to/b"), parse_location("http://h/to/"), "http://h/to/c", False),
+        (parse_location("http://h/to/b"), parse_location("http://g/to/b"), None, False),
+        (at_endpoint("https://old.example"), at_endpoint("https://old.example"), None, True),
+        (at_endpoint("https://old.example"), at_endpoint("https://new.example"), None, False),
+    ],
+)
+def test_a_transfer_is_known_by_its_place_and_not_by_its_text(
+    runner: TransferEngine, place: Location, other: Location, named: str | None, sends: bool
+) -> None:
+    """Another request waits for it: 503 for another object, or a skip of a piece."""
+    transfer = runner.transfer(Plan(parse_location("http://127.0.0.1:9/a"), other))
+    assert not _sends(transfer, place)
+    transfer._progress.sendings = 1
+    transfer._progress.before = PriorState(known=False, place=named)
+    assert _sends(transfer, place) is sends
 
 
 def test_a_transfer_that_runs_after_the_drain_is_cancelled(runner: TransferEngine) -> None:
