@@ -40,6 +40,13 @@ from relay.ui.remote_pages import remotes_page, test_remote
 from relay.ui.rendering import HEADERS, UNCACHED, redirect
 from relay.ui.server_pages import health_page, settings_page
 from relay.ui.sign_in import lead_to_sign_in, sign_in, sign_in_page, sign_out
+from relay.ui.token_pages import (
+    create_token,
+    revoke_page,
+    revoke_token,
+    rotate_token,
+    tokens_page,
+)
 from relay.views.problems import bug
 
 View = Callable[..., Response]
@@ -146,6 +153,25 @@ def page_routes(frame: PageFrame) -> Iterable[PageRoute]:
             view=partial(test_remote, frame),
             method="POST",
             scope=Scope.SUBMIT,
+        ),
+        PageRoute(path="/tokens", view=partial(tokens_page, frame), scope=Scope.ADMIN),
+        PageRoute(
+            path="/tokens", view=partial(create_token, frame), method="POST", scope=Scope.ADMIN
+        ),
+        PageRoute(
+            path="/tokens/<token>/rotate",
+            view=partial(rotate_token, frame),
+            method="POST",
+            scope=Scope.ADMIN,
+        ),
+        PageRoute(
+            path="/tokens/<token>/revoke", view=partial(revoke_page, frame), scope=Scope.ADMIN
+        ),
+        PageRoute(
+            path="/tokens/<token>/revoke",
+            view=partial(revoke_token, frame),
+            method="POST",
+            scope=Scope.ADMIN,
         ),
         PageRoute(path="/settings", view=partial(settings_page, frame), scope=Scope.ADMIN),
         PageRoute(path="/health", view=partial(health_page, frame)),

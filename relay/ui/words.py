@@ -12,6 +12,7 @@ from typing import Any, Final
 from relay.errors import RelayError
 from relay.ledger.overview import Group
 from relay.ledger.states import ListingState, MigrationState, MigrationVerb, TransferState
+from relay.ledger.token_values import Scope
 from relay.receipt import Level
 from relay.ui.figures import count, duration, plural
 
@@ -20,6 +21,16 @@ DIRECTION: Final = "ltr"
 
 NO_TOKENS: Final = "No tokens: whoever uses this computer may do everything."
 SIGN_IN: Final = "Paste a relay token. Your browser gets a session for 12 hours."
+COPY_NOW: Final = "Copy it now: relay keeps only its hash."
+NO_TOKEN_YET: Final = "No tokens yet."
+FIRST_TOKEN: Final = "As soon as there is a token, every request needs one, and so does this page."
+ROTATED: Final = "A value that is replaced stays valid for 24 hours."
+SCOPES: Final[Mapping[str, str]] = {
+    Scope.READ: "read: look",
+    Scope.SUBMIT: "submit: also start and steer",
+    Scope.ADMIN: "admin: everything, every tenant",
+}
+"""What a token may do."""
 SKIP: Final = "Skip to the content"
 NO_MIGRATIONS: Final = "No migrations yet. Start one, or run relay submit -r SRC DST."
 NO_PAGE: Final = "There is no such page"
@@ -218,6 +229,11 @@ def confirm_cancel(number: int, uploads: int) -> str:
         uploads, f" {count(uploads)} unfinished uploads are removed."
     )
     return f"Cancel #{number}? {CONFIRM_LEGEND}{removed}"
+
+
+def revoke(name: str) -> str:
+    """Return the question before a token is revoked."""
+    return f"Revoke {name}? Within five seconds no server accepts it. Its migrations go on."
 
 
 def outcome(objects: Mapping[str, int]) -> str:

@@ -272,6 +272,7 @@ def test_a_remote_is_tested(site: Site, visitor: Visitor) -> None:
         "migrations/{hostile}",
         "migrations/{hostile}/objects",
         "remotes",
+        "tokens",
         "settings",
         "health",
     ],
@@ -357,7 +358,7 @@ def test_an_unknown_migration_is_a_page(visitor: Visitor) -> None:
 
 
 SCREENS = (
-    *("", "?group=needs_you", "?q=nowhere", "new", "remotes", "settings", "health"),
+    *("", "?group=needs_you", "?q=nowhere", "new", "remotes", "tokens", "settings", "health"),
     *("migrations/{hostile}", "migrations/{spare}", "migrations/{spare}/cancel"),
     *("migrations/{hostile}/objects", "migrations/{refused}"),
 )

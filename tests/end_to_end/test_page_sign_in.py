@@ -100,3 +100,41 @@ def test_e19_a_revoked_token_ends_its_session(token_server: Guarded, chromium: A
         visitor.refusals = 5  # the script's requests, until the page has noticed
         # The stream of the open page ends, and the page leads to the sign-in by itself.
         page.get_by_role("heading", name="Sign in").wait_for(timeout=40_000)
+
+
+def test_e19_a_token_is_shown_once_and_revoked(token_server: Guarded, chromium: Any) -> None:
+    """An administrator creates it, replaces its value and revokes it; its holder is signed out."""
+    _, admin = token_server.ledger.create_token(
+        "admin", tenant="acme", scope=Scope.ADMIN, limits=NO_LIMITS
+    )
+    with (
+        visit(chromium, token_server.base) as visitor,
+        visit(chromium, token_server.base) as holder,
+    ):
+        page = visitor.open("tokens")
+        sign_in(visitor, admin)
+        page.wait_for_url("**/ui/tokens")
+        page.get_by_label("Name").fill("<b>ci</b>")
+        visitor.refusals = 1
+        page.get_by_role("button", name="Create").click()
+        page.get_by_role("alert").wait_for()
+        page.get_by_label("Name").fill("ci")
+        page.get_by_label("Scope").select_option("read")
+        page.get_by_label("Days until it expires").fill("90")
+        page.get_by_role("button", name="Create").click()
+        page.get_by_text("Copy it now: relay keeps only its hash.").wait_for()
+        value = page.locator("#value").inner_text()
+        visitor.open("tokens")
+        assert value not in page.content()
+        assert page.get_by_role("button", name="New value for ci", exact=True).count() == 1
+        other = holder.open()
+        sign_in(holder, value)
+        other.wait_for_url("**/ui/")
+        page.get_by_role("button", name="New value for ci").click()
+        page.locator("#value").wait_for()
+        assert page.locator("#value").inner_text() != value
+        page.get_by_role("link", name="Revoke... ci").click()
+        page.get_by_role("button", name="Revoke ci").click()
+        page.wait_for_url("**/ui/tokens")
+        holder.refusals = 5
+        other.get_by_role("heading", name="Sign in").wait_for(timeout=40_000)

@@ -27,6 +27,7 @@ from tests.conftest import LOOPBACK
 
 PAGES = (
     *("/ui/", "/ui/?group=ended&q=x", "/ui/new", "/ui/remotes", "/ui/settings", "/ui/health"),
+    "/ui/tokens",
     *("/ui/migrations/1", "/ui/migrations/1/cancel", "/ui/migrations/1/objects"),
 )
 VERB = "/ui/migrations/1/pause"
