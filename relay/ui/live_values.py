@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass
 from functools import partial
 from math import inf
 from typing import Any, Final
@@ -23,10 +24,13 @@ from relay.errors import InvalidType, LedgerFailed, Overloaded
 from relay.ledger.ledger import Ledger
 from relay.ledger.overview import Group
 from relay.ledger.rows import Migration
+from relay.ledger.sample_values import SAMPLE_SECONDS, Moving, Sample
+from relay.ledger.states import ENDED
 from relay.ui import words
 from relay.ui.frame import PageFrame
 from relay.ui.migration_list import ROWS, list_update
 from relay.ui.migration_screen import migration_update
+from relay.ui.moving_rows import HISTORY_SECONDS
 from relay.ui.queries import number_of
 from relay.views.migrations import is_over
 
@@ -108,14 +112,41 @@ def changes(frame: PageFrame, look: Look, ends: Check, still_admitted: Check) ->
     yield f"event: bye\ndata: {json.dumps({'text': words.DRAINING})}\nretry: 500\n\n"
 
 
+@dataclass(eq=False)
+class SampleReader:
+    """The samples of one migration that a page has not got yet. The last one is read again: another
+    worker may have added to it."""
+
+    ledger: Ledger
+    id: str
+    since: int
+    _: KW_ONLY
+    last: Sample | None = None
+    _next: float = 0.0
+
+    def take(self, now: float) -> list[Sample]:
+        """Return the new samples; none before the next ones are due. Raises LedgerFailed."""
+        if now < self._next:
+            return []
+        found = self.ledger.samples(self.id, self.since)
+        self._next = now + SAMPLE_SECONDS
+        if found:
+            self.last, self.since = found[-1], found[-1].at
+        return found
+
+
 def stream(frame: PageFrame, streams: Streams) -> Response:
     """Return the live values of a page as a stream. Raises MigrationUnknown, Overloaded, and a
     RequestError for a wrong query."""
     watcher, asked = frame.works().watcher, _migrations_in_query(frame)
-    following = watcher.subscribe(asked, hang_up=hang_up_of(request.environ))
+    is_one = "m" in request.args
+    following = watcher.subscribe(asked, moving=is_one, hang_up=hang_up_of(request.environ))
     try:
-        shown = partial(_latest, following, [one.id for one in asked])
-        look, ends = _looks(frame, shown, streams.groups(frame.ledger))
+        ids = [one.id for one in asked]
+        if is_one:
+            look, ends = _looks_at_one(frame, partial(_latest, following, ids))
+        else:
+            look, ends = _looks_at_list(frame, following, ids, streams.groups(frame.ledger))
         pieces = note_sending(following, streams.events(frame, look, ends, g.still_admitted))
         response = stream_answer(pieces, SSE)
     except BaseException:
@@ -128,9 +159,14 @@ def stream(frame: PageFrame, streams: Streams) -> Response:
 def values(frame: PageFrame) -> Response:
     """Return the live values of a page once, for a page that polls. Raises as `stream`, and
     LedgerFailed."""
-    shown = _migrations_in_query(frame)
-    look, _ = _looks(frame, lambda: shown, frame.ledger.group_counts)
-    return json_answer(look())
+    shown, ledger = _migrations_in_query(frame), frame.ledger
+    if "list" in request.args:
+        return json_answer(list_update(frame, shown, ledger.group_counts()))
+    if shown[0].state not in ENDED:
+        ledger.watch([shown[0].id])
+    samples = ledger.samples(shown[0].id, _history_begin(shown[0]))
+    moving = ledger.moving(shown[0].id)
+    return json_answer(migration_update(frame, shown[0], moving, samples))
 
 
 def _migrations_in_query(frame: PageFrame) -> list[Migration]:
@@ -145,27 +181,43 @@ def _migrations_in_query(frame: PageFrame) -> list[Migration]:
     return [found[number] for number in numbers if number in found]
 
 
-def _latest(following: Subscription, ids: Sequence[str]) -> list[Migration]:
-    """Return the migrations of a page, in its order, as the watcher has seen them last. Raises
-    LedgerFailed while the ledger is away."""
+def _history_begin(migration: Migration) -> int:
+    """Return the time from which a page shows the samples of a migration."""
+    return 0 if migration.state in ENDED else int(time.time()) - HISTORY_SECONDS
+
+
+def _latest(following: Subscription, ids: Sequence[str]) -> tuple[list[Migration], Moving]:
+    """Return the migrations of a page, in its order, and what the first one moves, as the watcher
+    has seen them last. Raises LedgerFailed while the ledger is away."""
     update = following.take()
     if update.failure is not None:
         raise update.failure
-    return [update.migrations[id] for id in ids if id in update.migrations]
+    found = [update.migrations[id] for id in ids if id in update.migrations]
+    return found, update.moving.get(ids[0], Moving()) if ids else Moving()
 
 
-def _looks(
-    frame: PageFrame, shown: Callable[[], list[Migration]], groups: Callable[[], Groups]
+def _looks_at_list(
+    frame: PageFrame, following: Subscription, ids: Sequence[str], groups: Callable[[], Groups]
 ) -> tuple[Look, Check]:
-    if "list" in request.args:
-        return (lambda: list_update(frame, shown(), groups())), lambda: False
-    latest: list[Migration] = []
+    return (lambda: list_update(frame, _latest(following, ids)[0], groups())), lambda: False
+
+
+def _looks_at_one(
+    frame: PageFrame, latest: Callable[[], tuple[list[Migration], Moving]]
+) -> tuple[Look, Check]:
+    ledger, seen = frame.ledger, list[Migration]()
+    histories: list[SampleReader] = []
 
     def look() -> dict[str, Any]:
-        latest[:] = shown()
-        return migration_update(frame, latest[0])
+        found, moving = latest()
+        seen[:] = found or seen
+        if not histories:
+            histories.append(SampleReader(ledger, seen[0].id, _history_begin(seen[0])))
+        history = histories[0]
+        samples = history.take(time.time())
+        return migration_update(frame, seen[0], moving, samples, history.last)
 
-    return look, lambda: bool(latest) and is_over(latest[0])
+    return look, lambda: bool(seen) and is_over(seen[0])
 
 
 def _look(look: Look) -> dict[str, Any]:
@@ -187,7 +239,10 @@ def _difference(last: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
     others = {
         name: one
         for name, one in found.items()
-        if name not in news and (one != last.get(name) or name not in last)
+        # Points are new ones, and rows replace those of before.
+        if name not in news and one != last.get(name, [] if name in ("points", "rows") else None)
     }
+    if not found.get("points"):
+        others.pop("points", None)
     changed = {name: members for name, members in news.items() if members} | others
     return {**changed, **({"well": True} if "trouble" in last else {})}

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 from urllib.parse import urlencode
 
@@ -17,14 +17,16 @@ from relay.errors import InvalidType, MigrationUnknown, RelayError
 from relay.ledger.overview import EXAMINED, ObjectSearch
 from relay.ledger.pages import TransferRow
 from relay.ledger.rows import Migration
+from relay.ledger.sample_values import Moving, Sample
 from relay.ledger.states import MigrationState, MigrationVerb, TransferState
 from relay.ui import words
 from relay.ui.figures import count, duration, rate, size
 from relay.ui.form_fields import read_form
 from relay.ui.frame import PageFrame
+from relay.ui.moving_rows import chart_points, moving_rows, moving_title, with_rates
 from relay.ui.queries import number_in_query
 from relay.ui.rendering import redirect
-from relay.ui.summaries import live_texts, proofs
+from relay.ui.summaries import live_texts, proofs, state_texts
 from relay.views.problems import problem
 
 OBJECTS: Final = 100
@@ -57,14 +59,22 @@ def migration_page(frame: PageFrame, id: str, error: RelayError | None = None) -
     )
 
 
-def migration_update(frame: PageFrame, migration: Migration) -> dict[str, Any]:
-    """Return the live values of one migration, and the point of its chart."""
-    pace = frame.paces.note(migration)
+def migration_update(
+    frame: PageFrame,
+    migration: Migration,
+    moving: Moving,
+    samples: Sequence[Sample],
+    last: Sample | None = None,
+) -> dict[str, Any]:
+    """Return the live values of one migration, its moving objects, and a point of its chart for
+    each sample. `last` is the latest sample, if there is no new one."""
+    latest = samples[-1] if samples else last
+    pace = with_rates(frame.paces.note(migration), moving, latest, time.time())
     live = live_texts(migration, pace)
-    point = None
-    if migration.state == MigrationState.RUNNING and pace.bytes_per_second is not None:
-        point = [round(time.time()), round(pace.bytes_per_second)]
-    return {**live.to_json(), "shape": live.shape, "point": point}
+    members = live.to_json()
+    members["texts"] |= {"moving": moving_title(moving), **state_texts(migration)}
+    rows = moving_rows(moving)
+    return {**members, "shape": live.shape, "rows": rows, "points": chart_points(samples)}
 
 
 def act(frame: PageFrame, id: str, verb: str) -> Response:

@@ -21,7 +21,7 @@ from relay.ledger.states import (
     TransferState,
 )
 from relay.ui import words
-from relay.ui.figures import count, duration, per_second, percent, rate, share, sizes
+from relay.ui.figures import count, duration, per_second, percent, rate, share, size, sizes
 
 LEVELS: Final = ("read_back", "whole_digest", "part_digests", "size")
 """The levels of proof, the strongest first."""
@@ -33,6 +33,8 @@ class Pace:
 
     bytes_per_second: float | None = None
     objects_per_second: float | None = None
+    read_back_per_second: float = 0.0
+    """Bytes per second that are read again from the destination, as a proof."""
     seconds_left: float | None = None
     still_seconds: float = 0.0
     """Seconds since a byte moved or an object ended."""
@@ -97,6 +99,12 @@ def live_texts(migration: Migration, pace: Pace = UNKNOWN_PACE) -> Live:
     }
     spoken = "still listing" if value is None else words.spoken_progress(value, left)
     return Live(texts=texts, value=value, spoken=spoken, shape=_shape(migration))
+
+
+def state_texts(migration: Migration) -> dict[str, str]:
+    """Return the number of objects in each state, and their size."""
+    numbers = {f"in.{state}": count(one.objects) for state, one in migration.tally.items()}
+    return numbers | {f"size.{state}": size(one.bytes) for state, one in migration.tally.items()}
 
 
 def row_of(migration: Migration, pace: Pace = UNKNOWN_PACE) -> MigrationRow:
@@ -190,10 +198,12 @@ def _value(migration: Migration, sizes: tuple[int, int], objects: tuple[int, int
 def _rate_text(migration: Migration, pace: Pace) -> str:
     if migration.state != MigrationState.RUNNING or pace.bytes_per_second is None:
         return ""
-    text = rate(pace.bytes_per_second)
-    if pace.objects_per_second is None:
-        return text
-    return f"{text}, {per_second(pace.objects_per_second, 'objects')}"
+    parts = [rate(pace.bytes_per_second)]
+    if pace.read_back_per_second:
+        parts.append(words.read_back_at(rate(pace.read_back_per_second)))
+    if pace.objects_per_second is not None:
+        parts.append(per_second(pace.objects_per_second, "objects"))
+    return ", ".join(parts)
 
 
 def _time_left(migration: Migration, pace: Pace, is_listing: bool) -> str:
@@ -210,7 +220,8 @@ def _shape(migration: Migration) -> str:
     listing = "listing" if words.is_listing(migration.listing) else migration.listing
     has_failed = bool(migration.count_in(TransferState.FAILED).objects)
     has_retries = bool(migration.retried)
+    states = "".join(state[:2] for state in sorted(migration.tally))
     return (
         f"{migration.state}.{listing}.{int(is_idle)}.{int(has_failed)}.{int(has_retries)}"
-        f".{int(migration.error is not None)}"
+        f".{int(migration.error is not None)}.{states}"
     )

@@ -33,6 +33,7 @@ SCOPES: Final[Mapping[str, str]] = {
 """What a token may do."""
 SKIP: Final = "Skip to the content"
 NO_MIGRATIONS: Final = "No migrations yet. Start one, or run relay submit -r SRC DST."
+THE_OBJECT: Final = "the object"
 NO_PAGE: Final = "There is no such page"
 LOOK_IN_LIST: Final = "The list has every migration."
 DRAINING: Final = "This server restarts; migrations go on afterwards."
@@ -152,6 +153,16 @@ PLACES: Final[Mapping[str, str]] = {
 }
 """The sides of an error."""
 
+PHASES: Final[Mapping[str, str]] = {
+    "waiting": "waiting",
+    "opening": "opening",
+    "copying": "the store copies it",
+    "piping": "moving",
+    "verifying": "verifying",
+    "settled": "done",
+}
+"""What a transfer does at the moment."""
+
 _NEEDS: Final[Mapping[str, str]] = {
     "store-unauthenticated": "The {side} does not accept the credentials any more.",
     "store-credentials-withdrawn": "The {side} does not accept the credentials any more.",
@@ -200,6 +211,21 @@ def pausing(state: str, under_way: int) -> str:
 def time_left(seconds: float) -> str:
     """Return the estimate of the remaining time."""
     return f"about {duration(seconds)} left"
+
+
+def read_back_at(rate: str) -> str:
+    """Return the rate of the reading back: 10.3 MB/s read back."""
+    return f"{rate} read back"
+
+
+def part_of(part: int, parts: int) -> str:
+    """Return the place of a part: part 40 of 56."""
+    return f"part {count(part)} of {count(parts)}"
+
+
+def attempt(number: int) -> str:
+    """Return the number of an attempt: attempt 2."""
+    return f"attempt {count(number)}"
 
 
 def no_byte_moved(seconds: float) -> str:

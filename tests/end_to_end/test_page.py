@@ -172,6 +172,30 @@ def test_a_wrong_form_keeps_its_values(visitor: Visitor) -> None:
     assert page.locator("#source_path").input_value() == "nowhere:photos/"
 
 
+def test_e4_what_moves_is_shown(site: Site, visitor: Visitor) -> None:
+    source = site.home / "slow/from"
+    source.mkdir(parents=True)
+    for number in range(3):
+        (source / f"{number}.bin").write_bytes(b"z" * 10_000_000)
+    order = {
+        "source": f"file://{source}/",
+        "destination": f"file://{site.home}/slow/to/",
+        "recursive": True,
+        "limits": {"bytes_per_second": 500_000, "slots": 2},
+    }
+    number = site.server.ask("POST", "/migrate", order)[1]["number"]
+    page = visitor.open(f"migrations/{number}")
+    page.get_by_role("heading", name="Moving now (2 of 2)").wait_for()
+    assert page.locator("#moving-rows th").all_inner_texts() == ["0.bin", "1.bin"]
+    page.locator("#moving-rows td.right", has_text="kB/s").first.wait_for()
+    page.locator(".facts .strong", has_text="kB/s").wait_for()
+    page.get_by_role("button", name="Pause").click()
+    page.locator(".badge.paused").first.wait_for()
+    page.get_by_text("Paused. Nothing is under way.").wait_for()
+    assert not page.locator("#moving").is_visible()
+    site.server.ask("POST", f"/migrations/{number}/cancel")
+
+
 def test_e5_pause_and_resume(site: Site, visitor: Visitor) -> None:
     number = site.numbers["steer"]
     page = visitor.open(f"migrations/{number}")
@@ -364,8 +388,15 @@ SCREENS = (
 )
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("size", [SMALL, LARGE], ids=["320", "1280"])
+@pytest.mark.parametrize(
+    ("size", "scheme"),
+    [
+        pytest.param(SMALL, "light", id="320-light"),
+        pytest.param(LARGE, "dark", id="1280-dark"),
+        pytest.param(SMALL, "dark", id="320-dark", marks=pytest.mark.campaign),
+        pytest.param(LARGE, "light", id="1280-light", marks=pytest.mark.campaign),
+    ],
+)
 def test_a3_axe_finds_nothing(
     site: Site, chromium: Any, size: tuple[int, int], scheme: str
 ) -> None:

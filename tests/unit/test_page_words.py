@@ -8,10 +8,12 @@ import pytest
 
 from relay.ledger.overview import Group
 from relay.ledger.rows import Count, Migration
+from relay.ledger.sample_values import Moving, MovingObject, Sample
 from relay.ledger.states import MIGRATION, ListingState, MigrationState, TransferState
 from relay.receipt import Level
 from relay.ui import words
 from relay.ui.figures import duration, percent, rate, size, sizes
+from relay.ui.moving_rows import _row, chart_points, moving_rows, moving_title, with_rates
 from relay.ui.paces import Paces
 from relay.ui.printable import bdi_of, visible
 from relay.ui.summaries import LEVELS, Pace, live_texts, note_of
@@ -204,3 +206,51 @@ def test_a_guess_is_not_shown() -> None:
         pace = paces.note(tree)
     assert pace.seconds_left is None
     assert paces.note(replace(tree, state="paused")) == Pace()
+
+
+def test_what_moves_has_its_rows() -> None:
+    one = MovingObject(
+        migration_id="m",
+        name="photos/2019/a\u202e.tar",
+        phase="piping",
+        bytes=710,
+        total=1000,
+        rate=22_000_000,
+        attempt=2,
+        part=40,
+        parts=56,
+    )
+    moving = Moving(objects=[one] * 40, count=200)
+    assert moving_title(moving) == "Moving now (32 of 200)" and len(moving_rows(moving)) == 32
+    row = ["photos/2019/a\\u202e.tar", 71, "moving", "22.0\u00a0MB/s", "part 40 of 56, attempt 2"]
+    assert moving_rows(moving)[0] == row
+    unknown = replace(one, total=None, rate=0, attempt=1, part=None, name="")
+    assert _row(unknown) == ["the object", None, "moving", "", ""]
+    assert moving_title(Moving()) == ""
+
+
+def test_the_rate_is_that_of_what_moves() -> None:
+    pace = Pace(bytes_per_second=0.0, still_seconds=90.0)
+    sample = Sample(at=100, seconds=10, moved=50, read_back=20, objects=0, slot_seconds={})
+    some = Moving(
+        objects=[
+            MovingObject(
+                migration_id="m",
+                name="a",
+                phase="piping",
+                bytes=1,
+                total=2,
+                rate=7,
+                attempt=1,
+                part=None,
+                parts=None,
+            )
+        ],
+        count=1,
+    )
+    now = with_rates(pace, some, None, 105.0)
+    assert (now.bytes_per_second, now.still_seconds) == (7.0, 0.0)
+    more = with_rates(pace, replace(some, count=2), sample, 105.0)
+    assert (more.bytes_per_second, more.read_back_per_second) == (5.0, 2.0)
+    assert with_rates(pace, Moving(), sample, 200.0) == pace
+    assert chart_points([sample]) == [[100, 5, 2]]

@@ -45,37 +45,68 @@
     }, wait);
   }
 
-  // -- the chart
-  const chart = $('chart'), points = [[], []], KEEP = 3600;
+  // -- the chart, with a table twin
+  const chart = $('chart'), points = [[], [], []], KEEP = 3600;
   let plot = null;
-  const rateText = (bytes) => (bytes / 1e6).toLocaleString([], { maximumSignificantDigits: 3 }) + ' MB/s';
+  const rateText = (bytes) => (bytes / 1e6).toLocaleString([], { maximumSignificantDigits: 3 }) + '\u00a0MB/s';
   const color = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
   function draw() {
-    if (!chart || points[0].length < 2 || typeof uPlot === 'undefined') return;
+    if (points[0].length < 2 || typeof uPlot === 'undefined') return;
     const place = $('plot'), width = place.clientWidth || 600;
     $('chart-wait').hidden = true;
     if (plot) { plot.setData(points); return; }
     const axis = { stroke: color('--muted'), grid: { stroke: color('--line'), width: 1 }, ticks: { show: false }, font: '12px system-ui' };
+    const line = (stroke, fill) => ({ stroke: color(stroke), fill: fill && color(fill), width: 2, points: { show: false } });
     plot = new uPlot({ width, height: 190, legend: { show: false }, cursor: { y: false },
       scales: { y: { range: (u, low, high) => [0, Math.max(high * 1.15, 1)] } },
-      series: [{}, { stroke: color('--accent'), width: 2, fill: color('--accent-soft'), points: { show: false } }],
+      series: [{}, line('--accent', '--accent-soft'), line('--warn')],
       axes: [axis, { ...axis, size: 56 }] }, points, place);
     new ResizeObserver(() => plot.setSize({ width: place.clientWidth, height: 190 })).observe(place);
   }
-  function addPoint([at, bytes]) {
+  function addPoints(news) {
+    const rows = $('chart-rows');
     chart.hidden = false;
-    if (at <= points[0][points[0].length - 1]) return;
-    points[0].push(at); points[1].push(bytes / 1e6);
-    if (points[0].length > KEEP) points.forEach((one) => one.shift());
-    if (at % 10 === 0) {
-      const row = $('chart-rows').insertRow(0);
+    for (const [at, moved, read] of news) {
+      const last = points[0].length - 1;
+      if (last >= 0 && at < points[0][last]) continue;
+      if (at === points[0][last]) { points.forEach((one) => one.pop()); rows.deleteRow(0); }
+      [at, moved / 1e6, read / 1e6].forEach((value, place) => points[place].push(value));
+      if (points[0].length > KEEP) points.forEach((one) => one.shift());
+      const row = rows.insertRow(0);
       row.insertCell().textContent = clock(new Date(at * 1000));
-      row.insertCell().textContent = rateText(bytes);
-      if ($('chart-rows').rows.length > 60) $('chart-rows').deleteRow(60);
+      row.insertCell().textContent = rateText(moved);
+      row.insertCell().textContent = rateText(read);
+      if (rows.rows.length > 360) rows.deleteRow(360);
     }
     draw();
   }
-  if (chart) chart.hidden = false;
+
+  // -- the moving objects: cells are changed in place
+  function showRows(news) {
+    const section = $('moving'), rows = $('moving-rows');
+    if (!section) return;
+    section.hidden = !news.length;
+    while (rows.rows.length > news.length) rows.deleteRow(-1);
+    news.forEach(([name, done, phase, rate, part], place) => {
+      let row = rows.rows[place];
+      if (!row) {
+        row = rows.insertRow();
+        const head = document.createElement('th'), bar = document.createElement('progress');
+        head.scope = 'row'; head.className = 'mono'; head.append(document.createElement('bdi')); row.append(head);
+        for (let cell = 0; cell < 4; cell += 1) row.insertCell();
+        bar.className = 'bar'; bar.max = 100;
+        row.cells[1].append(bar, document.createElement('span'));
+        row.cells[3].className = 'right';
+      }
+      const put = (element, text) => { if (element.textContent !== text) element.textContent = text; };
+      const [bar, share] = row.cells[1].children;
+      put(row.cells[0].firstChild, name);
+      bar.setAttribute('aria-label', name);
+      if (done === null) bar.removeAttribute('value'); else bar.value = done;
+      put(share, done === null ? '' : `${done}\u00a0%`);
+      [phase, rate, part].forEach((text, cell) => put(row.cells[cell + 2], text));
+    });
+  }
 
   // -- live values
   let heardAt = Date.now(), stale = false, wanted = body.dataset.shape;
@@ -99,7 +130,8 @@
         spokenTenth = tenth;
       }
     }
-    if (news.point && chart) addPoint(news.point);
+    if (news.points && chart) addPoints(news.points);
+    if (news.rows) showRows(news.rows);
     if (news.shape && news.shape !== wanted) {
       if (!reload()) wanted = news.shape;
     }
