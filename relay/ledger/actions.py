@@ -34,6 +34,7 @@ from relay.ledger.migration_rows import lock_migration, one, secret
 from relay.ledger.pages import error_member
 from relay.ledger.rows import Migration, Spec
 from relay.ledger.schema import (
+    LAPSED,
     QUEUED,
     TRUSTED,
     migrations,
@@ -292,8 +293,9 @@ def _move_all(
     """Apply a verb to every transfer in one state that is `chosen`, and add the change of the
     tallies to `changes`."""
     to = TRANSFER[verb].to
+    # What a lost worker has left is not younger than its claim.
+    fresh: dict[str, Any] = {"ended": case((LAPSED, transfers.c.ended), else_=time.time())}
     # A person asked for the retry, so the attempts and crashes count from 0 again.
-    fresh: dict[str, Any] = {"ended": time.time()}
     if verb == TransferVerb.RETRY:
         fresh = {"attempts": 0, "lapses": TRUSTED, "not_before": 0, "error": None}
     change = update(transfers).values(state=to, **fresh)

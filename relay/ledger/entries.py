@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from operator import itemgetter
 from typing import Any, Final
 
-from sqlalchemy import Connection, bindparam, delete, exists, func, insert, select, update
+from sqlalchemy import Connection, bindparam, case, delete, exists, func, insert, select, update
 
 from relay.errors import DestinationLost
 from relay.ledger.counters import CounterDelta
@@ -36,7 +36,16 @@ from relay.ledger.rows import (
     ListingClaim,
     PriorState,
 )
-from relay.ledger.schema import TRUSTED, events, keys, migrations, receipts, transfers, uploads
+from relay.ledger.schema import (
+    LAPSED,
+    TRUSTED,
+    events,
+    keys,
+    migrations,
+    receipts,
+    transfers,
+    uploads,
+)
 from relay.ledger.states import COMPLETED, TRANSFER, EventKind, TransferState, TransferVerb
 from relay.ledger.unproved import find_unproved
 
@@ -223,7 +232,7 @@ _FRESH: Final[dict[str, Any]] = {
     "bytes": None,
     "seconds": None,
     "level": None,
-    "ended": None,
+    "ended": case((LAPSED, transfers.c.ended)),
 }
 
 

@@ -73,9 +73,11 @@ def reclaim(connection: Connection, database: Database, worker: WorkerId) -> Rel
     unregistered = _unregistered_owners(connection, worker)
     if not gone and not unregistered:
         return Released()
-    released = release_claims(
-        connection, [*(row.id for row in gone), *unregistered], TransferVerb.LAPSE
-    )
+    # SQLite's clock of leases starts with the machine.
+    comparable = [row for row in gone if not database.sqlite or row.boot == worker.boot]
+    lost_for = {row.id: max(0.0, now - row.until) for row in comparable}
+    owners = [*(row.id for row in gone), *unregistered]
+    released = release_claims(connection, owners, TransferVerb.LAPSE, lost_for)
     # SQLite's file is on the machine of its workers, which may have another name since it started
     # again: a container's name often changes. Or the file is a copy from another machine.
     here = [row for row in gone if database.sqlite or row.host == worker.host]

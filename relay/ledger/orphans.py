@@ -58,7 +58,7 @@ def find_orphans(
     )
     query = (
         select(*CLAIMED, migrations.c.renewed, migrations.c.created, migrations.c.options)
-        .add_columns(migrations.c.destination_empty)
+        .add_columns(migrations.c.destination_empty, transfers.c.ended)
         .join(migrations, migrations.c.id == transfers.c.migration_id)
         .where(transfers.c.id.in_(begun.union(lapsed)), forsaken, transfers.c.id.not_in(but))
         .order_by(transfers.c.id)
@@ -71,8 +71,12 @@ def find_orphans(
     )
     begun_by = {row.transfer_id: upload_of_row(row) for row in found}
     return [
-        # The last four columns are the migration's.
-        Orphan(claim_of(row[:-4], row.renewed), begun_by.get(row.id), _state_of(connection, row))
+        Orphan(
+            claim_of(row[: len(CLAIMED)], row.renewed),
+            begun_by.get(row.id),
+            _state_of(connection, row),
+            row.ended,
+        )
         for row in rows
     ]
 

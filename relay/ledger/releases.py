@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
 from sqlalchemy import Connection, select, update
@@ -51,6 +52,7 @@ _RELEASABLE = (
         transfers.c.migration_id,
         transfers.c.size,
         transfers.c.lapses,
+        transfers.c.owner,
     )
     .order_by(transfers.c.id)
     .with_for_update()
@@ -66,9 +68,15 @@ class Released(NamedTuple):
     quarantined: int = 0
 
 
-def release_claims(connection: Connection, owners: Sequence[str], verb: str) -> Released:
+def release_claims(
+    connection: Connection,
+    owners: Sequence[str],
+    verb: str,
+    lost_for: Mapping[str, float] = MappingProxyType({}),
+) -> Released:
     """Release the claims, listings and parts of some workers; return the numbers of transfers, and
-    of quarantined transfers and listings."""
+    of quarantined transfers and listings. `lost_for` says for how many seconds the lease of a
+    worker has been over: its claims ended then."""
     claimed = (transfers.c.owner.in_(owners)) & RUNNING
     listed = migrations.c.listing_owner.in_(owners) & (migrations.c.listing == ListingState.RUNNING)
     more = 1 if verb == TransferVerb.LAPSE else 0
@@ -80,7 +88,8 @@ def release_claims(connection: Connection, owners: Sequence[str], verb: str) -> 
     connection.execute(update(migrations).where(listed).values(**due))
     listings = _quarantine_listings(connection)
     connection.execute(update(parts).where(NOT_THERE, parts.c.owner.in_(owners)).values(owner=None))
-    found = _release(connection, connection.execute(_RELEASABLE.where(claimed)).all(), verb)
+    rows = connection.execute(_RELEASABLE.where(claimed)).all()
+    found = _release(connection, rows, verb, lost_for)
     return found._replace(quarantined=found.quarantined + listings)
 
 
@@ -130,7 +139,12 @@ def _quarantine_listings(connection: Connection) -> int:
     return len(ids)
 
 
-def _release(connection: Connection, rows: Sequence[Any], verb: str) -> Released:
+def _release(
+    connection: Connection,
+    rows: Sequence[Any],
+    verb: str,
+    lost_for: Mapping[str, float] = MappingProxyType({}),
+) -> Released:
     """Take claims from their owners with a verb; return the numbers of claims. A row with too many
     crashes is quarantined, one of a cancelled migration is cancelled."""
     if not rows:
@@ -138,7 +152,7 @@ def _release(connection: Connection, rows: Sequence[Any], verb: str) -> Released
     changes = CounterDelta()
     more = 1 if verb == TransferVerb.LAPSE else 0
     cancelled = _cancelled_among(connection, {row.migration_id for row in rows})
-    changed: dict[str, list[int]] = {}
+    changed: dict[tuple[str, float], list[int]] = {}
     now = time.time()
     for row in rows:
         step = verb
@@ -146,22 +160,24 @@ def _release(connection: Connection, rows: Sequence[Any], verb: str) -> Released
             step = TransferVerb.QUARANTINE
         elif row.migration_id in cancelled:
             step = TransferVerb.CANCEL
-        changed.setdefault(step, []).append(row.id)
+        ended = now - lost_for.get(row.owner, 0.0)
+        changed.setdefault((step, ended), []).append(row.id)
         after = TRANSFER[step].to
         changes.count_transition(row.migration_id, TransferState.RUNNING, after, row.size, row.size)
     error = json.dumps({"code": "quarantined", "side": "relay", "detail": _POISON})
-    for step, ids in changed.items():
+    for (step, ended), ids in changed.items():
         values: dict[str, Any] = {
             "state": TRANSFER[step].to,
             "owner": None,
             "lapses": transfers.c.lapses + more,
-            "ended": now,
+            "ended": ended,
             "error": error if step == TransferVerb.QUARANTINE else None,
         }  # else the error may be a pending retry of the lost worker
         for some in in_chunks(ids):
             connection.execute(update(transfers).where(transfers.c.id.in_(some)).values(**values))
     changes.write(connection)
-    return Released(len(rows), len(changed.get(TransferVerb.QUARANTINE, ())))
+    quarantined = (ids for (step, _), ids in changed.items() if step == TransferVerb.QUARANTINE)
+    return Released(len(rows), sum(map(len, quarantined)))
 
 
 def _cancelled_among(connection: Connection, ids: Iterable[str]) -> set[str]:

@@ -476,8 +476,9 @@ class Orphan:
     """A transfer that no worker will resume, as its last claim, and its multipart upload, if any.
 
     `before` is the destination's state before the first byte was sent, recorded or assumed; None if
-    no byte was sent."""
+    no byte was sent. `ended` is when its last claim ended (seconds since 1970), None if unknown."""
 
     claim: Claim
     upload: UploadRecord | None
     before: PriorState | None = None
+    ended: float | None = None

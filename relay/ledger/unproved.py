@@ -40,7 +40,7 @@ from relay.ledger.nested import left_near, nested_rows
 from relay.ledger.place_forms import is_same_place, names_later
 from relay.ledger.rows import ARRIVED, MARKED, Claim, PriorState, Settlement, Spec
 from relay.ledger.schema import LAPSED, RUNNING, events, migrations, transfers
-from relay.ledger.states import COMPLETED, MigrationState, TransferState
+from relay.ledger.states import COMPLETED, PRESENT, MigrationState, TransferState
 
 MAX_KNOWING: Final = 10
 """Number of other migrations that know an object after which no more are asked about it, and
@@ -228,13 +228,26 @@ def _arrival_times(connection: Connection, mine: Any, names: Sequence[str]) -> S
 
 
 def has_arrived_since(connection: Connection, id: str, name: str, since: float) -> bool:
-    """Return whether another migration to the same destination has proved, or skipped, the object
-    of that name since a time."""
+    """Return whether another migration has stored or skipped the object of that name at the same
+    place since a time."""
     mine = _mine(connection, id)
+    arrived = transfers.c.state.in_(sorted(PRESENT)) & (transfers.c.ended >= since)
     others = select(migrations.c.id).where(_same_destination(mine), migrations.c.id != id)
-    arrived = transfers.c.migration_id.in_(others) & has_name(connection, [name])
-    arrived &= transfers.c.state.in_(COMPLETED) & (transfers.c.ended >= since)
-    return bool(connection.execute(select(exists().where(arrived))).scalar())
+    same = transfers.c.migration_id.in_(others) & has_name(connection, [name])
+    if connection.execute(select(exists().where(arrived, same))).scalar():
+        return True
+    columns = (
+        migrations.c.id,
+        migrations.c.destination,
+        migrations.c.place,
+        migrations.c.options,
+    )
+    query = select(*columns).where(migrations.c.id != id)
+    for other, ours in nested_rows(connection, mine, [name], query):
+        nested = (transfers.c.migration_id == other.id) & has_name(connection, list(ours))
+        if connection.execute(select(exists().where(arrived, nested))).scalar():
+            return True
+    return False
 
 
 def adopt_unproved(connection: Connection, id: str, names: Iterable[str]) -> None:

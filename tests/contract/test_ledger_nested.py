@@ -3,6 +3,7 @@ another, or around it."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -172,7 +173,7 @@ def test_an_overwrite_of_a_lost_worker_is_known_to_the_other(open_ledger: Opened
     """It records nothing before bytes are sent."""
     one, two = open_ledger(), open_ledger()
     claim(one, accept(one, ("https://h/to/a/b", ""), "overwrite"))
-    one.renew(-1)
+    one.renew(0)
     two.reclaim()
     found = claim(two, accept(two, ("https://h/to/", "a/b"), "skip"))
     assert found.before is not None and not found.before.known
@@ -184,3 +185,38 @@ def test_another_object_in_the_remotes_folder_has_no_leftover(ledger: Ledger) ->
     ledger.note_prior_states([(left, PriorState(known=True, place="dav:x"))])
     fail(ledger, left)
     assert claim(ledger, accept(ledger, ("dav:", ""), "skip", "b")).before is None
+
+
+@pytest.mark.parametrize("verb", ["verified", "unverified"])
+@pytest.mark.parametrize("pair", [*PAIRS, "the same place"])
+def test_an_object_that_another_migration_stored_is_no_piece(
+    open_ledger: Opened, pair: str, verb: str
+) -> None:
+    """It may begin like the source's object, if that has grown since."""
+    ours, theirs = PAIRS.get(pair, (("https://h/to/", "a"), ("https://h/to/", "a")))
+    one, two = open_ledger(), open_ledger()
+    id = accept(one, ours, "overwrite")
+    claim(one, id)
+    one.renew(0)
+    assert two.reclaim() == 1
+    found = claim(two, accept(two, theirs, "overwrite", "b"))
+    two.settle([replace(verified_end(found), verb=verb)])
+    two.act(id, "cancel")
+    (orphan,) = two.orphans(id)
+    assert orphan.before is not None
+    assert orphan.before.arrived
+
+
+@pytest.mark.parametrize("pair", APART)
+def test_an_object_at_another_place_has_not_arrived(open_ledger: Opened, pair: str) -> None:
+    ours, theirs = APART[pair]
+    one, two = open_ledger(), open_ledger()
+    id = accept(one, ours, "overwrite")
+    claim(one, id)
+    one.renew(0)
+    assert two.reclaim() == 1
+    two.settle([verified_end(claim(two, accept(two, theirs, "overwrite", "b")))])
+    two.act(id, "cancel")
+    (orphan,) = two.orphans(id)
+    assert orphan.before is not None
+    assert not orphan.before.arrived

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 
 import pytest
 
 from relay.ledger.ledger import Ledger
-from relay.ledger.rows import Claim, Settlement
+from relay.ledger.rows import Claim, ListedObject, Settlement
 from tests.ledgers import Opened, states, tree, verified_end
 from tests.values import PART, UPLOAD
 
@@ -146,6 +147,30 @@ def test_leftovers_of_a_lost_worker_are_kept_until_removed(
     (orphan,) = two.orphans()
     two.note_removed(orphan)
     assert two.orphans() == []
+
+
+def test_a_lost_claim_ended_with_its_lease(open_ledger: Opened) -> None:
+    """Perhaps no worker looked for days: an object from since then is another writer's. Neither a
+    cancel nor a restart of the object makes the claim any younger."""
+    one, two = open_ledger(), open_ledger()
+    id = tree(one, 5)
+    one.claim(1)
+    one.renew(-3600)
+    assert two.reclaim() == 1
+    two.act(id, "cancel")
+    two.list_again(id)
+    relist_tree(two, id)
+    two.act(id, "cancel")
+    (orphan,) = two.orphans()
+    assert orphan.ended == pytest.approx(time.time() - 3600, abs=60)
+
+
+def relist_tree(ledger: Ledger, id: str) -> None:
+    listing = ledger.claim_listing(id)
+    assert listing is not None
+    ledger.add_page(listing, [ListedObject("000", size=5, etag='"0"', modified=1.5)], None)
+    ledger.end_listing(listing)
+    assert states(ledger, id) == ["queued"]
 
 
 @pytest.mark.parametrize(

@@ -167,7 +167,7 @@ def test_the_newest_migration_to_start_an_object_decides(open_ledger: Opened) ->
 
 def lose_worker(open_ledger: Opened, ledger: Ledger, claim: Claim) -> None:
     """Lose the worker that holds a claim."""
-    ledger.renew(-1)
+    ledger.renew(0)
     open_ledger().reclaim()
 
 

@@ -91,7 +91,7 @@ def test_a_skip_after_a_sent_version_asks_about_others(open_ledger: Opened, late
     def lose_other() -> None:
         one.renew()
         claim(one, other)
-        one.renew(-1)
+        one.renew(0)
         two.reclaim()
 
     if not later:
@@ -121,7 +121,7 @@ def test_an_orphan_knows_what_arrived_in_another_migration(
     one, two = open_ledger(), open_ledger()
     id = accept(one, "overwrite")
     claim(one, id)
-    one.renew(-1)
+    one.renew(0)
     two.reclaim()
     end(two, claim(two, accept(two, "skip")), verb, **(FAILED if verb == "failed" else {}))
     two.act(id, "cancel")

@@ -65,6 +65,8 @@ SWEEP_SECONDS: Final = 5.0
 """How often the ledger is polled for orphans."""
 AGAIN_SECONDS: Final = 600.0
 """Delay before the removal of an orphan is retried."""
+LATE_SECONDS: Final = 2.0
+"""How long after the end of a claim a server may write the last bytes of it."""
 
 Left = tuple[Orphan, RelayError]
 """An orphan that could not be removed, and the error."""
@@ -241,7 +243,7 @@ class OrphanSweeper:
         if not begins(there):
             # A listing may have named another version since the claim that sent it.
             raise DestinationLost("its bytes are not the source's, which may have changed")
-        _require_ours(there, was)
+        _require_ours(there, was, orphan.ended)
         return self.ledger.is_over(orphan)
 
     @contextmanager
@@ -265,14 +267,17 @@ def _shows_whole_alone(destination: Destination, plan: Plan) -> bool:
     return not staged and destination.publishes_atomically(plan.verify is not Verify.SIZE)
 
 
-def _require_ours(there: Version, was: PriorState) -> None:
+def _require_ours(there: Version, was: PriorState, ended: float | None) -> None:
     """Raise DestinationLost if a piece may not be ours: a prior object may have the same first
-    bytes, and so may an unrecorded one, unless the piece was written after the migration was
-    accepted. A whole object that has arrived since has them as well, if the source has grown."""
+    bytes, and so may an unrecorded one, unless the piece was written between the acceptance of the
+    migration and the end of its last claim. A whole object that has arrived since has them as well,
+    if the source has grown."""
     written = http_date(there.last_modified)
-    since = was.since is not None and written is not None and written.timestamp() >= was.since
+    at = written.timestamp() if written is not None else None
+    is_since = was.known or (was.since is not None and at is not None and at >= was.since)
+    is_until = ended is not None and at is not None and at <= ended + LATE_SECONDS
     has_arrived = was.arrived or was.sent is not None
-    if was.version is None and not has_arrived and (was.known or since):
+    if was.version is None and not has_arrived and is_since and is_until:
         return
     raise DestinationLost(
         "it has the object's first bytes, but may be a whole object of an older version"
