@@ -380,6 +380,22 @@ def test_a_cancel_leaves_an_object_recreated_during_its_check(tmp_path: Path) ->
     assert shelf.objects == {b"/to/a": (tmp_path / "from" / "a").read_bytes()}
 
 
+@pytest.mark.parametrize("shown", [False, True])
+def test_a_cancel_that_sees_no_object_keeps_a_note(tmp_path: Path, shown: bool) -> None:
+    """A cache hides the whole object that was not proved, or the store dates it as its source."""
+    folder, terminal = plant(tmp_path), hurried_terminal(tmp_path)
+    shelf = Shelf(damages=flip_byte, dated=formatdate(1e9, usegmt=True).encode())
+    with Peer(shelf) as there:
+        words = "migrate", "-r", str(folder), there.url("/to/"), "--if-exists"
+        assert terminal.run(*words, "overwrite", RELAY_FAILPOINT="before-verify:1:kill9")[0] == -9
+        if not shown:
+            shelf.shown = lambda *_: None
+        assert terminal.run("cancel", "1")[0] == 0
+        shelf.shown = lambda one, path: one.objects.get(path)
+        assert terminal.run(*words, "skip")[0] == 1
+    assert shelf.objects == {b"/to/a": flip_byte(DATA)}
+
+
 def test_a_later_cancel_repeats_a_failed_inspection(tmp_path: Path) -> None:
     shelf = Shelf(dated=LATER)
     with Peer(shelf) as there:

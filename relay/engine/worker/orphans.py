@@ -162,7 +162,10 @@ class OrphanSweeper:
             remaining.keep(kept)
         whole = _shows_whole_alone(destination, plan)
         left = remaining.remains if remaining is not None else {}
-        self.ledger.note_removed(orphan, left, is_unproved=whole)
+        # Without a note, a later skip would take an object for another writer's that is not shown
+        # yet, or is dated as its source is.
+        unnoted = orphan.before is not None and (not orphan.before.known or orphan.before.assumed)
+        self.ledger.note_removed(orphan, left, is_unproved=whole or unnoted)
         return remaining
 
     def _probable_place(self, plan: Plan, meter: Watchdog) -> Location:
