@@ -37,6 +37,7 @@ from relay.ledger.states import (
 )
 from relay.ledger.unproved import adopt, find_unproved_skips
 from relay.ledger.workers import WorkerId
+from relay.receipt import Version
 
 _COMPACT: Final = json.JSONEncoder(separators=(",", ":"))
 MANY: Final = 10
@@ -166,9 +167,13 @@ def _end_of(
             continue
         has_arrived = end.verb in PRESENT
         if end.verb in COMPLETED and _is_listed_again(row, claim):
-            # As for an object that had arrived: the destination's state is recorded again.
+            # An object that was proved is ours, in its next claim too. After a skip the
+            # destination's state is recorded again, as for an object that had arrived.
             back, left = TransferVerb.HAND_BACK, end.remains
-            end = Settlement(claim, back, resent=end.resent, remains=left, unsent=True)
+            sent = _version_of((end.receipt or {}).get("destination"))
+            end = Settlement(
+                claim, back, resent=end.resent, remains=left, unsent=sent is None, sent=sent
+            )
         verb = end.verb
         # No worker claims from a cancelled migration, so the row would stay queued for ever.
         if verb == TransferVerb.HAND_BACK and row.stage == MigrationState.CANCELLED:
@@ -197,6 +202,18 @@ def _end_of(
                 {"name": claim.name, **(end.error or {})},
             )
     return ending
+
+
+def _version_of(reported: Any) -> Version | None:
+    """Return the version in a receipt, without its digests; None gives None."""
+    if not reported:
+        return None
+    return Version(
+        size=reported["size"],
+        etag=reported["etag"],
+        last_modified=reported["last_modified"],
+        id=reported["version"],
+    )
 
 
 def _is_listed_again(row: Any, claim: Claim) -> bool:

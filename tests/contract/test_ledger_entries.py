@@ -102,6 +102,24 @@ def test_a_running_object_with_a_new_listed_digest_moves_again(ledger: Ledger, d
     )
 
 
+@pytest.mark.parametrize("verb", ["verified", "skipped"])
+def test_a_proved_object_that_moves_again_is_still_ours(ledger: Ledger, verb: str) -> None:
+    """With `fail` and `skip` it would count as existing in its next claim."""
+    id, listing = begin(ledger, [listed_object("a", digests={"crc32c": "aa"})])
+    ledger.end_listing(listing)
+    (claim,) = ledger.claim(1, only=id)
+    ledger.note_prior_states([(claim, PriorState(known=True))])
+    ledger.list_again(id, anyway=True)
+    ledger.end_listing(go_on(ledger, id, [listed_object("a", digests={"crc32c": "bb"})]))
+    stored = Version(5, '"x"', "Sun, 15 Jun 2025 15:06:40 GMT", id="v1")
+    receipt = {"level": "read_back", "destination": stored.to_json()}
+    proved = replace(verified_end(claim), receipt=receipt)
+    ledger.settle([proved if verb == "verified" else Settlement(claim, "skipped")])
+    (again,) = ledger.claim(1, only=id)
+    was = again.before
+    assert (was and was.sent) == (stored if verb == "verified" else None)
+
+
 # -- two entries of one name
 
 
