@@ -95,12 +95,12 @@ class KeyCollision(Rejected):
 
 
 class StoreFull(Rejected):
-    """The store is full: 507, a quota, a full disk. Every further object would fail as well."""
+    """The store is full, or the object's folder: 507, a quota, a full disk."""
 
     code, title = "store-full", "The store is full"
     default_hint = (
-        "Free space or raise the quota, then resume, or run it again. Nothing of this object was"
-        " left."
+        "Free space or raise the quota, which may be one of the object's folder; then resume, or"
+        " run it again. Nothing of this object was left."
     )
 
 

@@ -24,7 +24,9 @@ from relay.ledger.ledger import Ledger
 from relay.ledger.rows import SERVER
 from relay.ledger.schema import migrations
 from relay.stores.local import LocalStore
+from tests.faults.scripted_http import Shelf, empty_answer
 from tests.faults.test_claims import accept_tree
+from tests.scripted import Peer, Talk
 
 COUNT = 30
 
@@ -118,6 +120,29 @@ def test_a_private_object_of_a_list_stops_no_other(
     assert ledger.migration(id).state == "partial"
     errors = {(row.error or {})["code"] for row in ledger.page(id, ["failed"])}
     assert errors == {"store-unauthenticated"}
+
+
+class Quota(Shelf):
+    """A server whose free space one object exceeds."""
+
+    def _put(self, talk: Talk, path: bytes, request: bytes) -> bool:
+        self.refused = {b"PUT": empty_answer(507)} if path == b"/to/05" else {}
+        return super()._put(talk, path, request)
+
+
+def test_an_object_that_does_not_fit_stops_no_other(ledger: Ledger, tmp_path: Path) -> None:
+    (tmp_path / "from").mkdir()
+    for number in range(COUNT):
+        (tmp_path / "from" / f"{number:02}").write_text("text")
+    runner = runner_of(tmp_path)
+    with Peer(Quota()) as there:
+        order = MigrationRequest(
+            Endpoint(f"file://{tmp_path}/from/"), Endpoint(there.url("/to/")), recursive=True
+        )
+        id = ledger.create(order.spec(runner.remotes))[0].id
+        found = run_worker(ledger, runner, id)
+    assert found == {"failed": 1, "verified": COUNT - 1}
+    assert [(row.error or {})["code"] for row in ledger.page(id, ["failed"])] == ["store-full"]
 
 
 def test_a_list_with_many_denied_objects_ends(ledger: Ledger, tmp_path: Path, web: Web) -> None:

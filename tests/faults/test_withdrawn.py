@@ -20,7 +20,7 @@ from relay.engine.transfer_engine import TransferEngine
 from relay.engine.worker.migration_cache import MigrationCache
 from relay.engine.worker.refusals import RefusalJudge, Verdict
 from relay.engine.worker.worker import Worker
-from relay.errors import CredentialsWithdrawn, PermissionDenied, StoreError, StoreFull
+from relay.errors import CredentialsWithdrawn, PermissionDenied, StoreError
 from relay.ledger.ledger import Ledger
 from relay.ledger.rows import Settlement, StoredPart, UploadRecord
 from relay.receipt import Level, State
@@ -274,7 +274,7 @@ def test_f25_permission_for_head_alone_is_unverified(ledger: Ledger, tmp_path: P
     assert [row.state for row in ledger.page(id)] == ["unverified"]
 
 
-@pytest.mark.parametrize("kind", [CredentialsWithdrawn, PermissionDenied, StoreFull])
+@pytest.mark.parametrize("kind", [CredentialsWithdrawn, PermissionDenied])
 def test_f25_a_denial_of_replaced_credentials_is_retried(
     ledger: Ledger, tmp_path: Path, kind: type[StoreError]
 ) -> None:

@@ -1,11 +1,12 @@
-"""Decide what a 401, or a 403 after a pause for credentials, means for the migration: the refusal
-of one object, or expired credentials for all.
+"""Decide what a 401, or a 403 after a pause for credentials, or a full store means for the
+migration: the refusal of one object, or of all.
 
 Theory of operation. One protected object must not stop all others, and withdrawn credentials must
 not fail every remaining object. A single 401 does not show which case it is, but other objects do:
 a refused object is retried after a moment. If a transfer that began after the refusal succeeds, the
 store accepts the credentials, and the refusal concerns that object only. If no transfer succeeds,
-it concerns all objects, and the migration is paused.
+it concerns all objects, and the migration is paused. A full store is judged in the same way: a
+folder may have a quota of its own, and a smaller object may fit.
 
 Decided here: whether a refusal concerns one object or all. Never here: the retry and the pause
 (`failure_policy.py`)."""
@@ -136,9 +137,8 @@ class RefusalJudge:
                 return Verdict.LATER, error
             if isinstance(error, PermissionDenied):
                 return self._judge_denial(claim, error)
-            # A single object is the whole migration. The other two are certain: these credentials
-            # worked before, and a full store takes no object.
-            if not claim.name or isinstance(error, CredentialsWithdrawn | StoreFull):
+            # A single object is the whole migration, and these credentials worked before.
+            if not claim.name or isinstance(error, CredentialsWithdrawn):
                 return Verdict.ALL, error
             return self._judge_refusal(claim, error), error
         except LedgerFailed:
