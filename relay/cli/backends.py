@@ -41,6 +41,8 @@ PATIENCE_SECONDS: Final = 60.0
 """Time that a server may be unreachable while a migration is watched: it may be restarted."""
 LEASE_SECONDS: Final = 35.0
 """Longest wait for the end of a lease, which lasts for 30 s unless a server has another setting."""
+STOP_SECONDS: Final = 10.0
+"""Longest wait for processes that run, and see only now that their migration is cancelled."""
 LOOK_SECONDS: Final = 0.25
 """Seconds between two looks at the leases."""
 AWAY: Final = (ServerUnreachable, LedgerFailed, Overloaded)
@@ -177,7 +179,7 @@ class LocalLedger:
     def sweep(self, id: str) -> Iterator[tuple[str, bool]]:
         """As MigrationBackend.sweep."""
         migration = self._ledger.migration(id)
-        is_lost = self._await_lost_workers(migration.id)
+        self._await_workers(migration.id)
         if self._ledger.orphans(migration.id):
             # Imported here because the engine takes a while, for which other commands should not
             # wait.
@@ -186,20 +188,21 @@ class LocalLedger:
             yield from sweep(self._settings, self._ledger, migration)
         self._ledger.finish()  # deletes its credentials
         left = self._ledger.migration(id).under_way
-        if left and is_lost:
+        if left:
             which = "1 transfer has" if left == 1 else f"{left:,} transfers have"
             yield (
-                f"relay: {which} not stopped yet. If their process was killed, run"
-                " the same command again in half a minute: it removes their unfinished uploads",
+                f"relay: {which} not stopped yet. Run the same command again in half a minute:"
+                " it removes unfinished uploads, also of a process that was killed or suspended",
                 True,
             )
 
-    def _await_lost_workers(self, id: str) -> bool:
-        """Release the claims of a migration's processes that were killed. In another container, or
-        on another machine, such a process looks alive until its lease ends: wait for that, unless
-        the lease is renewed. Return whether some process may still be killed and hold claims."""
+    def _await_workers(self, id: str) -> None:
+        """Wait until no process holds claims of a cancelled migration. A process that runs sees
+        that within seconds, and may leave unfinished uploads. The claims of a killed one are
+        released. In another container, or on another machine, it looks alive until its lease ends:
+        wait for that, unless the lease is renewed."""
         seen: dict[str, float] = {}
-        end = time.monotonic() + LEASE_SECONDS
+        began = time.monotonic()
         while True:
             self._ledger.reclaim()
             leases = self._ledger.leases_of(id)
@@ -207,8 +210,9 @@ class LocalLedger:
             # the first look each does. An infinite one is that of a process that certainly runs.
             ends = ((seen.get(worker, until), until) for worker, until in leases.items())
             is_lost = any(until <= before < inf for before, until in ends)
-            if not is_lost or time.monotonic() > end:
-                return is_lost
+            seconds = LEASE_SECONDS if is_lost else STOP_SECONDS
+            if not leases or time.monotonic() > began + seconds:
+                return
             seen = {**leases, **seen}
             time.sleep(LOOK_SECONDS)
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psycopg
@@ -385,6 +386,33 @@ def test_a_cancel_names_transfers_that_have_not_stopped(
         monkeypatch.setattr("relay.cli.sweep.sweep", lambda *_: iter([("swept", False)]))
         assert list(command.sweep(id)) == [("swept", False)]
         assert states(ledger, id) == ["cancelled"]
+    finally:
+        command._ledger.close()
+
+
+@pytest.mark.parametrize("stops", [True, False])
+def test_a_cancel_waits_for_a_process_that_runs(
+    address: str, open_ledger: Opened, monkeypatch: pytest.MonkeyPatch, stops: bool
+) -> None:
+    """Only then its unfinished upload is an orphan."""
+    ledger, command = open_ledger(), LocalLedger(Settings(ledger=address))
+    now = [0.0]
+
+    def sleep(seconds: float) -> None:
+        now[0] += seconds
+        if stops:
+            ledger.settle([Settlement(claim, "hand_back")])
+
+    clock = SimpleNamespace(monotonic=lambda: now[0], sleep=sleep)
+    monkeypatch.setattr(backends, "time", clock)
+    monkeypatch.setattr("relay.cli.sweep.sweep", lambda *_: iter([("swept", False)]))
+    try:
+        id = tree(ledger, 5)
+        (claim,) = ledger.claim(1)
+        ledger.record_upload(claim, UPLOAD)
+        command.control(id, "cancel")
+        ((line, remains),) = command.sweep(id)
+        assert (line == "swept", remains) == (stops, not stops)
     finally:
         command._ledger.close()
 
