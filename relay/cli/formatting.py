@@ -183,6 +183,14 @@ def table(migration: Members, failed: Sequence[Members], took: str) -> Iterator[
             "again",
             _count_of(migration["retries"], "attempt") + resent_note(migration["bytes_resent"]),
         )
+    if migration["state"] in (MigrationState.PARTIAL, MigrationState.FAILED) and _in_parts(
+        migration
+    ):
+        yield (
+            "unfinished",
+            f"{size(_in_parts(migration))} in uploads at the destination, for a retry;"
+            f" `relay cancel {migration['number']}` removes them",
+        )
     if migration["listing"] == ListingState.DONE and not objects_in(migration):
         yield "empty", "nothing was found in the source: is its name correct?"
     if migration["error"]:

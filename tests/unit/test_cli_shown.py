@@ -58,6 +58,14 @@ def test_a_number_of_bytes_is_not_repeated(count: int, shown: str) -> None:
     assert dict(details({**ENDED, "bytes": {"verified": count}}))["bytes"] == shown
 
 
+@pytest.mark.parametrize("state", ["partial", "failed", "running", "cancelled"])
+def test_an_ended_migration_names_its_unfinished_uploads(state: str) -> None:
+    """A bucket's owner pays for them."""
+    rows = dict(table({**ENDED, "state": state, "bytes_in_parts": 2048}, (), ""))
+    assert ("`relay cancel 7`" in rows.get("unfinished", "")) == (state in ("partial", "failed"))
+    assert "unfinished" not in dict(table({**ENDED, "state": state}, (), ""))
+
+
 def test_a_paused_migration_names_the_command_to_resume() -> None:
     rows = dict(details({**ENDED, "state": "paused", "ended": None, "objects": {"queued": 3}}))
     assert rows["hint"] == "`relay resume 7`, or the same command, resumes it"
