@@ -40,6 +40,7 @@ from relay.ledger.schema import (
     migrations,
     secrets,
     transfers,
+    uploads,
 )
 from relay.ledger.states import (
     ENDED,
@@ -335,6 +336,7 @@ def _forget_refused(
     listing reports them again. Return their number, and add the change of the tallies to
     `changes`."""
     never = transfers.c.ended.is_(None) & (transfers.c.attempts == 0) & chosen
+    never &= (transfers.c.lapses == 0) & ~exists().where(uploads.c.transfer_id == transfers.c.id)
     refused = (transfers.c.migration_id == id) & (transfers.c.state == TransferState.FAILED) & never
     sizes = (
         connection.execute(delete(transfers).where(refused).returning(transfers.c.size))

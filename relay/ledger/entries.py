@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from operator import itemgetter
 from typing import Any, Final
@@ -25,7 +25,7 @@ from relay.errors import DestinationLost
 from relay.ledger.counters import CounterDelta
 from relay.ledger.distrust import first_fence
 from relay.ledger.listed_objects import ListedRows, is_other
-from relay.ledger.names import in_chunks
+from relay.ledger.names import has_name, in_chunks
 from relay.ledger.rows import (
     ARRIVED_EARLIER,
     CONFIRMED,
@@ -304,6 +304,17 @@ _VANISHED: Final = {
 }
 
 
+def _folders_above(names: Iterable[str]) -> list[str]:
+    """Return the folders of some names in a tree, and the folders of these, without a '/' at the
+    end."""
+    found: set[str] = set()
+    for name in names:
+        while "/" in name:
+            name = name.rpartition("/")[0]
+            found.add(name)
+    return sorted(found)
+
+
 def forget_gone(connection: Connection, listing: ListingClaim) -> int:
     """Delete the failed and cancelled transfers that this listing no longer names and that have
     left nothing behind: they could only fail again. One with leftovers stays, and so does a
@@ -318,8 +329,9 @@ def forget_gone(connection: Connection, listing: ListingClaim) -> int:
     if not listing.listings or not connection.execute(reported).scalar():
         return 0
     unlisted = of_this & (transfers.c.listings == listing.listings)
-    unlisted &= (transfers.c.state == TransferState.FAILED) & transfers.c.name.endswith("/")
-    if connection.execute(select(exists().where(unlisted))).scalar():
+    unlisted &= transfers.c.state == TransferState.FAILED
+    is_folder = transfers.c.name.endswith("/")
+    if connection.execute(select(exists().where(unlisted, is_folder))).scalar():
         return 0
     gone = of_this & (transfers.c.listings < listing.listings)
     # Condition 1: failed or cancelled, and neither a lost worker nor a recorded upload.
@@ -337,6 +349,14 @@ def forget_gone(connection: Connection, listing: ListingClaim) -> int:
     )
     began = connection.execute(select(func.max(events.c.at)).where(again)).scalar() or 0.0
     gone &= transfers.c.ended.is_(None) | (transfers.c.ended <= began)
+    # Condition 4: below no name that failed, which may be a folder that is away for a moment: a
+    # mount inside a local folder answers for no name, so that nothing shows that it is a folder.
+    above = _folders_above(connection.execute(select(transfers.c.name).where(gone)).scalars())
+    for some in in_chunks(above):
+        if connection.execute(
+            select(exists().where(unlisted, has_name(connection, some)))
+        ).scalar():
+            return 0
     counted = (
         transfers.c.state,
         transfers.c.bytes,

@@ -445,16 +445,34 @@ def test_an_object_gone_from_the_source_is_forgotten(ledger: Ledger) -> None:
     states(ledger, id)
 
 
-def test_an_object_below_an_unlisted_folder_is_not_forgotten(ledger: Ledger) -> None:
-    id, listing = begin(ledger, [listed_object("a"), listed_object("sub/b")])
+@pytest.mark.parametrize("folder", ["sub/", "sub"])
+def test_an_object_below_an_unlisted_folder_is_not_forgotten(ledger: Ledger, folder: str) -> None:
+    """A mount that is away does not show that it is a folder."""
+    id, listing = begin(ledger, [listed_object("a"), listed_object("sub/c/b")])
     ledger.end_listing(listing)
-    settle_by_name(ledger, id, **{"a": "failed", "sub/b": "failed"})
+    settle_by_name(ledger, id, **{"a": "failed", "sub/c/b": "failed"})
     denied = {"code": "permission-denied", "side": "source", "detail": "403"}
-    list_again(ledger, id, [replace(listed_object("sub/"), error=denied)])
-    assert set(rows(ledger, id)) == {"a", "sub/", "sub/b"}
+    list_again(ledger, id, [replace(listed_object(folder), error=denied)])
+    assert set(rows(ledger, id)) == {"a", folder, "sub/c/b"}
     ledger.finish()
     list_again(ledger, id, [listed_object("a")])
     assert set(rows(ledger, id)) == {"a"}
+
+
+def test_a_failed_row_with_an_upload_is_not_forgotten(ledger: Ledger) -> None:
+    """An object of a list that had arrived and is gone has no end, as an entry that was refused."""
+    id, listing = begin(ledger, [listed_object("a"), listed_object("refused", error={"code": "x"})])
+    ledger.end_listing(listing)
+    settle_by_name(ledger, id)
+    (row,) = (row for row in ledger.page(id) if row.name == "a")
+    ended = update(transfers).where(transfers.c.id == row.id)
+    failed = ended.values(state="failed", ended=None, attempts=0)
+    ledger.database.run(lambda c: c.execute(failed))
+    begun = dict(upload_id="u", checked=True, place="p", etag="e", size=5, part_bytes=5, begun=0.0)
+    ledger.database.run(lambda c: c.execute(uploads.insert().values(transfer_id=row.id, **begun)))
+    ledger.finish()
+    ledger.act(id, "retry")
+    assert [row.name for row in ledger.page(id)] == ["a"]
 
 
 def test_a_lost_worker_before_an_arrival_is_forgotten(ledger: Ledger) -> None:
