@@ -219,6 +219,13 @@ class Location:
             return self.account.printed_form(self.path)
         return f"{self.origin}{self.path}" + ("?…" if "?" in self.target else "")
 
+    @property
+    def in_full(self) -> str:
+        """The printed form, with the endpoint of a bucket that is not at AWS: another endpoint may
+        have a bucket of that name."""
+        endpoint = getattr(self.account, "own_endpoint", "")
+        return f"{self} at {endpoint}" if endpoint else str(self)
+
     def __repr__(self) -> str:
         """Return `<Location …>` with the same text as `str`."""
         return f"<Location {self}>"

@@ -28,8 +28,10 @@ class Leftover(StrEnum):
 
 
 def remaining(kind: Leftover, place: object, why: str) -> str:
-    """Return the sentence that names a leftover of ours and the reason why it is still there."""
-    return f"{kind} may remain at {place} ({why}); check, and delete it."
+    """Return the sentence that names a leftover of ours and the reason why it is still there: with
+    the place in full (`Location.in_full`), so that a person deletes the right object."""
+    where = getattr(place, "in_full", place)
+    return f"{kind} may remain at {where} ({why}); check, and delete it."
 
 
 def is_whole(sentence: str) -> bool:

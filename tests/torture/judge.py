@@ -31,7 +31,7 @@ ARRIVED = ("verified", "unverified", "skipped")
 
 UNSIZED = "does not report the object's size"
 UNREAD = "could not be read back"
-REMAINS = re.compile(r"may remain at (.+?)(?: \(|: )")
+REMAINS = re.compile(r"may remain at (.+?)(?: at https?://\S+)?(?: \(|: )")
 """How a message names a place where a leftover of relay may remain."""
 EXPECTED = (
     "connection-lost",

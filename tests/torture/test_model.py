@@ -416,7 +416,8 @@ def test_credentials_expire_and_fresh_ones_do_not(habit: str, status: int) -> No
             True,
         ),
         (
-            "A partial object may remain at s3://b/sub/\\u00fc (refused); check, and delete it.",
+            "A partial object may remain at s3://b/sub/\\u00fc at http://h:1 (refused); check, and"
+            " delete it.",
             True,
         ),
         (

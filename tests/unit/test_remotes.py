@@ -15,6 +15,7 @@ from relay.errors import (
     ForbiddenHeader,
     InvalidType,
     InvalidURL,
+    Leftover,
     Rejected,
     RequestError,
     UnsafeKey,
@@ -215,6 +216,23 @@ def test_a_url_with_a_fragment_is_refused(text: str, refused: bool) -> None:
     remotes = Remotes(aws=lambda profile: config(), folders=None)
     with pytest.raises(InvalidURL, match="'#'") if refused else nullcontext():
         assert "%231" in remotes.locate(text, folder=True).path
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "where"),
+    [
+        (None, "s3://photos/a b"),
+        ("https://s3.eu-west-1.amazonaws.com", "s3://photos/a b"),
+        ("https://s3.new.example:9000/", "s3://photos/a b at https://s3.new.example:9000"),
+    ],
+)
+def test_a_leftover_is_named_with_its_endpoint(endpoint: str | None, where: str) -> None:
+    """`aws s3 rm` of the bucket's name alone would delete AWS's object, perhaps the source."""
+    error = RequestError("no", hint="Try again.")
+    error.leave(Leftover.SENT, s3_location(config(endpoint), "photos", "a b"), "unproved")
+    sentence = f"What was sent may remain at {where} (unproved); check, and delete it."
+    assert error.remains == {"s3://photos/a b": sentence}
+    assert error.hint == f"Try again. {sentence}"
 
 
 PLACES = {

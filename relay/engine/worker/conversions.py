@@ -59,8 +59,8 @@ def settlement_of(claim: Claim, outcome: Outcome, resent: int) -> Settlement:
     sent = None
     if outcome.state is State.UNVERIFIED:
         # Reported if the next attempt fails.
-        place = str(outcome.destination)
-        remains[place] = remaining(Leftover.SENT, place, "at most its length was proved")
+        place = outcome.destination
+        remains[str(place)] = remaining(Leftover.SENT, place, "at most its length was proved")
         sent = proof.destination if proof else None
     return Settlement(
         claim,

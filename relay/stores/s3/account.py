@@ -54,6 +54,12 @@ class S3Account:
         """Return `s3://bucket/key`."""
         return f"s3://{self.bucket}{unquote(path.removeprefix(self.prefix))}"
 
+    @property
+    def own_endpoint(self) -> str:
+        """The endpoint's URL, or '' at AWS, which every program means by `s3://`."""
+        host = self.endpoint.partition("://")[2].rstrip("/")
+        return "" if aws_host(host) else self.endpoint.rstrip("/")
+
     def check(self, path: str) -> None:
         """As Account.check (docs.aws.amazon.com, "Naming Amazon S3 objects")."""
         if len(path) <= KEY_BYTES:
