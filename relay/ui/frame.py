@@ -4,6 +4,7 @@ Decided here: what every page shows. Never here: the pages themselves."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass, field
 from typing import Any
@@ -14,13 +15,29 @@ from relay.api.caller import ANONYMOUS, LOCAL
 from relay.api.migration_routes import LedgerContext
 from relay.api.sessions import Session, Sessions
 from relay.engine.transfer_engine import TransferEngine
-from relay.errors import MigrationUnknown, RelayError, Unauthorized
+from relay.errors import LedgerFailed, MigrationUnknown, RelayError, Unauthorized
 from relay.ledger.ledger import Ledger
 from relay.ledger.token_values import Scope
 from relay.ui import words
 from relay.ui.paces import Paces
 from relay.ui.rendering import page
 from relay.views.problems import problem, retry_after
+
+
+@dataclass(eq=False)
+class Outage:
+    """Since when the ledger of this process does not answer pages (seconds since 1970)."""
+
+    since: float | None = None
+
+    def begin(self) -> float:
+        """Return since when, which is now if it answered the last page."""
+        self.since = self.since or time.time()
+        return self.since
+
+    def end(self) -> None:
+        """Note that the ledger answers."""
+        self.since = None
 
 
 @dataclass(frozen=True)
@@ -35,6 +52,7 @@ class PageFrame:
     sessions: Sessions | None = None
     """The sessions of browsers; None where the server has no ledger."""
     paces: Paces = field(default_factory=Paces)
+    outage: Outage = field(default_factory=Outage)
 
     @property
     def ledger(self) -> Ledger:
@@ -52,6 +70,8 @@ class PageFrame:
         caller = g.get("caller", ANONYMOUS)
         session: Session | None = g.get("session")
         trouble = self.trouble
+        if trouble is None and here:  # not the page of an error
+            self.outage.end()
         return page(
             template,
             status,
@@ -74,6 +94,9 @@ class PageFrame:
         members = problem(error) | ({"title": title} if title else {})
         if isinstance(error, MigrationUnknown):  # its own hint is one for the API
             members["hint"] = words.LOOK_IN_LIST
+        if isinstance(error, LedgerFailed) and self.has_works:
+            at = time.strftime("%H:%M UTC", time.gmtime(self.outage.begin()))
+            members["detail"] = words.ledger_away(at, error.code)
         response = self.page("error.html", here="", status=error.status, problem=members)
         seconds = retry_after(error)
         if seconds is not None:

@@ -18,6 +18,7 @@ from relay.api.migration_routes import ledger_context
 from relay.config import Settings
 from relay.engine.transfer_engine import TransferEngine
 from relay.engine.worker.worker import Worker
+from relay.errors import LedgerBusy
 from relay.ledger.ledger import Ledger
 from relay.ledger.rows import SERVER, Spec
 from relay.ui.assets import FOLDER, assets
@@ -218,3 +219,14 @@ def test_a_setting_hides_its_secret() -> None:
     assert shown_value("remotes", {"b": {"pass": "planted"}, "a": {}}) == "a, b"
     assert shown_value("tls", Settings().tls) == "auto"
     assert application.HTML == "text/html"
+
+
+def test_a_ledger_that_is_away(client: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise LedgerBusy("locked")
+
+    monkeypatch.setattr(Ledger, "find_migrations", fail)
+    answer = client.get("/ui/")
+    assert answer.status_code == 503
+    said = r"The ledger does not answer since \d\d:\d\d UTC \(ledger-busy\)\. Transfers under way go on"
+    assert re.search(said, answer.text)
