@@ -173,6 +173,22 @@ def test_a_token_has_its_limits(terminal: Terminal) -> None:
         await_(lambda: status_of(server, **made) == 200)
 
 
+def test_a_counted_token_moves_one_object_by_the_ledger(terminal: Terminal) -> None:
+    """Nothing else would count it. The client waits for the end, as for any object."""
+    made = make(terminal, "ops", "--local", "--bytes-per-day", "3")
+    home = terminal.home
+    wanted = order(terminal, source=f"file://{home}/from/one", destination=f"file://{home}/to/one")
+    wanted |= {"recursive": False}
+    with run_with(terminal) as server:
+        status, moved = server.ask("POST", "/migrate", wanted, **made)
+        assert (status, moved["state"], moved["bytes"]) == (200, "succeeded", {"verified": 3}), (
+            moved
+        )
+        assert (home / "to" / "one").read_text() == "one"
+        status, problem = server.ask("POST", "/migrate", wanted, **made)
+        assert (status, problem["type"].rpartition("/")[2]) == (429, "too-many-requests")
+
+
 def test_a_stream_ends_with_its_token(terminal: Terminal) -> None:
     made = make(terminal, "ops", "--local")
     with silent_source() as source, run_with(terminal) as server:
