@@ -43,7 +43,7 @@ class SharedFolder:
         memory, else the folder of temporary files), and remove those that killed servers have left
         there. Returns None if no parent takes one: there are no metrics then."""
         prefix = f"relay-metrics-{os.geteuid()}-"
-        for parent in parents or (MEMORY, Path(tempfile.gettempdir())):
+        for parent in parents or _usual_parents():
             with suppress(OSError):
                 for left in _left_behind(parent, prefix):
                     shutil.rmtree(left, ignore_errors=True)
@@ -63,6 +63,15 @@ class SharedFolder:
         shutil.rmtree(self.path, ignore_errors=True)
         with suppress(OSError):
             os.close(self._lock)
+
+
+def _usual_parents() -> Iterator[Path]:
+    yield MEMORY
+    try:
+        temporary = Path(tempfile.gettempdir())
+    except FileNotFoundError:  # a container whose root is read-only has none
+        return
+    yield temporary
 
 
 def announce(folder: SharedFolder | None) -> None:

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import os
 import stat
+import tempfile
 from pathlib import Path
 
+import pytest
+
+from relay.metrics import shared_folder
 from relay.metrics.shared_folder import YOUNG_SECONDS, SharedFolder
 
 
@@ -48,3 +52,20 @@ def test_an_ended_worker_keeps_its_counters_only(tmp_path: Path) -> None:
 def test_no_folder_is_no_failure(tmp_path: Path) -> None:
     """A server runs without metrics then."""
     assert SharedFolder.make((tmp_path / "absent",)) is None
+
+
+def test_a_read_only_container_has_no_temporary_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server starts without metrics, or with those in memory."""
+
+    def gettempdir() -> str:
+        raise FileNotFoundError
+
+    monkeypatch.setattr(tempfile, "gettempdir", gettempdir)
+    monkeypatch.setattr(shared_folder, "MEMORY", tmp_path / "nowhere")
+    assert SharedFolder.make() is None
+    monkeypatch.setattr(shared_folder, "MEMORY", tmp_path)
+    found = SharedFolder.make()
+    assert found is not None
+    found.remove()
