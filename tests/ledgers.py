@@ -11,8 +11,10 @@ from sqlalchemy import func, select, update
 
 from relay.ledger.claims import SUSPECT
 from relay.ledger.ledger import Ledger
+from relay.ledger.pages import TransferRow
 from relay.ledger.rows import Claim, Efforts, ListedObject, Settlement, Spec
 from relay.ledger.schema import migrations, parts, transfers, uploads
+from relay.ledger.viewer import Viewer
 from tests.postgres import Postgres, run_deaf_proxy
 
 OBJECT = Spec(
@@ -104,6 +106,39 @@ def assert_counted(ledger: Ledger, id: str) -> None:
     assert migration.in_parts == (
         ledger.database.run(lambda c: c.execute(there).scalar(), write=False) or 0
     )
+    assert_reasons_counted(ledger, id)
+    assert_stages_counted(ledger)
+
+
+def assert_reasons_counted(ledger: Ledger, id: str) -> None:
+    """Assert that the reasons of a migration's failures equal those of its rows."""
+    rows = ledger.page(id)
+    assert all((row.reason is not None) == (row.state == "failed") for row in rows)
+    failed: dict[str | None, list[TransferRow]] = {}
+    for row in rows:
+        if row.reason is not None:
+            failed.setdefault(row.reason, []).append(row)
+    counted = {
+        reason: (
+            len(some),
+            sum((row.bytes if row.bytes is not None else row.size) or 0 for row in some),
+        )
+        for reason, some in failed.items()
+    }
+    assert {one.reason: (one.objects, one.bytes) for one in ledger.reasons(id)} == counted
+
+
+def assert_stages_counted(ledger: Ledger) -> None:
+    """Assert that the numbers of migrations in each stage equal those of the rows."""
+    stage = (migrations.c.tenant, migrations.c.state, migrations.c.needs_attention)
+    query = select(*stage, func.count()).group_by(*stage)
+    rows = ledger.database.run(lambda c: c.execute(query).all(), write=False)
+    every: Counter[tuple[str, bool]] = Counter()
+    for tenant in {row.tenant for row in rows}:
+        stages = Counter({(row[1], bool(row[2])): row[3] for row in rows if row[0] == tenant})
+        assert +ledger.stage_counts(Viewer(tenant=tenant)) == stages
+        every += stages
+    assert +ledger.stage_counts() == every
 
 
 @contextmanager

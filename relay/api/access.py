@@ -49,7 +49,9 @@ ACCESS: Final[Mapping[tuple[str, str], Access]] = {
     ("GET", "/migrations/<id>"): _READ,
     ("PATCH", "/migrations/<id>"): _SUBMIT,
     ("GET", "/migrations/<id>/transfers"): _READ,
+    ("GET", "/migrations/<id>/reasons"): _READ,
     ("GET", "/migrations/<id>/events"): _READ,
+    ("POST", "/migrations/<id>/acknowledge"): _SUBMIT,
     **{
         ("POST", f"/migrations/<id>/{verb}"): _SUBMIT
         for verb in (

@@ -12,6 +12,7 @@ from flask import g
 
 from relay.ledger.audit_log import Actor
 from relay.ledger.token_values import EVERY_SCOPE, NO_LIMITS, Scope, TokenHolder, TokenLimits
+from relay.ledger.viewer import DEFAULT_TENANT, Viewer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +50,13 @@ class Caller:
     def visible_tenant(self) -> str | None:
         """The only tenant whose migrations it sees, or None if it sees all tenants."""
         return None if Scope.ADMIN in self.scopes else self.tenant
+
+    @property
+    def viewer(self) -> Viewer:
+        """Whose migrations it sees in the ledger; the viewer's tenant is that of what it
+        creates."""
+        tenant = DEFAULT_TENANT if self.tenant is None else self.tenant
+        return Viewer(tenant=tenant, sees_all=self.visible_tenant is None)
 
 
 LOCAL: Final = Caller(name="local", tenant=None, scopes=EVERY_SCOPE)

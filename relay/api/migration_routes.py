@@ -16,7 +16,7 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from select import POLLRDHUP
 from time import monotonic
 from typing import Any
@@ -37,7 +37,7 @@ from relay.api.event_stream import (
     shrink_send_buffer,
 )
 from relay.api.following import PollAgain, StreamPlaces, Waiters
-from relay.api.request_bodies import parse_change, parse_fresh
+from relay.api.request_bodies import check_empty, parse_change, parse_fresh, parse_retry
 from relay.api.strict_json import check_media_type, read_object
 from relay.api.token_limits import (
     change_within_limits,
@@ -53,6 +53,7 @@ from relay.engine.worker.worker import Worker
 from relay.errors import InvalidHeader, InvalidType, LedgerFailed, Overloaded
 from relay.headers import is_idempotency_key
 from relay.ledger.ledger import Ledger
+from relay.ledger.migration_lists import MigrationFilter
 from relay.ledger.rows import EventCursor, Migration
 from relay.ledger.states import ENDED, MigrationState, MigrationVerb, TransferState
 from relay.views.migrations import FIELDS, brief, csv_line, is_over, report_line, summary
@@ -139,7 +140,9 @@ def create_migration(
         if location.host:
             engine.policy.check_name(location.host, location.port)
     order = replace(order, bounds=within_limits(caller.limits, order.bounds))
-    migration, _ = works.ledger.create(order.spec(engine.remotes), key, holder=caller.holder)
+    migration, _ = works.ledger.create(
+        order.spec(engine.remotes), key, holder=caller.holder, tenant=caller.viewer.tenant
+    )
     works.worker.wake()
     return migration
 
@@ -150,47 +153,45 @@ def ledger_routes(
     """Return the paths, methods and views of the operations on migrations."""
 
     def list_migrations() -> Response:
-        limit, before = _number("limit", PAGE, PAGES), _number("before", 0, 2**53)
-        found = works().ledger.migrations(limit, before or None)
-        rows = [brief(migration) for migration in found]
-        query = urlencode({"before": found[-1].number, "limit": limit}) if found else ""
-        return json_answer(
-            {
-                "migrations": rows,
-                # A full page may be the last one; the next is empty then.
-                "next": f"{request.script_root}/migrations?{query}"
-                if len(found) == limit
-                else None,
-            }
-        )
+        viewer, limit, wanted = current_caller().viewer, _number("limit", PAGE, PAGES), _filter()
+        found = works().ledger.migrations(limit, wanted, viewer)
+        more = None
+        if len(found) == limit:  # a full page may be the last one; the next is empty then
+            place = {"before": found[-1].cursor_for(viewer), "limit": limit}
+            asked = {name: request.args[name] for name in _NARROWING if request.args.get(name)}
+            more = f"{request.script_root}/migrations?{urlencode({**place, **asked})}"
+        return json_answer({"migrations": [brief(migration) for migration in found], "next": more})
 
     def one(id: str) -> Response:
         work = works()
-        return json_answer(_with_trouble(work, summary(work.ledger.migration(id))))
+        return json_answer(_with_trouble(work, summary(visible_migration(work, id))))
 
     def transfers(id: str) -> Response:
-        return _transfers(works().ledger, id)
+        work = works()
+        # An unknown migration raises here: once a stream has begun, its status can't be 404.
+        return _transfers(work.ledger, visible_migration(work, id).id)
 
     def events(id: str) -> Response:
         work = works()
         # A browser's EventSource gives up at any status but 200 (WHATWG HTML). So a wrong id is
         # ignored, and all events are sent.
         last = EventCursor.from_text(request.headers.get("Last-Event-ID", ""))
-        return _follow_events(work, work.ledger.migration(id), last or EventCursor())
+        return _follow_events(work, visible_migration(work, id), last or EventCursor())
 
     def change(id: str) -> Response:
         work = works()
         # `id` may be the number that people use; the ledger's other methods take only the id.
+        migration = visible_migration(work, id)
         change = change_within_limits(current_caller().limits, parse_change(_members(engine)))
-        changed = work.ledger.limit(work.ledger.migration(id).id, change)
+        changed = work.ledger.limit(migration.id, change)
         work.worker.wake()
         return json_answer(summary(changed))
 
     def act(verb: str) -> View:
         def view(id: str) -> Response:
             work = works()
-            migration = work.ledger.migration(id)
-            fresh = _fresh(engine, migration)
+            migration = visible_migration(work, id)
+            fresh = _fresh(engine, migration, verb)
             acted = apply_refresh(work.ledger, engine, migration, verb, fresh)
             work.worker.wake()
             return json_answer(summary(acted))
@@ -204,10 +205,71 @@ def ledger_routes(
         ("/migrations/<id>/transfers", "GET", transfers),
         ("/migrations/<id>/events", "GET", events),
         *((f"/migrations/<id>/{verb}", "POST", act(verb)) for verb in VERBS),
+        *_failure_routes(works, engine),
+    )
+
+
+def _failure_routes(
+    works: Callable[[], LedgerContext], engine: TransferEngine
+) -> tuple[tuple[str, str, View], ...]:
+    def reasons(id: str) -> Response:
+        work = works()
+        found = work.ledger.reasons(visible_migration(work, id).id)
+        return json_answer({"reasons": [asdict(one) for one in found]})
+
+    def acknowledge(id: str) -> Response:
+        work = works()
+        migration = visible_migration(work, id)
+        check_empty(_optional_members(engine))
+        return json_answer(summary(work.ledger.acknowledge(migration.id)))
+
+    return (
+        ("/migrations/<id>/reasons", "GET", reasons),
+        ("/migrations/<id>/acknowledge", "POST", acknowledge),
     )
 
 
 # -- reading requests
+
+
+def visible_migration(works: LedgerContext, id: str) -> Migration:
+    """Return a migration that the caller of this request sees. Raises MigrationUnknown for any
+    other: a foreign migration is answered as one that does not exist."""
+    return works.ledger.migration(id, current_caller().viewer)
+
+
+_NARROWING = ("state", "needs_attention", "search")
+"""The query parameters that narrow a list of migrations."""
+SEARCH_LETTERS = 200
+"""Maximum length of the text of a search."""
+
+
+def _filter() -> MigrationFilter:
+    """Return the filter in a request's query. Raises InvalidType."""
+    needy, search = request.args.get("needs_attention"), request.args.get("search", "")
+    if needy not in (None, "true", "false"):
+        raise InvalidType("needs_attention is neither true nor false", hint="Correct the query.")
+    if len(search) > SEARCH_LETTERS:
+        raise InvalidType(
+            f"search is longer than {SEARCH_LETTERS} characters", hint="Correct the query."
+        )
+    return MigrationFilter(
+        states=frozenset(_states(MigrationState)),
+        needs_attention=None if needy is None else needy == "true",
+        search=search,
+        before=_number("before", 0, 2**53) or None,
+    )
+
+
+def _states(known: type[MigrationState] | type[TransferState]) -> tuple[str, ...]:
+    """Return the states in a request's query. Raises InvalidType for one that is not `known`."""
+    states = tuple(filter(None, request.args.get("state", "").split(",")))
+    wrong = [state for state in states if state not in list(known)]
+    if wrong:
+        raise InvalidType(
+            f"{wrong[0][:40]!a} is not a state", hint=f"Use one of {', '.join(sorted(known))}."
+        )
+    return states
 
 
 def _prefers(word: str) -> bool:
@@ -247,15 +309,22 @@ def _members(engine: TransferEngine) -> Mapping[str, Any]:
     )
 
 
-def _fresh(engine: TransferEngine, migration: Migration) -> Refresh:
-    """Return the fresh credentials and URLs in a request; an empty Refresh without a body."""
+def _optional_members(engine: TransferEngine) -> Mapping[str, Any]:
+    """Return the members of a request that needs no body; without one there are none."""
     if not request.content_length and "Transfer-Encoding" not in request.headers:
         check_media_type(request.environ)
-        return Refresh()
-    members = _members(engine)
+        return {}
+    return _members(engine)
+
+
+def _fresh(engine: TransferEngine, migration: Migration, verb: str) -> Refresh:
+    """Return the fresh credentials and URLs in a request, and what it retries; an empty Refresh
+    without a body."""
+    members = _optional_members(engine)
     if not members:
         return Refresh()
-    fresh = parse_fresh(members, migration, engine.remotes)
+    parse = parse_retry if verb == MigrationVerb.RETRY else parse_fresh
+    fresh = parse(members, migration, engine.remotes)
     if fresh.urls is not None:
         check_list(current_caller().limits)
     if fresh.urls is not None and fresh.urls.host:
@@ -368,7 +437,7 @@ def _lines(
     while not engine.draining:
         if _is_at_rest(migration):
             with suppress(LedgerFailed):  # the next line reports it as `trouble`
-                migration = works.ledger.migration(id)
+                migration = works.ledger.migration(migration.id)
                 if _is_at_rest(migration):
                     yield json.dumps({"event": "result", **summary(migration)}) + "\n"
                     return
@@ -433,52 +502,58 @@ def _follow_events(works: LedgerContext, migration: Migration, last: EventCursor
 
 
 def _transfers(ledger: Ledger, id: str) -> Response:
-    states = tuple(filter(None, request.args.get("state", "").split(",")))
-    wrong = [state for state in states if state not in list(TransferState)]
-    if wrong:
-        raise InvalidType(
-            f"{wrong[0][:40]!a} is not a state",
-            hint=f"Use one of {', '.join(sorted(TransferState))}.",
-        )
-    # An unknown migration raises here: once a stream has begun, its status can't be 404.
-    id = ledger.migration(id).id
+    states, reason = _states(TransferState), request.args.get("reason") or None
     kind = request.accept_mimetypes.best_match((JSON, NDJSON, CSV), default=JSON)
     if kind == NDJSON:
-        return Response(json_lines(ledger, id, states), mimetype=NDJSON)
+        return Response(json_lines(ledger, id, states, reason), mimetype=NDJSON)
     if kind == CSV:
-        return Response(sheet(ledger, id, states), mimetype=CSV)
+        return Response(sheet(ledger, id, states, reason), mimetype=CSV)
     limit = _number("limit", PAGE, PAGES)
-    found = ledger.page(id, states, _number("after", 0, 2**53), limit)
+    found = ledger.page(id, states, _number("after", 0, 2**53), limit, reason)
     more = None
     if len(found) == limit:
         query: dict[str, str | int] = {"after": found[-1].id, "limit": limit}
         if states:
             query["state"] = ",".join(states)
+        if reason:
+            query["reason"] = reason
         more = f"{request.script_root}/migrations/{id}/transfers?{urlencode(query)}"
     return json_answer(
         {
             "transfers": [
-                {"id": row.id, **report_line(row), "receipt": row.receipt} for row in found
+                {
+                    "id": row.id,
+                    **report_line(row),
+                    "reason": row.reason,
+                    "receipt": row.receipt,
+                }
+                for row in found
             ],
             "next": more,
         }
     )
 
 
-def json_lines(ledger: Ledger, id: str, states: tuple[str, ...]) -> Iterator[str]:
-    """Yield the report of a migration as NDJSON: an object with one of the states in each line; all
-    objects without states."""
-    return (json.dumps(row) + "\n" for row in _every(ledger, id, states))
+def json_lines(
+    ledger: Ledger, id: str, states: tuple[str, ...], reason: str | None = None
+) -> Iterator[str]:
+    """Yield the report of a migration as NDJSON: an object with one of the states, and that failed
+    for the reason, in each line; all objects without them."""
+    return (json.dumps(row) + "\n" for row in _every(ledger, id, states, reason))
 
 
-def sheet(ledger: Ledger, id: str, states: tuple[str, ...]) -> Iterator[str]:
+def sheet(
+    ledger: Ledger, id: str, states: tuple[str, ...], reason: str | None = None
+) -> Iterator[str]:
     """Yield the same report as CSV, with a header."""
     yield ",".join(FIELDS) + "\r\n"
-    yield from (csv_line(row) + "\r\n" for row in _every(ledger, id, states))
+    yield from (csv_line(row) + "\r\n" for row in _every(ledger, id, states, reason))
 
 
-def _every(ledger: Ledger, id: str, states: tuple[str, ...]) -> Iterator[dict[str, Any]]:
+def _every(
+    ledger: Ledger, id: str, states: tuple[str, ...], reason: str | None
+) -> Iterator[dict[str, Any]]:
     after = 0
-    while found := ledger.page(id, states, after):
+    while found := ledger.page(id, states, after, reason=reason):
         yield from (report_line(row) for row in found)
         after = found[-1].id

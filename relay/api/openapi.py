@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaMode, models_json_schema
 
 from relay import __version__
-from relay.api.request_bodies import Change, Credentials, MigrateRequest
+from relay.api.request_bodies import Change, Credentials, MigrateRequest, Retry
 from relay.api.schemas import (
     LINES,
     HealthSchema,
@@ -22,6 +22,7 @@ from relay.api.schemas import (
     MigrationsSchema,
     ProblemSchema,
     ReadySchema,
+    ReasonsSchema,
     RecordedSchema,
     ReportLineSchema,
     RootSchema,
@@ -125,7 +126,28 @@ ROUTES = (
         summary="List migrations, the newest first",
         answers=(MigrationsSchema,),
         problems=(422, 503),
-        asked=(_PAGE, ("query", "before", _PLACE, "Only migrations with a smaller number.")),
+        asked=(
+            _PAGE,
+            ("query", "before", _PLACE, "Only migrations behind this place; see `next`."),
+            (
+                "query",
+                "state",
+                {"type": "string"},
+                "Only migrations in this state, or in these states, separated by commas.",
+            ),
+            (
+                "query",
+                "needs_attention",
+                {"type": "string", "enum": ["true", "false"]},
+                "Only migrations that need a person, or only others.",
+            ),
+            (
+                "query",
+                "search",
+                {"type": "string", "maxLength": 200},
+                "Only migrations with this text in their source or destination, or this number.",
+            ),
+        ),
     ),
     Route(
         "/migrations/{id}",
@@ -160,6 +182,12 @@ ROUTES = (
                 {"type": "string"},
                 "Only objects in this state, or in these states, separated by commas.",
             ),
+            (
+                "query",
+                "reason",
+                {"type": "string"},
+                "Only objects that failed for this reason, as in the migration's reasons.",
+            ),
             _PAGE,
             (
                 "query",
@@ -168,6 +196,14 @@ ROUTES = (
                 "Only objects with a greater id. NDJSON and CSV have all objects, without pages.",
             ),
         ),
+    ),
+    Route(
+        "/migrations/{id}/reasons",
+        "get",
+        name="reasons",
+        summary="Count the failed objects of a migration by their reasons",
+        answers=(ReasonsSchema,),
+        problems=(404, 422, 503),
     ),
     Route(
         "/migrations/{id}/events",
@@ -201,10 +237,14 @@ ROUTES = (
             ("pause", "Pause a migration; running transfers stop within about a second", None),
             ("resume", "Resume a migration, optionally with fresh credentials", Credentials),
             ("cancel", "Cancel a migration; objects that have arrived stay", None),
+            ("acknowledge", "Record that a person has seen the failures of a migration", None),
             (
                 "retry",
-                "Queue the failed objects again, optionally with fresh credentials",
-                Credentials,
+                (
+                    "Queue the failed objects again, or those of one reason, optionally with fresh"
+                    " credentials"
+                ),
+                Retry,
             ),
         )
     ),
@@ -414,13 +454,14 @@ class _Components(GenerateJsonSchema):
 
 def _schemas() -> dict[str, Any]:
     modes: list[tuple[type[BaseModel], JsonSchemaMode]] = [
-        (model, "validation") for model in (MigrateRequest, Credentials, Change)
+        (model, "validation") for model in (MigrateRequest, Credentials, Retry, Change)
     ]
     answers: tuple[type[BaseModel], ...] = (
         MigrationSchema,
         MigrationsSchema,
         RecordedSchema,
         TransfersSchema,
+        ReasonsSchema,
         ProblemSchema,
         ReadySchema,
         HealthSchema,

@@ -194,6 +194,20 @@ class Credentials(_Strict):
     )
 
 
+class Retry(Credentials):
+    """What a retry queues again, and the fresh credentials for it. Without a reason, everything
+    that failed, was cancelled or could not be verified."""
+
+    reason: str | None = Field(
+        None,
+        max_length=128,
+        description=(
+            "Queue again only the objects that failed for this reason: the `reason` of one of the"
+            " migration's reasons. Its source is not listed again."
+        ),
+    )
+
+
 def parse_order(members: Mapping[str, Any]) -> MigrationRequest:
     """Return the migration that the members of a request ask for. Raises a RequestError with the
     JSON Pointer of the member at fault."""
@@ -221,6 +235,11 @@ def parse_change(members: Mapping[str, Any]) -> dict[str, int | None]:
     return {**named, **asked.limits.model_dump(exclude_unset=True)}
 
 
+def check_empty(members: Mapping[str, Any]) -> None:
+    """Raise UnknownMember, with a JSON Pointer, for a member of a request that takes none."""
+    _validate(_Strict, members)
+
+
 def parse_fresh(members: Mapping[str, Any], migration: Migration, remotes: Remotes) -> Refresh:
     """Return the fresh credentials and URLs for a migration. Connects to no store.
 
@@ -229,6 +248,13 @@ def parse_fresh(members: Mapping[str, Any], migration: Migration, remotes: Remot
     """
     given = _validate(Credentials, members)
     return Refresh(_fresh_spec(given, migration, remotes), _fresh_urls(given, remotes))
+
+
+def parse_retry(members: Mapping[str, Any], migration: Migration, remotes: Remotes) -> Refresh:
+    """Return as `parse_fresh`, with the reason whose objects are retried."""
+    given = _validate(Retry, members)
+    urls = _fresh_urls(given, remotes)
+    return Refresh(_fresh_spec(given, migration, remotes), urls, reason=given.reason)
 
 
 def _fresh_spec(given: Credentials, migration: Migration, remotes: Remotes) -> Spec | None:

@@ -107,8 +107,20 @@ class ListedSchema(_Schema):
     """A migration in the ledger, as lists show it."""
 
     id: str
-    number: int = Field(description="Short number that can be used in place of the id.")
+    number: int = Field(
+        description=(
+            "Short number that can be used in place of the id; each tenant counts its own. Another"
+            " tenant's is written `tenant:number`."
+        )
+    )
+    tenant: str = Field(description="The tenant that it belongs to.")
     state: Annotated[str, OneOf(MigrationState)]
+    needs_attention: bool = Field(
+        description=(
+            "Whether a person should look at it: relay paused it, or it ended with failures that no"
+            " person has acknowledged."
+        )
+    )
     source: str = Field(description="URL without query and headers, which may be secrets.")
     destination: str = Field(description="URL without query and headers.")
     listing: Annotated[str, OneOf(ListingState)] = Field(
@@ -167,7 +179,7 @@ class RecordedSchema(ListedSchema):
     )
     bytes_resent: int = Field(description=_RESENT)
     retries: int = Field(description="Number of retries.")
-    error: dict[str, str | list[str]] | None = Field(
+    error: dict[str, str | int | list[str]] | None = Field(
         description=(
             "Why the whole migration failed, or waits for fresh credentials; `remains`, if it is"
             " there, names what may be left at the destination."
@@ -197,10 +209,31 @@ class ReportLineSchema(_Schema):
     detail: str | None
 
 
+class ReasonSchema(_Schema):
+    """A reason for which objects of a migration failed."""
+
+    reason: str = Field(description="Its name, for `?reason=` and for a retry.")
+    side: str = Field(description="Whose failure it is, as in a problem.")
+    code: str = Field(description="The problem code, as in a problem's type.")
+    status: int | None = Field(
+        description="HTTP status of the store's answer, if the store refused with one."
+    )
+    objects: int = Field(description="Number of objects that failed for it.")
+    bytes: int = Field(description="Their total size in bytes.")
+    sample: str = Field(description="Name of one of them.")
+
+
+class ReasonsSchema(_Schema):
+    """The reasons for which objects of a migration failed, the most frequent first."""
+
+    reasons: list[ReasonSchema]
+
+
 class TransferRowSchema(ReportLineSchema):
     """One object of a migration, with its receipt."""
 
     id: int
+    reason: str | None = Field(description="Why it failed, as in the migration's reasons.")
     receipt: dict[str, object] | None
 
 

@@ -16,6 +16,7 @@ from relay.cli.flags import in_flags
 from relay.cli.terminal import plain, resent_note, size
 from relay.engine.retries import WHOLE
 from relay.ledger.states import PENDING, PRESENT, ListingState, MigrationState, TransferState
+from relay.ledger.viewer import DEFAULT_TENANT
 
 NAMED: Final = 10
 """Maximum number of failed objects that the table names."""
@@ -65,12 +66,20 @@ def under_way(migration: Members) -> int:
     return count
 
 
+def shown_number(migration: Members) -> str:
+    """Return the number by which commands find a migration; with its tenant, unless that is the
+    default one."""
+    tenant = migration.get("tenant", DEFAULT_TENANT)  # an older server has no tenants
+    number = str(migration["number"])
+    return number if tenant == DEFAULT_TENANT else f"{plain(str(tenant))}:{number}"
+
+
 def summary_line(migration: Members) -> str:
     """Return the line of a migration in a list."""
     done = objects_in(migration, *PRESENT)
     failed = objects_in(migration, TransferState.FAILED)
     when = time.strftime("%Y-%m-%d %H:%M", time.localtime(migration["created"]))
-    text = f"{migration['number']:>4}  {plain(migration['state']):<10} {when}  "
+    text = f"{shown_number(migration):>4}  {plain(migration['state']):<10} {when}  "
     text += (
         f"{done:,} of {objects_in(migration):,} objects, {decimal(bytes_at_destination(migration))}"
     )
@@ -161,7 +170,7 @@ def _eta(migration: Members, rate: float, here: int) -> str:
 
 def table(migration: Members, failed: Sequence[Members], took: str) -> Iterator[tuple[str, str]]:
     """Yield the rows of the table of a migration's end; `failed` are its first failed objects."""
-    yield "migration", f"{migration['number']}  {migration['id']}"
+    yield "migration", f"{shown_number(migration)}  {migration['id']}"
     yield "state", migration["state"]
     yield "source", migration["source"]
     yield "destination", migration["destination"]
@@ -199,7 +208,7 @@ def table(migration: Members, failed: Sequence[Members], took: str) -> Iterator[
     elif migration["state"] == MigrationState.PAUSED:
         yield (
             "hint",
-            f"`relay resume {migration['number']}`, or the same command, resumes it",
+            f"`relay resume {shown_number(migration)}`, or the same command, resumes it",
         )
     elif "waits_for" in migration:
         yield "hint", waiting_line(migration)
@@ -213,7 +222,7 @@ def table(migration: Members, failed: Sequence[Members], took: str) -> Iterator[
         rest = f"{more:,} more; " if more > 0 else ""
         yield (
             "hint",
-            f"{rest}`relay report {migration['number']} --state failed` lists them; {AGAIN}",
+            f"{rest}`relay report {shown_number(migration)} --state failed` lists them; {AGAIN}",
         )
 
 
@@ -227,7 +236,7 @@ def details(migration: Members) -> Iterator[tuple[str, str]]:
     if failed:
         yield (
             "hint",
-            f"`relay report {migration['number']} --state failed` lists {failed:,}; {AGAIN}",
+            f"`relay report {shown_number(migration)} --state failed` lists {failed:,}; {AGAIN}",
         )
     if ended is None:
         yield (

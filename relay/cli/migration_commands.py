@@ -16,7 +16,7 @@ import click
 
 from relay.cli.backends import migrations_of, server_of
 from relay.cli.exits import EPILOG, Exit
-from relay.cli.formatting import details, summary_line
+from relay.cli.formatting import details, shown_number, summary_line
 from relay.cli.options import METHOD, PLACES, WORK, endpoint_member, request_of, warn, with_flags
 from relay.cli.quantities import COUNT, NONE, BytesPerSecond, OrNone
 from relay.cli.terminal import confirm, in_columns, plain, say, tell, tell_empty
@@ -88,7 +88,7 @@ def report(id: str, state: tuple[str, ...], form: str, url: str | None) -> int:
         tell(text)
     if not rows.count:
         which = f"that are {' or '.join(state)}" if state else "so far"
-        tell_empty(f"migration {migration['number']} has no objects {which}")
+        tell_empty(f"migration {shown_number(migration)} has no objects {which}")
     return Exit.VERIFIED
 
 
@@ -307,7 +307,7 @@ def submit(
     warn(options, quiet)
     made = there.submit(request, key)
     if not quiet and not as_json:
-        confirm(f"migration {made['number']}  {plain(str(made['id']))}")
+        confirm(f"migration {shown_number(made)}  {plain(str(made['id']))}")
     if wait:
         return watch(there, made["id"], quiet, as_json)
     if as_json:

@@ -10,6 +10,8 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from relay.ledger.viewer import DEFAULT_TENANT
+
 Count = Annotated[int, Field(ge=0, lt=2**63)]
 """A number of objects or of bytes, up to the largest that a ledger can hold."""
 Time = Annotated[float, Field(ge=0, lt=253402300800)]
@@ -42,7 +44,9 @@ class Brief(_Shape):
 
     id: str
     number: Count
+    tenant: str = DEFAULT_TENANT
     state: str
+    needs_attention: bool = False
     source: str
     destination: str
     listing: str

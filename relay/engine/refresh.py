@@ -43,6 +43,8 @@ class Refresh:
 
     spec: Spec | None = None
     urls: Location | None = None
+    reason: str | None = None
+    """A retry queues again only the objects that failed for this reason; None for all."""
 
 
 def apply_refresh(
@@ -56,7 +58,7 @@ def apply_refresh(
         if fresh.spec is not None and not ledger.is_at(migration.id, fresh.spec):
             raise other_places()
         refresh_urls(ledger, engine, migration, fresh.urls)
-    return ledger.act(migration.id, verb, fresh.spec)
+    return ledger.act(migration.id, verb, fresh.spec, fresh.reason)
 
 
 def refresh_urls(

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from relay.digest import as_hex
-from relay.errors import KeyTooLong, NotFound, RelayError, UnsafeKey
+from relay.errors import KeyTooLong, NotFound, RelayError, StoreError, UnsafeKey
 from relay.identity import place_identity
 from relay.ledger.rows import ListedObject, ListingClaim
 from relay.location import parse_location
@@ -148,11 +148,13 @@ _TOO_LONG = {
 
 
 def error_members(error: RelayError) -> Mapping[str, Any]:
-    """Return an error as the ledger keeps it."""
+    """Return an error as the ledger keeps it; `status` is that of the store's answer."""
     left = {"remains": list(error.remains.values())} if error.remains else {}
+    status = error.store_status if isinstance(error, StoreError) else None
     return {
         "code": error.code,
         "side": error.side,
+        **({} if status is None else {"status": status}),
         "detail": error.message,
         "hint": error.hint,
         **left,

@@ -5,6 +5,7 @@ later commands about a migration (`actions.py`)."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 import uuid
@@ -34,7 +35,7 @@ from relay.ledger.identity_hashes import (
     is_unnamed,
     is_whole_text,
 )
-from relay.ledger.migration_rows import one, secret
+from relay.ledger.migration_rows import lock_migration, one, secret
 from relay.ledger.retried import split_listing_retry
 from relay.ledger.rows import TERMINAL, Migration, Spec
 from relay.ledger.schema import (
@@ -43,6 +44,7 @@ from relay.ledger.schema import (
     secrets,
     transfers,
 )
+from relay.ledger.stages import StageDelta
 from relay.ledger.states import (
     PRESENT,
     EventKind,
@@ -53,6 +55,7 @@ from relay.ledger.states import (
 from relay.ledger.token_use import check_use
 from relay.ledger.token_values import TokenHolder
 from relay.ledger.unproved import find_unproved
+from relay.ledger.viewer import DEFAULT_TENANT
 
 ACCEPTING = APPLICATION_ID + 1
 """Key of the PostgreSQL advisory lock under which migrations are accepted."""
@@ -71,30 +74,47 @@ def create(
     *,
     runner: str = TERMINAL,
     holder: TokenHolder | None = None,
+    tenant: str = DEFAULT_TENANT,
 ) -> tuple[Migration, bool]:
-    """Accept a migration for one kind of worker, begun by the `holder` if a token was sent; return
-    it and True.
+    """Accept a migration of a tenant for one kind of worker, begun by the `holder` if a token was
+    sent; return it and True.
 
-    Returns an earlier migration and False if the idempotency `key` was used before. With `go_on`
-    the newest migration of the same request and kind is returned if it has not succeeded. Raises
-    KeyReused if the key belongs to another request, and TooManyRequests as check_use."""
+    Returns an earlier migration and False if the tenant has used the idempotency `key` before. With
+    `go_on` the tenant's newest migration of the same request and kind is returned if it has not
+    succeeded. Raises KeyReused if the key belongs to another request, and TooManyRequests as
+    check_use."""
     _lock_acceptance(connection)
     marks = identity_hashes_of(connection, spec)
+    stored = None if key is None else stored_key(tenant, key)
     earlier = None
-    if key is not None:
-        earlier = _find_by_key(connection, spec, marks, key)
+    if stored is not None:
+        earlier = _find_by_key(connection, spec, marks, stored)
     if earlier is None and go_on:
-        earlier = _adopt_unfinished(connection, spec, marks, runner)
+        earlier = _adopt_unfinished(connection, spec, marks, runner=runner, tenant=tenant)
     if earlier is not None:
         return one(connection, earlier), False
     if holder is not None:
         check_use(connection, holder, time.time())
     token_id = holder.token_id if holder is not None else None
-    id = _insert_migration(connection, spec, marks, key=key, runner=runner, token_id=token_id)
+    id = _insert_migration(
+        connection, spec, marks, key=stored, runner=runner, tenant=tenant, token_id=token_id
+    )
     if not spec.recursive:
         _insert_object(connection, id, spec)
     write_event(connection, id, EventKind.ACCEPTED, {})
+    changes = StageDelta()
+    changes.add(tenant, runner, MigrationState.RUNNING)
+    changes.write(connection)
     return one(connection, id), True
+
+
+def stored_key(tenant: str, key: str) -> str:
+    """Return an idempotency key as the ledger stores it, where it is unique over all tenants. The
+    default tenant's is stored as it is, as an older relay does. Another tenant's has a space, which
+    no key that a client sends may have."""
+    if tenant == DEFAULT_TENANT:
+        return key
+    return f"{tenant} {hashlib.sha256(key.encode()).hexdigest()}"
 
 
 def _find_by_key(connection: Connection, spec: Spec, marks: IdentityHashes, key: str) -> str | None:
@@ -111,12 +131,17 @@ def _find_by_key(connection: Connection, spec: Spec, marks: IdentityHashes, key:
 
 
 def _adopt_unfinished(
-    connection: Connection, spec: Spec, marks: IdentityHashes, runner: str
+    connection: Connection, spec: Spec, marks: IdentityHashes, *, runner: str, tenant: str
 ) -> str | None:
     """Return the id of the migration that this request resumes, or None. From now on it has this
     request's hashes and kind of worker."""
-    id = _unfinished_migration(connection, spec, marks, runner)
+    id = _unfinished_migration(connection, spec, marks, runner=runner, tenant=tenant)
     if id is not None:
+        found = lock_migration(connection, id)
+        if found.runner != runner:
+            changes = StageDelta()
+            changes.change_kind(found, runner)
+            changes.write(connection)
         known = {"spec": marks.spec, "places": marks.places, "owner": marks.owner, "runner": runner}
         known |= _known_place(marks)
         connection.execute(update(migrations).where(migrations.c.id == id).values(**known))
@@ -135,16 +160,21 @@ def _insert_migration(
     *,
     key: str | None,
     runner: str,
+    tenant: str,
     token_id: str | None,
 ) -> str:
-    """Insert a migration with the next number, and its secret; return its id."""
+    """Insert a migration with the tenant's next number, and its secret; return its id."""
     number = (connection.execute(select(func.max(migrations.c.number))).scalar() or 0) + 1
+    numbers = select(func.max(migrations.c.ordinal)).where(migrations.c.tenant == tenant)
+    ordinal = (connection.execute(numbers).scalar() or 0) + 1
     id = str(uuid.uuid4())
     connection.execute(
         insert(migrations),
         {
             "id": id,
             "number": number,
+            "tenant": tenant,
+            "ordinal": ordinal,
             "state": MigrationState.RUNNING,
             "source": spec.source,
             "destination": spec.destination,
@@ -189,13 +219,14 @@ def _lock_acceptance(connection: Connection) -> None:
 
 
 def _unfinished_migration(
-    connection: Connection, spec: Spec, marks: IdentityHashes, runner: str
+    connection: Connection, spec: Spec, marks: IdentityHashes, *, runner: str, tenant: str
 ) -> str | None:
     """Return the id of the newest migration of the same request and accounts, unless it succeeded.
     Without one, return a migration that is paused for other credentials: the account may differ,
     but not the machine, if its files or servers are meant."""
     # Step 1: the same request by the same accounts.
     ours = migrations.c.runner.is_(None) | (migrations.c.runner == runner)
+    ours &= migrations.c.tenant == tenant
     newest = select(migrations).where(ours).order_by(migrations.c.number.desc())
     same = newest.where(migrations.c.spec == marks.spec)
     owners = (marks.owner, marks.older_owner)

@@ -13,14 +13,12 @@ from typing import Any, Final
 from sqlalchemy import (
     ColumnElement,
     Connection,
-    and_,
     case,
     delete,
     exists,
     func,
     insert,
     select,
-    true,
     update,
 )
 
@@ -31,9 +29,9 @@ from relay.ledger.acceptance import learn_owner
 from relay.ledger.counters import CounterDelta
 from relay.ledger.event_log import write_event
 from relay.ledger.migration_rows import lock_migration, one, secret
-from relay.ledger.pages import error_member
 from relay.ledger.rows import Migration, Spec
 from relay.ledger.schema import (
+    FAILED,
     LAPSED,
     QUEUED,
     TRUSTED,
@@ -42,8 +40,10 @@ from relay.ledger.schema import (
     transfers,
     uploads,
 )
+from relay.ledger.stages import StageDelta, change_stage
 from relay.ledger.states import (
     ENDED,
+    FAULTY,
     MIGRATION,
     PENDING,
     TRANSFER,
@@ -58,10 +58,16 @@ from relay.ledger.states import (
 
 
 def act(
-    connection: Connection, id: str, verb: str, fresh: Spec | Mapping[str, Any] | None = None
+    connection: Connection,
+    id: str,
+    verb: str,
+    fresh: Spec | Mapping[str, Any] | None = None,
+    *,
+    reason: str | None = None,
 ) -> Migration:
     """Pause, resume, cancel or retry a migration, by `verb`. Idempotent. The retry of a running
-    migration queues the objects that have failed so far.
+    migration queues the objects that have failed so far; with a `reason`, only those that failed
+    for it, and nothing is listed again.
 
     `fresh` are new credentials for the remaining objects, alone or with the locations that they are
     for. Raises MigrationUnknown, IllegalTransition, and KeyReused if those are other locations."""
@@ -72,15 +78,9 @@ def act(
         raise not_now(found, verb) from None
     # Step 1: the credentials, without which no worker could run it.
     forgotten = state == MigrationState.RUNNING and secret(connection, found.id) is None
-    if isinstance(fresh, Spec):
-        learn_owner(connection, found.id, fresh)
-        fresh = fresh.secret
-    if fresh is not None:
-        renew_secret(connection, found.id, fresh)
-    elif forgotten:
-        raise IllegalTransition(
-            "its credentials were forgotten after it ended", hint=_GIVE_CREDENTIALS
-        )
+    _renew_credentials(connection, found, fresh, forgotten)
+    if reason is not None:
+        return _retry_reason(connection, found, reason)
     # Step 2: a list whose URLs were deleted must be read again, and that queues its objects.
     if found.recursive and (
         forgotten or (verb == MigrationVerb.RETRY and _lacks_urls(connection, found.id))
@@ -94,9 +94,9 @@ def act(
     refused = _forget_refused(connection, found.id, changes) if is_tree_retry else 0
     changed = _columns_changed_by(found, verb, refused)
     # A person may have written to the destination since it was found empty.
-    changed |= {"state": state or found.state, "looked": None}
-    changed |= {"ended": time.time() if state in ENDED else None}
-    connection.execute(update(migrations).where(migrations.c.id == found.id).values(**changed))
+    changed |= {"looked": None, "ended": time.time() if state in ENDED else None}
+    stages = StageDelta()
+    stages.change(connection, found, state or found.state, **changed)
     # Step 4: its transfers. A running one is settled by its worker, which sees the state.
     if verb == MigrationVerb.CANCEL:
         _move_all(connection, found.id, TransferState.QUEUED, TransferVerb.CANCEL, changes)
@@ -104,45 +104,74 @@ def act(
         for ended in sorted(TRANSFER[TransferVerb.RETRY].origins):
             _move_all(connection, found.id, ended, TransferVerb.RETRY, changes)
     changes.write(connection)
+    stages.write(connection)
     write_event(connection, found.id, EventKind(verb), {})
     return one(connection, found.id)
 
 
-def retry_reason(connection: Connection, id: str, code: str) -> Migration:
-    """Queue again the failed objects whose error has one code; all others stay as they are. Raises
-    MigrationUnknown, and IllegalTransition also if none has failed for that reason."""
-    found = lock_migration(connection, id)
-    try:
-        state = state_after(MIGRATION, MigrationVerb.RETRY, found.state)
-    except IllegalTransition:
-        raise not_now(found, MigrationVerb.RETRY) from None
-    if state is not None and secret(connection, found.id) is None:
+def _renew_credentials(
+    connection: Connection,
+    found: Migration,
+    fresh: Spec | Mapping[str, Any] | None,
+    forgotten: bool,
+) -> None:
+    """Store the fresh credentials that a person gave with a verb. Raises IllegalTransition without
+    any, if the stored ones were `forgotten`."""
+    if isinstance(fresh, Spec):
+        learn_owner(connection, found.id, fresh)
+        fresh = fresh.secret
+    if fresh is not None:
+        renew_secret(connection, found.id, fresh)
+    elif forgotten:
         raise IllegalTransition(
             "its credentials were forgotten after it ended", hint=_GIVE_CREDENTIALS
         )
-    if found.recursive and _lacks_urls(connection, found.id):
-        return list_again(connection, found.id)  # the URLs of its list were forgotten
-    changes = CounterDelta()
-    chosen = error_member(connection, transfers.c.error, "code") == code
-    refused = _forget_refused(connection, found.id, changes, chosen) if found.recursive else 0
-    _move_all(
-        connection,
-        found.id,
-        TransferState.FAILED,
-        TransferVerb.RETRY,
-        changes,
-        chosen=chosen,
-    )
-    if not refused and not changes.objects(found.id, TransferState.QUEUED):
+
+
+def _retry_reason(connection: Connection, found: Migration, reason: str) -> Migration:
+    """Queue again the objects of a migration that failed for one reason. The listing keeps its
+    state: a new listing would queue the others as well. Raises IllegalTransition if no object can
+    be queued, unless the migration runs: then another request was first."""
+    failed = (transfers.c.migration_id == found.id) & FAILED & (transfers.c.reason == reason)
+    tried = failed & ~_is_refused()
+    is_lost = (transfers.c.identity.is_not(None)) & transfers.c.url.is_(None)
+    if not connection.execute(select(exists().where(tried & ~is_lost))).scalar():
+        if connection.execute(select(exists().where(failed))).scalar():
+            raise IllegalTransition(
+                f"the objects that failed for {reason} can't be retried alone",
+                hint="Retry the whole migration: it lists the source again, which they need.",
+            )
+        if found.state == MigrationState.RUNNING:
+            return found
         raise IllegalTransition(
-            f"no object of migration {found.number} has failed for this reason",
-            hint="Load the page again: they may have been retried already.",
+            f"no object of migration {found.number} failed for {reason}",
+            hint="GET …/reasons lists the reasons.",
         )
-    changed = _columns_changed_by(found, MigrationVerb.RETRY, refused)
-    changed |= {"state": state or found.state, "looked": None, "ended": None}
-    connection.execute(update(migrations).where(migrations.c.id == found.id).values(**changed))
+    changes, stages = CounterDelta(), StageDelta()
+    values: dict[str, Any] = {"renewed": migrations.c.renewed + 1, "ended": None, "looked": None}
+    if found.listing != ListingState.FAILED:
+        values["error"] = None
+    stages.change(connection, found, MigrationState.RUNNING, **values)
+    only = (transfers.c.reason == reason) & ~_is_refused() & ~is_lost
+    _move_all(
+        connection, found.id, TransferState.FAILED, TransferVerb.RETRY, changes, only=FAILED & only
+    )
     changes.write(connection)
-    write_event(connection, found.id, EventKind.RETRY, {"reason": code})
+    stages.write(connection)
+    write_event(connection, found.id, EventKind.RETRY, {"reason": reason})
+    return one(connection, found.id)
+
+
+def acknowledge(connection: Connection, id: str) -> Migration:
+    """Record that a person has seen the failures of an ended migration. Idempotent. Raises
+    MigrationUnknown, and IllegalTransition in every other state."""
+    found = lock_migration(connection, id)
+    if found.state not in FAULTY:
+        raise not_now(found, "acknowledge")
+    if not found.needs_attention:
+        return found
+    change_stage(connection, found, found.state)
+    write_event(connection, found.id, EventKind.ACKNOWLEDGE, {})
     return one(connection, found.id)
 
 
@@ -152,6 +181,7 @@ _DONE: Mapping[str, str] = {
     MigrationVerb.CANCEL: "cancelled",
     MigrationVerb.RETRY: "retried",
     "limit": "limited",
+    "acknowledge": "acknowledged",
 }
 
 _INSTEAD: Mapping[str, str] = {
@@ -162,6 +192,7 @@ _INSTEAD: Mapping[str, str] = {
         "Wait until it ends, or cancel it first: `relay cancel`, or POST …/cancel."
     ),
     MigrationState.PAUSED: "Resume it first: `relay resume`, or POST …/resume.",
+    MigrationState.CANCELLED: "It was cancelled. Retry it first: `relay retry`, or POST …/retry.",
 }
 
 _RETRY = (
@@ -220,8 +251,7 @@ def list_again(connection: Connection, id: str, anyway: bool = False) -> Migrati
     under_way = anyway and found.state in (MigrationState.RUNNING, MigrationState.PAUSED)
     if not under_way and state_after(MIGRATION, MigrationVerb.RETRY, found.state) is None:
         return found
-    values = {
-        "state": MigrationState.RUNNING,
+    values: dict[str, Any] = {
         "ended": None,
         "error": None,
         "listing": ListingState.DUE,
@@ -229,10 +259,8 @@ def list_again(connection: Connection, id: str, anyway: bool = False) -> Migrati
         "listing_lapses": 0,
         "looked": None,
     }
-    again = {"listings": migrations.c.listings + 1, "renewed": migrations.c.renewed + 1}
-    connection.execute(
-        update(migrations).where(migrations.c.id == found.id).values(**values, **again)
-    )
+    values |= {"listings": migrations.c.listings + 1, "renewed": migrations.c.renewed + 1}
+    change_stage(connection, found, MigrationState.RUNNING, **values)
     write_event(connection, found.id, EventKind.LIST_AGAIN, {})
     return one(connection, found.id)
 
@@ -264,8 +292,8 @@ def pause_for(connection: Connection, id: str, error: Mapping[str, Any]) -> Migr
     found = lock_migration(connection, id)
     if state_after(MIGRATION, MigrationVerb.PAUSE, found.state) is None:
         return found
-    values = {"state": MigrationState.PAUSED, "error": json.dumps(error), "looked": None}
-    connection.execute(update(migrations).where(migrations.c.id == id).values(**values))
+    values = {"error": json.dumps(error), "looked": None}
+    change_stage(connection, found, MigrationState.PAUSED, needs_attention=True, **values)
     write_event(connection, id, EventKind.PAUSED, error)
     return one(connection, id)
 
@@ -279,7 +307,6 @@ def renew_secret(connection: Connection, id: str, secret: Mapping[str, Any]) -> 
 
 
 _HALF: Final = 1 << 20
-_ANY: Final = true()
 
 
 def _move_all(
@@ -289,22 +316,23 @@ def _move_all(
     verb: str,
     changes: CounterDelta,
     *,
-    chosen: ColumnElement[bool] = _ANY,
+    only: ColumnElement[bool] | None = None,
 ) -> None:
-    """Apply a verb to every transfer in one state that is `chosen`, and add the change of the
-    tallies to `changes`."""
+    """Apply a verb to every transfer in one state, or to the `only` ones among them, and add the
+    change of the tallies to `changes`."""
     to = TRANSFER[verb].to
+    those = (transfers.c.migration_id == id) & (transfers.c.state == state)
+    those = those if only is None else those & only
     # What a lost worker has left is not younger than its claim.
     fresh: dict[str, Any] = {"ended": case((LAPSED, transfers.c.ended), else_=time.time())}
     # A person asked for the retry, so the attempts and crashes count from 0 again.
     if verb == TransferVerb.RETRY:
-        fresh = {"attempts": 0, "lapses": TRUSTED, "not_before": 0, "error": None}
+        fresh = {"attempts": 0, "lapses": TRUSTED, "not_before": 0, "error": None, "reason": None}
     change = update(transfers).values(state=to, **fresh)
     more = case((transfers.c.attempts > 1, transfers.c.attempts - 1), else_=0)
     size_of = func.coalesce(transfers.c.bytes, transfers.c.size, 0)
-    rows = select(transfers.c.id, size_of.label("size"), more.label("more"))
-    wanted = and_(transfers.c.migration_id == id, transfers.c.state == state, chosen)
-    rows = rows.where(wanted)
+    rows = select(transfers.c.id, size_of.label("size"), more.label("more"), transfers.c.reason)
+    rows = rows.where(those)
     # In PostgreSQL a single statement counts and changes: between two statements other workers
     # could claim some of these rows, or end more.
     alone = connection.dialect.name == "sqlite"
@@ -315,36 +343,38 @@ def _move_all(
     counted = rows.subquery() if alone else held
     # Sum the high and the low bits apart: SQLite refuses a sum beyond 64 bits.
     halves = (func.sum(counted.c.size.op("/")(_HALF)), func.sum(counted.c.size.op("%")(_HALF)))
-    sums = select(func.count(), *halves, func.sum(counted.c.more)).select_from(counted)
-    count, high, low, retries = connection.execute(sums if alone else sums.add_cte(changed)).one()
+    sums = select(counted.c.reason, func.count(), *halves, func.sum(counted.c.more))
+    sums = sums.group_by(counted.c.reason)
+    found = connection.execute(sums if alone else sums.add_cte(changed)).all()
     if alone:
-        connection.execute(change.where(wanted))
-    size = int(high or 0) * _HALF + int(low or 0)
-    changes.add(id, state, -count, -size)
-    changes.add(id, to, count, size)
-    if verb == TransferVerb.RETRY:
-        changes.count_retries(id, -int(retries or 0))
+        connection.execute(change.where(those))
+    for reason, count, high, low, retries in found:
+        size = int(high or 0) * _HALF + int(low or 0)
+        changes.add(id, state, -count, -size)
+        changes.add(id, to, count, size)
+        changes.failures.remove(id, reason, count, size)
+        if verb == TransferVerb.RETRY:
+            changes.count_retries(id, -int(retries or 0))
 
 
-def _forget_refused(
-    connection: Connection,
-    id: str,
-    changes: CounterDelta,
-    chosen: ColumnElement[bool] = _ANY,
-) -> int:
-    """Delete the `chosen` entries that a listing refused and no worker has claimed: the next
-    listing reports them again. Return their number, and add the change of the tallies to
-    `changes`."""
-    never = transfers.c.ended.is_(None) & (transfers.c.attempts == 0) & chosen
+def _is_refused() -> ColumnElement[bool]:
+    """Return the condition for a failed transfer that its listing refused: no worker has claimed
+    it."""
+    never = transfers.c.ended.is_(None) & (transfers.c.attempts == 0)
     never &= (transfers.c.lapses == 0) & ~exists().where(uploads.c.transfer_id == transfers.c.id)
-    refused = (transfers.c.migration_id == id) & (transfers.c.state == TransferState.FAILED) & never
-    sizes = (
-        connection.execute(delete(transfers).where(refused).returning(transfers.c.size))
-        .scalars()
-        .all()
-    )
-    changes.add(id, TransferState.FAILED, -len(sizes), -sum(size or 0 for size in sizes))
-    return len(sizes)
+    return never
+
+
+def _forget_refused(connection: Connection, id: str, changes: CounterDelta) -> int:
+    """Delete the entries that a listing refused and no worker has claimed: the next listing reports
+    them again. Return their number, and add the change of the tallies to `changes`."""
+    refused = (transfers.c.migration_id == id) & (transfers.c.state == TransferState.FAILED)
+    forgotten = delete(transfers).where(refused, _is_refused())
+    rows = connection.execute(forgotten.returning(transfers.c.size, transfers.c.reason)).all()
+    for row in rows:
+        changes.add(id, TransferState.FAILED, -1, -(row.size or 0))
+        changes.failures.remove(id, row.reason, 1, row.size or 0)
+    return len(rows)
 
 
 def half_cancelled_ids(connection: Connection) -> list[str]:

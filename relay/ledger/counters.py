@@ -1,20 +1,19 @@
-"""Counters of a migration: transfers in each state, levels of proof, retries. Updated in the
-transaction of each change."""
+"""Counters of a migration: transfers in each state, levels of proof, retries, reasons of failures.
+Updated in the transaction of each change."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from typing import Any, Final
+from typing import Any
 
 from sqlalchemy import Connection, Select, func, select, text
 
+from relay.ledger.reasons import ReasonDelta
 from relay.ledger.rows import Count, Efforts
-from relay.ledger.schema import counters, tallies, transfers, uploads
+from relay.ledger.schema import MAX_SUM, counters, tallies, transfers, uploads
 
-MAX_SUM: Final = 2**62
-"""Upper limit of a sum of bytes: no column holds the sum of the sizes that a listing may claim."""
 _ADD = text(
     "INSERT INTO tallies (migration_id, state, objects, bytes) VALUES (:migration, :state,"
     " :objects, :bytes) ON CONFLICT (migration_id, state) DO UPDATE SET objects = tallies.objects"
@@ -37,6 +36,8 @@ class CounterDelta:
     _amounts: defaultdict[tuple[str, str, str], int] = field(
         default_factory=lambda: defaultdict(int)
     )
+    failures: ReasonDelta = field(default_factory=ReasonDelta)
+    """The changes to the reasons of failed objects."""
 
     def add(self, migration: str, state: str, objects: int, size: int | None) -> None:
         """Add `objects` (may be negative) of `size` bytes in all to a state."""
@@ -94,6 +95,7 @@ class CounterDelta:
         ]
         if amounts:
             connection.execute(_COUNT, amounts)
+        self.failures.write(connection)
 
 
 def select_parts(migrations: Iterable[str]) -> Select[Any]:
@@ -111,12 +113,6 @@ def select_parts(migrations: Iterable[str]) -> Select[Any]:
         .where(begun.c.migration_id.in_(list(migrations)))
         .group_by(begun.c.migration_id)
     )
-
-
-def parts_of(connection: Connection, migrations: Iterable[str]) -> dict[str, int]:
-    """Return the bytes in the stored parts of some migrations' unfinished multipart uploads."""
-    rows = connection.execute(select_parts(migrations))
-    return {row.migration_id: int(row.there) for row in rows}
 
 
 def tallies_of(connection: Connection, migrations: Iterable[str]) -> dict[str, dict[str, Count]]:

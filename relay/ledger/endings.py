@@ -29,9 +29,11 @@ from relay.ledger.schema import (
     transfers,
     uploads,
 )
+from relay.ledger.stages import StageDelta
 from relay.ledger.states import (
     COMPLETED,
     ENDED,
+    FAULTY,
     MIGRATION,
     PENDING,
     PRESENT,
@@ -119,7 +121,7 @@ def _unaccounted_error(listed: int | None, accounted: int) -> dict[str, Any]:
 def finish(connection: Connection) -> list[Migration]:
     """End every migration that has no transfer left; return those. The secrets of the succeeded
     ones are deleted."""
-    done = []
+    done, stages = [], StageDelta()
     for id in sorted(finishable_ids(connection)):  # rows are locked in one order: no deadlock
         row = lock_migration(connection, id)
         tally = {state: counted.objects for state, counted in row.tally.items()}
@@ -135,14 +137,11 @@ def finish(connection: Connection) -> list[Migration]:
         if row.listing != ListingState.FAILED and row.entries not in (None, sum(tally.values())):
             verb = MigrationVerb.END_PARTIAL
             values["error"] = json.dumps(_unaccounted_error(row.entries, sum(tally.values())))
-        state = state_after(MIGRATION, verb, row.state)
-        still = (migrations.c.id == id) & (migrations.c.state == row.state)
-        if not connection.execute(
-            update(migrations).where(still).values(state=state, **values)
-        ).rowcount:
-            continue  # another worker was first
+        state = state_after(MIGRATION, verb, row.state) or row.state
+        stages.change(connection, row, state, needs_attention=state in FAULTY, **values)
         if state == MigrationState.SUCCEEDED:
             connection.execute(delete(secrets).where(secrets.c.migration_id == id))
         write_event(connection, id, EventKind.ENDED, {"state": state})
         done.append(one(connection, id))
+    stages.write(connection)
     return done

@@ -13,7 +13,6 @@ and whether its object has changed (`listed_objects.py`); which worker lists, an
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from operator import itemgetter
@@ -118,8 +117,17 @@ def _insert(
         for number, one in enumerate(new, 1)
     ]
     _insert_rows(connection, rows)
+    failed: dict[str, list[str]] = {}
     for one, row in zip(new, rows, strict=True):
         changes.add(listing.migration_id, row["state"], 1, one.size)
+        if one.error:
+            of = (listing.migration_id, one.name, one.error, one.size or 0)
+            failed.setdefault(changes.failures.add(connection, *of), []).append(one.name)
+    for reason, names in sorted(failed.items()):
+        for some in in_chunks(names):
+            ours = (transfers.c.migration_id == listing.migration_id) & has_name(connection, some)
+            ours &= transfers.c.name.in_(some)
+            connection.execute(update(transfers).where(ours).values(reason=reason))
 
 
 def _insert_rows(connection: Connection, rows: Sequence[dict[str, Any]]) -> None:
@@ -203,7 +211,9 @@ def _list_again(
         step = _step(one, row, if_exists, is_empty)
         # An arrived object keeps the version that arrived, and a running one its claim's URL.
         kept = step.state in COMPLETED or row.state == TransferState.RUNNING
-        values = {"listings": listing.listings} if kept else _listed_columns(one, listing)
+        values: dict[str, Any] = (
+            {"listings": listing.listings} if kept else _listed_columns(one, listing)
+        )
         if row.state == TransferState.RUNNING and one.error is None:
             # If that is another version, the end of the claim does not settle it (`settling.py`).
             columns = _listed_columns(one, listing)
@@ -219,6 +229,11 @@ def _list_again(
             was = row.bytes if row.bytes is not None else row.size
             is_now = one.size if step.restarts or row.bytes is None else row.bytes
             changes.count_transition(listing.migration_id, row.state, step.state, was, is_now)
+            changes.failures.remove(listing.migration_id, row.reason, 1, was or 0)
+            values["reason"] = None
+            if step.state == TransferState.FAILED:
+                of = (listing.migration_id, one.name, one.error, is_now or 0)
+                values["reason"] = changes.failures.add(connection, *of)
         connection.execute(_UPDATE.values(state=step.state, **values), {"the_id": row.id})
     for some in in_chunks(begun):
         connection.execute(delete(receipts).where(receipts.c.transfer_id.in_(some)))
@@ -286,11 +301,13 @@ def begin_again(connection: Connection, migration: str, ids: Sequence[int]) -> b
             changes.count_transition(migration, row.state, state, was, row.size)
             changes.count_proof(migration, row.level, None)
             changes.count_retries(migration, -max(0, row.attempts - 1))
-            error = None if row.identity is None else json.dumps(_VANISHED)
-            connection.execute(
-                _UPDATE.values(state=state, error=error, **_reset_columns(row, if_exists)),
-                {"the_id": row.id},
-            )
+            error = reason = None
+            if state == TransferState.FAILED:
+                error = json.dumps(_VANISHED)
+                of = (migration, row.name, _VANISHED, row.size or 0)
+                reason = changes.failures.add(connection, *of)
+            columns = {"error": error, "reason": reason, **_reset_columns(row, if_exists)}
+            connection.execute(_UPDATE.values(state=state, **columns), {"the_id": row.id})
         connection.execute(delete(receipts).where(receipts.c.transfer_id.in_(some)))
     changes.write(connection)
     return listed
@@ -363,19 +380,17 @@ def forget_gone(connection: Connection, listing: ListingClaim) -> int:
         transfers.c.size,
         transfers.c.attempts,
         transfers.c.resent,
+        transfers.c.reason,
     )
     rows = connection.execute(
         delete(transfers).where(gone).returning(transfers.c.id, *counted)
     ).all()
     _store_last_used_id(connection, max((row.id for row in rows), default=0))
     changes = CounterDelta()
-    for state, count in Counter(row.state for row in rows).items():
-        size = sum(
-            (row.bytes if row.bytes is not None else row.size) or 0
-            for row in rows
-            if row.state == state
-        )
-        changes.add(listing.migration_id, state, -count, -size)
+    for row in rows:
+        size = (row.bytes if row.bytes is not None else row.size) or 0
+        changes.add(listing.migration_id, row.state, -1, -size)
+        changes.failures.remove(listing.migration_id, row.reason, 1, size)
     changes.count_retries(listing.migration_id, -sum(max(0, row.attempts - 1) for row in rows))
     changes.count_resent_bytes(listing.migration_id, -sum(row.resent for row in rows))
     changes.write(connection)

@@ -23,6 +23,7 @@ from sqlalchemy import (
     Float,
     Select,
     Text,
+    case,
     cast,
     func,
     literal_column,
@@ -38,7 +39,7 @@ from relay.ledger.migration_rows import listing_retried, select_helpers, select_
 from relay.ledger.retried import select_errors, shown_retries, split_listing_retry
 from relay.ledger.rows import Count, Event, EventCursor, Migration
 from relay.ledger.sample_values import Moving
-from relay.ledger.schema import migrations, tallies
+from relay.ledger.schema import NEEDY, migrations, tallies
 from relay.ledger.states import ENDED
 
 MOST_EVENTS: Final = 1000
@@ -119,6 +120,7 @@ def _statement(ids: list[str], sqlite: bool) -> Any:
             name=cast(migration.state, Text),
             text=cast(migration.listing, Text),
             error=migration.error,
+            number=cast(case((NEEDY, 1), else_=0), BigInteger),
             at=migration.ended,
         ).where(migration.id.in_(ids)),
         _values(
@@ -161,6 +163,7 @@ def _migrations(known: Mapping[str, Migration], rows: Iterable[Any]) -> dict[str
         row.id: replace(
             known[row.id],
             state=row.name,
+            needs_attention=bool(row.number),
             listing=row.text,
             error=split_listing_retry(row.error)[0],
             ended=row.at,

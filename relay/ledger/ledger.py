@@ -12,6 +12,7 @@ from __future__ import annotations
 import copy
 import time
 import uuid
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -34,6 +35,7 @@ from relay.ledger import (
     listings,
     live_rows,
     local_links,
+    migration_lists,
     migration_rows,
     orphans,
     overview,
@@ -45,6 +47,7 @@ from relay.ledger import (
     samples,
     session_rows,
     settling,
+    stages,
     tokens,
     totals,
     unproved,
@@ -54,6 +57,7 @@ from relay.ledger.counters import CounterDelta
 from relay.ledger.database import Database
 from relay.ledger.distrust import distrust_recent_commits
 from relay.ledger.opening import open_database
+from relay.ledger.reasons import Reason, reasons_of
 from relay.ledger.releases import release_unknown_claims
 from relay.ledger.rows import (
     TERMINAL,
@@ -76,6 +80,7 @@ from relay.ledger.rows import (
 from relay.ledger.sample_values import Moving, Sample, Traffic
 from relay.ledger.states import MigrationVerb, TransferVerb
 from relay.ledger.token_values import Scope, TokenHolder, TokenLimits
+from relay.ledger.viewer import DEFAULT_TENANT, EVERYTHING, Viewer
 from relay.ledger.workers import LEASE_SECONDS, WorkerId
 from relay.process.failpoints import reach
 from relay.tallies import Tallies
@@ -168,6 +173,8 @@ class Ledger:
         key: str | None = None,
         go_on: bool = False,
         holder: TokenHolder | None = None,
+        *,
+        tenant: str = DEFAULT_TENANT,
     ) -> tuple[Migration, bool]:
         """As acceptance.create. Also raises LedgerFailed if the file was removed or replaced: no
         process would find the migration."""
@@ -175,7 +182,7 @@ class Ledger:
 
         def create(connection: Connection) -> tuple[Migration, bool]:
             made, is_new = acceptance.create(
-                connection, spec, key, go_on, runner=self.worker.kind, holder=holder
+                connection, spec, key, go_on, runner=self.worker.kind, holder=holder, tenant=tenant
             )
             if is_new:
                 ends = {"source": made.source, "destination": made.destination}
@@ -190,15 +197,40 @@ class Ledger:
         """As unproved.find_unproved_at."""
         return self.database.run(lambda c: unproved.find_unproved_at(c, spec, place), write=False)
 
-    def migration(self, id: str) -> Migration:
-        """As migration_rows.one."""
-        return self.database.run(lambda c: migration_rows.one(c, id, self._shown_kind), write=False)
-
-    def migrations(self, limit: int = 100, before: int | None = None) -> list[Migration]:
-        """As migration_rows.many."""
+    def migration(self, id: str, viewer: Viewer = EVERYTHING) -> Migration:
+        """As migration_rows.one. The other methods take the id of the returned migration, which the
+        viewer then sees."""
         return self.database.run(
-            lambda c: migration_rows.many(c, limit, before, self._shown_kind), write=False
+            lambda c: migration_rows.one(c, id, self._shown_kind, viewer), write=False
         )
+
+    def migrations(
+        self,
+        limit: int = 100,
+        wanted: migration_lists.MigrationFilter = migration_lists.ALL,
+        viewer: Viewer = EVERYTHING,
+    ) -> list[Migration]:
+        """As migration_lists.find_migrations."""
+        return self.database.run(
+            lambda c: migration_lists.find_migrations(c, limit, wanted, viewer, self._shown_kind),
+            write=False,
+        )
+
+    def stage_counts(self, viewer: Viewer = EVERYTHING) -> Counter[tuple[str, bool]]:
+        """As stages.count_stages."""
+        return self.database.run(
+            lambda c: stages.count_stages(c, viewer, self._shown_kind), write=False
+        )
+
+    def acknowledge(self, id: str) -> Migration:
+        """As actions.acknowledge."""
+
+        def acknowledge(connection: Connection) -> Migration:
+            found = actions.acknowledge(connection, id)
+            self._record(connection, "acknowledge", _name_of(found))
+            return found
+
+        return self.database.run(acknowledge)
 
     def secret(self, id: str) -> Mapping[str, Any] | None:
         """As migration_rows.secret."""
@@ -208,13 +240,20 @@ class Ledger:
         """As acceptance.is_at."""
         return self.database.run(lambda c: acceptance.is_at(c, id, spec), write=False)
 
-    def act(self, id: str, verb: str, fresh: Spec | Mapping[str, Any] | None = None) -> Migration:
+    def act(
+        self,
+        id: str,
+        verb: str,
+        fresh: Spec | Mapping[str, Any] | None = None,
+        reason: str | None = None,
+    ) -> Migration:
         """As actions.act; a resumed migration learns of other migrations first (`_resume`)."""
 
         def act(connection: Connection) -> Migration:
             state = migration_rows.lock_migration(connection, id).state if self._actor else None
-            found = actions.act(connection, id, verb, fresh)
+            found = actions.act(connection, id, verb, fresh, reason=reason)
             after = {"state": found.state, **({"credentials": "renewed"} if fresh else {})}
+            after |= {"reason": reason} if reason is not None else {}
             self._record(connection, verb, _name_of(found), before={"state": state}, after=after)
             if verb not in (MigrationVerb.RESUME, MigrationVerb.RETRY):
                 return found
@@ -222,17 +261,6 @@ class Ledger:
             return migration_rows.one(connection, found.id)
 
         return self.database.run(act)
-
-    def retry_reason(self, id: str, code: str) -> Migration:
-        """As actions.retry_reason; the migration learns of other migrations as in `act`."""
-
-        def retry(connection: Connection) -> Migration:
-            found = actions.retry_reason(connection, id, code)
-            self._record(connection, "retry", _name_of(found), after={"reason": code})
-            self._resume(connection, found.id)
-            return migration_rows.one(connection, found.id)
-
-        return self.database.run(retry)
 
     def list_again(self, id: str, anyway: bool = False) -> Migration:
         """As actions.list_again."""
@@ -387,28 +415,41 @@ class Ledger:
         )
 
     def page(
-        self, id: str, states: Iterable[str] = (), after: int = 0, limit: int = 1000
+        self,
+        id: str,
+        states: Iterable[str] = (),
+        after: int = 0,
+        limit: int = 1000,
+        reason: str | None = None,
     ) -> list[pages.TransferRow]:
         """As pages.page."""
-        return self.database.run(lambda c: pages.page(c, id, states, after, limit), write=False)
+        return self.database.run(
+            lambda c: pages.page(c, id, states, after, limit, reason=reason), write=False
+        )
+
+    def reasons(self, id: str) -> list[Reason]:
+        """As reasons.reasons_of."""
+        return self.database.run(lambda c: reasons_of(c, id), write=False)
 
     # -- the page
 
-    def find_migrations(self, wanted: overview.MigrationSearch) -> list[Migration]:
+    def find_migrations(self, wanted: overview.MigrationSearch, viewer: Viewer) -> list[Migration]:
         """As overview.find_migrations."""
         return self.database.run(
-            lambda c: overview.find_migrations(c, wanted, self._shown_kind), write=False
+            lambda c: overview.find_migrations(c, wanted, viewer, self._shown_kind), write=False
         )
 
-    def migrations_by_number(self, numbers: Sequence[int]) -> list[Migration]:
-        """As overview.migrations_by_number."""
+    def migrations_by_name(self, names: Sequence[str], viewer: Viewer) -> list[Migration]:
+        """As overview.migrations_by_name."""
         return self.database.run(
-            lambda c: overview.migrations_by_number(c, numbers, self._shown_kind), write=False
+            lambda c: overview.migrations_by_name(c, names, viewer, self._shown_kind), write=False
         )
 
-    def group_counts(self) -> dict[overview.Group, int]:
+    def group_counts(self, viewer: Viewer) -> dict[overview.Group, int]:
         """As overview.group_counts."""
-        return self.database.run(lambda c: overview.group_counts(c, self._shown_kind), write=False)
+        return self.database.run(
+            lambda c: overview.group_counts(c, viewer, self._shown_kind), write=False
+        )
 
     def find_objects(self, id: str, wanted: overview.ObjectSearch) -> overview.ObjectPage:
         """As overview.find_objects."""
@@ -421,10 +462,6 @@ class Ledger:
     def unfinished_uploads(self, id: str) -> int:
         """As overview.unfinished_uploads."""
         return self.database.run(lambda c: overview.unfinished_uploads(c, id), write=False)
-
-    def failure_reasons(self, id: str) -> list[overview.Reason]:
-        """As overview.failure_reasons."""
-        return self.database.run(lambda c: overview.failure_reasons(c, id), write=False)
 
     # -- tokens
 
@@ -827,4 +864,4 @@ class Ledger:
 
 def _name_of(migration: Migration) -> str:
     """Return how the audit log names a migration."""
-    return f"migration {migration.number} {migration.id}"
+    return f"migration {migration.name} {migration.id}"

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
@@ -18,15 +17,18 @@ from sqlalchemy import (
     Connection,
     Row,
     Select,
+    func,
+    literal,
     literal_column,
     select,
     true,
+    union_all,
 )
 
 from relay.errors import (
     MigrationUnknown,
 )
-from relay.ledger.counters import efforts_of, parts_of, tallies_of
+from relay.ledger.counters import efforts_of, select_parts, tallies_of
 from relay.ledger.retried import pending_retries, split_listing_retry
 from relay.ledger.rows import Efforts, Migration
 from relay.ledger.schema import (
@@ -42,22 +44,46 @@ from relay.ledger.states import (
     ListingState,
     TransferState,
 )
+from relay.ledger.viewer import EVERYTHING, Viewer
 from relay.throttle import Bounds
 
 _ID = re.compile(r"[0-9a-f-]{1,36}")
+_NUMBER = re.compile(r"(?:(?P<tenant>[!-9;-~]{1,64}):)?(?P<number>[0-9]{1,9})", re.ASCII)
 
 
-def one(connection: Connection, id: str, runner: str | None = None) -> Migration:
-    """Return a migration by its id, or by the number that people use. Raises MigrationUnknown; also
-    for a migration that belongs to another kind of worker than `runner`."""
-    numbered = id.isascii() and id.isdigit() and len(id) < 10
-    named = migrations.c.number == int(id) if numbered else migrations.c.id == id
+def one(
+    connection: Connection, id: str, runner: str | None = None, viewer: Viewer = EVERYTHING
+) -> Migration:
+    """Return a migration by its id, or by the number that people use: `7` of the viewer's tenant,
+    or `acme:7`. Raises MigrationUnknown; also for a migration that the viewer does not see, and for
+    one that belongs to another kind of worker than `runner`."""
     row = None
-    if _ID.fullmatch(id) is not None:  # a database refuses some characters
-        row = connection.execute(select(migrations).where(named, of_kind(runner))).first()
+    named = with_name(id, viewer)
+    if named is not None:
+        visible = select(migrations).where(named, of_kind(runner), is_visible(viewer))
+        # A row of an older relay without an ordinal comes last.
+        row = connection.execute(visible.order_by(migrations.c.ordinal.is_(None))).first()
     if row is None:
         raise MigrationUnknown(f"there is no migration {id!a}")
-    return _with_counts(connection, [row])[0]
+    return with_counts(connection, [row], efforts=True)[0]
+
+
+def with_name(id: str, viewer: Viewer) -> ColumnElement[bool] | None:
+    """Return the condition for the migrations that `id` may name; None if it can name none. (A
+    database refuses some characters.)"""
+    number = _NUMBER.fullmatch(id)
+    if number is not None:
+        ordinal, tenant = int(number["number"]), number["tenant"] or viewer.tenant
+        is_tenants: ColumnElement[bool] = migrations.c.tenant == tenant
+        # Each side names its tenant, so that each can use its index.
+        by_older = is_tenants & migrations.c.ordinal.is_(None) & (migrations.c.number == ordinal)
+        return (is_tenants & (migrations.c.ordinal == ordinal)) | by_older
+    return migrations.c.id == id if _ID.fullmatch(id) is not None else None
+
+
+def is_visible(viewer: Viewer) -> ColumnElement[bool]:
+    """Return the condition for the migrations that a viewer sees."""
+    return true() if viewer.sees_all else migrations.c.tenant == viewer.tenant
 
 
 def of_kind(runner: str | None) -> ColumnElement[bool]:
@@ -68,40 +94,30 @@ def of_kind(runner: str | None) -> ColumnElement[bool]:
     return migrations.c.runner.is_(None) | (migrations.c.runner == runner)
 
 
-def many(
-    connection: Connection, limit: int, before: int | None = None, runner: str | None = None
+def with_counts(
+    connection: Connection, rows: Sequence[Row[Any]], efforts: bool = False
 ) -> list[Migration]:
-    """Return up to `limit` migrations, newest first. With `before`, only those with a lower
-    number."""
-    query = (
-        select(migrations).where(of_kind(runner)).order_by(migrations.c.number.desc()).limit(limit)
-    )
-    if before is not None:
-        query = query.where(migrations.c.number < before)
-    return _with_counts(connection, connection.execute(query).all())
-
-
-def _with_counts(connection: Connection, rows: Sequence[Row[Any]]) -> list[Migration]:
-    """Return the migrations of some rows, with their counters."""
+    """Return the migrations of some rows, with their counters, by at most three queries, and one
+    more with `efforts`."""
     ids = [row.id for row in rows]
+    if not ids:
+        return []
     tallies = tallies_of(connection, ids)
-    arrived = parts_of(connection, ids)
-    efforts = efforts_of(connection, ids)
-    helpers = helper_counts(connection, ids)
     moving = [id for id in ids if TransferState.RUNNING in tallies[id]]
+    activity = _activity_of(connection, ids, moving)
     retried = pending_retries(connection, moving)
-    slots = slots_of(connection, moving)
+    spent = efforts_of(connection, ids) if efforts else {}
     return [
         replace(
             migration_of_row(
                 row,
                 tallies[row.id],
-                arrived.get(row.id, 0),
-                efforts.get(row.id, Efforts()),
-                helpers[row.id],
+                activity.get((row.id, "in_parts"), 0),
+                spent.get(row.id, Efforts()),
+                activity.get((row.id, "helpers"), 0),
             ),
             retried=(*listing_retried(row.listing, row.error), *retried.get(row.id, ())),
-            slots=slots.get(row.id),
+            slots=activity.get((row.id, "slots")),
         )
         for row in rows
     ]
@@ -128,7 +144,10 @@ def migration_of_row(
     """Return a row of the table as a value, with its counters."""
     return Migration(
         id=row.id,
-        number=row.number,
+        number=row.number if row.ordinal is None else row.ordinal,
+        sequence=row.number,
+        tenant=row.tenant,
+        needs_attention=bool(row.needs_attention),
         state=row.state,
         source=row.source,
         destination=row.destination,
@@ -186,28 +205,33 @@ def select_helpers(ids: Sequence[str]) -> Select[Any]:
     )
 
 
-def helper_counts(connection: Connection, ids: Sequence[str]) -> Counter[str]:
-    """Return the number of helpers of each migration."""
-    return Counter(row.migration_id for row in connection.execute(select_helpers(ids)))
-
-
-def slots_of(connection: Connection, ids: Sequence[str]) -> dict[str, int]:
-    """Return the number of slots of the workers that run transfers of each migration. Workers of an
-    older relay do not count."""
-    if not ids:
-        return {}
-    found: Counter[str] = Counter()
-    for row in connection.execute(select_slots(ids)):
-        found[row.migration_id] += row.slots
-    return dict(found)
-
-
 def select_slots(ids: Sequence[str]) -> Select[Any]:
     """Return the query for the workers that run transfers of some migrations: migration, worker and
-    its `slots`."""
+    its `slots`. Workers of an older relay do not count."""
     return (
         select(transfers.c.migration_id, runners.c.id, runners.c.slots)
         .join(runners, runners.c.id == transfers.c.owner)
         .where(transfers.c.migration_id.in_(ids), RUNNING, runners.c.slots.is_not(None))
         .distinct()
     )
+
+
+def _activity_of(
+    connection: Connection, ids: Sequence[str], moving: Sequence[str]
+) -> dict[tuple[str, str], int]:
+    """Return numbers of some migrations that only rows of transfers and parts give, by migration
+    and name, with one query: the bytes `in_parts` of unfinished uploads, the number of `helpers`,
+    and the `slots` of the workers that run transfers of the `moving` ones. A number without rows is
+    left out."""
+    stored, helping = select_parts(ids).subquery(), select_helpers(ids).subquery()
+    helpers = select(helping.c.migration_id, literal("helpers"), func.count())
+    counted = [
+        select(stored.c.migration_id, literal("in_parts"), stored.c.there),
+        helpers.group_by(helping.c.migration_id),
+    ]
+    if moving:
+        running = select_slots(moving).subquery()
+        slots = select(running.c.migration_id, literal("slots"), func.sum(running.c.slots))
+        counted.append(slots.group_by(running.c.migration_id))
+    rows = connection.execute(union_all(*counted))
+    return {(id, name): int(number) for id, name, number in rows}

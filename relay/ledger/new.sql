@@ -19,7 +19,7 @@ CREATE TABLE migrations (
 	destination_empty BOOLEAN DEFAULT false NOT NULL, 
 	error TEXT, 
 	created FLOAT NOT NULL, 
-	ended FLOAT, slots INTEGER, bytes_per_second BIGINT, connections INTEGER, renewed INTEGER DEFAULT 0 NOT NULL, places VARCHAR(64), owner VARCHAR(64), runner VARCHAR(12), listings INTEGER DEFAULT 0 NOT NULL, listing_lapses INTEGER DEFAULT 0 NOT NULL, entries BIGINT, looked FLOAT, token VARCHAR(8), place TEXT, 
+	ended FLOAT, slots INTEGER, bytes_per_second BIGINT, connections INTEGER, renewed INTEGER DEFAULT 0 NOT NULL, places VARCHAR(64), owner VARCHAR(64), runner VARCHAR(12), listings INTEGER DEFAULT 0 NOT NULL, listing_lapses INTEGER DEFAULT 0 NOT NULL, entries BIGINT, looked FLOAT, token VARCHAR(8), place TEXT, tenant VARCHAR(64) DEFAULT 'default' NOT NULL, ordinal BIGINT, needs_attention BOOLEAN DEFAULT false NOT NULL, 
 	PRIMARY KEY (id), 
 	UNIQUE (number), 
 	UNIQUE ("key")
@@ -49,7 +49,7 @@ CREATE TABLE transfers (
 	seconds FLOAT, 
 	level VARCHAR(16), 
 	error TEXT, 
-	ended FLOAT, digests TEXT, identity VARCHAR(32), listings INTEGER DEFAULT 0 NOT NULL, "before" TEXT, folded TEXT, twins INTEGER DEFAULT 0 NOT NULL, 
+	ended FLOAT, digests TEXT, identity VARCHAR(32), listings INTEGER DEFAULT 0 NOT NULL, "before" TEXT, folded TEXT, twins INTEGER DEFAULT 0 NOT NULL, reason VARCHAR(128), 
 	PRIMARY KEY (id), 
 	UNIQUE (migration_id, name), 
 	FOREIGN KEY(migration_id) REFERENCES migrations (id) ON DELETE CASCADE
@@ -211,4 +211,29 @@ CREATE TABLE samples (
 );
 CREATE INDEX migrations_by_place ON migrations (place);
 CREATE INDEX migrations_without_place ON migrations (id) WHERE place IS NULL;
-INSERT INTO alembic_version VALUES ('0014');
+CREATE UNIQUE INDEX migrations_numbered ON migrations (tenant, ordinal);
+CREATE INDEX migrations_by_state ON migrations (tenant, state, ordinal);
+CREATE INDEX migrations_of_all_by_state ON migrations (state, number);
+CREATE INDEX migrations_needy ON migrations (tenant, ordinal) WHERE needs_attention;
+CREATE TABLE stage_counts (
+	tenant VARCHAR(64) NOT NULL, 
+	runner VARCHAR(12) NOT NULL, 
+	state VARCHAR(12) NOT NULL, 
+	needs_attention BOOLEAN NOT NULL, 
+	migrations BIGINT NOT NULL, 
+	PRIMARY KEY (tenant, runner, state, needs_attention)
+);
+CREATE TABLE reasons (
+	migration_id VARCHAR(36) NOT NULL, 
+	reason VARCHAR(128) NOT NULL, 
+	side VARCHAR(16) NOT NULL, 
+	code VARCHAR(64) NOT NULL, 
+	status INTEGER, 
+	objects BIGINT NOT NULL, 
+	bytes BIGINT NOT NULL, 
+	sample TEXT NOT NULL, 
+	PRIMARY KEY (migration_id, reason), 
+	FOREIGN KEY(migration_id) REFERENCES migrations (id) ON DELETE CASCADE
+);
+CREATE INDEX transfers_failed ON transfers (migration_id, reason, id) WHERE state = 'failed';
+INSERT INTO alembic_version VALUES ('0016');

@@ -1,41 +1,30 @@
 """What the page asks of the ledger: the list of migrations by group and text, their number in each
-group, the objects of one migration by filters, and its failures by reason.
+group, and the objects of one migration by filters.
 
 Every query is bounded: a list reads one page in the order of its index, and filters without an
 index look at WINDOW rows at a time. Never here: the names of groups (`relay/ui/words.py`)."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Any, Final
+from typing import Final
 
-from sqlalchemy import (
-    ColumnElement,
-    Connection,
-    and_,
-    case,
-    false,
-    func,
-    or_,
-    select,
-    true,
-)
+from sqlalchemy import ColumnElement, Connection, and_, false, func, or_, select, true
 
-from relay.ledger.counters import parts_of, tallies_of
-from relay.ledger.migration_rows import migration_of_row, of_kind
-from relay.ledger.pages import TransferRow, error_member, select_rows, transfer_row
-from relay.ledger.rows import Efforts, Migration
-from relay.ledger.schema import migrations, transfers, uploads
-from relay.ledger.states import ENDED, MigrationState, TransferState
+from relay.ledger import migration_lists
+from relay.ledger.migration_lists import MigrationFilter
+from relay.ledger.migration_rows import is_visible, of_kind, with_counts, with_name
+from relay.ledger.pages import TransferRow, select_rows, transfer_row
+from relay.ledger.rows import Migration
+from relay.ledger.schema import FAILED, migrations, transfers, uploads
+from relay.ledger.stages import count_stages
+from relay.ledger.states import ENDED, MigrationState
+from relay.ledger.viewer import Viewer
 
 WINDOW: Final = 20_000
 """Maximum number of rows that one filtered page of objects looks at."""
-EXAMINED: Final = 5_000
-"""Maximum number of failed objects that are counted by their reasons."""
-_LIKE: Final = str.maketrans({"\\": "\\\\", "%": "\\%", "_": "\\_"})
 
 
 class Group(StrEnum):
@@ -45,14 +34,14 @@ class Group(StrEnum):
     RUNNING = "running"
     PAUSED = "paused"
     NEEDS_YOU = "needs_you"
-    """relay paused it, or some objects did not arrive."""
+    """relay paused it, or some objects did not arrive and no person has acknowledged that."""
     ENDED = "ended"
 
 
 @dataclass(frozen=True, kw_only=True)
 class MigrationSearch:
-    """One page of the list: a group, a text in the places or a number, and the lowest number of the
-    page before."""
+    """One page of the list: a group, a text in the places or a number, and the place of the last
+    migration of the page before (`Migration.cursor_for`)."""
 
     group: Group = Group.ALL
     text: str = ""
@@ -62,11 +51,11 @@ class MigrationSearch:
 
 @dataclass(frozen=True, kw_only=True)
 class ObjectSearch:
-    """One page of a migration's objects: those behind the row `after`. `code` is that of an
-    error."""
+    """One page of a migration's objects: those behind the row `after`. `reason` is one of
+    `reasons.reasons_of`."""
 
     state: str | None = None
-    code: str | None = None
+    reason: str | None = None
     level: str | None = None
     prefix: str = ""
     after: int = 0
@@ -75,7 +64,7 @@ class ObjectSearch:
     @property
     def is_filtered(self) -> bool:
         """Whether rows are left out that no index leaves out."""
-        return bool(self.code or self.level or self.prefix)
+        return bool(self.level or self.prefix)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,60 +76,45 @@ class ObjectPage:
     next: int | None
 
 
-@dataclass(frozen=True, kw_only=True)
-class Reason:
-    """Failed objects with one reason; `sample` is the name of one of them."""
-
-    code: str
-    side: str
-    objects: int
-    bytes: int
-    sample: str
-
-
 def find_migrations(
-    connection: Connection, wanted: MigrationSearch, runner: str | None = None
+    connection: Connection, wanted: MigrationSearch, viewer: Viewer, runner: str | None = None
 ) -> list[Migration]:
-    """Return up to `wanted.limit` migrations, newest first, with their tallies and without their
-    efforts and retries."""
-    query = (
-        select(migrations)
-        .where(of_kind(runner), _in_group(wanted.group), _names(wanted.text))
-        .order_by(migrations.c.number.desc())
-        .limit(wanted.limit)
-    )
-    if wanted.before is not None:
-        query = query.where(migrations.c.number < wanted.before)
-    return _with_tallies(connection, connection.execute(query).all())
+    """Return up to `wanted.limit` migrations that a viewer sees, newest first and without their
+    efforts."""
+    narrowed = replace(_GROUPS[wanted.group], search=wanted.text, before=wanted.before)
+    return migration_lists.find_migrations(connection, wanted.limit, narrowed, viewer, runner)
 
 
-def migrations_by_number(
-    connection: Connection, numbers: Sequence[int], runner: str | None = None
+def migrations_by_name(
+    connection: Connection, names: Sequence[str], viewer: Viewer, runner: str | None = None
 ) -> list[Migration]:
-    """Return the migrations with some numbers, as `find_migrations` does; unknown numbers are left
-    out."""
-    query = select(migrations).where(of_kind(runner), migrations.c.number.in_(numbers))
-    return _with_tallies(connection, connection.execute(query).all())
+    """Return the migrations with some names (`Migration.name`), as `find_migrations` does; unknown
+    ones are left out."""
+    conditions = [one for name in names if (one := with_name(name, viewer)) is not None]
+    visible = is_visible(viewer) & of_kind(runner)
+    query = select(migrations).where(visible, or_(false(), *conditions))
+    return with_counts(connection, connection.execute(query).all())
 
 
-def group_counts(connection: Connection, runner: str | None = None) -> dict[Group, int]:
-    """Return the number of migrations in each group."""
-    is_waiting = case((_PAUSED_BY_RELAY, True), else_=False)
-    query = (
-        select(migrations.c.state, is_waiting.label("waits"), func.count().label("number"))
-        .where(of_kind(runner))
-        .group_by(migrations.c.state, is_waiting)
-    )
-    found: Counter[Group] = Counter()
-    for row in connection.execute(query):
-        for group in _groups_of(row.state, bool(row.waits)):
-            found[group] += row.number
-    return {group: found[group] for group in Group}
+def group_counts(
+    connection: Connection, viewer: Viewer, runner: str | None = None
+) -> dict[Group, int]:
+    """Return the number of the migrations of each group that a viewer sees."""
+    counted = count_stages(connection, viewer, runner)
+    return {
+        group: sum(
+            number
+            for (state, needy), number in counted.items()
+            if (not wanted.states or state in wanted.states)
+            and wanted.needs_attention in (None, needy)
+        )
+        for group, wanted in _GROUPS.items()
+    }
 
 
 def find_objects(connection: Connection, id: str, wanted: ObjectSearch) -> ObjectPage:
     """Return a page of a migration's objects, in the order of their ids."""
-    behind = _behind(id, wanted.state, wanted.after)
+    behind = _behind(id, wanted)
     end: int | None = None
     if wanted.is_filtered:
         window = select(transfers.c.id).where(behind).order_by(transfers.c.id).limit(WINDOW)
@@ -148,7 +122,7 @@ def find_objects(connection: Connection, id: str, wanted: ObjectSearch) -> Objec
         last, seen = connection.execute(
             select(func.max(reached.c.id), func.count()).select_from(reached)
         ).one()
-        behind = and_(behind, transfers.c.id <= (last or 0), _matches(connection, wanted))
+        behind = and_(behind, transfers.c.id <= (last or 0), _matches(wanted))
         end = last if seen == WINDOW else None
     query = select_rows().where(behind).order_by(transfers.c.id).limit(wanted.limit)
     rows = tuple(transfer_row(row) for row in connection.execute(query))
@@ -175,108 +149,31 @@ def unfinished_uploads(connection: Connection, id: str) -> int:
     return int(connection.execute(query).scalar() or 0)
 
 
-def failure_reasons(connection: Connection, id: str) -> list[Reason]:
-    """Return the reasons of a migration's failed objects, the most frequent first. Only the first
-    EXAMINED failed objects count."""
-    failed = (
-        select(transfers.c.name, transfers.c.error, transfers.c.size)
-        .where(_behind(id, TransferState.FAILED, 0))
-        .order_by(transfers.c.id)
-        .limit(EXAMINED)
-        .subquery()
-    )
-    code, side = (error_member(connection, failed.c.error, name) for name in ("code", "side"))
-    query = select(
-        code.label("code"),
-        side.label("side"),
-        func.count().label("objects"),
-        func.sum(func.coalesce(failed.c.size, 0) * 1.0).label("bytes"),
-        func.min(failed.c.name).label("sample"),
-    ).group_by(code, side)
-    found = [
-        Reason(
-            code=row.code,
-            side=row.side,
-            objects=row.objects,
-            bytes=int(row.bytes or 0),
-            sample=row.sample,
-        )
-        for row in connection.execute(query)
-    ]
-    return sorted(found, key=lambda one: (-one.objects, one.code, one.side))
+_GROUPS: Final[Mapping[Group, MigrationFilter]] = {
+    Group.ALL: MigrationFilter(),
+    Group.RUNNING: MigrationFilter(states=frozenset({MigrationState.RUNNING})),
+    Group.PAUSED: MigrationFilter(states=frozenset({MigrationState.PAUSED}), needs_attention=False),
+    Group.NEEDS_YOU: MigrationFilter(needs_attention=True),
+    Group.ENDED: MigrationFilter(states=ENDED),
+}
 
 
-_PAUSED_BY_RELAY: Final = and_(
-    migrations.c.state == MigrationState.PAUSED,
-    migrations.c.error.is_not(None),
-    # A pending retry of the listing (`retried.py`), which a user's pause left there.
-    migrations.c.error.not_like('%"again": %'),
-)
+def _behind(id: str, wanted: ObjectSearch) -> ColumnElement[bool]:
+    """Return the condition for the objects behind `wanted.after`, by what an index has."""
+    behind = and_(transfers.c.migration_id == id, transfers.c.id > wanted.after)
+    if wanted.state is not None:
+        behind = and_(behind, transfers.c.state == wanted.state)
+    if wanted.reason is not None:
+        behind = and_(behind, FAILED, transfers.c.reason == wanted.reason)
+    return behind
 
 
-def _groups_of(state: str, waits: bool) -> set[Group]:
-    found = {Group.ALL}
-    if state == MigrationState.RUNNING:
-        found.add(Group.RUNNING)
-    if state == MigrationState.PAUSED:
-        found.add(Group.NEEDS_YOU if waits else Group.PAUSED)
-    if state in (MigrationState.PARTIAL, MigrationState.FAILED):
-        found.add(Group.NEEDS_YOU)
-    if state in ENDED:
-        found.add(Group.ENDED)
-    return found
-
-
-def _in_group(group: Group) -> ColumnElement[bool]:
-    lost = migrations.c.state.in_((MigrationState.PARTIAL, MigrationState.FAILED))
-    conditions: Mapping[Group, ColumnElement[bool]] = {
-        Group.ALL: true(),
-        Group.RUNNING: migrations.c.state == MigrationState.RUNNING,
-        Group.PAUSED: and_(
-            migrations.c.state == MigrationState.PAUSED,
-            or_(migrations.c.error.is_(None), migrations.c.error.like('%"again": %')),
-        ),
-        Group.NEEDS_YOU: or_(lost, _PAUSED_BY_RELAY),
-        Group.ENDED: migrations.c.state.in_(tuple(ENDED)),
-    }
-    return conditions[group]
-
-
-def _names(text: str) -> ColumnElement[bool]:
-    """Return the condition for a migration whose place has a text, or whose number it is."""
-    if not text:
-        return true()
-    pattern = f"%{text.translate(_LIKE)}%"
-    number = text.removeprefix("#")
-    is_number = number.isascii() and number.isdigit() and len(number) < 10
-    return or_(
-        migrations.c.source.ilike(pattern, escape="\\"),
-        migrations.c.destination.ilike(pattern, escape="\\"),
-        migrations.c.number == int(number) if is_number else false(),
-    )
-
-
-def _behind(id: str, state: str | None, after: int) -> ColumnElement[bool]:
-    mine = and_(transfers.c.migration_id == id, transfers.c.id > after)
-    return mine if state is None else and_(mine, transfers.c.state == state)
-
-
-def _matches(connection: Connection, wanted: ObjectSearch) -> ColumnElement[bool]:
+def _matches(wanted: ObjectSearch) -> ColumnElement[bool]:
+    """Return the condition by what no index has."""
     conditions: list[ColumnElement[bool]] = []
-    if wanted.code:
-        conditions.append(error_member(connection, transfers.c.error, "code") == wanted.code)
     if wanted.level:
         conditions.append(transfers.c.level == wanted.level)
     if wanted.prefix:
         # Not LIKE, which ignores case in SQLite.
         conditions.append(func.substr(transfers.c.name, 1, len(wanted.prefix)) == wanted.prefix)
     return and_(true(), *conditions)
-
-
-def _with_tallies(connection: Connection, rows: Sequence[Any]) -> list[Migration]:
-    ids = [row.id for row in rows]
-    tallies, arrived = tallies_of(connection, ids), parts_of(connection, ids)
-    return [
-        migration_of_row(row, tallies.get(row.id, {}), arrived.get(row.id, 0), Efforts(), 0)
-        for row in rows
-    ]

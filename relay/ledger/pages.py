@@ -7,9 +7,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import JSON, ColumnElement, Connection, Row, Select, cast, func, select
+from sqlalchemy import Connection, Row, Select, select
 
-from relay.ledger.schema import receipts, transfers
+from relay.ledger.schema import FAILED, receipts, transfers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +26,7 @@ class TransferRow:
     seconds: float | None
     level: str | None
     error: dict[str, Any] | None
+    reason: str | None
     receipt: dict[str, Any] | None
     ended: float | None
 
@@ -36,9 +37,24 @@ def page(
     states: Iterable[str] = (),
     after: int = 0,
     limit: int = 1000,
+    *,
+    reason: str | None = None,
 ) -> list[TransferRow]:
     """Return up to `limit` transfers with ids above `after`, in the order of their ids; with
-    `states`, only those in one of them."""
+    `states`, only those in one of them, and with a `reason`, only those that failed for it."""
+    query = page_query(migration, states, after, limit, reason=reason)
+    return [transfer_row(row) for row in connection.execute(query)]
+
+
+def page_query(
+    migration: str,
+    states: Iterable[str] = (),
+    after: int = 0,
+    limit: int = 1000,
+    *,
+    reason: str | None = None,
+) -> Select[Any]:
+    """Return the query for the rows of a page."""
     query = (
         select_rows()
         .where(transfers.c.migration_id == migration, transfers.c.id > after)
@@ -48,7 +64,9 @@ def page(
     wanted = tuple(states)
     if wanted:
         query = query.where(transfers.c.state.in_(wanted))
-    return [transfer_row(row) for row in connection.execute(query)]
+    if reason is not None:
+        query = query.where(FAILED, transfers.c.reason == reason)
+    return query
 
 
 def select_rows() -> Select[Any]:
@@ -56,16 +74,6 @@ def select_rows() -> Select[Any]:
     return select(transfers, receipts.c.receipt).outerjoin(
         receipts, receipts.c.transfer_id == transfers.c.id
     )
-
-
-def error_member(
-    connection: Connection, error: ColumnElement[Any], name: str
-) -> ColumnElement[str]:
-    """Return a member of the error of a transfer as text, '' without one. The column is JSON, whose
-    spaces differ between the two databases."""
-    if connection.dialect.name == "sqlite":  # which would take CAST(… AS JSON) as a number
-        return func.coalesce(func.json_extract(error, f"$.{name}"), "")
-    return func.coalesce(cast(error, JSON)[name].as_string(), "")
 
 
 def transfer_row(row: Row[Any]) -> TransferRow:
@@ -81,6 +89,7 @@ def transfer_row(row: Row[Any]) -> TransferRow:
         seconds=row.seconds,
         level=row.level,
         error=json.loads(row.error) if row.error else None,
+        reason=row.reason,
         receipt=json.loads(row.receipt) if row.receipt else None,
         ended=row.ended,
     )

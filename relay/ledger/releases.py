@@ -19,6 +19,7 @@ from sqlalchemy import Connection, select, update
 from relay.ledger.counters import CounterDelta
 from relay.ledger.event_log import write_event
 from relay.ledger.names import in_chunks
+from relay.ledger.reasons import mark_failed
 from relay.ledger.rows import Claim
 from relay.ledger.schema import NOT_THERE, RUNNING, migrations, parts, transfers
 from relay.ledger.states import (
@@ -50,6 +51,7 @@ _RELEASABLE = (
         transfers.c.id,
         transfers.c.fence,
         transfers.c.migration_id,
+        transfers.c.name,
         transfers.c.size,
         transfers.c.lapses,
         transfers.c.owner,
@@ -154,6 +156,8 @@ def _release(
     cancelled = _cancelled_among(connection, {row.migration_id for row in rows})
     changed: dict[tuple[str, float], list[int]] = {}
     now = time.time()
+    error = {"code": "quarantined", "side": "relay", "detail": _POISON}
+    failed: dict[str, list[int]] = {}
     for row in rows:
         step = verb
         if row.lapses + more >= MOST_CRASHES:
@@ -164,17 +168,20 @@ def _release(
         changed.setdefault((step, ended), []).append(row.id)
         after = TRANSFER[step].to
         changes.count_transition(row.migration_id, TransferState.RUNNING, after, row.size, row.size)
-    error = json.dumps({"code": "quarantined", "side": "relay", "detail": _POISON})
+        if step == TransferVerb.QUARANTINE:
+            of = (row.migration_id, row.name, error, row.size or 0)
+            failed.setdefault(changes.failures.add(connection, *of), []).append(row.id)
     for (step, ended), ids in changed.items():
         values: dict[str, Any] = {
             "state": TRANSFER[step].to,
             "owner": None,
             "lapses": transfers.c.lapses + more,
             "ended": ended,
-            "error": error if step == TransferVerb.QUARANTINE else None,
+            "error": json.dumps(error) if step == TransferVerb.QUARANTINE else None,
         }  # else the error may be a pending retry of the lost worker
         for some in in_chunks(ids):
             connection.execute(update(transfers).where(transfers.c.id.in_(some)).values(**values))
+    mark_failed(connection, failed)
     changes.write(connection)
     quarantined = (ids for (step, _), ids in changed.items() if step == TransferVerb.QUARANTINE)
     return Released(len(rows), sum(map(len, quarantined)))

@@ -10,6 +10,7 @@ from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, Final
 
 from relay.ledger.states import TransferState
+from relay.ledger.viewer import DEFAULT_TENANT, Viewer
 from relay.receipt import Version
 from relay.throttle import Bounds
 
@@ -109,6 +110,12 @@ class Migration:
     """Number of objects that its listings named; None: an older relay did not count."""
     runner: str | None = None
     """The kind of worker that it belongs to; None: an older relay accepted it for every kind."""
+    tenant: str = DEFAULT_TENANT
+    sequence: int = 0
+    """Its place in the order in which the ledger accepted the migrations of all tenants."""
+    needs_attention: bool = False
+    """Whether a person should look at it: relay paused it, or it ended with failures that no person
+    has acknowledged."""
     tally: Mapping[str, Count] = field(default_factory=dict)
     in_parts: int = 0
     """Bytes in the stored parts of unfinished multipart uploads."""
@@ -126,6 +133,17 @@ class Migration:
     def recursive(self) -> bool:
         """Whether it is a tree."""
         return bool(self.options.get("recursive"))
+
+    @property
+    def name(self) -> str:
+        """The number by which people and commands find it: `7`, or `acme:7` of another tenant than
+        the default one."""
+        return str(self.number) if self.tenant == DEFAULT_TENANT else f"{self.tenant}:{self.number}"
+
+    def cursor_for(self, viewer: Viewer) -> int:
+        """Return its place in the lists that a viewer sees. Another tenant's migrations do not
+        count there, unless the viewer sees them."""
+        return self.sequence if viewer.sees_all else self.number
 
     @property
     def under_way(self) -> int:

@@ -17,6 +17,7 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
+    ColumnElement,
     Float,
     ForeignKey,
     Index,
@@ -31,11 +32,13 @@ from sqlalchemy import (
     text,
 )
 
-HEAD: Final = "0014"
+HEAD: Final = "0016"
 """The version of the schema that this code writes: the newest file in `versions/`."""
 APPLICATION_ID: Final = 0x52454C59
 """SQLite's `application_id` of our files ("RELY")."""
 
+MAX_SUM: Final = 2**62
+"""Upper limit of a sum of bytes: no column holds the sum of the sizes that a listing may claim."""
 LARGE_BYTES: Final = 64 << 20
 """Size from which an object counts as large when it is claimed. An index contains the number, so a
 change needs a new version."""
@@ -48,7 +51,10 @@ migrations = Table(
     metadata,
     Column("id", String(36), primary_key=True),
     Column("number", _ID, nullable=False, unique=True),
+    Column("tenant", String(64), nullable=False, server_default=text("'default'")),
+    Column("ordinal", BigInteger),
     Column("state", String(12), nullable=False),
+    Column("needs_attention", Boolean, nullable=False, server_default=text("false")),
     Column("source", Text, nullable=False),
     Column("destination", Text, nullable=False),
     Column("options", Text, nullable=False),
@@ -84,6 +90,11 @@ the destination's server, with the path there, by which destinations are compare
 an older relay. `runner` is the kind of worker that it belongs to; null means every kind. `token` is
 the id of the token whose request began it.
 
+`number` is the order in which the ledger accepted its migrations. People use `ordinal`, which
+counts those of one tenant; null means `number` (an older relay wrote the row, beside this one).
+`key` is an idempotency key as `acceptance.stored_key` returns it. `needs_attention` marks a
+migration that relay paused, or that ended with failures that no person has acknowledged.
+
 `listing` is none, due, running, done or failed; `cursor` is the last listed name. `listing_lapses`
 counts the workers lost with the listing, `listings` how often its user restarted it, `entries` the
 objects of all listings (null: an older relay did not count). `slots` to `connections` are the
@@ -98,6 +109,25 @@ WITHOUT_PLACE: Final = migrations.c.place.is_(None)
 """Condition on a migration: an older relay accepted it."""
 Index("migrations_by_places", migrations.c.places)
 Index("migrations_by_token", migrations.c.token)
+Index("migrations_numbered", migrations.c.tenant, migrations.c.ordinal, unique=True)
+Index("migrations_by_state", migrations.c.tenant, migrations.c.state, migrations.c.ordinal)
+Index("migrations_of_all_by_state", migrations.c.state, migrations.c.number)
+NEEDY: Final[ColumnElement[bool]] = literal_column("migrations.needs_attention")
+"""Condition on a migration: it needs a person. SQLAlchemy would compare the column with 1, for
+which SQLite does not use the partial index."""
+Index("migrations_needy", migrations.c.tenant, migrations.c.ordinal)  # where NEEDY
+
+stage_counts = Table(
+    "stage_counts",
+    metadata,
+    Column("tenant", String(64), primary_key=True),
+    Column("runner", String(12), primary_key=True),
+    Column("state", String(12), primary_key=True),
+    Column("needs_attention", Boolean, primary_key=True),
+    Column("migrations", BigInteger, nullable=False),
+)
+"""The number of a tenant's migrations in each state, with and without those that need a person, by
+the kind of worker (empty: every kind)."""
 
 keys = Table(
     "keys",
@@ -152,6 +182,7 @@ transfers = Table(
     Column("seconds", Float),
     Column("level", String(16)),
     Column("error", Text),
+    Column("reason", String(128)),
     Column("ended", Float),
     UniqueConstraint("migration_id", "name"),
 )
@@ -163,7 +194,7 @@ the listing. `folded` is the MD5 of the name's folded form if that differs from 
 1 if another transfer has the same folded form, and more once this one was sent (`folded_names.py`).
 `before`, as JSON, is the destination's state before the first byte was sent, with possible
 leftovers of ours (`rows.PriorState`). `resent` counts the bytes that were sent more than once, over
-all attempts."""
+all attempts. `reason` is that of a failed transfer in `reasons`, else null."""
 Index("transfers_by_state", transfers.c.migration_id, transfers.c.state, transfers.c.id)
 # Partial indexes are declared in `versions/`, for both databases. Declared here, they would load
 # both dialects at each start.
@@ -184,6 +215,10 @@ Index("transfers_lapsed", transfers.c.id)  # where LAPSED
 FOLDED: Final = transfers.c.folded.is_not(None)
 """Condition on a transfer: its name differs from its folded form."""
 Index("transfers_folded", transfers.c.migration_id, transfers.c.folded)  # where FOLDED
+FAILED: Final = transfers.c.state == literal_column("'failed'")
+"""Condition on a transfer. With a bound parameter the database could not use the partial index."""
+# where FAILED
+Index("transfers_failed", transfers.c.migration_id, transfers.c.reason, transfers.c.id)
 
 uploads = Table(
     "uploads",
@@ -264,6 +299,27 @@ counters = Table(
 )
 """Other counters of a migration's transfers: their number at each `level` of proof (by its name),
 the `resent` bytes, and the `retries` beyond the first attempts."""
+
+reasons = Table(
+    "reasons",
+    metadata,
+    Column(
+        "migration_id",
+        String(36),
+        ForeignKey("migrations.id", ondelete="CASCADE"),
+        primary_key=True,
+    ),
+    Column("reason", String(128), primary_key=True),
+    Column("side", String(16), nullable=False),
+    Column("code", String(64), nullable=False),
+    Column("status", Integer),
+    Column("objects", BigInteger, nullable=False),
+    Column("bytes", BigInteger, nullable=False),
+    Column("sample", Text, nullable=False),
+)
+"""The number of a migration's failed transfers by the reason of their failure, and their bytes;
+`sample` is the name of one of them. `status` is the HTTP status of the store's answer, null if the
+reason is none."""
 
 runners = Table(
     "runners",

@@ -23,6 +23,7 @@ from sqlalchemy import Connection, bindparam, delete, select, text, update
 from relay.ledger.counters import CounterDelta
 from relay.ledger.event_log import write_event
 from relay.ledger.names import in_chunks
+from relay.ledger.reasons import mark_failed
 from relay.ledger.releases import free_parts
 from relay.ledger.rows import ARRIVED, Claim, PriorState, Settlement
 from relay.ledger.schema import RUNNING, migrations, parts, receipts, transfers, uploads
@@ -107,6 +108,8 @@ class _Ending:
     urls: list[int] = field(default_factory=list)
     outdated: list[int] = field(default_factory=list)
     """Transfers whose receipt is of an earlier run."""
+    failed: dict[str, list[int]] = field(default_factory=dict)
+    """Transfers that failed, by the reason."""
     lost: list[Claim] = field(default_factory=list)
 
 
@@ -131,6 +134,7 @@ def settle(
     ending = _end_of(connection, worker, ends, changes)
     if ending.rows:
         _write(connection, ending)
+        mark_failed(connection, ending.failed)
     # Step 3: prepare the next claims: adopted states, and parts that any worker may take.
     for id, left in unproved.items():
         adopt(connection, id, left, over_sent=True)
@@ -195,6 +199,10 @@ def _end_of(
         if claim.url:
             ending.urls.append(claim.id)
         if state == TransferState.FAILED:
+            reason = changes.failures.add(
+                connection, claim.migration_id, claim.name, end.error, size or 0
+            )
+            ending.failed.setdefault(reason, []).append(claim.id)
             write_event(
                 connection,
                 claim.migration_id,

@@ -92,6 +92,8 @@ class EventKind(StrEnum):
     RESUME = "resume"
     CANCEL = "cancel"
     RETRY = "retry"
+    ACKNOWLEDGE = "acknowledge"
+    """A person has seen the failures of an ended migration."""
     LIMITED = "limited"
     LIST_AGAIN = "list_again"
     """The source is listed from the beginning, and what did not arrive is moved."""
@@ -178,6 +180,9 @@ ENDED = frozenset(
     }
 )
 """The final states of a migration: no worker works on it, unless it is retried."""
+
+FAULTY = frozenset({MigrationState.PARTIAL, MigrationState.FAILED})
+"""The final states of a migration whose failures a person should see."""
 
 
 def state_after(table: Mapping[str, Transition], verb: str, state: str) -> str | None:

@@ -25,7 +25,7 @@ FIELDS: Final = frozenset(f"{side}_{part}" for side in SIDES for part in ("url",
 
 def credentials_page(frame: PageFrame, id: str) -> Response:
     """Return the empty form. Raises MigrationUnknown, LedgerFailed."""
-    migration = frame.ledger.migration(id)
+    migration = frame.migration(id)
     return _page(frame, migration, {})
 
 
@@ -34,7 +34,7 @@ def renew_credentials(frame: PageFrame, id: str) -> Response:
     without the headers. Raises MigrationUnknown, LedgerFailed."""
     fields = read_form(frame.engine.settings, FIELDS)
     work = frame.works()
-    migration = work.ledger.migration(id)
+    migration = frame.migration(id)
     is_paused = migration.state == MigrationState.PAUSED
     verb = MigrationVerb.RESUME if is_paused else MigrationVerb.RETRY
     try:
@@ -46,7 +46,7 @@ def renew_credentials(frame: PageFrame, id: str) -> Response:
             raise
         return _page(frame, migration, fields, error)
     work.worker.wake()
-    return redirect(f"migrations/{migration.number}")
+    return redirect(f"migrations/{migration.name}")
 
 
 def _end(fields: Mapping[str, str], side: str, migration: Migration) -> dict[str, Any]:

@@ -11,13 +11,15 @@ from typing import Any
 
 from flask import Response, g
 
-from relay.api.caller import ANONYMOUS, LOCAL
-from relay.api.migration_routes import LedgerContext
+from relay.api.caller import ANONYMOUS, LOCAL, current_caller
+from relay.api.migration_routes import LedgerContext, visible_migration
 from relay.api.sessions import Session, Sessions
 from relay.engine.transfer_engine import TransferEngine
 from relay.errors import LedgerFailed, MigrationUnknown, RelayError, Unauthorized
 from relay.ledger.ledger import Ledger
+from relay.ledger.rows import Migration
 from relay.ledger.token_values import Scope
+from relay.ledger.viewer import Viewer
 from relay.ui import words
 from relay.ui.paces import Paces
 from relay.ui.rendering import page
@@ -58,6 +60,16 @@ class PageFrame:
     def ledger(self) -> Ledger:
         """The ledger of this process. Raises LedgerFailed without one."""
         return self.works().ledger
+
+    @property
+    def viewer(self) -> Viewer:
+        """Whose migrations the caller of this request sees."""
+        return current_caller().viewer
+
+    def migration(self, id: str) -> Migration:
+        """Return a migration that the caller sees. Raises MigrationUnknown, also for a foreign
+        one."""
+        return visible_migration(self.works(), id)
 
     @property
     def trouble(self) -> RelayError | None:

@@ -26,12 +26,13 @@ from relay.ledger.overview import Group
 from relay.ledger.rows import Migration
 from relay.ledger.sample_values import SAMPLE_SECONDS, Moving, Sample
 from relay.ledger.states import ENDED
+from relay.ledger.viewer import Viewer
 from relay.ui import words
 from relay.ui.frame import PageFrame
 from relay.ui.migration_list import ROWS, list_update
 from relay.ui.migration_screen import migration_update
 from relay.ui.moving_rows import HISTORY_SECONDS
-from relay.ui.queries import number_of
+from relay.ui.queries import name_of
 from relay.views.migrations import is_over
 
 SSE: Final = "text/event-stream"
@@ -52,20 +53,20 @@ class Streams:
 
     def __init__(self, most: int = STREAMS) -> None:
         self._most = most
-        self._groups: tuple[float, Groups] = -inf, {}
+        self._groups: dict[Viewer, tuple[float, Groups]] = {}
         self.open = 0
 
-    def groups(self, ledger: Ledger) -> Callable[[], Groups]:
-        """Return a function that counts the migrations of each group; all lists share a count for
-        LOOK_SECONDS."""
+    def groups(self, ledger: Ledger, viewer: Viewer) -> Callable[[], Groups]:
+        """Return a function that counts the migrations of each group that a viewer sees; all lists
+        of equal viewers share a count for LOOK_SECONDS."""
 
         def count() -> Groups:
-            at, found = self._groups
+            at, found = self._groups.get(viewer, (-inf, {}))
             if time.monotonic() - at > LOOK_SECONDS:
                 # Before the ledger answers: other lists show the last count meanwhile.
-                self._groups = time.monotonic(), found
-                self._groups = time.monotonic(), ledger.group_counts()
-            return self._groups[1]
+                self._groups[viewer] = time.monotonic(), found
+                self._groups[viewer] = time.monotonic(), ledger.group_counts(viewer)
+            return self._groups[viewer][1]
 
         return count
 
@@ -146,7 +147,9 @@ def stream(frame: PageFrame, streams: Streams) -> Response:
         if is_one:
             look, ends = _looks_at_one(frame, partial(_latest, following, ids))
         else:
-            look, ends = _looks_at_list(frame, following, ids, streams.groups(frame.ledger))
+            look, ends = _looks_at_list(
+                frame, following, ids, streams.groups(frame.ledger, frame.viewer)
+            )
         pieces = note_sending(following, streams.events(frame, look, ends, g.still_admitted))
         response = stream_answer(pieces, SSE)
     except BaseException:
@@ -161,7 +164,7 @@ def values(frame: PageFrame) -> Response:
     LedgerFailed."""
     shown, ledger = _migrations_in_query(frame), frame.ledger
     if "list" in request.args:
-        return json_answer(list_update(frame, shown, ledger.group_counts()))
+        return json_answer(list_update(frame, shown, ledger.group_counts(frame.viewer)))
     if shown[0].state not in ENDED:
         ledger.watch([shown[0].id])
     samples = ledger.samples(shown[0].id, _history_begin(shown[0]))
@@ -175,10 +178,10 @@ def _migrations_in_query(frame: PageFrame) -> list[Migration]:
     if ("m" in request.args) == ("list" in request.args):
         raise InvalidType("the query names neither m nor list", hint="Load the page again.")
     if "m" in request.args:
-        return [frame.ledger.migration(str(number_of(request.args["m"], "m")))]
-    numbers = [number_of(text, "list") for text in request.args["list"].split(",")][:ROWS]
-    found = {one.number: one for one in frame.ledger.migrations_by_number(numbers)}
-    return [found[number] for number in numbers if number in found]
+        return [frame.migration(name_of(request.args["m"], "m"))]
+    names = [name_of(text, "list") for text in request.args["list"].split(",")][:ROWS]
+    found = {one.name: one for one in frame.ledger.migrations_by_name(names, frame.viewer)}
+    return [found[name] for name in names if name in found]
 
 
 def _history_begin(migration: Migration) -> int:

@@ -25,8 +25,8 @@ def list_page(frame: PageFrame) -> Response:
     """Return one page of the list. Raises LedgerFailed, and a RequestError for a wrong query."""
     wanted = _search()
     # One row more than is shown says whether an older page exists.
-    found = frame.ledger.find_migrations(wanted)
-    groups = frame.ledger.group_counts()
+    found = frame.ledger.find_migrations(wanted, frame.viewer)
+    groups = frame.ledger.group_counts(frame.viewer)
     rows = [row_of(one, frame.paces.note(one)) for one in found[:ROWS]]
     has_older = len(found) > ROWS
     return frame.page(
@@ -36,7 +36,7 @@ def list_page(frame: PageFrame) -> Response:
         groups=groups,
         rows=rows,
         empty="" if rows else words.nothing_found(wanted.group, wanted.text, groups[Group.ALL]),
-        older=rows[-1].migration.number if has_older else None,
+        older=rows[-1].migration.cursor_for(frame.viewer) if has_older else None,
         query=_query,
         live_query=_live_query(rows),
         shape=list_shape(rows),
@@ -51,7 +51,7 @@ def list_update(
     texts: dict[str, str] = {}
     bars: dict[str, Any] = {}
     for row in rows:
-        members = row.live.to_json(f"{row.migration.number}.")
+        members = row.live.to_json(f"{row.migration.name}.")
         texts |= members["texts"]
         bars |= members["bars"]
     texts |= {f"group.{group}": count(number) for group, number in groups.items()}
@@ -60,7 +60,7 @@ def list_update(
 
 def list_shape(rows: list[MigrationRow]) -> str:
     """Return what decides which elements the list has."""
-    return ",".join(f"{row.migration.number}:{row.live.shape}" for row in rows)
+    return ",".join(f"{row.migration.name}:{row.live.shape}" for row in rows)
 
 
 def _search() -> MigrationSearch:
@@ -82,5 +82,5 @@ def _query(**given: Any) -> str:
 
 
 def _live_query(rows: list[MigrationRow]) -> str:
-    numbers = ",".join(str(row.migration.number) for row in rows)
-    return f"?list={numbers}" if numbers else ""
+    names = ",".join(row.migration.name for row in rows)
+    return f"?list={names}" if names else ""

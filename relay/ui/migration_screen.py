@@ -4,6 +4,7 @@ and the report."""
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
@@ -14,7 +15,7 @@ from flask import Response, request
 from relay.api.migration_routes import json_lines, sheet
 from relay.engine.refresh import Refresh, apply_refresh
 from relay.errors import InvalidType, MigrationUnknown, RelayError
-from relay.ledger.overview import EXAMINED, ObjectSearch
+from relay.ledger.overview import ObjectSearch
 from relay.ledger.pages import TransferRow
 from relay.ledger.rows import Migration
 from relay.ledger.sample_values import Moving, Sample
@@ -29,6 +30,7 @@ from relay.ui.rendering import redirect
 from relay.ui.summaries import live_texts, proofs, state_texts
 from relay.views.problems import problem
 
+_REASON: Final = re.compile(r"[A-Za-z0-9_:-]{1,128}")
 OBJECTS: Final = 100
 """Number of objects on a page."""
 REPORTS: Final[Mapping[str, str]] = {"csv": "text/csv", "jsonl": "application/x-ndjson"}
@@ -38,7 +40,7 @@ REPORTS: Final[Mapping[str, str]] = {"csv": "text/csv", "jsonl": "application/x-
 def migration_page(frame: PageFrame, id: str, error: RelayError | None = None) -> Response:
     """Return the page of one migration; `error` is that of an action that failed. Raises
     MigrationUnknown, LedgerFailed."""
-    migration = frame.ledger.migration(id)
+    migration = frame.migration(id)
     failed = migration.count_in(TransferState.FAILED).objects
     buttons = words.OFFERED[migration.state]
     return frame.page(
@@ -47,13 +49,12 @@ def migration_page(frame: PageFrame, id: str, error: RelayError | None = None) -
         status=200 if error is None else error.status,
         migration=migration,
         live=live_texts(migration, frame.paces.note(migration)),
-        live_query=f"?m={migration.number}",
+        live_query=f"?m={migration.name}",
         problem=None if error is None else problem(error),
         buttons=buttons,
         retryable=(*buttons, *_also_retryable(migration)),
         failed=failed,
-        reasons=frame.ledger.failure_reasons(migration.id) if failed else (),
-        examined=EXAMINED,
+        reasons=frame.ledger.reasons(migration.id) if failed else (),
         proofs=proofs(migration),
         limits=_limits(migration),
     )
@@ -82,29 +83,27 @@ def act(frame: PageFrame, id: str, verb: str) -> Response:
     MigrationUnknown, LedgerFailed."""
     fields = read_form(frame.engine.settings, ("reason",) if verb == MigrationVerb.RETRY else ())
     work = frame.works()
-    migration = work.ledger.migration(id)
+    migration = frame.migration(id)
     try:
-        if fields.get("reason"):
-            work.ledger.retry_reason(migration.id, _reason_code(fields["reason"]))
-        else:
-            apply_refresh(work.ledger, frame.engine, migration, verb, Refresh())
+        reason = _reason(fields["reason"]) if fields.get("reason") else None
+        apply_refresh(work.ledger, frame.engine, migration, verb, Refresh(reason=reason))
     except RelayError as error:
         if error.status >= 500:
             raise
         return migration_page(frame, id, error)
     work.worker.wake()
-    return redirect(f"migrations/{migration.number}")
+    return redirect(f"migrations/{migration.name}")
 
 
 def cancel_page(frame: PageFrame, id: str) -> Response:
     """Return the question before a cancel. Raises MigrationUnknown, LedgerFailed."""
-    migration = frame.ledger.migration(id)
+    migration = frame.migration(id)
     uploads = frame.ledger.unfinished_uploads(migration.id)
     return frame.page(
         "cancel.html",
         here="migrations",
         migration=migration,
-        question=words.confirm_cancel(migration.number, uploads),
+        question=words.confirm_cancel(migration.name, uploads),
     )
 
 
@@ -114,10 +113,9 @@ def cancel_page(frame: PageFrame, id: str) -> Response:
 def objects_page(frame: PageFrame, id: str) -> Response:
     """Return one page of the objects. Raises MigrationUnknown, LedgerFailed, and a RequestError for
     a wrong query."""
-    migration = frame.ledger.migration(id)
+    migration = frame.migration(id)
     wanted = _wanted_objects()
     found = frame.ledger.find_objects(migration.id, wanted)
-    codes = {one.code for one in frame.ledger.failure_reasons(migration.id)} | {wanted.code or ""}
     return frame.page(
         "objects.html",
         here="migrations",
@@ -125,7 +123,7 @@ def objects_page(frame: PageFrame, id: str) -> Response:
         wanted=wanted,
         found=found,
         sizes=[_size_of(row) for row in found.rows],
-        reasons=[(code, words.reason_title(code)) for code in sorted(codes) if code],
+        reasons=[(one.reason, words.reason_of(one)) for one in frame.ledger.reasons(migration.id)],
         is_cut=found.next is not None and len(found.rows) < wanted.limit,
         empty=_empty(migration, wanted, is_cut=found.next is not None),
         query=_object_query,
@@ -135,12 +133,12 @@ def objects_page(frame: PageFrame, id: str) -> Response:
 
 def object_page(frame: PageFrame, id: str, transfer: str) -> Response:
     """Return the page of one object, with its receipt. Raises MigrationUnknown, LedgerFailed."""
-    migration = frame.ledger.migration(id)
+    migration = frame.migration(id)
     is_number = transfer.isascii() and transfer.isdigit() and len(transfer) < 16
     row = frame.ledger.one_object(migration.id, int(transfer)) if is_number else None
     if row is None:
         raise MigrationUnknown(
-            f"migration {migration.number} has no object {transfer[:40]!a}",
+            f"migration {migration.name} has no object {transfer[:40]!a}",
             hint="The objects of the migration are listed on its page.",
         )
     return frame.page(
@@ -156,7 +154,7 @@ def object_page(frame: PageFrame, id: str, transfer: str) -> Response:
 def report(frame: PageFrame, id: str, kind: str) -> Response:
     """Return the report of a migration as a file, which streams. Raises MigrationUnknown,
     LedgerFailed."""
-    migration = frame.ledger.migration(id)
+    migration = frame.migration(id)
     state = _choice("state", list(TransferState))
     states = (state,) if state else ()
     lines: Iterator[str]
@@ -164,7 +162,7 @@ def report(frame: PageFrame, id: str, kind: str) -> Response:
         lines = sheet(frame.ledger, migration.id, states)
     else:
         lines = json_lines(frame.ledger, migration.id, states)
-    name = f"relay-{migration.number}{f'-{state}' if state else ''}.{kind}"
+    name = f"relay-{migration.name.replace(':', '-')}{f'-{state}' if state else ''}.{kind}"
     return Response(
         lines,
         mimetype=REPORTS[kind],
@@ -194,7 +192,7 @@ def _limits(migration: Migration) -> list[tuple[str, str]]:
 def _wanted_objects() -> ObjectSearch:
     return ObjectSearch(
         state=_choice("state", list(TransferState)),
-        code=_reason_code(request.args["reason"]) if request.args.get("reason") else None,
+        reason=_reason(request.args["reason"]) if request.args.get("reason") else None,
         level=_choice("level", list(words.LEVELS)),
         prefix=request.args.get("prefix", "")[:1024],
         after=number_in_query("after") or 0,
@@ -211,9 +209,9 @@ def _choice(name: str, choices: list[str]) -> str | None:
     return value or None
 
 
-def _reason_code(text: str) -> str:
-    if not (len(text) <= 64 and text.isascii() and text.replace("-", "").isalnum()):
-        raise InvalidType("the reason is not a code of an error", hint="Follow a link of the page.")
+def _reason(text: str) -> str:
+    if _REASON.fullmatch(text) is None:
+        raise InvalidType("the reason is not one of a failure", hint="Follow a link of the page.")
     return text
 
 

@@ -122,7 +122,7 @@ def post_form(frame: PageFrame) -> Response:
 
 def _start(frame: PageFrame, values: Mapping[str, str]) -> Response:
     migration = create_migration(frame.works(), frame.engine, _order(values), values["key"])
-    return redirect(f"migrations/{migration.number}")
+    return redirect(f"migrations/{migration.name}")
 
 
 def _order(values: Mapping[str, str]) -> MigrationRequest:

@@ -27,6 +27,16 @@ def number_in_query(name: str) -> int | None:
     return None if text is None else number_of(text, name)
 
 
+def name_of(text: str, name: str) -> str:
+    """Return a text as the name of a migration: `7`, or `acme:7`. Raises InvalidType, which calls
+    it `name`."""
+    tenant, colon, number = text.rpartition(":")
+    number_of(number, name)
+    if colon and not (0 < len(tenant) <= 64 and tenant.isascii() and tenant.isprintable()):
+        raise InvalidType(f"{name} does not name a migration", hint="Follow a link of the page.")
+    return text
+
+
 def number_of(text: str, name: str) -> int:
     """Return a text as a number from 1. Raises InvalidType, which calls it `name`."""
     if not (text.isascii() and text.isdigit() and len(text) < 16 and int(text) >= 1):

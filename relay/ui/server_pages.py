@@ -122,7 +122,7 @@ def _ledger_facts(frame: PageFrame) -> tuple[list[Fact], LedgerFailed | None]:
     facts: list[Fact] = [("Address", _masked_url(text), False), ("Schema", HEAD, False)]
     began = time.monotonic()
     try:
-        groups = frame.ledger.group_counts()
+        groups = frame.ledger.group_counts(frame.viewer)
     except LedgerFailed as error:
         return [*facts, ("State", error.code, True)], error
     took = time.monotonic() - began

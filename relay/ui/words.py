@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from relay.errors import RelayError
 from relay.ledger.overview import Group
+from relay.ledger.reasons import OTHER, Reason
 from relay.ledger.states import ListingState, MigrationState, MigrationVerb, TransferState
 from relay.ledger.token_values import Scope
 from relay.receipt import Level
@@ -241,15 +242,23 @@ def needs_you(error: Mapping[str, Any]) -> str:
     return f"{reason_title(str(error.get('code', '')))}."
 
 
+def reason_of(reason: Reason) -> str:
+    """Return a reason of failures in words, with the status of the store's answer."""
+    title = reason_title(reason.code, reason.side)
+    return title if reason.status is None else f"{title} ({reason.status})"
+
+
 def reason_title(code: str, side: str = "") -> str:
     """Return a code of an error in words, with its side: "The store denied permission, at the
     source"."""
     kind = RelayError.class_of(code)
+    if code == OTHER:
+        return "Other reasons"
     title = kind.title if kind is not None else code or "The reason is unknown"
     return f"{title}, at {PLACES[side]}" if side in ("source", "destination") else title
 
 
-def confirm_cancel(number: int, uploads: int) -> str:
+def confirm_cancel(number: str, uploads: int) -> str:
     """Return the question before a cancel."""
     removed = {0: "", 1: " 1 unfinished upload is removed."}.get(
         uploads, f" {count(uploads)} unfinished uploads are removed."

@@ -52,7 +52,9 @@ def brief(migration: Migration) -> dict[str, Any]:
     return {
         "id": migration.id,
         "number": migration.number,
+        "tenant": migration.tenant,
         "state": migration.state,
+        "needs_attention": migration.needs_attention,
         "source": migration.source,
         "destination": migration.destination,
         "listing": migration.listing,

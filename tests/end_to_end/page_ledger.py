@@ -11,8 +11,9 @@ from sqlalchemy import insert
 from relay.engine.migration_request import Endpoint, MigrationRequest
 from relay.ledger.ledger import Ledger
 from relay.ledger.rows import SERVER, ListedObject, Migration, Settlement
-from relay.ledger.schema import migrations, tallies
+from relay.ledger.schema import migrations, stage_counts, tallies
 from relay.ledger.states import MigrationVerb
+from relay.ledger.viewer import DEFAULT_TENANT
 from relay.stores.remotes import Remotes
 from tests.ledgers import verified_end
 
@@ -104,6 +105,7 @@ def fill(ledger: Ledger, count: int) -> None:
         {
             "id": str(uuid.uuid4()),
             "number": 1_000 + number,
+            "ordinal": 1_000 + number,
             "state": "succeeded",
             "source": f"old:photos/{number}",
             "destination": f"new:backup/{number}",
@@ -121,8 +123,17 @@ def fill(ledger: Ledger, count: int) -> None:
         for row in rows
     ]
 
+    stage = {
+        "tenant": DEFAULT_TENANT,
+        "runner": SERVER,
+        "state": "succeeded",
+        "needs_attention": False,
+        "migrations": count,
+    }
+
     def write(connection: object) -> None:
         connection.execute(insert(migrations), rows)  # type: ignore[attr-defined]
         connection.execute(insert(tallies), counted)  # type: ignore[attr-defined]
+        connection.execute(insert(stage_counts), stage)  # type: ignore[attr-defined]
 
     ledger.database.run(write)

@@ -42,6 +42,7 @@ ROW = {
     "detail": None,
 }
 NEWER = {"bytes_in_parts", "under_way", "slots", "retried", "trouble"}
+NEWER |= {"tenant", "needs_attention"}
 """Members that older servers leave out."""
 
 

@@ -1,0 +1,28 @@
+"""Whose migrations a reader of the ledger sees: those of one tenant, or all.
+
+Decided here: nothing. The queries that take a viewer are in `migration_rows.py` and
+`migration_lists.py`; the callers of the ledger choose the viewer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+DEFAULT_TENANT: Final = "default"
+"""The tenant of commands in a terminal, of servers without tokens, and of migrations that an older
+relay accepted."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Viewer:
+    """A reader of migrations. A migration that it does not see is unknown to it, as one that does
+    not exist."""
+
+    tenant: str = DEFAULT_TENANT
+    """The tenant of the migrations that it creates. Numbers without a tenant are this tenant's."""
+    sees_all: bool = False
+    """Whether it sees the migrations of every tenant."""
+
+
+EVERYTHING: Final = Viewer(sees_all=True)
+"""A terminal, a worker, and a server without tokens."""
