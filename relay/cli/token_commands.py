@@ -88,7 +88,7 @@ def create(
     name: str, scope: str, tenant: str | None, expires: float | str | None, **limits: Any
 ) -> int:
     """Create a token and print it. It is shown once: the ledger keeps only its hash."""
-    from relay.ledger.tokens import DEFAULT_TENANT
+    from relay.ledger.viewer import DEFAULT_TENANT
 
     until = time.time() + expires if isinstance(expires, float) else None
     with _opened_ledger() as ledger:

@@ -22,8 +22,6 @@ from relay.ledger.schema import tokens
 from relay.ledger.token_format import hash_of, new_id, new_value
 from relay.ledger.token_values import Scope, TokenLimits
 
-DEFAULT_TENANT: Final = "default"
-"""The tenant of a token whose creator named none."""
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}", re.I)
 
 

@@ -17,7 +17,8 @@ from flask import Response
 
 from relay.errors import ConfigError, InvalidType, RelayError, TokenExists, TokenUnknown
 from relay.ledger.token_values import Scope, TokenLimits
-from relay.ledger.tokens import DEFAULT_TENANT, Token
+from relay.ledger.tokens import Token
+from relay.ledger.viewer import DEFAULT_TENANT
 from relay.ui import words
 from relay.ui.form_fields import read_form, require_choice
 from relay.ui.frame import PageFrame
