@@ -15,7 +15,7 @@ from relay.ui import words
 from relay.ui.figures import count
 from relay.ui.frame import PageFrame
 from relay.ui.queries import number_in_query
-from relay.ui.summaries import MigrationRow, row_of
+from relay.ui.summaries import MigrationRow, row_of, row_shape
 
 ROWS: Final = 50
 """Number of rows on a page."""
@@ -60,7 +60,7 @@ def list_update(
 
 def list_shape(rows: list[MigrationRow]) -> str:
     """Return what decides which elements the list has."""
-    return ",".join(f"{row.migration.name}:{row.live.shape}" for row in rows)
+    return ",".join(f"{row.migration.name}:{row_shape(row.migration)}" for row in rows)
 
 
 def _search() -> MigrationSearch:

@@ -121,6 +121,16 @@ def row_of(migration: Migration, pace: Pace = UNKNOWN_PACE) -> MigrationRow:
     )
 
 
+def row_shape(migration: Migration) -> str:
+    """Return what decides which elements a row has. It has no part that only the page of one
+    migration reads, such as retries: the list and its stream read different ones."""
+    running = bool(migration.count_in(TransferState.RUNNING).objects)
+    failed = bool(migration.count_in(TransferState.FAILED).objects)
+    is_stopping = running and migration.state != MigrationState.RUNNING
+    has_error = migration.error is not None
+    return f"{migration.state}.{int(is_stopping)}.{int(failed)}.{int(has_error)}"
+
+
 def note_of(migration: Migration) -> tuple[str, str]:
     """Return the second line of a migration in the list, and a store's own text behind it."""
     error = migration.error

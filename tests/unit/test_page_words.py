@@ -16,7 +16,7 @@ from relay.ui.figures import duration, percent, rate, size, sizes
 from relay.ui.moving_rows import _row, chart_points, moving_rows, moving_title, with_rates
 from relay.ui.paces import Paces
 from relay.ui.printable import bdi_of, visible
-from relay.ui.summaries import LEVELS, Pace, live_texts, note_of
+from relay.ui.summaries import LEVELS, Pace, live_texts, note_of, row_shape
 
 TREE = Migration(
     id="m",
@@ -254,3 +254,10 @@ def test_the_rate_is_that_of_what_moves() -> None:
     assert (more.bytes_per_second, more.read_back_per_second) == (5.0, 2.0)
     assert with_rates(pace, Moving(), sample, 200.0) == pace
     assert chart_points([sample]) == [[100, 5, 2]]
+
+
+def test_a_row_is_the_same_in_list_and_stream() -> None:
+    """Else the list would load itself again for ever: its own query reads no retries."""
+    live = replace(TREE, retried=({"name": "a"},), helpers=3, slots=4)
+    assert row_shape(live) == row_shape(TREE)
+    assert row_shape(replace(TREE, state="paused")) != row_shape(TREE)
