@@ -30,7 +30,7 @@ class TooManyStreams(Overloaded):
 
     code, title = "too-many-streams", "Too many streams are open"
     default_hint = (
-        "Close a stream, or ask for the state every few seconds (GET /migrations/{id}). The limits"
+        "Close a stream, or ask for the state of the migration every few seconds. The limits"
         " are RELAY_STREAMS and RELAY_TOKEN_STREAMS."
     )
 
