@@ -259,9 +259,10 @@ def _refuse_overlap(source: Location, destination: Location) -> None:
     """Raise SameObject for a tree that would be moved into itself: its listing might never end."""
     if source.store == destination.store:
         is_one_server = source.origin == destination.origin
-    else:  # a web server may have the same folders for WebDAV, at another port of the scheme too
+    else:  # a web server may have the same folders for WebDAV
         stores = {source.store, destination.store}
-        is_one_server = stores <= _OVER_HTTP and source.host == destination.host
+        ends = {(source.host, source.port), (destination.host, destination.port)}
+        is_one_server = stores <= _OVER_HTTP and len(ends) == 1
     if not is_one_server:
         return
     below = destination.path.startswith(source.path) or source.path.startswith(destination.path)

@@ -18,7 +18,7 @@ from tests.end_to_end.test_requests import KEY, KINDS, ROOT, configure, options,
 
 FEW, MORE = 20, 180
 """Objects of the two trees: both have the cycles of the start, of the listing and of the end."""
-MOST_LEFT = 10
+MOST_LEFT = 30
 """Accepted number of objects in cycles for each object that is moved. Those of the ledger's
 statements are few, and their number varies; a frame that is kept leaves hundreds."""
 SIZES = (10, 100_000)

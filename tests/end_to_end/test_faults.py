@@ -262,6 +262,10 @@ def test_f63_a_hung_worker_is_replaced_and_its_work_resumed(
 # -- limits of the process
 
 
+FIXED_BYTES = 8 * MIB
+"""Memory of the modules, the metrics and the caches that the first migrations need."""
+
+
 @pytest.mark.timeout(120)
 def test_f64_a_destination_that_does_not_read_costs_one_buffer(
     settings: dict[str, str],
@@ -298,7 +302,7 @@ def test_f64_a_destination_that_does_not_read_costs_one_buffer(
             assert arrived.acquire(timeout=60)
         grown = worker.memory_info().rss - before
         gate.set()
-    assert grown < many * 2 * buffer
+    assert grown < many * 2 * buffer + FIXED_BYTES
 
 
 def test_f65_without_descriptors_new_work_is_refused(

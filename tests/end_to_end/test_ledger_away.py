@@ -241,10 +241,10 @@ def fill(monkeypatch: pytest.MonkeyPatch) -> None:
     """Refuse every write, as a full disk does; reads work."""
     run = Database.run
 
-    def full(self: Database, do: Any, write: bool = True) -> Any:
+    def full(self: Database, do: Any, write: bool = True, **more: Any) -> Any:
         if write:
             raise FULL
-        return run(self, do, write)
+        return run(self, do, write, **more)
 
     monkeypatch.setattr(Database, "run", full)
 

@@ -12,6 +12,7 @@ import pytest
 
 from relay.ledger.ledger import Ledger
 from relay.ledger.token_values import NO_LIMITS, Scope
+from relay.ledger.viewer import DEFAULT_TENANT
 from tests.end_to_end.browser import Visitor, run_chromium, visit
 from tests.end_to_end.page_ledger import ledger_url, open_ledger, pause_tree
 from tests.end_to_end.test_serve import SERVE, run_server
@@ -41,7 +42,7 @@ def token_server(tmp_path: Path, chromium: Any) -> Iterator[Guarded]:
     """Return a server whose ledger has a token that may look and one that may steer."""
     with closing(open_ledger(tmp_path)) as ledger:
         tokens = {
-            name: ledger.create_token(name, tenant="acme", scope=scope, limits=NO_LIMITS)[1]
+            name: ledger.create_token(name, tenant=DEFAULT_TENANT, scope=scope, limits=NO_LIMITS)[1]
             for name, scope in (("looker", Scope.READ), ("pilot", Scope.SUBMIT))
         }
         number = pause_tree(ledger, tmp_path, "tree", 3).number
