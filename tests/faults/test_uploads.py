@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import cast
 
 import gevent
@@ -601,6 +602,7 @@ def test_a_multipart_copy_counts_its_fruitless_resumes(
 
         bytes = moved_bytes = under_way = 0
         discarded = "discarded"
+        context = SimpleNamespace(copying=True)
 
         def __init__(self, *_: object, fruitless: int = 0, **__: object) -> None:
             counts.append(fruitless)
