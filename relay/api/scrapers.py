@@ -18,7 +18,7 @@ class Scrapers:
     """The clients that have one of these tokens."""
 
     def __init__(self, tokens: Iterable[str]) -> None:
-        """Without tokens there is no such client."""
+        """Know these tokens; with none, `have_sent` is always False."""
         self._known = tuple(map(hash_of, tokens))
 
     def have_sent(self, environ: Mapping[str, Any]) -> bool:

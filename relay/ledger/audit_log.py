@@ -132,7 +132,7 @@ def verify(connection: Connection) -> ChainCheck:
 
 
 def _ends(connection: Connection) -> dict[str, Any]:
-    """Return both ends of the chain, of an empty one if there is no row yet."""
+    """Return both ends of the chain, those of an empty chain before the first row."""
     found = connection.execute(select(keys.c.value).where(keys.c.name == _ENDS)).scalar()
     if found is not None:
         ends: dict[str, Any] = json.loads(found)

@@ -25,8 +25,8 @@ from relay.ledger.schema import migrations
 from relay.ledger.states import MigrationState
 
 FRESH_SECONDS: Final = 24 * 3600.0
-"""How long a migration that ended `partial` or `failed` waits for a person. There is no verb yet by
-which a person says that it is known."""
+"""How long a migration that ended `partial` or `failed` counts here as one that waits for a
+person."""
 REASONS: Final = ("credentials", "full", "settings", "other", "partial", "failed")
 """Why a migration waits for a person: relay has paused it for one of the first four, or it has
 ended."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
-from urllib.parse import urlencode
 
 from flask import Response, request
 
@@ -14,7 +13,7 @@ from relay.ledger.rows import Migration
 from relay.ui import words
 from relay.ui.figures import count
 from relay.ui.frame import PageFrame
-from relay.ui.queries import number_in_query
+from relay.ui.queries import link_query, number_in_query
 from relay.ui.summaries import MigrationRow, row_of, row_shape
 
 ROWS: Final = 50
@@ -78,7 +77,7 @@ def _search() -> MigrationSearch:
 def _query(**given: Any) -> str:
     """Return the query of a link to the list; members with their default are left out."""
     kept = {name: value for name, value in given.items() if value and value != Group.ALL}
-    return f"?{urlencode(kept)}" if kept else ""
+    return link_query(kept)
 
 
 def _live_query(rows: list[MigrationRow]) -> str:

@@ -8,7 +8,6 @@ import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
-from urllib.parse import urlencode
 
 from flask import Response, request
 
@@ -25,7 +24,7 @@ from relay.ui.figures import count, duration, rate, size
 from relay.ui.form_fields import read_form
 from relay.ui.frame import PageFrame
 from relay.ui.moving_rows import chart_points, moving_rows, moving_title, with_rates
-from relay.ui.queries import number_in_query
+from relay.ui.queries import link_query, number_in_query
 from relay.ui.rendering import redirect
 from relay.ui.summaries import live_texts, proofs, state_texts
 from relay.views.problems import problem
@@ -218,11 +217,11 @@ def _reason(text: str) -> str:
 def _object_query(**more: Any) -> str:
     names = ("state", "reason", "level", "prefix")
     kept = {name: request.args[name] for name in names if request.args.get(name)} | more
-    return f"?{urlencode(kept)}" if kept else ""
+    return link_query(kept)
 
 
 def _report_query(wanted: ObjectSearch) -> str:
-    return f"?{urlencode({'state': wanted.state})}" if wanted.state else ""
+    return link_query({"state": wanted.state} if wanted.state else {})
 
 
 def _empty(migration: Migration, wanted: ObjectSearch, *, is_cut: bool) -> str:

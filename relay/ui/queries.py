@@ -1,8 +1,10 @@
-"""Read the query of a page's URL."""
+"""Read the query of a page's URL, and write that of a link."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from typing import Any
+from urllib.parse import urlencode
 
 from flask import request
 
@@ -19,6 +21,11 @@ def check_query(known: Collection[str]) -> None:
             )
         if len(values) > 1:
             raise InvalidType(f"the query parameter {name!a} is repeated", hint="Send it once.")
+
+
+def link_query(members: Mapping[str, Any]) -> str:
+    """Return the query of a link with these members, '' if there are none."""
+    return f"?{urlencode(members)}" if members else ""
 
 
 def number_in_query(name: str) -> int | None:

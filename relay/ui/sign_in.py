@@ -24,7 +24,7 @@ _TARGET: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9/_.-]{0,200}(?:\?[A-Za-z0-9=&
 
 
 def sign_in_page(frame: PageFrame) -> Response:
-    """Return the form; a caller who needs none is led to the list."""
+    """Return the form, or redirect a caller with access to the list."""
     if current_caller() is not ANONYMOUS:
         return redirect("")
     return _page(frame, _checked_target(request.args.get("next", "")))
