@@ -30,9 +30,8 @@ from typing import Any, NoReturn
 
 import pytest
 
-FIRST = ("torture", "end_to_end", "contract", "faults", "properties", "unit")
-"""The folders in the order in which their files are taken: small files come last, so that all
-workers end together."""
+LAST = "unit"
+"""The folder whose files are taken last: they are small, so all workers end together."""
 LONG = (
     "test_crash.py",
     "test_cuts.py",
@@ -258,10 +257,18 @@ class Inside:
 
 
 def files_of(items: list[pytest.Item]) -> list[tuple[Path, list[pytest.Item]]]:
-    """Return the files of some tests with their tests, in the order in which they are to run."""
+    """Return the files of some tests with their tests, in the order in which they are to run.
+
+    After the long files, those of all folders alternate: tests of commands keep the cores busy,
+    those of faults wait for clocks."""
     files = [(path, list(tests)) for path, tests in groupby(items, key=lambda item: item.path)]
-    return sorted(files, key=lambda pair: (pair[0].name not in LONG, _rank(pair[0].parent.name)))
+    folders: dict[str, list[Path]] = {}
+    for path, _ in files:
+        folders.setdefault(path.parent.name, []).append(path)
 
+    def order(pair: tuple[Path, list[pytest.Item]]) -> tuple[bool, bool, float]:
+        path, folder = pair[0], folders[pair[0].parent.name]
+        place = (folder.index(path) + 0.5) / len(folder)
+        return path.name not in LONG, path.parent.name == LAST, place
 
-def _rank(folder: str) -> int:
-    return FIRST.index(folder) if folder in FIRST else 0
+    return sorted(files, key=order)

@@ -37,16 +37,9 @@ class Terminal:
         self.home, self.ledger = home, home / "ledger.db"
         self._settings = {"RELAY_LEDGER": f"sqlite:///{self.ledger}", **settings}
 
-    def start(self, *words: str, **more: str) -> subprocess.Popen[str]:
-        """Start a command."""
-        return subprocess.Popen(
-            [sys.executable, "-m", "relay", *words],
-            cwd=ROOT,
-            env=environment(**{**self._settings, **more}),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+    def start(self, *words: str, **more: str) -> Any:
+        """Start a command; return it as `subprocess.Popen` would."""
+        return forked.start(words, environment(**{**self._settings, **more}))
 
     def run(self, *words: str, **more: str) -> tuple[int, str, str]:
         """Run a command to its end; return its exit code and its output."""
@@ -102,9 +95,7 @@ class Terminal:
             return None
         return row and row[0]
 
-    def wait_for(
-        self, process: subprocess.Popen[str], sql: str, good: Callable[[Any], bool]
-    ) -> None:
+    def wait_for(self, process: Any, sql: str, good: Callable[[Any], bool]) -> None:
         """Wait until a query of the ledger gives a value that passes. Fails if the process ends
         before."""
         for _ in range(3000):

@@ -304,14 +304,8 @@ def _interrupt(number: signal.Signals, times: int, *flags: str) -> tuple[int, st
     destination's object."""
     begun, kept = threading.Event(), Cloud()
     with Peer(stuck_source(begun)) as source, Peer(destination_script(kept)) as destination:
-        process = subprocess.Popen(
-            [*RELAY, "migrate", source.url(), destination.url("/b"), *flags],
-            cwd=ROOT,
-            env=environment(),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        words = ("migrate", source.url(), destination.url("/b"), *flags)
+        process = forked.start(words, environment())
         assert begun.wait(20)
         for _ in range(times):
             process.send_signal(number)

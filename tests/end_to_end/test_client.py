@@ -60,16 +60,9 @@ def server(settings: dict[str, str]) -> Iterator[Server]:
 Run = Callable[..., tuple[int, str, str]]
 
 
-def start(*words: str, **more: str) -> subprocess.Popen[str]:
-    """Start a command."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "relay", *words],
-        cwd=ROOT,
-        env=environment(**more),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+def start(*words: str, **more: str) -> Any:
+    """Start a command; return it as `subprocess.Popen` would."""
+    return forked.start(words, environment(**more))
 
 
 def run(*words: str, **more: str) -> tuple[int, str, str]:

@@ -153,7 +153,7 @@ def test_a_transfer_goes_on_through_a_mistake(command: tuple[str, ...], config: 
     with (
         Peer(gated_source(Cloud(), gate, begun)) as source,
         Peer(destination_script(kept)) as destination,
-        run_server(command, RELAY_CONFIG=str(config.path)) as server,
+        run_server(command, True, RELAY_CONFIG=str(config.path)) as server,
     ):
         asked = threading.Thread(
             target=lambda: answers.append(
@@ -219,7 +219,7 @@ def await_closed(port: int) -> None:
 def test_many_reloads_in_a_row_and_then_an_end(command: tuple[str, ...]) -> None:
     """Workers that are stopped while they load, or while they wait for a file that they load, end
     as quickly."""
-    with run_server(command, RELAY_GRACEFUL_TIMEOUT="300", RELAY_WORKERS="2") as server:
+    with run_server(command, True, RELAY_GRACEFUL_TIMEOUT="300", RELAY_WORKERS="2") as server:
         await_workers(server.process.pid, 2)
         assert server.ask("GET", "/readyz")[0] == 200
         for _ in range(6):

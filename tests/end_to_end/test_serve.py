@@ -47,7 +47,8 @@ SECRET = "planted-secret-0123456789"
 class Server:
     """A running relay, and its whole output after its end."""
 
-    process: subprocess.Popen[str]
+    process: Any
+    """As `subprocess.Popen`."""
     host: str
     port: int
     stderr: str = ""
@@ -116,20 +117,16 @@ def environment(**settings: str) -> dict[str, str]:
 
 
 @contextmanager
-def run_server(command: tuple[str, ...] = GUNICORN, **settings: str) -> Iterator[Server]:
-    """Run a server; its first line names its address."""
+def run_server(
+    command: tuple[str, ...] = GUNICORN, started: bool = False, **settings: str
+) -> Iterator[Server]:
+    """Run a server; its first line names its address. `relay serve` is forked, unless it has to be
+    `started`."""
     home = tempfile.mkdtemp(
         prefix="relay-ledger-"
     )  # every server has its own, unless a test sets one
     settings = {"RELAY_LEDGER": f"sqlite:///{home}/ledger.db"} | settings
-    process = subprocess.Popen(
-        command,
-        cwd=ROOT,
-        env=environment(**settings),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    process = _begin(command, environment(**settings), started)
     try:
         assert process.stdout is not None
         line = process.stdout.readline()
@@ -147,6 +144,19 @@ def run_server(command: tuple[str, ...] = GUNICORN, **settings: str) -> Iterator
                     worker.kill()
         if process.stdout is not None and not process.stdout.closed:
             process.communicate()
+
+
+def _begin(command: tuple[str, ...], settings: dict[str, str], started: bool) -> Any:
+    if command[:4] == SERVE and not started:
+        return forked.start(command[3:], settings)
+    return subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env=settings,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -221,7 +231,7 @@ def test_both_ways_do_the_same(command: tuple[str, ...]) -> None:
     with (
         Peer(source_script(Cloud(), fixed_answer(GET_HEAD, DATA))) as source,
         Peer(destination_script(kept)) as destination,
-        run_server(command, RELAY_WORKERS="2") as server,
+        run_server(command, True, RELAY_WORKERS="2") as server,
     ):
         wanted = {
             "source": {"url": source.url(f"/a?sig={SECRET}"), "headers": {"Authorization": SECRET}},
@@ -575,7 +585,7 @@ def test_drain(command: tuple[str, ...]) -> None:
     with (
         Peer(gated_source(Cloud(), gate, begun)) as source,
         Peer(destination_script(kept)) as destination,
-        run_server(command, RELAY_GRACEFUL_TIMEOUT="20") as server,
+        run_server(command, True, RELAY_GRACEFUL_TIMEOUT="20") as server,
         closing(server.connect()) as connection,
     ):
         asked = threading.Thread(
@@ -629,7 +639,7 @@ def await_drain(
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_stopped_server_prints_nothing(command: tuple[str, ...], number: signal.Signals) -> None:
     """Ctrl-C is not a bug."""
-    with run_server(command) as server:
+    with run_server(command, True) as server:
         assert server.ask("GET", "/healthz")[0] == 200
         master = psutil.Process(server.process.pid)
         for process in (
@@ -647,7 +657,7 @@ def test_ctrl_c_lets_transfers_end(command: tuple[str, ...]) -> None:
     with (
         Peer(gated_source(Cloud(), gate, begun)) as source,
         Peer(destination_script(kept)) as destination,
-        run_server(command, RELAY_GRACEFUL_TIMEOUT="20") as server,
+        run_server(command, True, RELAY_GRACEFUL_TIMEOUT="20") as server,
         closing(server.connect()) as probe,
     ):
         asked = threading.Thread(
@@ -804,7 +814,7 @@ def allow_core_dumps() -> Iterator[None]:
 def test_no_process_of_a_server_leaves_an_image_of_its_memory(command: tuple[str, ...]) -> None:
     """It contains credentials, and pieces of objects, which are never written to a disk. A limit of
     one byte also stops an image that the system would pipe to a program."""
-    with allow_core_dumps(), run_server(command, RELAY_WORKERS="2") as server:
+    with allow_core_dumps(), run_server(command, True, RELAY_WORKERS="2") as server:
         assert server.ask("GET", "/healthz")[0] == 200
         master = psutil.Process(server.process.pid)
         processes = [master, *master.children(recursive=True)]

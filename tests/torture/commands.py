@@ -112,11 +112,16 @@ class Zygote:
         environment: Mapping[str, str],
         also: Sequence[Sequence[str]] = (),
         cwd: Path | None = None,
+        pipes: bool = False,
     ) -> Child:
         """Start a command that writes its output into a folder, and runs there or in `cwd`; `also`
-        are further commands that its process runs afterwards, one by one."""
+        are further commands that its process runs afterwards, one by one. With `pipes` its stdout
+        and then its stderr have to be opened at once, and are not kept."""
         number = next(self._ids)
         child = Child(tuple(words), folder / f"{number}.out", folder / f"{number}.err")
+        if pipes:
+            os.mkfifo(child.out)
+            os.mkfifo(child.err)
         order = {
             "id": number,
             "words": list(words),

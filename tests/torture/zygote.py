@@ -37,6 +37,8 @@ MODULES = (
     "relay.ledger.ledger",
     "relay.api.serving",
     "relay.api.gunicorn_worker",
+    "gunicorn.arbiter",
+    "gunicorn.workers.ggevent",
     "botocore.session",
 )
 """Modules that commands import at their start, besides those that `COMMANDS` names."""
@@ -114,6 +116,13 @@ def be(order: dict[str, Any]) -> None:
         fd = os.open(order[name], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         os.dup2(fd, number)
         os.close(fd)
+    # As at Python's start: the streams of this process know whether it could seek in its own files.
+    sys.stdout = sys.__stdout__ = open(  # noqa: SIM115 - open until the end  # type: ignore[misc]
+        1, "w", encoding=sys.stdout.encoding, errors=sys.stdout.errors, closefd=False
+    )
+    sys.stderr = sys.__stderr__ = open(  # noqa: SIM115  # type: ignore[misc]
+        2, "w", 1, encoding=sys.stderr.encoding, errors="backslashreplace", closefd=False
+    )
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)
     os.chdir(order["folder"])
