@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from http import HTTPStatus
 from time import monotonic
-from typing import Any
+from typing import Any, Final
 
 from gunicorn.glogging import Logger
 from gunicorn.http import errors
@@ -34,6 +34,8 @@ REFUSALS: Mapping[type[Exception], tuple[int, str]] = {
     errors.UnsupportedTransferCoding: (501, "the transfer coding is not chunked"),
     errors.InvalidHTTPVersion: (505, "the version is not HTTP/1.1 or HTTP/1.0"),
 }
+ENDING: Final = (signal.SIGTERM, signal.SIGQUIT, signal.SIGINT, signal.SIGHUP)
+"""The signals that end or reload a server. The master blocks them while it forks a worker."""
 _MALFORMED = (400, "the request is not well-formed HTTP/1.1, or could be read in two ways")
 
 
@@ -59,9 +61,11 @@ class GunicornWorker(GeventWorker):  # type: ignore[misc]  # gunicorn has no typ
 
     def init_signals(self) -> None:
         """Set the handlers, and ignore SIGHUP: a terminal that is closed sends it to the whole
-        group, and the master alone acts on it."""
+        group, and the master alone acts on it. Then let in the signals that the master sent since
+        the fork."""
         super().init_signals()
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
 
     def run(self) -> None:
         """Serve until the master stops this worker. gunicorn waits only for requests, so this also

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 import sys
 from collections.abc import Callable
 from contextlib import suppress
@@ -25,6 +26,7 @@ import gevent
 from gunicorn.app.base import BaseApplication
 
 from relay.api.app import ENGINE, LEDGER, METRICS, ServerMetrics
+from relay.api.gunicorn_worker import ENDING
 from relay.api.migration_routes import LedgerContext
 from relay.api.server_settings import (
     Refused,
@@ -169,6 +171,7 @@ def when_ready(server: Any) -> None:
     its settings."""
     # gunicorn's hook `on_reload` comes too late for a refusal: it has replaced the settings before.
     server.reload = partial(_reload, server, server.reload)
+    server.spawn_worker = partial(_spawn_worker, server.spawn_worker)
     addresses = [listener.sock.getsockname() for listener in server.LISTENERS]
     check_listening(addresses)
     _report_deprecation()
@@ -214,6 +217,19 @@ def _reload(server: Any, reload: Callable[[], None]) -> None:
             reload()
     finally:
         del server.reap_workers
+
+
+def _spawn_worker(spawn: Callable[[], int]) -> int:
+    """In the master: fork a worker, and return its process id.
+
+    Until a new worker has set handlers of its own, it has those of the master, which would drop a
+    SIGTERM: the worker would live on until the graceful timeout. So signals wait, in the worker
+    until `GunicornWorker.init_signals`."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
+    try:
+        return spawn()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def post_worker_init(worker: Any) -> None:

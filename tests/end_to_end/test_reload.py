@@ -230,6 +230,32 @@ def test_many_reloads_in_a_row_and_then_an_end(command: tuple[str, ...]) -> None
         assert psutil.wait_procs(begun, timeout=10)[1] == []
 
 
+SLOW_FORK = """
+import sys, time
+from gunicorn import util
+from relay.cli.__main__ import run
+
+def wait(title):
+    if title.startswith("worker"):
+        print("forked", file=sys.stderr, flush=True)
+        time.sleep(1)
+
+util._setproctitle = wait
+sys.argv = ["relay", "serve"]
+run()
+"""
+"""A server whose workers set their handlers of signals a second after the fork."""
+
+
+def test_a_stop_right_after_a_fork_ends_the_worker() -> None:
+    """The signal waits for the handlers of the new worker."""
+    command = (sys.executable, "-c", SLOW_FORK)
+    with run_server(command, RELAY_GRACEFUL_TIMEOUT="100") as server:
+        while "forked" not in server.process.stderr.readline():
+            pass
+        assert server.stop(30) == 0
+
+
 # -- unix sockets
 
 
