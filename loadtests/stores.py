@@ -158,7 +158,10 @@ http {{
     server {{ listen 127.0.0.1:{old}; root {home}/old; autoindex on; }}
     server {{
         listen 127.0.0.1:{new}; root {home}/new;
-        location / {{ dav_methods PUT DELETE MKCOL COPY MOVE; dav_ext_methods PROPFIND OPTIONS; }}
+        location / {{
+            dav_methods PUT DELETE MKCOL COPY MOVE; dav_ext_methods PROPFIND OPTIONS;
+            create_full_put_path on;
+        }}
     }}
 }}
 """
@@ -219,8 +222,8 @@ def dav_small(stack: ExitStack, home: Path, rclone: str, nginx: str, count: int)
                 f"{target}: {len(found)} of {count} objects arrived, or not all of them whole"
             )
 
-    def relay_words(*flags: str) -> Callable[[str], Sequence[str]]:
-        ends = f"http://{old}/small", f"webdav://{new}/{{}}"
+    def relay_words(*flags: str, scheme: str = "webdav") -> Callable[[str], Sequence[str]]:
+        ends = f"http://{old}/small", f"{scheme}://{new}/{{}}"
         return lambda target: [
             "migrate",
             "-r",
@@ -239,6 +242,15 @@ def dav_small(stack: ExitStack, home: Path, rclone: str, nginx: str, count: int)
                 environment,
                 relay_words("--verify", "size"),
                 "relay, `--verify size`: rclone's proof",
+            ),
+            well=frozenset({UNVERIFIED}),
+        ),
+        replace(
+            relay_mover(
+                home,
+                environment,
+                relay_words("--verify", "size", scheme="http"),
+                "relay to `http://`: the same without MOVE",
             ),
             well=frozenset({UNVERIFIED}),
         ),
