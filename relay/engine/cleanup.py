@@ -26,6 +26,7 @@ from relay.errors import (
     ConnectionLost,
     DestinationLost,
     EgressDenied,
+    KeyCollision,
     Leftover,
     NotFound,
     PreconditionFailed,
@@ -314,7 +315,9 @@ def _is_there(destination: Destination, place: Location) -> bool | None:
 
 def _delete_own_name(destination: Destination, left: Location) -> StoreError | None:
     """Delete a temporary name of ours. Return the failure, or None."""
-    return _retry_removal(lambda: destination.delete(left, Version()))
+    failure = _retry_removal(lambda: destination.delete(left, Version()))
+    # The server takes the name for another one, so no upload has it.
+    return None if isinstance(failure, KeyCollision) else failure
 
 
 def _retry_removal(remove: Callable[[], None]) -> StoreError | None:

@@ -19,6 +19,7 @@ import gevent
 import gevent.socket
 
 from relay.digest import ALWAYS, Digester
+from relay.engine.transfer.cut_names import CutNames
 from relay.errors import (
     ConnectFailed,
     IntegrityMismatch,
@@ -39,6 +40,7 @@ from relay.stores.interfaces import (
     Upload,
 )
 from relay.wire.body import Body
+from relay.wire.capabilities import CapabilityCache
 from relay.wire.http1 import Framing, Head
 from relay.wire.stream import Stream
 from relay.wire.watchdog import Watchdog
@@ -83,8 +85,12 @@ class ScratchFolder:
         )
 
     def location_of(self, name: str) -> Location:
-        """Return the location of a scratch object, and record that the object may exist."""
+        """Return the location of a scratch object, and record that the object may exist. Before the
+        first one, raises KeyCollision if the server cuts the name of the folder, and retryable
+        StoreErrors."""
         location = self.scratch.below(name, destination=True)
+        if not self.written:
+            CutNames(self.store(), location, CapabilityCache(), "destination").refuse()
         if location not in self.written:
             self.written.append(location)
         return location
@@ -202,6 +208,8 @@ class ScratchFolder:
     def remove(self) -> tuple[str, ...]:
         """Remove every scratch object and folder, and abort the uploads; return descriptions of the
         leftovers."""
+        if not self.written:
+            return self.left
         uploads = [upload for upload in self.uploads if not self._is_aborted(upload)]
         left = []
         for location in self.written:

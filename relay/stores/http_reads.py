@@ -267,13 +267,17 @@ def _server_of(location: Location) -> str:
     return f" below /{first}/" if slash else ""
 
 
-def folder_there(location: Location) -> Rejected:
+class IsFolder(Rejected):
+    """The name is that of a folder, not of an object."""
+
+
+def folder_there(location: Location) -> IsFolder:
     """Return the error for an object whose name is that of a folder at the destination."""
     hint = (
         "An object can't have a folder's name: rename one of the two, or choose another"
         " destination."
     )
-    return Rejected(f"{location} is a folder there", side="destination", hint=hint)
+    return IsFolder(f"{location} is a folder there", side="destination", hint=hint)
 
 
 def refuse_negotiated(location: Location, other: str | None, side: Side) -> None:
@@ -298,7 +302,7 @@ def _continued_name(location: Location, other: str) -> str | None:
     return theirs[0] if ours and theirs and theirs[0].startswith(f"{ours[0]}.") else None
 
 
-def folder_here(location: Location) -> Rejected:
+def folder_here(location: Location) -> IsFolder:
     """Return the error for a source that is a folder instead of an object."""
     hint = "Move it as a folder: -r in the terminal, `recursive` in a request."
-    return Rejected(f"{location} is a folder, not an object", side="source", hint=hint)
+    return IsFolder(f"{location} is a folder, not an object", side="source", hint=hint)

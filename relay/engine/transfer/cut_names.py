@@ -20,10 +20,11 @@ from uuid import uuid4
 from relay.engine.inspection import inspect_object
 from relay.errors import KeyCollision, NotFound, Rejected, Side, StoreError, Unavailable
 from relay.location import Location
+from relay.stores.http_reads import IsFolder
 from relay.stores.interfaces import Destination, ObjectInfo, Source
 from relay.wire.capabilities import CapabilityCache
 
-STORES: Final = frozenset({"http", "webdav"})
+STORES: Final = frozenset({"http", "webdav", "nextcloud"})
 """Stores whose names are paths of URLs, and behind any proxy."""
 _DELIMITER: Final = re.compile("%(?:3f|23|3b|26)", re.I)
 """An encoded '?', '#', ';' or '&'. (A proxy may put a path into a query.)"""
@@ -85,19 +86,21 @@ class CutNames:
     def learn_if_there(self) -> None:
         """As `learn`, of an object that was there before the check. Raises Unavailable if it is
         gone: then the check shows nothing. Raises retryable StoreErrors."""
-        is_there = self._is_there(self._place) if self._free else None
+        is_there = self._is_there(self._place, folders=None) if self._free else None
         if is_there is False:
             raise Unavailable(f"{self._place} was there a moment ago, and is gone", side=self._side)
         if is_there:
             self.learn()
 
-    def _is_there(self, place: Location) -> bool | None:
-        """Return whether a place has an object; None if the server does not show that. Raises
-        retryable StoreErrors."""
+    def _is_there(self, place: Location, folders: bool | None = True) -> bool | None:
+        """Return whether a place has an object, `folders` if a folder is there; None if the server
+        does not show that. Raises retryable StoreErrors."""
         try:
             found = inspect_object(self._store, place)
         except NotFound:
             return False
+        except IsFolder:
+            return folders
         except StoreError as error:
             if error.retryable:
                 raise

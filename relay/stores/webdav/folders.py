@@ -17,6 +17,7 @@ from relay.location import Location
 from relay.stores.http_client import HttpClient
 from relay.stores.webdav.account import DEEPEST
 from relay.stores.webdav.properties import NO_METHOD, Properties
+from relay.stores.webdav.whole_names import require_whole_folder
 
 MADE = frozenset({201})
 """Statuses of a MKCOL that mean success (section 9.3.1)."""
@@ -31,18 +32,21 @@ class DavFolders:
         self._client, self._properties = client, properties
 
     def make_above(self, location: Location) -> None:
-        """Make the missing folders above `location` (section 9.3). Raises StoreError.
+        """Make the missing folders above `location` (section 9.3). Raises KeyCollision if the
+        server cuts the name of the last one, and StoreError.
 
         A folder that was found is not checked again; if it is removed meanwhile, `explain_removed`
         handles the failure of the upload. The first object of a folder makes it; others that come
         meanwhile wait for that."""
         client, folder = self._client, folder_of(location)
         memory, fact = client.wire.memory, _folder_fact(folder)
-        if folder.path == "/" or memory.has(folder.origin, fact):
+        if folder.path == "/":
             return
-        meter = client.meter
-        with memory.learning(folder.origin, fact, meter.check, meter.tick_seconds):
-            self._make_missing(location)
+        if not memory.has(folder.origin, fact):
+            meter = client.meter
+            with memory.learning(folder.origin, fact, meter.check, meter.tick_seconds):
+                self._make_missing(location)
+        require_whole_folder(client, folder)
 
     def _make_missing(self, location: Location) -> None:
         """As `make_above`, whatever others do meanwhile. If the folder above the missing ones was

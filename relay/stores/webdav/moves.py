@@ -28,11 +28,11 @@ from relay.errors import (
 from relay.location import Location
 from relay.receipt import Version
 from relay.stores.http_client import HttpClient
-from relay.stores.http_uploads import delete_object
 from relay.stores.multistatus import shows_type
 from relay.stores.webdav.objects import DavObjects
 from relay.stores.webdav.properties import NO_METHOD, Properties
 from relay.stores.webdav.staged_names import cut_place, longer_names
+from relay.stores.webdav.whole_names import delete_temporary, require_deletable
 from relay.wire.exchange import Response
 from relay.wire.http1 import Fields
 
@@ -279,7 +279,7 @@ class Moves:
     def _remove(self, part: Location, error: RelayError) -> None:
         """Delete a temporary object. If it can't be deleted, `error` says that it may remain."""
         try:
-            delete_object(self._client, part, Version())
+            delete_temporary(self._client, part)
         except RelayError as failure:
             error.leave(Leftover.UNPUBLISHED, part, failure.message)
 
@@ -291,6 +291,7 @@ class Moves:
         try:
             if not self._objects.exists(part):
                 return
+            require_deletable(self._client, part)
             response = self._client.send("DELETE", part, ())
         except StoreError:
             return  # unknown: verification decides

@@ -23,7 +23,6 @@ from relay.receipt import Version
 from relay.stores.http_client import HttpClient
 from relay.stores.http_uploads import (
     carried_metadata,
-    delete_object,
     put_object,
     unkept_metadata,
 )
@@ -35,6 +34,7 @@ from relay.stores.webdav.objects import DavObjects
 from relay.stores.webdav.properties import Properties
 from relay.stores.webdav.staged_names import StagedNames
 from relay.stores.webdav.trials import KEEP, NO_COPY, Trials
+from relay.stores.webdav.whole_names import delete_temporary
 from relay.wire.body import Body
 from relay.wire.http1 import Fields
 from relay.wire.watchdog import Watchdog
@@ -196,7 +196,7 @@ class StagedUploads:
             gevent.sleep(wait)
             try:
                 failure = None
-                delete_object(HttpClient(wire, side, Watchdog(wire.limits)), part, Version())
+                delete_temporary(HttpClient(wire, side, Watchdog(wire.limits)), part)
             except RelayError as other:
                 failure = other
                 if not other.retryable:

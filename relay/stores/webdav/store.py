@@ -33,6 +33,7 @@ from relay.stores.webdav.objects import DavObjects
 from relay.stores.webdav.properties import Properties
 from relay.stores.webdav.staged_names import StagedNames, staged_locations
 from relay.stores.webdav.staged_uploads import StagedUploads
+from relay.stores.webdav.whole_names import require_deletable
 from relay.wire.body import Body
 from relay.wire.exchange import Wire
 from relay.wire.http1 import Fields
@@ -147,7 +148,10 @@ class WebDavStore:
         return self._uploads.publish(stored, if_absent, fresh)
 
     def delete(self, location: Location, version: Version) -> None:
-        """As Destination.delete. With a strong entity tag the request carries If-Match."""
+        """As Destination.delete. With a strong entity tag the request carries If-Match. An object
+        without a version is a temporary one, or a folder of them."""
+        if version == Version():
+            require_deletable(self._client, location)
         delete_object(self._client, location, version)
 
     # -- copies within the store

@@ -16,14 +16,14 @@ from typing import Final
 
 from relay.errors import Leftover, Rejected, RelayError, StoreError
 from relay.location import Location
-from relay.receipt import Version
 from relay.stores.http_client import HttpClient
-from relay.stores.http_uploads import STORED, delete_object
+from relay.stores.http_uploads import STORED
 from relay.stores.webdav.folders import DavFolders, folder_of
 from relay.stores.webdav.moves import DONE, HONOURS, IGNORES, Moves, is_late
 from relay.stores.webdav.objects import DavObjects
 from relay.stores.webdav.properties import NO_METHOD
 from relay.stores.webdav.staged_names import StagedNames, cut_place
+from relay.stores.webdav.whole_names import delete_temporary
 from relay.wire.exchange import Response
 from relay.wire.http1 import Fields
 from relay.wire.watchdog import Watchdog
@@ -85,9 +85,9 @@ class Trials:
                 status = self._move_onto(part, other, REPLACE)
             # A server may show a new object late: absence alone does not prove that it moved.
             if status not in DONE or self._objects.exists(other):
-                delete_object(self._client, other, Version())
+                delete_temporary(self._client, other)
             left.remove(other)
-            delete_object(self._client, part, Version())
+            delete_temporary(self._client, part)
         except StoreError as error:
             self._remove(tuple(left), error)
             if error.retryable:
@@ -152,7 +152,7 @@ class Trials:
                     " copied the object to another name",
                     side=self._client.side,
                 )
-            delete_object(self._client, part, Version())
+            delete_temporary(self._client, part)
         except BaseException as error:
             self._remove((folder,), error)
             if isinstance(error, RelayError) and is_late(error):
@@ -160,7 +160,7 @@ class Trials:
             raise
         finally:
             self._folders.forget_above(there)
-        delete_object(self._client, folder, Version())
+        delete_temporary(self._client, folder)
 
     def copy_refusal(self, response: Response, location: Location) -> RelayError:
         """Return the error of a refused COPY. It is retryable, with another temporary name, if the
@@ -198,7 +198,7 @@ class Trials:
         wire, side = self._client.wire, self._client.side
         for place in places:
             try:
-                delete_object(HttpClient(wire, side, Watchdog(wire.limits)), place, Version())
+                delete_temporary(HttpClient(wire, side, Watchdog(wire.limits)), place)
             except RelayError as failure:
                 if isinstance(error, RelayError):
                     error.leave(Leftover.PARTIAL, place, failure.message)
