@@ -37,6 +37,8 @@ from relay.api.event_stream import (
     shrink_send_buffer,
 )
 from relay.api.following import PollAgain, StreamPlaces, Waiters
+from relay.api.object_answer import object_end
+from relay.api.render import problem_answer
 from relay.api.request_bodies import check_empty, parse_change, parse_fresh, parse_retry
 from relay.api.strict_json import check_media_type, read_object
 from relay.api.token_limits import (
@@ -116,16 +118,31 @@ def accept(works: LedgerContext, engine: TransferEngine, order: MigrationRequest
     """Write a migration to the ledger and answer 202, or wait for its end if the client prefers
     that."""
     migration = create_migration(works, engine, order, _key())
+    # The ledger moves one object only because its token is counted, and the client waits for its
+    # end.
+    is_waited_for = not wants_ledger(order)
     if _streams(NDJSON):
-        response = _follow_lines(works, engine, migration)
+        response = _follow_lines(works, engine, migration, is_object=is_waited_for)
+    elif is_waited_for:
+        response = _answer_object(works, _await_end(works, engine, migration, WAIT_SECONDS))
     else:
-        # One object is moved by the ledger only because its token is counted, and the client waits
-        # for its end.
-        seconds = _wait_seconds() if wants_ledger(order) else WAIT_SECONDS
-        ended = _await_end(works, engine, migration, seconds)
+        ended = _await_end(works, engine, migration, _wait_seconds())
         response = json_answer(summary(ended), 200 if ended.state in ENDED else 202)
     response.headers["Location"] = f"{request.script_root}/migrations/{migration.id}"
     return response
+
+
+def _answer_object(works: LedgerContext, migration: Migration) -> Response:
+    """Return the answer with the end of the one object of a migration, or 202 without one."""
+    # The migration is accepted: after an error of the ledger the client would send it again.
+    end = None
+    if _is_at_rest(migration):
+        with suppress(LedgerFailed):
+            end = object_end(works.ledger, migration)
+    if end is None:
+        return json_answer(summary(migration), 202)
+    kind, members = end
+    return problem_answer(members) if kind == "problem" else json_answer(members)
 
 
 def create_migration(
@@ -419,19 +436,27 @@ def _is_closed(descriptor: int) -> bool:
     return bool(looking.poll(0))
 
 
-def _follow_lines(works: LedgerContext, engine: TransferEngine, migration: Migration) -> Response:
+def _follow_lines(
+    works: LedgerContext, engine: TransferEngine, migration: Migration, *, is_object: bool
+) -> Response:
     """Return the answer with a line of progress after each look at the ledger, until the migration
-    has ended or is paused and its transfers have stopped; then the result. If the server stops
-    before that, the last line is one of progress whose `trouble` says so."""
+    has ended or is paused and its transfers have stopped; then the result, which is that of its
+    object with `is_object`. If the server stops before that, the last line is one of progress whose
+    `trouble` says so."""
     following = works.watcher.subscribe([migration], hang_up=hang_up_of(request.environ))
-    lines = while_admitted(_lines(works, engine, following, migration.id))
+    lines = while_admitted(_lines(works, engine, following, migration.id, is_object=is_object))
     response = stream_answer(note_sending(following, lines), NDJSON)
     response.call_on_close(lambda: works.watcher.unsubscribe(following))
     return response
 
 
 def _lines(
-    works: LedgerContext, engine: TransferEngine, following: Subscription, id: str
+    works: LedgerContext,
+    engine: TransferEngine,
+    following: Subscription,
+    id: str,
+    *,
+    is_object: bool,
 ) -> Iterator[str]:
     migration = following.migrations[id]
     while not engine.draining:
@@ -439,7 +464,9 @@ def _lines(
             with suppress(LedgerFailed):  # the next line reports it as `trouble`
                 migration = works.ledger.migration(migration.id)
                 if _is_at_rest(migration):
-                    yield json.dumps({"event": "result", **summary(migration)}) + "\n"
+                    end = object_end(works.ledger, migration) if is_object else None
+                    event, members = end or ("result", summary(migration))
+                    yield json.dumps({"event": event, **members}) + "\n"
                     return
         yield _progress_line({**brief(migration), **_trouble(works)})
         following.wait(COMMENT_SECONDS)

@@ -24,7 +24,7 @@ HTTP_HINTS: Mapping[int, str] = {
 
 def render(error: RelayError) -> Response:
     """Return the answer to a request that ended with `error`."""
-    response = _answer(problem(error, g.get("transfer_id")))
+    response = problem_answer(problem(error, g.get("transfer_id")))
     seconds = retry_after(error)
     if seconds is not None:
         response.headers["Retry-After"] = str(seconds)
@@ -46,7 +46,7 @@ def register(app: Flask) -> None:
 
 def _render_http(error: HTTPException) -> Response:
     status = error.code or 500
-    response = _answer(
+    response = problem_answer(
         {
             "type": "about:blank",
             "title": error.name,
@@ -68,8 +68,9 @@ def _render_http(error: HTTPException) -> Response:
 
 
 def _render_bug(error: Exception) -> Response:
-    return _answer(problem(bug(error), g.get("transfer_id")))
+    return problem_answer(problem(bug(error), g.get("transfer_id")))
 
 
-def _answer(members: Mapping[str, Any]) -> Response:
+def problem_answer(members: Mapping[str, Any]) -> Response:
+    """Return the answer with the members of a problem."""
     return Response(json.dumps(members) + "\n", status=members["status"], mimetype=MEDIA_TYPE)

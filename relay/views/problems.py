@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import uuid
+from collections.abc import Mapping
 from typing import Any
 
 from relay.errors import RelayError
@@ -34,6 +35,27 @@ def problem(error: RelayError, instance: str | None = None) -> dict[str, Any]:
     if error.pointer is not None:
         members["errors"] = [{"pointer": error.pointer, "detail": error.message}]
     return members
+
+
+def stored_problem(members: Mapping[str, Any], instance: str) -> dict[str, Any]:
+    """Return an error that the ledger keeps as a problem. `instance` is the id of its migration."""
+    # A newer relay may have stored a code that this one does not know.
+    kind = RelayError.class_of(members["code"]) or RelayError
+    return {
+        "type": PROBLEMS_URI + members["code"],
+        "title": kind.title,
+        "status": kind.status,
+        "detail": members["detail"],
+        "side": members.get("side") or kind.default_side,
+        "retryable": kind.default_retryable,
+        "hint": " ".join([members.get("hint") or kind.default_hint, *_unsaid(members)]),
+        "instance": f"urn:uuid:{instance}",
+    }
+
+
+def _unsaid(members: Mapping[str, Any]) -> list[str]:
+    """Return the leftovers that the hint does not name."""
+    return [text for text in members.get("remains", ()) if text not in members.get("hint", "")]
 
 
 def retry_after(error: RelayError) -> int | None:

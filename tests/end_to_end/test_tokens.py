@@ -181,12 +181,51 @@ def test_a_counted_token_moves_one_object_by_the_ledger(terminal: Terminal) -> N
     wanted |= {"recursive": False}
     with run_with(terminal) as server:
         status, moved = server.ask("POST", "/migrate", wanted, **made)
-        assert (status, moved["state"], moved["bytes"]) == (200, "succeeded", {"verified": 3}), (
-            moved
-        )
+        assert (status, moved["state"], moved["bytes"]) == (200, "verified", 3), moved
+        assert moved["receipt"]["bytes"] == 3
         assert (home / "to" / "one").read_text() == "one"
         status, problem = server.ask("POST", "/migrate", wanted, **made)
         assert (status, problem["type"].rpartition("/")[2]) == (429, "too-many-requests")
+
+
+@pytest.mark.parametrize("accept", ["application/json", "application/x-ndjson"])
+def test_a_counted_object_fails_as_any_other(terminal: Terminal, accept: str) -> None:
+    """An answer of success says that the object arrived, whatever the limits of the token."""
+    order(terminal)
+    home = terminal.home
+    (home / "to").mkdir()
+    (home / "to" / "one").write_text("another")
+    one, none = (f"file://{home}/from/{name}" for name in ("one", "nothing"))
+    there = {"destination": f"file://{home}/to/one", "if_exists": "fail"}
+    plain = make(terminal, "plain", "--local")
+    counted = make(terminal, "counted", "--local", "--migrations", "9")
+    with run_with(terminal) as server:
+        for source in (one, none):
+            wanted = {"source": source, **there}
+            ends = [
+                problem_of(server, wanted, {**headers, "Accept": accept})
+                for headers in (plain, counted)
+            ]
+            assert ends[0] == ends[1]
+            assert accept != "application/json" or ends[0][0] in (404, 409)
+
+
+def problem_of(
+    server: Server, wanted: dict[str, Any], headers: dict[str, str]
+) -> tuple[int, dict[str, Any]]:
+    """Return the status and the problem of an answer, or of its last line, without its instance."""
+    with closing(server.connect()) as connection:
+        connection.request(
+            "POST",
+            "/migrate",
+            json.dumps(wanted),
+            {"Content-Type": "application/json", **headers},
+        )
+        response = connection.getresponse()
+        last = json.loads(response.read().splitlines()[-1])
+    last.pop("instance")
+    last.pop("event", None)
+    return response.status, last
 
 
 def test_a_stream_ends_with_its_token(terminal: Terminal) -> None:
