@@ -17,6 +17,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from select import POLLRDHUP
 from time import monotonic
 from typing import Any
@@ -43,7 +44,8 @@ from relay.api.request_bodies import check_empty, parse_change, parse_fresh, par
 from relay.api.strict_json import check_media_type, read_object
 from relay.api.token_limits import (
     change_within_limits,
-    check_list,
+    check_list_place,
+    check_list_text,
     locate_within,
     within_limits,
 )
@@ -341,9 +343,10 @@ def _fresh(engine: TransferEngine, migration: Migration, verb: str) -> Refresh:
     if not members:
         return Refresh()
     parse = parse_retry if verb == MigrationVerb.RETRY else parse_fresh
-    fresh = parse(members, migration, engine.remotes)
+    limits = current_caller().limits
+    fresh = parse(members, migration, engine.remotes, partial(check_list_text, limits))
     if fresh.urls is not None:
-        check_list(current_caller().limits)
+        check_list_place(limits, fresh.urls)
     if fresh.urls is not None and fresh.urls.host:
         engine.policy.check_name(fresh.urls.host, fresh.urls.port)
     return fresh

@@ -30,6 +30,8 @@ class _Strict(BaseModel):
 
 
 B = TypeVar("B", bound=_Strict)
+CheckList = Callable[[str], None]
+"""Raises an error for the text of a list that the caller may not name."""
 
 
 class SourceObject(_Strict):
@@ -240,20 +242,35 @@ def check_empty(members: Mapping[str, Any]) -> None:
     _validate(_Strict, members)
 
 
-def parse_fresh(members: Mapping[str, Any], migration: Migration, remotes: Remotes) -> Refresh:
+def _allow_every_list(text: str) -> None:
+    """Allow a list, as in a terminal, where any list may be named."""
+
+
+def parse_fresh(
+    members: Mapping[str, Any],
+    migration: Migration,
+    remotes: Remotes,
+    check_list: CheckList = _allow_every_list,
+) -> Refresh:
     """Return the fresh credentials and URLs for a migration. Connects to no store.
 
     Raises a RequestError with the JSON Pointer of the member at fault, and KeyReused where the
     source or the destination is not the migration's.
     """
     given = _validate(Credentials, members)
-    return Refresh(_fresh_spec(given, migration, remotes), _fresh_urls(given, remotes))
+    urls = _fresh_urls(given, remotes, check_list)
+    return Refresh(_fresh_spec(given, migration, remotes), urls)
 
 
-def parse_retry(members: Mapping[str, Any], migration: Migration, remotes: Remotes) -> Refresh:
+def parse_retry(
+    members: Mapping[str, Any],
+    migration: Migration,
+    remotes: Remotes,
+    check_list: CheckList = _allow_every_list,
+) -> Refresh:
     """Return as `parse_fresh`, with the reason whose objects are retried."""
     given = _validate(Retry, members)
-    urls = _fresh_urls(given, remotes)
+    urls = _fresh_urls(given, remotes, check_list)
     return Refresh(_fresh_spec(given, migration, remotes), urls, reason=given.reason)
 
 
@@ -280,11 +297,12 @@ def _fresh_spec(given: Credentials, migration: Migration, remotes: Remotes) -> S
     return spec
 
 
-def _fresh_urls(given: Credentials, remotes: Remotes) -> Location | None:
+def _fresh_urls(given: Credentials, remotes: Remotes, check_list: CheckList) -> Location | None:
     """Return the location of the list of fresh URLs, or None without one."""
     if given.list is None:
         return None
     end = _end(given.list)
+    check_list(end.text)
     return remotes.locate(
         as_list(end.text), headers=end.headers, pointer=end.pointer("list"), folder=True
     )

@@ -18,7 +18,7 @@ from relay.errors import Forbidden, TooManyRequests
 from relay.ledger.token_values import TokenLimits
 from relay.location import Location
 from relay.stores.remotes import Remotes
-from relay.stores.url_lists import SCHEME
+from relay.stores.url_lists import SCHEME, ListAccount, as_list
 from relay.throttle import Bounds
 
 REQUESTS_PER_SECOND: Final = 20
@@ -83,14 +83,15 @@ def locate_folder_within(
     return place
 
 
-def check_list(limits: TokenLimits) -> None:
-    """Raise Forbidden for a list of URLs if the token may not name every host: the hosts in a list
-    are known only when it is read."""
-    if limits.hosts is not None:
-        raise Forbidden(
-            "the token may not name lists, whose URLs may have any host",
-            hint="`relay token limit NAME` changes its hosts.",
-        )
+def check_list_text(limits: TokenLimits, text: str) -> None:
+    """Raise Forbidden for the text of a list of fresh URLs whose store the token may not name, or
+    if it may not name every host: the hosts in a list are known only when it is read."""
+    _refuse(_refused_text(limits, as_list(text)), "/list")
+
+
+def check_list_place(limits: TokenLimits, place: Location) -> None:
+    """Raise Forbidden for a located list of fresh URLs that the token may not name."""
+    _refuse(_refused_place(limits, place), "/list")
 
 
 def within_limits(limits: TokenLimits, bounds: Bounds) -> Bounds:
@@ -136,6 +137,8 @@ def _refused_text(limits: TokenLimits, text: str) -> str:
 
 def _refused_place(limits: TokenLimits, place: Location) -> str:
     """Return what a token may not name at a place, or ''."""
+    if isinstance(place.account, ListAccount):
+        place = place.account.inner  # the list itself is read, too
     if place.store == "local" and not limits.local:
         return "folders of the server"
     if place.host and not _fits(place.host.lower(), limits.hosts):

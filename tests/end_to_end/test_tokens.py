@@ -130,6 +130,7 @@ def test_a_tokens_file_still_works_and_is_deprecated(terminal: Terminal) -> None
 
 def test_a_token_names_only_what_it_may(terminal: Terminal) -> None:
     plain = make(terminal, "plain")
+    new = make(terminal, "new", "--remote", "new:*")
     narrow = make(terminal, "narrow", "--local", "--host", "*.example.com", "--remote", "new:*")
     with run_with(terminal) as server:
         for headers, source, what in (
@@ -145,7 +146,20 @@ def test_a_token_names_only_what_it_may(terminal: Terminal) -> None:
                 status, problem = server.ask("POST", "/migrate", wanted, **headers)
                 assert (status, problem["detail"]) == (403, f"the token may not name {what}")
                 assert problem["errors"][0]["pointer"] == "/source"
-        assert server.ask("POST", "/migrate", order(terminal), **narrow)[0] == 202
+        list_of_server = f"list+file://{terminal.home}/from/one"
+        wanted = order(terminal, source=list_of_server)
+        status, problem = server.ask("POST", "/migrate", wanted, **plain)
+        assert (status, problem["detail"]) == (403, "the token may not name folders of the server")
+        status, made = server.ask("POST", "/migrate", order(terminal), **narrow)
+        assert status == 202
+        for headers, fresh, what in (
+            (plain, list_of_server, "folders of the server"),
+            (new, "old:l", "the remote old: with this path"),
+            (narrow, "https://a.example.com/l", "a list, whose URLs may have any host"),
+        ):
+            path = f"/migrations/{made['id']}/retry"
+            status, problem = server.ask("POST", path, {"list": fresh}, **headers)
+            assert (status, problem["detail"]) == (403, f"the token may not name {what}")
 
 
 @contextmanager
