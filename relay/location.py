@@ -40,6 +40,9 @@ UPLOAD_METHODS: Final = frozenset({"PUT", "POST"})
 KEYED: Final = frozenset({"s3"})
 """The stores whose keys are plain texts: an empty segment is a name like any other there."""
 
+DECODINGS: Final = 4
+"""How often a path is percent-decoded: each server and proxy on its way may do it once."""
+
 SCHEME: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
 _PARTS: Final = re.compile(
     r"(?P<authority>[^/?#]*)(?P<path>[^?#]*)(?P<query>\?[^#]*)?(?P<fragment>#.*)?", re.S
@@ -281,21 +284,37 @@ def check_path(path: str, *, destination: bool, keyed: bool = False) -> None:
     """Raise UnsafeKey for a path that servers and proxies fold onto another one.
 
     For both sides: '.' and '..' segments, percent-encoded ones too, between slashes of any kind,
-    and with the ';parameter' that Java servers cut off. For a destination also: empty segments
-    (unless its names are `keyed`), backslashes, and control or bidi characters, all of them also
-    percent-encoded."""
+    and with the ';parameter' that Java servers cut off. For a destination also: backslashes, and
+    control or bidi characters, all of them also percent-encoded. Unless its names are `keyed`:
+    empty segments, and '.' and '..' percent-encoded more than once, since each proxy may decode
+    a path."""
     decoded = unquote_to_bytes(path)
-    pieces = re.split(rb"[/\\]", decoded)
-    if any(piece.partition(b";")[0] in (b".", b"..") for piece in pieces):
+    if _has_dot_segment(decoded):
         raise UnsafeKey("the path has a '.' or '..' segment, plain or percent-encoded")
     if not destination:
         return
     if b"\\" in decoded:
         raise UnsafeKey("the path has a backslash, plain or percent-encoded")
-    if b"" in pieces[1:-1] and not keyed:
+    if b"%" in decoded and not keyed and _has_hidden_dots(decoded):
+        raise UnsafeKey("the path has a '.' or '..' segment, percent-encoded more than once")
+    if b"" in decoded.split(b"/")[1:-1] and not keyed:
         raise UnsafeKey("the path has an empty segment")
     if UNSAFE_CHARACTERS.search(decoded.decode(errors="replace")):
         raise UnsafeKey("the path has a control or bidi character in it")
+
+
+def _has_dot_segment(path: bytes) -> bool:
+    pieces = re.split(rb"[/\\]", path)
+    return any(piece.partition(b";")[0] in (b".", b"..") for piece in pieces)
+
+
+def _has_hidden_dots(path: bytes) -> bool:
+    """Return whether servers that decode a path again may see a '.' or '..' segment."""
+    for _ in range(DECODINGS - 1):
+        path = unquote_to_bytes(path)
+        if _has_dot_segment(path):
+            return True
+    return False
 
 
 @lru_cache(maxsize=256)

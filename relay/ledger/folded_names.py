@@ -28,11 +28,10 @@ from relay.ledger.rows import MARKED as MARKED
 from relay.ledger.schema import FOLDED, RUNNING, transfers
 from relay.ledger.states import PRESENT, TransferState
 from relay.ledger.workers import WorkerId
+from relay.location import DECODINGS
 
 LONGEST: Final = 1024
 """Longest segment that is folded, in letters: the stores that compose Unicode allow 255."""
-DECODINGS: Final = 4
-"""How often a name is percent-decoded: each server and proxy on its way may do it once."""
 _OWN: Final = re.compile(r"[a-z0-9_-]+(?:[./][a-z0-9_-]+)*+")
 """Names that are their own folded form. Most names are, and this check takes a tenth of the time of
 the folding."""

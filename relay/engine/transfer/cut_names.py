@@ -1,13 +1,14 @@
-"""Detect a server that cuts a name at a delimiter of URLs: another object answers for it then.
+"""Detect a server that cuts or decodes a name once more: another object answers for it then.
 
 Theory of operation. A proxy that decodes a path and does not encode it again (nginx with
 `proxy_pass http://backend$uri`, Apache's `[P]` without `B`) asks for the object `a` in place of
-`a?b`. There a name that never existed, `a?` with random characters, shows `a` too. If nothing has
-that name, nothing can be overwritten either, and the same request once the object itself is there
-proves that names are kept whole. That is remembered for the folder and the delimiter.
+`a?b`, and for `a b` in place of `a%20b`. There a name that never existed, `a?` with random
+characters or `%61%20b`, shows the same object. If nothing has that name, nothing can be overwritten
+either, and the same request once the object itself is there proves that names are kept whole. That
+is remembered for the folder, and for the delimiter or the '%'.
 
-Decided here: whether a name is cut. Never here: names that a store folds (`folded_names.py`), the
-cut of a MOVE (`stores/webdav/moves.py`)."""
+Decided here: whether a name is cut, or decoded twice. Never here: names that a store folds
+(`folded_names.py`), the cut of a MOVE (`stores/webdav/moves.py`)."""
 
 from __future__ import annotations
 
@@ -15,6 +16,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
+from urllib.parse import quote
 from uuid import uuid4
 
 from relay.engine.inspection import inspect_object
@@ -28,6 +30,10 @@ STORES: Final = frozenset({"http", "webdav", "nextcloud"})
 """Stores whose names are paths of URLs, and behind any proxy."""
 _DELIMITER: Final = re.compile("%(?:3f|23|3b|26)", re.I)
 """An encoded '?', '#', ';' or '&'. (A proxy may put a path into a query.)"""
+_TWICE: Final = re.compile("%25([0-9a-f]{2})", re.I)
+"""A character that is percent-encoded in the name itself."""
+_LETTERS: Final = re.compile("%(?:25)*[0-9a-f]{2}|([0-9a-z])", re.I)
+"""A percent-encoded character, or (the group) a plain one, which no writer encodes."""
 _HINT: Final = (
     "Let the server, or the proxy in front of it, pass the path on as it came (in nginx: proxy_pass"
     " without $uri), or name the server behind it; else rename the object."
@@ -36,7 +42,7 @@ _HINT: Final = (
 
 @dataclass(frozen=True, kw_only=True)
 class _Cut:
-    """One way to cut a name."""
+    """One way to cut a name, or to decode it."""
 
     fact: str
     """The fact that the server does not do that in this folder."""
@@ -46,6 +52,8 @@ class _Cut:
     """A name that never existed, and that a server cuts to `rest`."""
     plain: Location
     """A name that never existed, without a delimiter."""
+    is_twice: bool = False
+    """True if the server does not cut the name, but decodes it twice."""
 
 
 class CutNames:
@@ -109,15 +117,17 @@ class CutNames:
 
     def _error(self, cut: _Cut) -> Rejected:
         kind = Rejected if self._side == "source" else KeyCollision
+        does, how = ("decodes", " twice") if cut.is_twice else ("cuts", "")
         return kind(
-            f"the server cuts the name of {self._place}, and takes it for {cut.rest}",
+            f"the server {does} the name of {self._place}{how}, and takes it for {cut.rest}",
             side=self._side,
             hint=_HINT,
         )
 
 
 def _cuts_of(place: Location) -> Iterator[_Cut]:
-    """Yield the ways to cut a name: at the first delimiter of each kind."""
+    """Yield the ways to cut a name: at the first delimiter of each kind, and its second
+    decoding."""
     path, query = place.path, place.target[len(place.path) :]
     firsts = {found[0].lower(): found for found in reversed([*_DELIMITER.finditer(path)])}
     for kind, found in firsts.items():
@@ -131,3 +141,33 @@ def _cuts_of(place: Location) -> Iterator[_Cut]:
             unused=place.with_target(f"{before}{found[0]}{word}{after}{query}"),
             plain=place.with_target(f"{before}-{word}{after}{query}"),
         )
+    again = _second_decoding(place)
+    if again is not None:
+        yield again
+
+
+def _second_decoding(place: Location) -> _Cut | None:
+    """Return the second decoding of a name that has a percent-encoded character, and a letter or
+    digit, which `unused` has percent-encoded. Else return None."""
+    path, query = place.path, place.target[len(place.path) :]
+    first = _TWICE.search(path)
+    if first is None:
+        return None
+    before, after = path[: first.start()], path[first.end() :]
+    folder = f"{before.rpartition('/')[0]}/"
+    letter = next((found for found in _LETTERS.finditer(path, len(folder)) if found[1]), None)
+    if letter is None:
+        return None
+    at, code = letter.start(), ord(letter[1])
+    return _Cut(
+        fact=f"whole paths {folder} %25",
+        rest=place.with_target(_TWICE.sub(_decode_character, path) + query),
+        unused=place.with_target(f"{path[:at]}%25{code:x}{path[at + 1 :]}{query}"),
+        plain=place.with_target(f"{before}-{uuid4().hex[:8]}{after}{query}"),
+        is_twice=True,
+    )
+
+
+def _decode_character(found: re.Match[str]) -> str:
+    """Return a character as a URL has it, that is percent-encoded twice."""
+    return quote(bytes.fromhex(found[1]), safe="")
