@@ -1,35 +1,33 @@
-"""The totals of a ledger: how many migrations there are in each state, and how many of them wait
-for a person.
+"""The totals of a ledger: how many migrations there are in each state, and how many of them need a
+person, by reason.
 
-Decided here: what counts as waiting for a person. Never here: a single migration
-(`migration_rows.py`)."""
+Decided here: the reasons. Never here: which migration needs a person (`stages.py`), and a single
+migration (`migration_rows.py`)."""
 
 from __future__ import annotations
 
 import os
-import time
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
-from sqlalchemy import Connection, func, select, text
+from sqlalchemy import Connection, select, text
 
 from relay.errors import ConfigError, RelayError, RequestError, StoreFull
 from relay.ledger.acceptance import WITHDRAWN
 from relay.ledger.database import Database
 from relay.ledger.migration_rows import of_kind
 from relay.ledger.retried import split_listing_retry
-from relay.ledger.schema import migrations
-from relay.ledger.states import MigrationState
+from relay.ledger.schema import NEEDY, migrations
+from relay.ledger.stages import count_stages
+from relay.ledger.states import FAULTY, MigrationState
+from relay.ledger.viewer import EVERYTHING
 
-FRESH_SECONDS: Final = 24 * 3600.0
-"""How long a migration that ended `partial` or `failed` counts here as one that waits for a
-person."""
 REASONS: Final = ("credentials", "full", "settings", "other", "partial", "failed")
-"""Why a migration waits for a person: relay has paused it for one of the first four, or it has
-ended."""
+"""Why a migration needs a person: relay has paused it for one of the first four, or it has ended
+so, and no person has acknowledged that."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +37,7 @@ class Totals:
     states: Mapping[str, int]
     """Number of migrations in each state, also of those that have none."""
     attention: Mapping[str, int]
-    """Number of migrations that wait for a person, by each of REASONS."""
+    """Number of migrations that need a person, by each of REASONS."""
     bytes: int
     """Size of the database, in bytes."""
     free_bytes: int | None
@@ -48,31 +46,20 @@ class Totals:
 
 def read(connection: Connection, database: Database, runner: str | None) -> Totals:
     """Read the totals of the migrations of one kind of worker (None: of all). Reads only."""
-    states = dict.fromkeys(map(str, MigrationState), 0)
-    counted = (
-        select(migrations.c.state, func.count()).where(of_kind(runner)).group_by(migrations.c.state)
-    )
-    states |= {row[0]: row[1] for row in connection.execute(counted)}
-    attention = dict.fromkeys(REASONS, 0) | _pause_reasons(connection, runner)
-    since = time.time() - FRESH_SECONDS
-    for state in (MigrationState.PARTIAL, MigrationState.FAILED):
-        late = (migrations.c.state == state) & (migrations.c.ended >= since)
-        query = select(func.count()).select_from(migrations).where(of_kind(runner), late)
-        attention[str(state)] = connection.execute(query).scalar_one()
+    stages = count_stages(connection, EVERYTHING, runner)
+    states = {state.value: stages[state, False] + stages[state, True] for state in MigrationState}
+    ended = {state.value: stages[state, True] for state in sorted(FAULTY)}
+    attention = dict.fromkeys(REASONS, 0) | ended | _pause_reasons(connection, runner)
     size, free = _sizes(connection, database)
     return Totals(states=states, attention=attention, bytes=size, free_bytes=free)
 
 
 def _pause_reasons(connection: Connection, runner: str | None) -> dict[str, int]:
-    """Return the number of migrations that relay has paused, by reason. One that a user has paused
-    has no error."""
-    query = select(migrations.c.error).where(
-        of_kind(runner),
-        migrations.c.state == MigrationState.PAUSED,
-        migrations.c.error.is_not(None),
-    )
+    """Return the number of migrations that relay has paused, by reason."""
+    is_paused = migrations.c.state == MigrationState.PAUSED
+    query = select(migrations.c.error).where(of_kind(runner), is_paused, NEEDY)
     errors = (split_listing_retry(row)[0] for row in connection.execute(query).scalars())
-    return dict(Counter(_reason(error["code"]) for error in errors if error is not None))
+    return dict(Counter(_reason("" if error is None else error["code"]) for error in errors))
 
 
 def _reason(code: str) -> str:

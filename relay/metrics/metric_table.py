@@ -105,8 +105,8 @@ METRICS: Final = (
     Metric(
         "migrations_needing_attention",
         Kind.READING,
-        "Number of migrations that wait for a person: paused by relay (`credentials`, `full`,"
-        " `settings`, `other`), or ended `partial` or `failed` within the last 24 hours.",
+        "Number of migrations that need a person: paused by relay (`credentials`, `full`,"
+        " `settings`, `other`), or ended `partial` or `failed` and not acknowledged.",
         ("reason",),
         most=10,
     ),

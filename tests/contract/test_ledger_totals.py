@@ -1,29 +1,16 @@
-"""The totals of a ledger, in both databases: counts by state, who waits for a person, and what a
-process has counted."""
+"""The totals of a ledger, in both databases: counts by state, which migrations need a person, and
+what a process has counted."""
 
 from __future__ import annotations
 
-import time
-from typing import Any
-
 import pytest
-from sqlalchemy import update
 
 from relay.errors import ConfigError, LedgerFailed, StoreFull, StoreTimeout, Unauthenticated
 from relay.ledger.claims import ClaimRequest
-from relay.ledger.ledger import Ledger
 from relay.ledger.rows import Settlement
-from relay.ledger.schema import migrations
 from relay.ledger.states import MigrationState, MigrationVerb
-from relay.ledger.totals import FRESH_SECONDS, REASONS
+from relay.ledger.totals import REASONS
 from tests.ledgers import Opened, tree, verified_end
-
-
-def change(ledger: Ledger, id: str, **values: Any) -> None:
-    """Change the row of a migration."""
-    ledger.database.run(
-        lambda c: c.execute(update(migrations).where(migrations.c.id == id).values(**values))
-    )
 
 
 def test_an_empty_ledger_shows_zeros(open_ledger: Opened) -> None:
@@ -56,15 +43,22 @@ def test_a_migration_that_relay_paused_waits(open_ledger: Opened, code: str, rea
     assert {name: count for name, count in found.attention.items() if count} == {reason: 1}
 
 
-def test_a_failed_migration_waits_for_a_day(open_ledger: Opened) -> None:
-    """Nothing says yet that a person knows of it."""
+def test_a_failed_migration_waits_for_a_person(open_ledger: Opened) -> None:
+    """Until one of them has acknowledged its failures, however long that takes."""
     ledger = open_ledger()
-    now = time.time()
-    for size, state, ended in ((1, "failed", now), (2, "partial", now - FRESH_SECONDS - 60)):
-        change(ledger, tree(ledger, *range(size)), state=state, ended=ended)
+    ids = [tree(ledger, *range(size)) for size in (1, 2)]
+    error = {"code": "not-found", "side": "source"}
+    *lost, moved = sorted(ledger.claim(3), key=lambda claim: ids.index(claim.migration_id))
+    ledger.settle([Settlement(claim, "failed", error=error) for claim in lost])
+    ledger.settle([verified_end(moved)])
+    ledger.finish()
     found = ledger.totals()
     assert (found.states["failed"], found.states["partial"]) == (1, 1)
-    assert (found.attention["failed"], found.attention["partial"]) == (1, 0)
+    assert (found.attention["failed"], found.attention["partial"]) == (1, 1)
+    ledger.acknowledge(ids[0])
+    found = ledger.totals()
+    assert (found.states["failed"], found.states["partial"]) == (1, 1)
+    assert (found.attention["failed"], found.attention["partial"]) == (0, 1)
 
 
 def test_stored_settlements_are_counted_and_lost_ones_not(open_ledger: Opened) -> None:
