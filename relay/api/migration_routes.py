@@ -113,7 +113,8 @@ def ledger_context(ledger: Ledger, worker: Worker, engine: TransferEngine) -> Le
 
 def wants_ledger(order: MigrationRequest) -> bool:
     """Return whether this migration must outlive the connection of its request."""
-    return order.recursive or "Idempotency-Key" in request.headers or _prefers("respond-async")
+    asks_for_it = "Idempotency-Key" in request.headers or _prefers("respond-async")
+    return order.recursive or order.paused or asks_for_it
 
 
 def accept(works: LedgerContext, engine: TransferEngine, order: MigrationRequest) -> Response:

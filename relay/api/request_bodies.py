@@ -160,6 +160,13 @@ class MigrateRequest(_Strict):
         default_factory=lambda: LimitsSchema.model_validate({}),
         description="Limits of the migration. They may be changed while it runs.",
     )
+    paused: bool = Field(
+        False,
+        description=(
+            "Accept the migration as paused, and answer 202: nothing is listed or moved until"
+            " `POST /migrations/{id}/resume`."
+        ),
+    )
 
 
 class Change(_Strict):
@@ -225,6 +232,7 @@ def parse_order(members: Mapping[str, Any]) -> MigrationRequest:
         metadata=Metadata(asked.metadata),
         fail_on_empty=asked.fail_on_empty,
         bounds=Bounds(**asked.limits.model_dump()),
+        paused=asked.paused,
     )
 
 

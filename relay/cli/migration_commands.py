@@ -284,6 +284,7 @@ def watch_command(id: str, as_json: bool, quiet: bool, url: str | None) -> int:
 @click.option(
     "--key", metavar="TEXT", help="Idempotency key: a repeated key never starts a second migration."
 )
+@click.option("--paused", is_flag=True, help="Start nothing until `relay resume`.")
 @click.option("--wait", is_flag=True, help="Show its progress until it ends.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.option("--quiet", "-q", is_flag=True, help="Print errors only.")

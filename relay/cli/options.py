@@ -167,6 +167,7 @@ def request_of(options: Mapping[str, Any]) -> dict[str, Any]:
         "server_copy": options["server_copy"],
         **({"metadata": options["metadata"]} if options["metadata"] != "keep" else {}),
         **({"fail_on_empty": True} if options["fail_on_empty"] else {}),
+        **({"paused": True} if options["paused"] else {}),
         **given,
         **({"limits": limits} if limits else {}),
     }

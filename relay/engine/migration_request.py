@@ -81,6 +81,8 @@ class MigrationRequest:
     metadata: Metadata = Metadata.KEEP
     fail_on_empty: bool = False
     """Whether a tree without objects fails."""
+    paused: bool = False
+    """Whether it is accepted as paused: a resume starts it."""
 
     def secret(self) -> dict[str, Any]:
         """Return the secrets of both sides."""
@@ -100,6 +102,7 @@ class MigrationRequest:
             secret=self.secret(),
             priority=self.priority,
             bounds=self.bounds,
+            paused=self.paused,
             places=(place_identity(source), place_identity(destination)),
             place=place_in_server(destination),
             owners=(owner_of(source), owner_of(destination)),

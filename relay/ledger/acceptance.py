@@ -46,10 +46,12 @@ from relay.ledger.schema import (
 )
 from relay.ledger.stages import StageDelta
 from relay.ledger.states import (
+    MIGRATION,
     PRESENT,
     EventKind,
     ListingState,
     MigrationState,
+    MigrationVerb,
     TransferState,
 )
 from relay.ledger.token_use import check_use
@@ -77,7 +79,7 @@ def create(
     tenant: str = DEFAULT_TENANT,
 ) -> tuple[Migration, bool]:
     """Accept a migration of a tenant for one kind of worker, begun by the `holder` if a token was
-    sent; return it and True.
+    sent; return it and True. A spec that is `paused` waits for a resume.
 
     Returns an earlier migration and False if the tenant has used the idempotency `key` before. With
     `go_on` the tenant's newest migration of the same request and kind is returned if it has not
@@ -102,8 +104,10 @@ def create(
     if not spec.recursive:
         _insert_object(connection, id, spec)
     write_event(connection, id, EventKind.ACCEPTED, {})
+    if spec.paused:
+        write_event(connection, id, EventKind.PAUSE, {})
     changes = StageDelta()
-    changes.add(tenant, runner, MigrationState.RUNNING)
+    changes.add(tenant, runner, _first_state(spec))
     changes.write(connection)
     return one(connection, id), True
 
@@ -175,7 +179,7 @@ def _insert_migration(
             "number": number,
             "tenant": tenant,
             "ordinal": ordinal,
-            "state": MigrationState.RUNNING,
+            "state": _first_state(spec),
             "source": spec.source,
             "destination": spec.destination,
             "options": json.dumps(spec.options),
@@ -195,6 +199,11 @@ def _insert_migration(
     )
     connection.execute(insert(secrets), {"migration_id": id, "locations": json.dumps(spec.secret)})
     return id
+
+
+def _first_state(spec: Spec) -> str:
+    """Return the state of a migration that is accepted: it runs, unless it is paused at once."""
+    return MIGRATION[MigrationVerb.PAUSE].to if spec.paused else MigrationState.RUNNING
 
 
 def _insert_object(connection: Connection, id: str, spec: Spec) -> None:

@@ -185,8 +185,9 @@ class Ledger:
                 connection, spec, key, go_on, runner=self.worker.kind, holder=holder, tenant=tenant
             )
             if is_new:
-                ends = {"source": made.source, "destination": made.destination}
-                self._record(connection, "migrate", _name_of(made), after=ends)
+                after = {"source": made.source, "destination": made.destination}
+                after |= {"state": made.state} if spec.paused else {}
+                self._record(connection, "migrate", _name_of(made), after=after)
             return made, is_new
 
         found = self.database.run(create)

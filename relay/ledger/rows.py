@@ -34,6 +34,8 @@ class Spec:
     secret: Mapping[str, Any] = field(repr=False)
     priority: int = 0
     bounds: Bounds = Bounds()
+    paused: bool = False
+    """Whether nothing starts until a person resumes it."""
     places: tuple[str, str] | None = field(default=None, repr=False)
     """Identities of source and destination (`relay.identity.place_identity`); None: `source` and
     `destination` are the identities."""

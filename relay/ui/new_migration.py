@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, Final
 
@@ -101,8 +101,8 @@ def post_form(frame: PageFrame) -> Response:
         raise InvalidHeader("the form has no valid key", hint="Load the form again.")
     button, _, argument = fields.get("do", "").partition(":")
     try:
-        if button == "start":
-            return _start(frame, values)
+        if button in ("start", "start-paused"):
+            return _start(frame, values, paused=button == "start-paused")
         if button == "plan":
             return _page(frame, values, _plan(frame, values))
         if button == "browse":
@@ -120,8 +120,9 @@ def post_form(frame: PageFrame) -> Response:
 # -- start
 
 
-def _start(frame: PageFrame, values: Mapping[str, str]) -> Response:
-    migration = create_migration(frame.works(), frame.engine, _order(values), values["key"])
+def _start(frame: PageFrame, values: Mapping[str, str], *, paused: bool) -> Response:
+    order = replace(_order(values), paused=paused)
+    migration = create_migration(frame.works(), frame.engine, order, values["key"])
     return redirect(f"migrations/{migration.name}")
 
 
