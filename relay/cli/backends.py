@@ -10,6 +10,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import asdict
 from itertools import islice
 from math import inf
 from typing import TYPE_CHECKING, Any, Final, Protocol
@@ -23,6 +24,7 @@ from relay.errors import (
     MigrationUnknown,
     NotRelay,
     Overloaded,
+    ServerRefused,
     ServerUnreachable,
 )
 from relay.settings_sources import is_found, load_settings, trusted_ledger_url
@@ -30,7 +32,7 @@ from relay.views.migrations import FIELDS, brief, progress_events, report_line, 
 
 if TYPE_CHECKING:
     from relay.cli.api_client import Client
-    from relay.cli.response_checks import Brief, MigrationPage, ReportPage
+    from relay.cli.response_checks import Brief, MigrationPage, ReasonList, ReportPage
 
 Members = dict[str, Any]
 Event = tuple[str, Members]
@@ -72,9 +74,22 @@ class MigrationBackend(Protocol):
     def rows(self, id: str, states: Sequence[str]) -> Iterator[Members]:
         """Yield a line for each object in some states, or in all. Holds at most a page of them."""
 
-    def control(self, id: str, verb: str, places: Mapping[str, Any] | None = None) -> Members:
+    def control(
+        self,
+        id: str,
+        verb: str,
+        places: Mapping[str, Any] | None = None,
+        reason: str | None = None,
+    ) -> Members:
         """Pause, resume, cancel or retry a migration. `places` are the same source and destination
-        with fresh credentials, and a `list` of fresh URLs."""
+        with fresh credentials, and a `list` of fresh URLs. With a `reason`, a retry queues only the
+        objects that failed for it."""
+
+    def acknowledge(self, id: str) -> Members:
+        """Note that a person has seen the failures of an ended migration."""
+
+    def reasons(self, id: str) -> Sequence[Members]:
+        """Return the reasons for which objects of a migration failed, the most frequent first."""
 
     def needs_command(self, id: str) -> bool:
         """Return whether a migration moves only while a command in a terminal runs it: no server
@@ -158,11 +173,17 @@ class LocalLedger:
             yield from (report_line(row) for row in page)
             after = page[-1].id
 
-    def control(self, id: str, verb: str, places: Mapping[str, Any] | None = None) -> Members:
+    def control(
+        self,
+        id: str,
+        verb: str,
+        places: Mapping[str, Any] | None = None,
+        reason: str | None = None,
+    ) -> Members:
         """As MigrationBackend.control."""
         migration = self._ledger.migration(id)
         if places is None:
-            return summary(self._ledger.act(migration.id, verb))
+            return summary(self._ledger.act(migration.id, verb, reason=reason))
         # Imported here because the engine takes a while, for which other commands should not wait.
         from relay.cli.credentials import apply_refresh
 
@@ -170,7 +191,16 @@ class LocalLedger:
             side: {**end, "url": absolute_path(end["url"], migration.recursive)}
             for side, end in places.items()
         }
-        return summary(apply_refresh(self._settings, self._ledger, migration, verb, texts))
+        members = texts if reason is None else {**texts, "reason": reason}
+        return summary(apply_refresh(self._settings, self._ledger, migration, verb, members))
+
+    def acknowledge(self, id: str) -> Members:
+        """As MigrationBackend.acknowledge."""
+        return summary(self._ledger.acknowledge(self._ledger.migration(id).id))
+
+    def reasons(self, id: str) -> Sequence[Members]:
+        """As MigrationBackend.reasons."""
+        return [asdict(one) for one in self._ledger.reasons(self._ledger.migration(id).id)]
 
     def needs_command(self, id: str) -> bool:
         """As MigrationBackend.needs_command."""
@@ -310,9 +340,29 @@ class RemoteServer:
                 )
             path = here + rest
 
-    def control(self, id: str, verb: str, places: Mapping[str, Any] | None = None) -> Members:
+    def control(
+        self,
+        id: str,
+        verb: str,
+        places: Mapping[str, Any] | None = None,
+        reason: str | None = None,
+    ) -> Members:
         """As MigrationBackend.control."""
-        return self._migration(self._client.ask("POST", f"{_path(id)}/{verb}", places))
+        body = places if reason is None else {**(places or {}), "reason": reason}
+        return self._migration(self._client.ask("POST", f"{_path(id)}/{verb}", body))
+
+    def acknowledge(self, id: str) -> Members:
+        """As MigrationBackend.acknowledge."""
+        return self._migration(self._client.ask("POST", f"{_path(id)}/acknowledge"))
+
+    def reasons(self, id: str) -> Sequence[Members]:
+        """As MigrationBackend.reasons."""
+        try:
+            found = self._client.ask("GET", f"{_path(id)}/reasons")
+        except ServerRefused:  # an older server counts none
+            return ()
+        reasons: Sequence[Members] = self._check_members(self._shapes.ReasonList, found)["reasons"]
+        return reasons
 
     def needs_command(self, id: str) -> bool:
         """As MigrationBackend.needs_command."""
@@ -381,7 +431,7 @@ class RemoteServer:
         return self._check_members(self._shapes.Whole, members)
 
     def _check_members(
-        self, shape: type[Brief | MigrationPage | ReportPage], members: Members
+        self, shape: type[Brief | MigrationPage | ReportPage | ReasonList], members: Members
     ) -> Members:
         """Return members that have the shape's types. Raises NotRelay for others."""
         name = self._shapes.wrong_member(shape, members)

@@ -49,6 +49,10 @@ GROUPS: Mapping[str, Mapping[str, Command]] = {
         "retry": Command(
             function="migration_commands:retry", help="Queue failed and unverified objects again."
         ),
+        "acknowledge": Command(
+            function="migration_commands:acknowledge",
+            help="Note that you have seen the failures of a migration.",
+        ),
         "limit": Command(
             function="migration_commands:limit",
             help="Change the limits of a migration while it runs.",

@@ -15,11 +15,20 @@ from relay.cli.exits import Exit
 from relay.cli.flags import in_flags
 from relay.cli.terminal import plain, resent_note, size
 from relay.engine.retries import WHOLE
-from relay.ledger.states import PENDING, PRESENT, ListingState, MigrationState, TransferState
+from relay.ledger.states import (
+    FAULTY,
+    PENDING,
+    PRESENT,
+    ListingState,
+    MigrationState,
+    TransferState,
+)
 from relay.ledger.viewer import DEFAULT_TENANT
 
 NAMED: Final = 10
 """Maximum number of failed objects that the table names."""
+REASONS: Final = 10
+"""Maximum number of reasons of failures that `relay status` names."""
 HINTS: Final = 3
 """Maximum number of different hints for them."""
 
@@ -226,18 +235,14 @@ def table(migration: Members, failed: Sequence[Members], took: str) -> Iterator[
         )
 
 
-def details(migration: Members) -> Iterator[tuple[str, str]]:
-    """Yield the rows of `relay status ID`, with times in the local time zone."""
+def details(migration: Members, reasons: Sequence[Members] = ()) -> Iterator[tuple[str, str]]:
+    """Yield the rows of `relay status ID`, with times in the local time zone; `reasons` are those
+    for which objects have failed."""
     ended = migration["ended"]
     took = time.time() - migration["created"] if ended is None else ended - migration["created"]
     so_far = " so far" if ended is None else ""
     yield from table(migration, (), f"{_clock(migration['created'])}, {_duration(took)}{so_far}")
-    failed = objects_in(migration, TransferState.FAILED)
-    if failed:
-        yield (
-            "hint",
-            f"`relay report {shown_number(migration)} --state failed` lists {failed:,}; {AGAIN}",
-        )
+    yield from _failures(migration, reasons)
     if ended is None:
         yield (
             "under way",
@@ -266,6 +271,20 @@ def details(migration: Members) -> Iterator[tuple[str, str]]:
     yield "limits", ", ".join(limits) or "none"
     if migration["priority"]:
         yield "priority", str(migration["priority"])
+
+
+def _failures(migration: Members, reasons: Sequence[Members]) -> Iterator[tuple[str, str]]:
+    for reason in reasons[:REASONS]:
+        example = reason["sample"] or migration["source"]
+        yield "failed", f"{reason['objects']:,} for {reason['reason']}, e.g. {example}"
+    number, failed = shown_number(migration), objects_in(migration, TransferState.FAILED)
+    if failed:
+        yield "hint", f"`relay report {number} --state failed` lists {failed:,}; {AGAIN}"
+    if len(reasons) > 1:
+        yield "hint", f"`relay retry {number} --reason REASON` queues only those of one reason"
+    # An older server does not say whether a person has seen the failures.
+    if migration.get("needs_attention") and migration["state"] in FAULTY:
+        yield "hint", f"`relay acknowledge {number}` notes that you have seen them"
 
 
 def _count_of(count: int, noun: str) -> str:

@@ -1,5 +1,5 @@
-"""`relay submit | watch | status | report | limit | pause | resume | cancel | retry`: migrations in
-a ledger.
+"""`relay submit | watch | status | report | limit | pause | resume | cancel | retry | acknowledge`:
+migrations in a ledger.
 
 The ledger is that of the server that RELAY_URL (or `--url`) names, else the one of this
 machine."""
@@ -54,7 +54,8 @@ def status(id: str | None, limit: int, as_json: bool, url: str | None) -> int:
         if as_json:
             tell(json.dumps(migration))
         elif id is not None:
-            for name, value in details(migration):
+            has_failed = migration["objects"].get(TransferState.FAILED)
+            for name, value in details(migration, migrations.reasons(id) if has_failed else ()):
                 tell(in_columns(name, value))
         else:
             tell(summary_line(migration))
@@ -156,15 +157,17 @@ _FORMS: dict[str, Callable[[Any, Rows], Iterator[str]]] = {
 }
 
 
-def _begins(name: str, text: str) -> click.Command:
-    @click.command(name, help=f"{text}\n\n{_FRESH}")
+def _begins(name: str, text: str, *flags: click.Option) -> click.Command:
+    @click.command(name, help=f"{text}\n\n{_FRESH}", params=[*flags])
     @click.argument("id")
     @click.argument("source", metavar="[SRC", required=False)
     @click.argument("destination", metavar="DST]", required=False)
     @click.option("--list", "urls", metavar="LIST", help="A list of fresh URLs for the same names.")
     @with_flags(PLACES, (METHOD,))
     @URL
-    def command(id: str, url: str | None, urls: str | None, **options: Any) -> int:
+    def command(
+        id: str, url: str | None, urls: str | None, reason: str | None = None, **options: Any
+    ) -> int:
         if options["source"] and not options["destination"]:
             raise click.UsageError("SRC needs DST: give both locations, or neither")
         places = {}
@@ -174,7 +177,7 @@ def _begins(name: str, text: str) -> click.Command:
             places["list"] = endpoint_member({**options, "source": as_list(urls)}, "source")
         warn(options)
         known = migrations_of(url, gives_credentials=bool(places))
-        confirm(summary_line(known.control(id, name, places or None)))
+        confirm(summary_line(known.control(id, name, places or None, reason)))
         if known.needs_command(id):
             say(
                 "relay: the `relay migrate` command of this migration moves it: run the same"
@@ -226,7 +229,22 @@ resume = _begins(
 retry = _begins(
     MigrationVerb.RETRY,
     "Queue the failed, unverified and cancelled objects of the migration ID again.",
+    click.Option(
+        ["--reason"],
+        metavar="REASON",
+        help="Queue only the objects that failed for this reason; `relay status ID` lists them.",
+    ),
 )
+
+
+@click.command()
+@click.argument("id")
+@URL
+def acknowledge(id: str, url: str | None) -> int:
+    """Note that you have seen the failures of the ended migration ID: it no longer needs
+    attention."""
+    confirm(summary_line(migrations_of(url).acknowledge(id)))
+    return Exit.VERIFIED
 
 
 @click.command()

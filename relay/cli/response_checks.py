@@ -102,6 +102,18 @@ class ReportPage(_Shape):
     next: str | None
 
 
+class _ReasonRow(_Shape):
+    reason: str
+    objects: Count
+    sample: str
+
+
+class ReasonList(_Shape):
+    """The reasons for which objects of a migration failed."""
+
+    reasons: list[_ReasonRow]
+
+
 def wrong_member(shape: type[_Shape], members: object) -> str | None:
     """Return the name of a member that does not match the shape; None if all match."""
     try:

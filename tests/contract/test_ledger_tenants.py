@@ -16,7 +16,7 @@ from relay.errors import IllegalTransition, KeyReused, MigrationUnknown
 from relay.ledger.ledger import Ledger
 from relay.ledger.migration_lists import MigrationFilter, list_query
 from relay.ledger.migration_rows import with_name
-from relay.ledger.rows import SERVER, Settlement
+from relay.ledger.rows import SERVER, Settlement, Spec
 from relay.ledger.schema import migrations
 from relay.ledger.viewer import EVERYTHING, Viewer
 from tests.ledgers import OBJECT, TREE, Opened, assert_stages_counted, tree
@@ -282,3 +282,20 @@ def test_a_settlement_touches_no_count_of_migrations(open_ledger: Opened) -> Non
     with statements(ledger) as seen:
         ledger.settle([Settlement(claim, "skipped", bytes=1) for claim in claims])
     assert not [one for one in seen if "stage_counts" in one or "reasons" in one]
+
+
+@pytest.mark.parametrize("request_of", [TREE, OBJECT], ids=["tree", "object"])
+def test_a_paused_request_starts_with_a_resume(ledger: Ledger, request_of: Spec) -> None:
+    spec = replace(request_of, paused=True)
+    made, is_new = ledger.create(spec, "key")
+    assert (made.state, is_new, made.needs_attention) == ("paused", True, False)
+    assert [event["kind"] for event in ledger.events(made.id)] == ["accepted", "pause"]
+    assert ledger.claim_listing() is None and not ledger.claim(9)
+    assert_stages_counted(ledger)
+    assert ledger.act(made.id, "resume").state == "running"
+    assert bool(ledger.claim_listing()) == spec.recursive
+    assert len(ledger.claim(9)) == 1 - spec.recursive
+    # The same request again is the same migration, which runs on.
+    again, is_new = ledger.create(spec, "key")
+    assert (again.id, again.state, is_new) == (made.id, "running", False)
+    assert_stages_counted(ledger)

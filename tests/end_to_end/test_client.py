@@ -153,6 +153,33 @@ def test_a_share_of_the_limits_is_reported_with_its_use(
     assert (code, "succeeded" in out) == (0, True), err
 
 
+def test_a_retry_of_one_reason_and_an_acknowledgement(
+    server: Server, folders: Path, run_anywhere: Run
+) -> None:
+    """Failures of two reasons: a folder is in the way, and a link leads out of the tree."""
+    (folders / "to/1/object 01/in the way").mkdir(parents=True)
+    (folders / "from/2/object 02").unlink()
+    (folders / "from/2/object 02").symlink_to("/etc/hostname")
+    assert submit_tree(server, folders, "--wait", "--quiet")[0] == 1
+    table = [line.split(maxsplit=1) for line in run_anywhere("status", "1")[1].splitlines()]
+    reasons = {
+        text.split(", e.g. ")[1]: text.split()[2][:-1] for name, text in table if name == "failed"
+    }
+    assert set(reasons) == {"1/object 01", "2/object 02"}, table
+    hints = "\n".join(text for name, text in table if name == "hint")
+    assert "relay retry 1 --reason REASON" in hints and "relay acknowledge 1" in hints
+    assert " partial " in run_anywhere("acknowledge", "1")[1]
+    assert "relay acknowledge" not in run_anywhere("status", "1")[1]
+    code, _, err = run_anywhere("retry", "1", "--reason", "source:no-such-reason")
+    assert (code, "no object of migration 1 failed for" in err) == (1, True), err
+    (folders / "to/1/object 01/in the way").rmdir()
+    (folders / "to/1/object 01").rmdir()
+    assert " running " in run_anywhere("retry", "1", "--reason", reasons["1/object 01"])[1]
+    code, out, _ = run_anywhere("watch", "1", "--json")
+    assert (code, json.loads(out)["objects"]) == (1, {"failed": 1, "verified": COUNT - 1})
+    assert run_anywhere("acknowledge", "1")[0] == 0
+
+
 def test_a_migration_by_post_gets_fresh_credentials(
     server: Server, folders: Path, run_anywhere: Run
 ) -> None:

@@ -100,6 +100,7 @@ OUTPUTS: dict[tuple[str, ...], int] = {
     **{("report", "1", "--format", form): 0 for form in ("table", "jsonl", "csv", "html")},
     ("watch", "1"): 0,
     ("watch", "2", "--json"): 1,
+    ("acknowledge", "2"): 0,
     ("retry", "2"): 0,
     ("migrate", "from/one", "new"): 0,
     ("migrate", "from/one", "new", "--json", "--verify", "size"): 3,

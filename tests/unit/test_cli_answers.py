@@ -75,6 +75,7 @@ ASKED: dict[str, Callable[[Any], object]] = {
     "one": lambda members: there(members).migration("7"),
     "submit": lambda members: there(members).submit({}, None),
     "act": lambda members: there(members).control("7", "pause"),
+    "acknowledge": lambda members: there(members).acknowledge("7"),
     "limit": lambda members: there(members).limit("7", {"slots": 3, "priority": 1}),
     "follow": lambda members: next(RemoteServer(cast(Client, Two(members))).follow("7"))[1],
     "newest": lambda members: next(there({"migrations": [members], "next": None}).newest(10)),
@@ -249,6 +250,8 @@ def test_an_id_is_never_another_path(id: str, whole_answer: dict[str, Any]) -> N
     for asked in (
         lambda: server.migration(id),
         lambda: server.control(id, "cancel"),
+        lambda: server.acknowledge(id),
+        lambda: server.reasons(id),
         lambda: server.limit(id, {"slots": 1}),
         lambda: list(server.rows(id, ())),
         lambda: list(server.follow(id)),
