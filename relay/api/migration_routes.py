@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -60,7 +60,15 @@ from relay.ledger.ledger import Ledger
 from relay.ledger.migration_lists import MigrationFilter
 from relay.ledger.rows import EventCursor, Migration
 from relay.ledger.states import ENDED, MigrationState, MigrationVerb, TransferState
-from relay.views.migrations import FIELDS, brief, csv_line, is_over, report_line, summary
+from relay.views.migrations import (
+    FIELDS,
+    brief,
+    csv_line,
+    html_lines,
+    is_over,
+    report_line,
+    summary,
+)
 
 JSON, NDJSON, CSV, SSE = "application/json", "application/x-ndjson", "text/csv", "text/event-stream"
 LOOK_SECONDS = 0.25
@@ -397,7 +405,7 @@ def _await_end(
             latest = migration
             while not engine.draining and _is_active(latest):
                 left = until - monotonic()
-                if left <= 0 or _has_hung_up(min(LOOK_SECONDS, left)):
+                if left <= 0 or has_hung_up(request.environ, min(LOOK_SECONDS, left)):
                     break
                 latest = following.migrations.get(migration.id, latest)
     # The migration is accepted: after an error the client would send it again.
@@ -414,10 +422,10 @@ def _is_active(migration: Migration) -> bool:
     return migration.state not in ENDED and migration.under_way > 0
 
 
-def _has_hung_up(seconds: float) -> bool:
-    """Wait up to `seconds`, and return whether the client closed its connection; returns at once
-    then."""
-    sock = request.environ.get("gunicorn.socket")
+def has_hung_up(environ: Mapping[str, Any], seconds: float) -> bool:
+    """Wait up to `seconds`, and return whether the client of a request closed its connection;
+    returns at once then."""
+    sock = environ.get("gunicorn.socket")
     until = monotonic() + seconds
     if sock is not None:
         try:
@@ -501,10 +509,35 @@ def _trouble(works: LedgerContext) -> dict[str, Any]:
 def _follow_events(works: LedgerContext, migration: Migration, last: EventCursor) -> Response:
     """Return the answer with the events of a migration behind the `last` one that the client has
     seen, as server-sent events. Raises TooManyStreams, LedgerFailed."""
+
+    def pieces(following: Subscription) -> Iterator[str]:
+        until, found, has_gap = works.ledger.past_events(
+            migration.id, last, PAST_EVENTS, ended=is_over(migration)
+        )
+        past = PastEvents(
+            notices=[Notice.of(event) for event in found], until=until, has_gap=has_gap
+        )
+        return while_admitted(event_pieces(following, migration.id, past))
+
+    return follow(works, [migration], pieces, events=True)
+
+
+def follow(
+    works: LedgerContext,
+    migrations: Sequence[Migration],
+    pieces: Callable[[Subscription], Iterator[str]],
+    *,
+    events: bool = False,
+    moving: bool = False,
+) -> Response:
+    """Return an answer of server-sent events about some migrations. `pieces` returns them for the
+    subscription, which has a place among the streams of this process and of the caller's token
+    until the answer ends. Raises TooManyStreams, LedgerFailed, and as `pieces`."""
     release = works.places.take(current_caller().token_id)
     try:
-        hang_up = hang_up_of(request.environ)
-        following = works.watcher.subscribe([migration], events=True, hang_up=hang_up)
+        following = works.watcher.subscribe(
+            migrations, events=events, moving=moving, hang_up=hang_up_of(request.environ)
+        )
     except BaseException:
         release()
         raise
@@ -514,14 +547,7 @@ def _follow_events(works: LedgerContext, migration: Migration, last: EventCursor
         release()
 
     try:
-        until, found, has_gap = works.ledger.past_events(
-            migration.id, last, PAST_EVENTS, ended=is_over(migration)
-        )
-        past = PastEvents(
-            notices=[Notice.of(event) for event in found], until=until, has_gap=has_gap
-        )
-        pieces = while_admitted(event_pieces(following, migration.id, past))
-        response = stream_answer(note_sending(following, pieces), SSE)
+        response = stream_answer(note_sending(following, pieces(following)), SSE)
     except BaseException:
         end()
         raise
@@ -579,6 +605,13 @@ def sheet(
     """Yield the same report as CSV, with a header."""
     yield ",".join(FIELDS) + "\r\n"
     yield from (csv_line(row) + "\r\n" for row in _every(ledger, id, states, reason))
+
+
+def html_page(ledger: Ledger, migration: Migration, states: tuple[str, ...]) -> Iterator[str]:
+    """Yield the same report as an HTML page of its own."""
+    rows = _every(ledger, migration.id, states, None)
+    named = ({**row, "name": row["name"] or migration.source} for row in rows)
+    return html_lines(brief(migration), named)
 
 
 def _every(

@@ -6,10 +6,9 @@ machine."""
 
 from __future__ import annotations
 
-import html
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import click
@@ -25,7 +24,7 @@ from relay.headers import is_idempotency_key
 from relay.ledger.states import MigrationVerb, TransferState
 from relay.settings_sources import load_settings
 from relay.stores.url_lists import as_list
-from relay.views.migrations import FIELDS, csv_line
+from relay.views.migrations import FIELDS, csv_line, html_lines
 
 FORMATS = ("table", "jsonl", "csv", "html")
 
@@ -129,31 +128,11 @@ def _csv(_: Any, rows: Rows) -> Iterator[str]:
     yield from (csv_line(row) for row in rows)
 
 
-def _html(migration: Mapping[str, Any], rows: Rows) -> Iterator[str]:
-    title = html.escape("Migration {number}: {source} to {destination}".format(**migration))
-    yield f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title>'
-    yield "<style>:root{color-scheme:light dark}body{font:14px/1.4 system-ui;margin:2rem}"
-    yield "table{border-collapse:collapse}"
-    yield (
-        "td,th{padding:.2rem .6rem;text-align:left;border-bottom:1px solid"
-        " #8884}.failed{color:#c33}</style>"
-    )
-    yield f"<h1>{title}</h1><p>{html.escape(migration['state'])}</p>"
-    yield "<table><tr>" + "".join(f"<th>{name}</th>" for name in FIELDS) + "</tr>"
-    for row in rows:
-        cells = "".join(
-            f"<td>{html.escape('' if row[name] is None else str(row[name]))}</td>"
-            for name in FIELDS
-        )
-        yield f'<tr class="{html.escape(row["state"])}">{cells}</tr>'
-    yield "</table></html>"
-
-
 _FORMS: dict[str, Callable[[Any, Rows], Iterator[str]]] = {
     "table": _table,
     "jsonl": _jsonl,
     "csv": _csv,
-    "html": _html,
+    "html": html_lines,
 }
 
 

@@ -399,8 +399,12 @@ class Ledger:
         return self.database.run(lambda c: live_rows.moving(c, [id]), write=False)[id]
 
     def samples(self, id: str, since: int = 0) -> list[Sample]:
+        """As samples.samples_of, of one migration."""
+        return self.samples_of([id], since)[id]
+
+    def samples_of(self, ids: Collection[str], since: int) -> dict[str, list[Sample]]:
         """As samples.samples_of."""
-        return self.database.run(lambda c: samples.samples_of(c, id, since), write=False)
+        return self.database.run(lambda c: samples.samples_of(c, ids, since), write=False)
 
     def look(
         self,

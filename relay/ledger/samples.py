@@ -14,7 +14,7 @@ import json
 import time
 import zlib
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from math import ceil
 from typing import Any, Final
 
@@ -77,13 +77,16 @@ def thin(connection: Connection, id: str, now: float, *, ended: bool) -> None:
         _merge_older(connection, id, step, last + 1)
 
 
-def samples_of(connection: Connection, id: str, since: int = 0) -> list[Sample]:
-    """Return a migration's samples that begin at `since` or later, in order, over all workers."""
-    query = select(samples).where(samples.c.migration_id == id, samples.c.at >= since)
-    rows = connection.execute(query.order_by(samples.c.at)).all()
-    merged = _sums_by((row._asdict() for row in rows), lambda row: (row["at"], row["step"]))
-    return [
-        Sample(
+def samples_of(
+    connection: Connection, ids: Collection[str], since: int = 0
+) -> dict[str, list[Sample]]:
+    """Return the samples of some migrations that begin at `since` or later, in order, over all
+    workers."""
+    query = select(samples).where(samples.c.migration_id.in_(ids), samples.c.at >= since)
+    rows = (row._asdict() for row in connection.execute(query))
+    found: dict[str, list[Sample]] = {id: [] for id in ids}
+    for row in _sums_by(rows, lambda row: (row["migration_id"], row["at"], row["step"])):
+        sample = Sample(
             at=row["at"],
             seconds=row["step"],
             moved=row["moved"],
@@ -91,8 +94,8 @@ def samples_of(connection: Connection, id: str, since: int = 0) -> list[Sample]:
             objects=row["objects"],
             slot_seconds=json.loads(row["slots"]),
         )
-        for row in merged
-    ]
+        found[row["migration_id"]].append(sample)
+    return found
 
 
 # -- merging

@@ -66,6 +66,12 @@ def duration(seconds: float) -> str:
     return _two(left, (_DAY, "d"), (_HOUR, "h"))
 
 
+def short_duration(seconds: float) -> str:
+    """Return a duration without the name of its second unit: 40 s, 3 min 20, 3 h 10."""
+    first, *second = duration(seconds).split(" ")
+    return f"{first} {second[0].partition(SPACE)[0]}" if second else first
+
+
 def stamp(seconds: float) -> str:
     """Return a time in UTC, for people without a script: 2026-11-29 14:02:31 UTC."""
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")

@@ -6,8 +6,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import KW_ONLY, dataclass, field
-from typing import Any
+from dataclasses import KW_ONLY, dataclass, field, replace
+from typing import Any, Final
 
 from flask import Response, g
 
@@ -18,12 +18,18 @@ from relay.engine.transfer_engine import TransferEngine
 from relay.errors import LedgerFailed, MigrationUnknown, RelayError, Unauthorized
 from relay.ledger.ledger import Ledger
 from relay.ledger.rows import Migration
+from relay.ledger.sample_values import Moving
 from relay.ledger.token_values import Scope
 from relay.ledger.viewer import Viewer
 from relay.ui import words
+from relay.ui.estimates import Estimates
+from relay.ui.moving_rows import with_rates
 from relay.ui.paces import Paces
 from relay.ui.rendering import page
+from relay.ui.summaries import Pace
 from relay.views.problems import problem, retry_after
+
+NOTHING: Final = Moving()
 
 
 @dataclass(eq=False)
@@ -54,6 +60,7 @@ class PageFrame:
     sessions: Sessions | None = None
     """The sessions of browsers; None where the server has no ledger."""
     paces: Paces = field(default_factory=Paces)
+    estimates: Estimates = field(default_factory=Estimates)
     outage: Outage = field(default_factory=Outage)
 
     @property
@@ -70,6 +77,20 @@ class PageFrame:
         """Return a migration that the caller sees. Raises MigrationUnknown, also for a foreign
         one."""
         return visible_migration(self.works(), id)
+
+    def pace(self, migration: Migration, moving: Moving = NOTHING) -> Pace:
+        """Return the pace of a migration; with the rates of what it moves and its time left, if its
+        samples were read."""
+        left, last = (
+            self.estimates.shown_time(migration, moving),
+            self.estimates.last_sample(migration.id),
+        )
+        return replace(with_rates(self.paces.note(migration), moving, last, time.time()), left=left)
+
+    def ledger_away(self, error: LedgerFailed) -> str:
+        """Return that the ledger does not answer, and since when."""
+        at = time.strftime("%H:%M UTC", time.gmtime(self.outage.begin()))
+        return words.ledger_away(at, error.code)
 
     @property
     def trouble(self) -> RelayError | None:
@@ -107,8 +128,7 @@ class PageFrame:
         if isinstance(error, MigrationUnknown):  # its own hint is one for the API
             members["hint"] = words.LOOK_IN_LIST
         if isinstance(error, LedgerFailed) and self.has_works:
-            at = time.strftime("%H:%M UTC", time.gmtime(self.outage.begin()))
-            members["detail"] = words.ledger_away(at, error.code)
+            members["detail"] = self.ledger_away(error)
         response = self.page("error.html", here="", status=error.status, problem=members)
         seconds = retry_after(error)
         if seconds is not None:

@@ -7,20 +7,20 @@ sent. Never here: the values (`summaries.py`)."""
 from __future__ import annotations
 
 import json
+import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import dataclass
 from functools import partial
 from math import inf
 from typing import Any, Final
 
-import gevent
 from flask import Response, g, request
 
-from relay.api.event_stream import hang_up_of, note_sending
-from relay.api.migration_routes import json_answer, stream_answer
+from relay.api.event_stream import JITTER, RETRY_MS, retry_field
+from relay.api.migration_routes import follow, has_hung_up, json_answer
 from relay.api.watcher import Subscription
-from relay.errors import InvalidType, LedgerFailed, Overloaded
+from relay.errors import InvalidType, LedgerFailed
 from relay.ledger.ledger import Ledger
 from relay.ledger.overview import Group
 from relay.ledger.rows import Migration
@@ -35,70 +35,50 @@ from relay.ui.moving_rows import HISTORY_SECONDS
 from relay.ui.queries import name_of
 from relay.views.migrations import is_over
 
-SSE: Final = "text/event-stream"
 LOOK_SECONDS: Final = 1.0
 SILENT_SECONDS: Final = 15.0
 """Seconds after which a silent stream says that it is there: the script of the page knows then that
 its values are current, and a write finds out if the client is gone."""
-STREAMS: Final = 200
-"""Maximum number of streams of this process; further pages poll."""
-
 Look = Callable[[], dict[str, Any]]
 Check = Callable[[], bool]
 Groups = Mapping[Group, int]
 
 
-class Streams:
-    """The open streams of this process."""
+class GroupCounts:
+    """The latest counts of the groups that the lists of this process show."""
 
-    def __init__(self, most: int = STREAMS) -> None:
-        self._most = most
-        self._groups: dict[Viewer, tuple[float, Groups]] = {}
-        self.open = 0
+    def __init__(self) -> None:
+        self._counts: dict[Viewer, tuple[float, Groups]] = {}
 
-    def groups(self, ledger: Ledger, viewer: Viewer) -> Callable[[], Groups]:
+    def of(self, ledger: Ledger, viewer: Viewer) -> Callable[[], Groups]:
         """Return a function that counts the migrations of each group that a viewer sees; all lists
         of equal viewers share a count for LOOK_SECONDS."""
 
         def count() -> Groups:
-            at, found = self._groups.get(viewer, (-inf, {}))
+            at, found = self._counts.get(viewer, (-inf, {}))
             if time.monotonic() - at > LOOK_SECONDS:
                 # Before the ledger answers: other lists show the last count meanwhile.
-                self._groups[viewer] = time.monotonic(), found
-                self._groups[viewer] = time.monotonic(), ledger.group_counts(viewer)
-            return self._groups[viewer][1]
+                self._counts[viewer] = time.monotonic(), found
+                self._counts[viewer] = time.monotonic(), ledger.group_counts(viewer)
+            return self._counts[viewer][1]
 
         return count
 
-    def events(
-        self, frame: PageFrame, look: Look, ends: Check, still_admitted: Check
-    ) -> Iterator[str]:
-        """Yield the events of one stream until the server drains, or `ends` says that nothing
-        changes any more. Raises Overloaded if too many streams are open."""
-        if self.open >= self._most:
-            raise Overloaded("too many pages are open on this process", retry_after=30.0)
-        return self._events(frame, look, ends, still_admitted)
 
-    def _events(
-        self, frame: PageFrame, look: Look, ends: Check, still_admitted: Check
-    ) -> Iterator[str]:
-        self.open += 1
-        try:
-            yield "retry: 2000\n\n"
-            yield from changes(frame, look, ends, still_admitted)
-        finally:
-            self.open -= 1
-
-
-def changes(frame: PageFrame, look: Look, ends: Check, still_admitted: Check) -> Iterator[str]:
-    """Yield the changed values once a second, and the state of the ledger while it is away."""
+def changes(
+    frame: PageFrame, look: Look, ends: Check, still_admitted: Check, is_gone: Check
+) -> Iterator[str]:
+    """Yield the changed values after each wait of `is_gone`, and the state of the ledger while it
+    is away, until the server drains, the client is gone, or `ends` says that nothing changes any
+    more."""
     last: dict[str, Any] = {}
     sent = time.monotonic()
+    yield f"{retry_field(RETRY_MS * random.uniform(*JITTER))}\n"
     while not frame.engine.draining:
         if not still_admitted():
             yield "event: gone\ndata: {}\n\n"
             return
-        found = _look(look)
+        found = _look(frame, look)
         news = _difference(last, found)
         if news:
             yield f"event: set\ndata: {json.dumps(news)}\n\n"
@@ -109,7 +89,9 @@ def changes(frame: PageFrame, look: Look, ends: Check, still_admitted: Check) ->
         if "trouble" not in found and ends():
             yield "event: end\ndata: {}\n\n"
             return
-        gevent.sleep(LOOK_SECONDS)
+        # A person who goes from page to page leaves streams, whose places the next ones need.
+        if is_gone():
+            return
     yield f"event: bye\ndata: {json.dumps({'text': words.DRAINING})}\nretry: 500\n\n"
 
 
@@ -121,8 +103,6 @@ class SampleReader:
     ledger: Ledger
     id: str
     since: int
-    _: KW_ONLY
-    last: Sample | None = None
     _next: float = 0.0
 
     def take(self, now: float) -> list[Sample]:
@@ -132,44 +112,43 @@ class SampleReader:
         found = self.ledger.samples(self.id, self.since)
         self._next = now + SAMPLE_SECONDS
         if found:
-            self.last, self.since = found[-1], found[-1].at
+            self.since = found[-1].at
         return found
 
 
-def stream(frame: PageFrame, streams: Streams) -> Response:
-    """Return the live values of a page as a stream. Raises MigrationUnknown, Overloaded, and a
-    RequestError for a wrong query."""
-    watcher, asked = frame.works().watcher, _migrations_in_query(frame)
+def stream(frame: PageFrame, counts: GroupCounts) -> Response:
+    """Return the live values of a page as a stream. Raises MigrationUnknown, TooManyStreams,
+    LedgerFailed, and a RequestError for a wrong query."""
+    asked = _migrations_in_query(frame)
     is_one = "m" in request.args
-    following = watcher.subscribe(asked, moving=is_one, hang_up=hang_up_of(request.environ))
-    try:
-        ids = [one.id for one in asked]
+    ids = [one.id for one in asked]
+
+    def pieces(following: Subscription) -> Iterator[str]:
         if is_one:
             look, ends = _looks_at_one(frame, partial(_latest, following, ids))
         else:
-            look, ends = _looks_at_list(
-                frame, following, ids, streams.groups(frame.ledger, frame.viewer)
-            )
-        pieces = note_sending(following, streams.events(frame, look, ends, g.still_admitted))
-        response = stream_answer(pieces, SSE)
-    except BaseException:
-        watcher.unsubscribe(following)
-        raise
-    response.call_on_close(lambda: watcher.unsubscribe(following))
-    return response
+            groups = counts.of(frame.ledger, frame.viewer)
+            look, ends = _looks_at_list(frame, following, ids, groups)
+        is_gone = partial(has_hung_up, request.environ, LOOK_SECONDS)
+        return changes(frame, look, ends, g.still_admitted, is_gone)
+
+    return follow(frame.works(), asked, pieces, moving=is_one)
 
 
 def values(frame: PageFrame) -> Response:
-    """Return the live values of a page once, for a page that polls. Raises as `stream`, and
-    LedgerFailed."""
+    """Return the live values of a page once, for a page that polls; or that the ledger is away.
+    Raises MigrationUnknown, and a RequestError for a wrong query."""
+    return json_answer(_look(frame, partial(_values, frame)))
+
+
+def _values(frame: PageFrame) -> dict[str, Any]:
     shown, ledger = _migrations_in_query(frame), frame.ledger
     if "list" in request.args:
-        return json_answer(list_update(frame, shown, ledger.group_counts(frame.viewer)))
+        return list_update(frame, shown, ledger.group_counts(frame.viewer))
     if shown[0].state not in ENDED:
         ledger.watch([shown[0].id])
     samples = ledger.samples(shown[0].id, _history_begin(shown[0]))
-    moving = ledger.moving(shown[0].id)
-    return json_answer(migration_update(frame, shown[0], moving, samples))
+    return migration_update(frame, shown[0], ledger.moving(shown[0].id), samples)
 
 
 def _migrations_in_query(frame: PageFrame) -> list[Migration]:
@@ -217,18 +196,18 @@ def _looks_at_one(
         if not histories:
             histories.append(SampleReader(ledger, seen[0].id, _history_begin(seen[0])))
         history = histories[0]
-        samples = history.take(time.time())
-        return migration_update(frame, seen[0], moving, samples, history.last)
+        return migration_update(frame, seen[0], moving, history.take(time.time()))
 
     return look, lambda: bool(seen) and is_over(seen[0])
 
 
-def _look(look: Look) -> dict[str, Any]:
+def _look(frame: PageFrame, look: Look) -> dict[str, Any]:
     try:
-        return look()
+        found = look()
     except LedgerFailed as error:
-        at = time.strftime("%H:%M", time.gmtime())
-        return {"trouble": words.ledger_away(f"{at} UTC", error.code)}
+        return {"trouble": frame.ledger_away(error)}
+    frame.outage.end()
+    return found
 
 
 def _difference(last: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:

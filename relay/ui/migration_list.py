@@ -26,7 +26,8 @@ def list_page(frame: PageFrame) -> Response:
     # One row more than is shown says whether an older page exists.
     found = frame.ledger.find_migrations(wanted, frame.viewer)
     groups = frame.ledger.group_counts(frame.viewer)
-    rows = [row_of(one, frame.paces.note(one)) for one in found[:ROWS]]
+    frame.estimates.read(frame.ledger, found[:ROWS])
+    rows = [row_of(one, frame.pace(one)) for one in found[:ROWS]]
     has_older = len(found) > ROWS
     return frame.page(
         "list.html",
@@ -45,8 +46,9 @@ def list_page(frame: PageFrame) -> Response:
 def list_update(
     frame: PageFrame, shown: Sequence[Migration], groups: Mapping[Group, int]
 ) -> dict[str, Any]:
-    """Return the live values of some migrations of the list."""
-    rows = [row_of(migration, frame.paces.note(migration)) for migration in shown]
+    """Return the live values of some migrations of the list. Raises LedgerFailed."""
+    frame.estimates.read(frame.ledger, shown)
+    rows = [row_of(migration, frame.pace(migration)) for migration in shown]
     texts: dict[str, str] = {}
     bars: dict[str, Any] = {}
     for row in rows:

@@ -5,13 +5,12 @@ from __future__ import annotations
 
 import json
 import re
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from flask import Response, request
 
-from relay.api.migration_routes import json_lines, sheet
+from relay.api.migration_routes import html_page, json_lines, sheet
 from relay.engine.refresh import Refresh, apply_refresh
 from relay.errors import InvalidType, MigrationUnknown, RelayError
 from relay.ledger.overview import ObjectSearch
@@ -23,16 +22,20 @@ from relay.ui import words
 from relay.ui.figures import count, duration, rate, size
 from relay.ui.form_fields import read_form
 from relay.ui.frame import PageFrame
-from relay.ui.moving_rows import chart_points, moving_rows, moving_title, with_rates
+from relay.ui.moving_rows import chart_points, moving_rows, moving_title
 from relay.ui.queries import link_query, number_in_query
 from relay.ui.rendering import redirect
-from relay.ui.summaries import live_texts, proofs, state_texts
+from relay.ui.summaries import can_acknowledge, live_texts, proofs, state_texts
 from relay.views.problems import problem
 
 _REASON: Final = re.compile(r"[A-Za-z0-9_:-]{1,128}")
 OBJECTS: Final = 100
 """Number of objects on a page."""
-REPORTS: Final[Mapping[str, str]] = {"csv": "text/csv", "jsonl": "application/x-ndjson"}
+REPORTS: Final[Mapping[str, str]] = {
+    "html": "text/html",
+    "csv": "text/csv",
+    "jsonl": "application/x-ndjson",
+}
 """The media types of a report, by the end of its name."""
 
 
@@ -42,15 +45,17 @@ def migration_page(frame: PageFrame, id: str, error: RelayError | None = None) -
     migration = frame.migration(id)
     failed = migration.count_in(TransferState.FAILED).objects
     buttons = words.OFFERED[migration.state]
+    frame.estimates.read(frame.ledger, [migration])
     return frame.page(
         "migration.html",
         here="migrations",
         status=200 if error is None else error.status,
         migration=migration,
-        live=live_texts(migration, frame.paces.note(migration)),
+        live=live_texts(migration, frame.pace(migration)),
         live_query=f"?m={migration.name}",
         problem=None if error is None else problem(error),
         buttons=buttons,
+        can_acknowledge=can_acknowledge(migration),
         retryable=(*buttons, *_also_retryable(migration)),
         failed=failed,
         reasons=frame.ledger.reasons(migration.id) if failed else (),
@@ -60,17 +65,12 @@ def migration_page(frame: PageFrame, id: str, error: RelayError | None = None) -
 
 
 def migration_update(
-    frame: PageFrame,
-    migration: Migration,
-    moving: Moving,
-    samples: Sequence[Sample],
-    last: Sample | None = None,
+    frame: PageFrame, migration: Migration, moving: Moving, samples: Sequence[Sample]
 ) -> dict[str, Any]:
     """Return the live values of one migration, its moving objects, and a point of its chart for
-    each sample. `last` is the latest sample, if there is no new one."""
-    latest = samples[-1] if samples else last
-    pace = with_rates(frame.paces.note(migration), moving, latest, time.time())
-    live = live_texts(migration, pace)
+    each sample. Raises LedgerFailed."""
+    frame.estimates.read(frame.ledger, [migration])
+    live = live_texts(migration, frame.pace(migration, moving))
     members = live.to_json()
     members["texts"] |= {"moving": moving_title(moving), **state_texts(migration)}
     rows = moving_rows(moving)
@@ -81,16 +81,30 @@ def act(frame: PageFrame, id: str, verb: str) -> Response:
     """Carry out a verb, and lead back to the migration; an error is shown there. Raises
     MigrationUnknown, LedgerFailed."""
     fields = read_form(frame.engine.settings, ("reason",) if verb == MigrationVerb.RETRY else ())
-    work = frame.works()
+
+    def apply(migration: Migration) -> None:
+        reason = _reason(fields["reason"]) if fields.get("reason") else None
+        apply_refresh(frame.ledger, frame.engine, migration, verb, Refresh(reason=reason))
+        frame.works().worker.wake()
+
+    return _change(frame, id, apply)
+
+
+def acknowledge(frame: PageFrame, id: str) -> Response:
+    """Note that a person has seen the failures of a migration, and lead back to it; an error is
+    shown there. Raises MigrationUnknown, LedgerFailed."""
+    read_form(frame.engine.settings, ())
+    return _change(frame, id, lambda migration: frame.ledger.acknowledge(migration.id))
+
+
+def _change(frame: PageFrame, id: str, change: Callable[[Migration], object]) -> Response:
     migration = frame.migration(id)
     try:
-        reason = _reason(fields["reason"]) if fields.get("reason") else None
-        apply_refresh(work.ledger, frame.engine, migration, verb, Refresh(reason=reason))
+        change(migration)
     except RelayError as error:
         if error.status >= 500:
             raise
         return migration_page(frame, id, error)
-    work.worker.wake()
     return redirect(f"migrations/{migration.name}")
 
 
@@ -159,6 +173,8 @@ def report(frame: PageFrame, id: str, kind: str) -> Response:
     lines: Iterator[str]
     if kind == "csv":
         lines = sheet(frame.ledger, migration.id, states)
+    elif kind == "html":
+        lines = html_page(frame.ledger, migration, states)
     else:
         lines = json_lines(frame.ledger, migration.id, states)
     name = f"relay-{migration.name.replace(':', '-')}{f'-{state}' if state else ''}.{kind}"

@@ -13,17 +13,10 @@ from typing import Final
 
 from relay.ledger.rows import Migration
 from relay.ledger.states import MigrationState
-from relay.ui import words
-from relay.ui.summaries import Pace, bytes_done, bytes_left, objects_done
+from relay.ui.summaries import Pace, bytes_done, objects_done
 
-SHORT_SECONDS: Final = 10.0
+WINDOW_SECONDS: Final = 10.0
 """Window of the rate that is shown."""
-LONG_SECONDS: Final = 300.0
-"""Window of the rate that the remaining time is computed from."""
-LEAST_SECONDS: Final = 30.0
-LEAST_OBJECTS: Final = 20
-LEAST_BYTES: Final = 1 << 30
-"""Below these an estimate of the remaining time would be a guess."""
 KEPT: Final = 500
 """Maximum number of migrations that are remembered."""
 
@@ -63,42 +56,14 @@ class Paces:
             history.moved_at = now.at
         if last is None or now.at - last.at >= 0.5:
             history.seen.append(now)
-        while len(history.seen) > 2 and history.seen[1].at <= now.at - LONG_SECONDS:
+        while len(history.seen) > 2 and history.seen[1].at <= now.at - WINDOW_SECONDS:
             history.seen.popleft()
-        return self._pace(migration, history, now)
-
-    def _pace(self, migration: Migration, history: _History, now: _Snapshot) -> Pace:
-        short = _since(history, now.at - SHORT_SECONDS)
-        if now.at - short.at < 1:
+        before = history.seen[0]
+        seconds = now.at - before.at
+        if seconds < 1:
             return Pace()
-        seconds = now.at - short.at
         return Pace(
-            bytes_per_second=max(0.0, (now.bytes - short.bytes) / seconds),
-            objects_per_second=max(0.0, (now.objects - short.objects) / seconds),
-            seconds_left=_seconds_left(migration, history.seen[0], now),
+            bytes_per_second=max(0.0, (now.bytes - before.bytes) / seconds),
+            objects_per_second=max(0.0, (now.objects - before.objects) / seconds),
             still_seconds=now.at - history.moved_at,
         )
-
-
-def _since(history: _History, at: float) -> _Snapshot:
-    """Return the newest record that is not younger than `at`, else the oldest."""
-    found = history.seen[0]
-    for one in history.seen:
-        if one.at > at:
-            break
-        found = one
-    return found
-
-
-def _seconds_left(migration: Migration, first: _Snapshot, now: _Snapshot) -> float | None:
-    seconds = now.at - first.at
-    every = migration.count_in()
-    is_small = every.objects < LEAST_OBJECTS and every.bytes < LEAST_BYTES
-    if seconds < LEAST_SECONDS or is_small or words.is_listing(migration.listing):
-        return None
-    moved, ended = now.bytes - first.bytes, now.objects - first.objects
-    by_bytes = bytes_left(migration) * seconds / moved if moved > 0 else None
-    by_objects = (every.objects - now.objects) * seconds / ended if ended > 0 else None
-    # Small objects are bound by their number, large ones by their bytes: the slower one counts.
-    known = [one for one in (by_bytes, by_objects) if one is not None]
-    return max(known) if known else None

@@ -24,9 +24,11 @@ from relay.ui import words
 from relay.ui.assets import served_assets
 from relay.ui.credentials_form import credentials_page, renew_credentials
 from relay.ui.frame import PageFrame
-from relay.ui.live_values import Streams, stream, values
+from relay.ui.live_values import GroupCounts, stream, values
 from relay.ui.migration_list import list_page
 from relay.ui.migration_screen import (
+    REPORTS,
+    acknowledge,
     act,
     cancel_page,
     migration_page,
@@ -106,7 +108,7 @@ def add_pages(
 
 def page_routes(frame: PageFrame) -> Iterable[PageRoute]:
     """Return every route of the page."""
-    streams = Streams()
+    counts = GroupCounts()
     searched = frozenset({"group", "q", "before"})
     filtered = frozenset({"state", "reason", "level", "prefix", "after"})
     live = frozenset({"m", "list"})
@@ -114,27 +116,16 @@ def page_routes(frame: PageFrame) -> Iterable[PageRoute]:
     return (
         PageRoute(path="", view=lambda: redirect("")),
         PageRoute(path="/", view=partial(list_page, frame), query=searched),
-        PageRoute(path="/new", view=partial(new_page, frame), scope=Scope.SUBMIT),
-        PageRoute(path="/new", view=partial(post_form, frame), method="POST", scope=Scope.SUBMIT),
+        *_form("/new", partial(new_page, frame), partial(post_form, frame), Scope.SUBMIT),
         PageRoute(path=one, view=partial(migration_page, frame)),
         PageRoute(path=f"{one}/cancel", view=partial(cancel_page, frame), scope=Scope.SUBMIT),
-        *(
-            PageRoute(
-                path=f"{one}/{verb}",
-                view=partial(act, frame, verb=verb),
-                method="POST",
-                scope=Scope.SUBMIT,
-            )
-            for verb in VERBS
-        ),
-        PageRoute(
-            path=f"{one}/credentials", view=partial(credentials_page, frame), scope=Scope.SUBMIT
-        ),
-        PageRoute(
-            path=f"{one}/credentials",
-            view=partial(renew_credentials, frame),
-            method="POST",
-            scope=Scope.SUBMIT,
+        *(_post(f"{one}/{verb}", partial(act, frame, verb=verb), Scope.SUBMIT) for verb in VERBS),
+        _post(f"{one}/acknowledge", partial(acknowledge, frame), Scope.SUBMIT),
+        *_form(
+            f"{one}/credentials",
+            partial(credentials_page, frame),
+            partial(renew_credentials, frame),
+            Scope.SUBMIT,
         ),
         PageRoute(path=f"{one}/objects", view=partial(objects_page, frame), query=filtered),
         PageRoute(path=f"{one}/objects/<transfer>", view=partial(object_page, frame)),
@@ -145,37 +136,21 @@ def page_routes(frame: PageFrame) -> Iterable[PageRoute]:
                 query=frozenset({"state"}),
                 is_data=True,
             )
-            for kind in ("csv", "jsonl")
+            for kind in REPORTS
         ),
         PageRoute(path="/remotes", view=partial(remotes_page, frame)),
-        PageRoute(
-            path="/remotes/test",
-            view=partial(test_remote, frame),
-            method="POST",
-            scope=Scope.SUBMIT,
-        ),
-        PageRoute(path="/tokens", view=partial(tokens_page, frame), scope=Scope.ADMIN),
-        PageRoute(
-            path="/tokens", view=partial(create_token, frame), method="POST", scope=Scope.ADMIN
-        ),
-        PageRoute(
-            path="/tokens/<token>/rotate",
-            view=partial(rotate_token, frame),
-            method="POST",
-            scope=Scope.ADMIN,
-        ),
-        PageRoute(
-            path="/tokens/<token>/revoke", view=partial(revoke_page, frame), scope=Scope.ADMIN
-        ),
-        PageRoute(
-            path="/tokens/<token>/revoke",
-            view=partial(revoke_token, frame),
-            method="POST",
-            scope=Scope.ADMIN,
+        _post("/remotes/test", partial(test_remote, frame), Scope.SUBMIT),
+        *_form("/tokens", partial(tokens_page, frame), partial(create_token, frame), Scope.ADMIN),
+        _post("/tokens/<token>/rotate", partial(rotate_token, frame), Scope.ADMIN),
+        *_form(
+            "/tokens/<token>/revoke",
+            partial(revoke_page, frame),
+            partial(revoke_token, frame),
+            Scope.ADMIN,
         ),
         PageRoute(path="/settings", view=partial(settings_page, frame), scope=Scope.ADMIN),
         PageRoute(path="/health", view=partial(health_page, frame)),
-        PageRoute(path="/stream", view=lambda: stream(frame, streams), query=live, is_data=True),
+        PageRoute(path="/stream", view=lambda: stream(frame, counts), query=live, is_data=True),
         PageRoute(path="/values", view=partial(values, frame), query=live, is_data=True),
         PageRoute(path=ASSETS, view=_asset, scope=None, is_data=True),
         PageRoute(
@@ -184,10 +159,19 @@ def page_routes(frame: PageFrame) -> Iterable[PageRoute]:
             query=frozenset({"next"}),
             scope=None,
         ),
-        PageRoute(path="/sign-in", view=partial(sign_in, frame), method="POST", scope=None),
-        PageRoute(path="/sign-out", view=partial(sign_out, frame), method="POST", scope=None),
+        _post("/sign-in", partial(sign_in, frame), None),
+        _post("/sign-out", partial(sign_out, frame), None),
         PageRoute(path="/<path:rest>", view=_no_page),
     )
+
+
+def _form(path: str, show: View, send: View, scope: Scope) -> tuple[PageRoute, PageRoute]:
+    """Return the routes of a form: the page with it, and its POST to the same path."""
+    return PageRoute(path=path, view=show, scope=scope), _post(path, send, scope)
+
+
+def _post(path: str, view: View, scope: Scope | None) -> PageRoute:
+    return PageRoute(path=path, view=view, method="POST", scope=scope)
 
 
 def _answer(route: PageRoute, **names: str) -> Response:

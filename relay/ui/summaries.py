@@ -15,13 +15,14 @@ from typing import Any, Final
 from relay.ledger.rows import Migration
 from relay.ledger.states import (
     ENDED,
-    PENDING,
+    FAULTY,
     PRESENT,
     MigrationState,
     TransferState,
 )
 from relay.ui import words
 from relay.ui.figures import count, duration, per_second, percent, rate, share, size, sizes
+from relay.views.time_left import TimeLeft
 
 LEVELS: Final = ("read_back", "whole_digest", "part_digests", "size")
 """The levels of proof, the strongest first."""
@@ -35,7 +36,7 @@ class Pace:
     objects_per_second: float | None = None
     read_back_per_second: float = 0.0
     """Bytes per second that are read again from the destination, as a proof."""
-    seconds_left: float | None = None
+    left: TimeLeft | None = None
     still_seconds: float = 0.0
     """Seconds since a byte moved or an object ended."""
 
@@ -72,6 +73,7 @@ class MigrationRow:
     live: Live
     buttons: tuple[str, ...] = ()
     failed: int = 0
+    can_acknowledge: bool = False
     note: str = ""
     detail: str = ""
     """The text of a store behind the note."""
@@ -84,7 +86,7 @@ def live_texts(migration: Migration, pace: Pace = UNKNOWN_PACE) -> Live:
     moved, total = bytes_done(migration), migration.count_in().bytes
     is_listing = words.is_listing(migration.listing) and migration.state not in ENDED
     value = None if is_listing else _value(migration, (moved, total), (done, every))
-    left = _time_left(migration, pace, is_listing)
+    left, estimate = _time_left(migration, pace)
     texts = {
         "state": words.STATES[migration.state],
         "percent": "" if value is None else percent(value, 100),
@@ -94,6 +96,7 @@ def live_texts(migration: Migration, pace: Pace = UNKNOWN_PACE) -> Live:
         "bytes": sizes(moved, total) if total else "",
         "speed": _rate_text(migration, pace),
         "left": left,
+        "estimate": estimate,
         "activity": activity(migration, pace),
         "failed": count(migration.count_in(TransferState.FAILED).objects),
     }
@@ -116,9 +119,15 @@ def row_of(migration: Migration, pace: Pace = UNKNOWN_PACE) -> MigrationRow:
         live=live_texts(migration, pace),
         buttons=(words.OFFERED[migration.state][:1]),
         failed=failed,
+        can_acknowledge=can_acknowledge(migration),
         note=note,
         detail=detail,
     )
+
+
+def can_acknowledge(migration: Migration) -> bool:
+    """Return whether a migration has ended with failures that no person has acknowledged."""
+    return migration.needs_attention and migration.state in FAULTY
 
 
 def row_shape(migration: Migration) -> str:
@@ -128,14 +137,17 @@ def row_shape(migration: Migration) -> str:
     failed = bool(migration.count_in(TransferState.FAILED).objects)
     is_stopping = running and migration.state != MigrationState.RUNNING
     has_error = migration.error is not None
-    return f"{migration.state}.{int(is_stopping)}.{int(failed)}.{int(has_error)}"
+    needs_you = int(migration.needs_attention)
+    return f"{migration.state}.{int(is_stopping)}.{int(failed)}.{int(has_error)}.{needs_you}"
 
 
 def note_of(migration: Migration) -> tuple[str, str]:
     """Return the second line of a migration in the list, and a store's own text behind it."""
     error = migration.error
     if error is not None and migration.state in (MigrationState.PAUSED, MigrationState.FAILED):
-        return f"Needs you: {words.needs_you(error)}", str(error.get("detail", ""))
+        reason = words.needs_you(error)
+        note = f"Needs you: {reason}" if migration.needs_attention else reason
+        return note, str(error.get("detail", ""))
     if migration.state in (MigrationState.PARTIAL, MigrationState.FAILED):
         tallies = {state: counted.objects for state, counted in migration.tally.items()}
         lost = words.outcome(tallies)
@@ -178,11 +190,6 @@ def _done_states(migration: Migration) -> tuple[str, ...]:
     return (*PRESENT,) if migration.state in ENDED else (*PRESENT, TransferState.FAILED)
 
 
-def bytes_left(migration: Migration) -> int:
-    """Return the bytes that are still to be moved."""
-    return max(0, migration.count_in(*PENDING).bytes - migration.in_parts)
-
-
 def proofs(migration: Migration) -> tuple[tuple[str, int], ...]:
     """Return the number of objects at each level of proof, the strongest first."""
     found = migration.efforts.levels
@@ -211,17 +218,21 @@ def _rate_text(migration: Migration, pace: Pace) -> str:
     parts = [rate(pace.bytes_per_second)]
     if pace.read_back_per_second:
         parts.append(words.read_back_at(rate(pace.read_back_per_second)))
-    if pace.objects_per_second is not None:
-        parts.append(per_second(pace.objects_per_second, "objects"))
+    objects = pace.objects_per_second or 0.0
+    if objects >= 0.05:  # else it would be printed as 0.0
+        parts.append(per_second(objects, "objects"))
     return ", ".join(parts)
 
 
-def _time_left(migration: Migration, pace: Pace, is_listing: bool) -> str:
+def _time_left(migration: Migration, pace: Pace) -> tuple[str, str]:
+    """Return the time left in few words and in full; of an ended migration, the time it took."""
     if migration.state in ENDED and migration.ended is not None:
-        return f"took {duration(migration.ended - migration.created)}"
-    if is_listing or migration.state != MigrationState.RUNNING or pace.seconds_left is None:
-        return ""
-    return words.time_left(pace.seconds_left)
+        return f"took {duration(migration.ended - migration.created)}", ""
+    is_stalled = pace.still_seconds >= STALL_SECONDS
+    # The end of a migration may take longer than its last objects: "0 s left" would be wrong.
+    if pace.left is None or is_stalled or pace.left.seconds < 1:
+        return "", ""
+    return words.time_left(pace.left.seconds), words.time_left_within(pace.left)
 
 
 def _shape(migration: Migration) -> str:
@@ -233,5 +244,5 @@ def _shape(migration: Migration) -> str:
     states = "".join(state[:2] for state in sorted(migration.tally))
     return (
         f"{migration.state}.{listing}.{int(is_idle)}.{int(has_failed)}.{int(has_retries)}"
-        f".{int(migration.error is not None)}.{states}"
+        f".{int(migration.error is not None)}.{int(migration.needs_attention)}.{states}"
     )

@@ -15,7 +15,8 @@ from relay.ledger.reasons import OTHER, Reason
 from relay.ledger.states import ListingState, MigrationState, MigrationVerb, TransferState
 from relay.ledger.token_values import Scope
 from relay.receipt import Level
-from relay.ui.figures import count, duration, plural
+from relay.ui.figures import count, duration, plural, short_duration
+from relay.views.time_left import TimeLeft
 
 LANGUAGE: Final = "en"
 DIRECTION: Final = "ltr"
@@ -103,6 +104,9 @@ VERBS: Final[Mapping[str, str]] = {
     MigrationVerb.RETRY: "Retry",
 }
 """The buttons of a migration."""
+
+ACKNOWLEDGE: Final = "Acknowledge"
+"""The button that takes an ended migration from those that need a person."""
 
 OFFERED: Final[Mapping[str, tuple[str, ...]]] = {
     MigrationState.RUNNING: (MigrationVerb.PAUSE, MigrationVerb.CANCEL),
@@ -210,8 +214,15 @@ def pausing(state: str, under_way: int) -> str:
 
 
 def time_left(seconds: float) -> str:
-    """Return the estimate of the remaining time."""
-    return f"about {duration(seconds)} left"
+    """Return the estimate of the time left: 3 h 10 min left."""
+    return f"{duration(seconds)} left"
+
+
+def time_left_within(left: TimeLeft) -> str:
+    """Return the estimate with its range, and what it assumes."""
+    ends = [short_duration(left.low), short_duration(left.high)]
+    within = f" ({ends[0]} - {ends[1]})" if ends[0] != ends[1] else ""
+    return f"about {time_left(left.seconds)}{within}, if the last 5 minutes are typical"
 
 
 def read_back_at(rate: str) -> str:
@@ -282,8 +293,7 @@ def outcome(objects: Mapping[str, int]) -> str:
 
 def spoken_progress(share: int, left: str) -> str:
     """Return the value of a progress bar for a screen reader: 71 per cent, 3 h 10 min left."""
-    rest = left.removeprefix("about ")
-    return f"{share} per cent, {rest}" if rest else f"{share} per cent"
+    return f"{share} per cent, {left}" if left else f"{share} per cent"
 
 
 def slow_store(name: str, seconds: float) -> str:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import csv
+import html
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from relay.errors import LedgerFailed
@@ -139,6 +140,28 @@ def csv_line(row: dict[str, Any]) -> str:
     line = io.StringIO()
     csv.writer(line, lineterminator="").writerow([_cell(row[name]) for name in FIELDS])
     return line.getvalue()
+
+
+def html_lines(migration: Mapping[str, Any], rows: Iterable[Mapping[str, Any]]) -> Iterator[str]:
+    """Yield the report of a migration as a page that needs no other file. `rows` are its lines."""
+    title = html.escape("Migration {number}: {source} to {destination}".format(**migration))
+    yield f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title>'
+    yield "<style>:root{color-scheme:light dark}body{font:14px/1.4 system-ui;margin:2rem}"
+    yield "table{border-collapse:collapse}"
+    yield (
+        "td,th{padding:.2rem .6rem;text-align:left;border-bottom:1px solid"
+        " #8884}.failed{color:#c33}</style>"
+    )
+    yield f"<h1>{title}</h1><p>{html.escape(migration['state'])}</p>"
+    yield "<table><tr>" + "".join(f"<th>{name}</th>" for name in FIELDS) + "</tr>"
+    for row in rows:
+        cells = "".join(
+            # A name may turn the direction of what follows it; `bdi` keeps that in its cell.
+            f"<td><bdi>{html.escape('' if row[name] is None else str(row[name]))}</bdi></td>"
+            for name in FIELDS
+        )
+        yield f'<tr class="{html.escape(row["state"])}">{cells}</tr>'
+    yield "</table></html>"
 
 
 def _cell(value: Any) -> Any:

@@ -8,10 +8,11 @@ whose small objects come last is not estimated by the rate of its large ones. Th
 take longer than that: no slot can help with it. The range is that of estimates from resampled
 samples.
 
-Nothing is said where it would be a guess: too little data, nothing moves, or objects are still
-being listed.
+Nothing is said where it would be a guess: too few samples, nothing moves, objects are still being
+listed, or the migration is small.
 
-Decided here: the estimate, and when there is none. Never here: its words."""
+Decided here: the estimate, when there is none, and when a shown one changes. Never here: its
+words."""
 
 from __future__ import annotations
 
@@ -21,17 +22,19 @@ from itertools import pairwise
 from random import Random
 from typing import Final
 
-from relay.ledger.sample_values import Sample
+from relay.ledger.rows import Migration
+from relay.ledger.sample_values import Moving, Sample
+from relay.ledger.states import PENDING, TransferState
 
 HALF_LIFE_SECONDS: Final = 120.0
 """The age at which a sample counts half."""
 BUSY_SECONDS: Final = 60.0
 """The same for the number of busy slots."""
-WINDOW_SECONDS: Final = 900
-"""Older samples do not count."""
+WINDOW_SECONDS: Final = 300
+"""Older samples do not count: the estimate holds if the last five minutes are typical."""
 FEWEST_SAMPLES: Final = 3
 FEWEST_OBJECTS, FEWEST_BYTES = 20, 1 << 30
-"""Less data than this gives no estimate: both must be lacking."""
+"""A smaller migration has no estimate: it must lack both."""
 STALL_SECONDS: Final = 60
 """Without progress for this long there is no estimate."""
 RIDGE: Final = 1e-3
@@ -51,6 +54,9 @@ class Rest:
 
     objects: int
     bytes: int
+    all_objects: int
+    all_bytes: int
+    """What there was to do."""
     largest_bytes: int = 0
     """The rest of the object that takes longest, and its rate."""
     largest_rate: float = 0.0
@@ -66,6 +72,10 @@ class TimeLeft:
     low: float
     high: float
 
+    def after(self, seconds: float) -> TimeLeft:
+        """Return the estimate as it is some seconds later."""
+        return TimeLeft(*(max(0.0, one - seconds) for one in (self.seconds, self.low, self.high)))
+
 
 @dataclass(frozen=True, kw_only=True)
 class _Interval:
@@ -78,13 +88,38 @@ class _Interval:
     seconds: int
 
 
+def rest_of(migration: Migration, moving: Moving) -> Rest:
+    """Return what is left of a migration that moves `moving`, as far as that is known."""
+    pending, every = migration.count_in(*PENDING), migration.count_in()
+    # Parts that are stored count for both: those of the moving objects, and of unfinished uploads.
+    there = max(migration.in_parts, sum(one.bytes for one in moving.objects))
+    moved = migration.count_in(TransferState.VERIFIED, TransferState.UNVERIFIED).bytes
+    settled = moved + migration.count_in(TransferState.SKIPPED).bytes
+    rests = [
+        (one.total - one.bytes, float(one.rate))
+        for one in moving.objects
+        if one.total is not None and one.rate > 0
+    ]
+    largest, rate = max(rests, default=(0, 0.0))
+    return Rest(
+        objects=pending.objects,
+        bytes=max(0, pending.bytes - there),
+        all_objects=every.objects,
+        all_bytes=every.bytes,
+        largest_bytes=max(0, largest),
+        largest_rate=rate,
+        moved_share=moved / settled if settled else 1.0,
+    )
+
+
 def time_left(
     samples: Sequence[Sample], rest: Rest, *, now: float, listing: bool = False, seed: int = 0
 ) -> TimeLeft | None:
     """Return the time that a running migration still needs, or None where it can't be said.
     `samples` are in order; `now` is in seconds since 1970."""
     steps = list(_steps(samples, now))
-    if listing or not _is_enough(steps):
+    is_small = rest.all_objects < FEWEST_OBJECTS and rest.all_bytes < FEWEST_BYTES
+    if listing or is_small or not _is_enough(steps):
         return None
     best = _estimate(steps, rest)
     if best is None:
@@ -108,10 +143,8 @@ def _steps(samples: Sequence[Sample], now: float) -> Iterator[_Interval]:
 
 
 def _is_enough(steps: Sequence[_Interval]) -> bool:
-    objects, moved = sum(step.objects for step in steps), sum(step.bytes for step in steps)
-    if len(steps) < FEWEST_SAMPLES or (objects < FEWEST_OBJECTS and moved < FEWEST_BYTES):
-        return False
-    return any(step.objects or step.bytes for step in steps if step.age <= STALL_SECONDS)
+    moves = any(step.objects or step.bytes for step in steps if step.age <= STALL_SECONDS)
+    return moves and len(steps) >= FEWEST_SAMPLES
 
 
 def _estimate(steps: Sequence[_Interval], rest: Rest) -> float | None:
@@ -166,17 +199,17 @@ def _costs(steps: Sequence[_Interval]) -> tuple[float, float]:
 class ShownTime:
     """The value that a client sees: it moves only where the estimate differs for some time."""
 
-    _shown: float | None = None
+    _shown: TimeLeft | None = None
     _at: float = 0.0
     _since: float | None = None
 
-    def show(self, estimate: float | None, now: float) -> float | None:
+    def show(self, estimate: TimeLeft | None, now: float) -> TimeLeft | None:
         """Return the value to show for an estimate; between two changes it counts down."""
         if estimate is None or self._shown is None:
             self._shown, self._at, self._since = estimate, now, None
             return estimate
-        running = max(0.0, self._shown - (now - self._at))
-        if abs(estimate - running) <= CHANGE * max(running, 1.0):
+        running = self._shown.after(now - self._at)
+        if abs(estimate.seconds - running.seconds) <= CHANGE * max(running.seconds, 1.0):
             self._since = None
             return running
         self._since = now if self._since is None else self._since

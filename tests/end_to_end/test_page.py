@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import json
+import os
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -13,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from relay.ledger.sample_values import Traffic
 from tests.end_to_end.browser import LARGE, SMALL, Visitor, run_chromium, visit
 from tests.end_to_end.page_ledger import (
     HOSTILE,
@@ -149,7 +152,7 @@ def test_e3_browse_plan_start_twice(site: Site, visitor: Visitor) -> None:
     plan.wait_for()
     assert "30 objects, 60.0" in plan.inner_text() and "copy 30" in plan.inner_text()
     before = site.server.ask("GET", "/migrations?limit=1")[1]["migrations"][0]["number"]
-    page.get_by_role("button", name="Start").dblclick(no_wait_after=True)
+    page.get_by_role("button", name="Start", exact=True).dblclick(no_wait_after=True)
     page.wait_for_url(re.compile(r"/ui/migrations/\d+$"))
     number = int(page.url.rpartition("/")[2])
     assert number == before + 1
@@ -172,20 +175,53 @@ def test_a_wrong_form_keeps_its_values(visitor: Visitor) -> None:
     assert page.locator("#source_path").input_value() == "nowhere:photos/"
 
 
+def test_start_paused_waits_for_a_resume(site: Site, visitor: Visitor) -> None:
+    page = visitor.open("new")
+    page.locator("#source_path").fill(f"file://{site.home}/old/photos/")
+    page.locator("#destination_path").fill(f"file://{site.home}/later/")
+    page.get_by_role("button", name="Start paused").click()
+    page.get_by_text("Paused. Nothing is under way.").wait_for()
+    assert not (site.home / "later").exists()
+    page.get_by_role("button", name="Resume").click()
+    page.locator(".badge.succeeded").first.wait_for()
+    assert len(list((site.home / "later").iterdir())) == 30
+
+
+def plant_samples(site: Site, id: str) -> None:
+    """Write samples of the last minutes for a migration, of 40 MB and 20 slot-seconds each."""
+    with closing(open_ledger(site.home)) as ledger:
+        for ago in range(28, 0, -1):
+            traffic = Traffic(moved=40_000_000, slot_seconds={"piping": 20.0})
+            ledger.write_samples({id: traffic}, time.time() - 10 * ago)
+        ledger.leave()
+
+
 def test_e4_what_moves_is_shown(site: Site, visitor: Visitor) -> None:
     source = site.home / "slow/from"
     source.mkdir(parents=True)
     for number in range(3):
-        (source / f"{number}.bin").write_bytes(b"z" * 10_000_000)
+        (source / f"{number}.bin").touch()
+        os.truncate(source / f"{number}.bin", 400_000_000)
     order = {
         "source": f"file://{source}/",
         "destination": f"file://{site.home}/slow/to/",
         "recursive": True,
         "limits": {"bytes_per_second": 500_000, "slots": 2},
     }
-    number = site.server.ask("POST", "/migrate", order)[1]["number"]
+    made = site.server.ask("POST", "/migrate", order)[1]
+    number = made["number"]
+    site.wait(number, lambda found: found["listing"] == "done")
+    plant_samples(site, made["id"])
     page = visitor.open(f"migrations/{number}")
     page.get_by_role("heading", name="Moving now (2 of 2)").wait_for()
+    # 1.2 GB at 4 MB/s.
+    left = page.locator("[data-live=estimate]").inner_text().replace("\u00a0", " ")
+    said = r"about (4|5) min( \d+ s)? left( \(.+ - .+\))?, if the last 5 minutes are typical"
+    assert re.fullmatch(said, left), left
+    spoken = page.locator("progress.bar").first.get_attribute("aria-valuetext")
+    said = r"\d per cent, (4|5) min( \d+ s)? left"
+    assert re.fullmatch(said, spoken.replace("\u00a0", " ")), spoken
+    page.locator("#plot canvas").wait_for()
     assert page.locator("#moving-rows th").all_inner_texts() == ["0.bin", "1.bin"]
     page.locator("#moving-rows td.right", has_text="kB/s").first.wait_for()
     page.locator(".facts .strong", has_text="kB/s").wait_for()
@@ -238,24 +274,55 @@ def test_e7_retry_one_reason(site: Site, visitor: Visitor) -> None:
     assert page.locator("tbody tr").count() == 1
 
 
-def test_what_failed_has_its_reason(site: Site, visitor: Visitor) -> None:
-    page = visitor.open(f"migrations/{site.numbers['hostile']}/objects")
+def test_failures_are_acknowledged(site: Site, visitor: Visitor) -> None:
+    """It no longer needs a person, and keeps its state and its other buttons."""
+    number = site.numbers["hostile"]
+    page = visitor.open("?group=needs_you")
+    row = page.locator(".row", has_text=f"#{number}")
+    row.get_by_role("button", name="Acknowledge").click()
+    page.wait_for_url(f"**/ui/migrations/{number}")
+    assert page.get_by_role("button", name="Acknowledge").count() == 0
+    assert page.get_by_role("button", name="Retry").count() > 0
+    assert page.locator(".badge.partial").count() == 1
+    found = site.server.ask("GET", f"/migrations/{number}")[1]
+    assert (found["state"], found["needs_attention"]) == ("partial", False)
+    visitor.open("?group=needs_you")
+    assert page.locator(".row", has_text=f"#{number}").count() == 0
+
+
+def test_e12_report_and_receipt(site: Site, visitor: Visitor) -> None:
+    """The receipt of an object that has arrived, and the report in each form, of all objects or of
+    some."""
+    number = site.numbers["hostile"]
+    page = visitor.open(f"migrations/{number}")
+    reports = {name: download(page, name) for name in ("HTML", "CSV", "JSONL")}
+    for name, (suggested, _) in reports.items():
+        assert suggested == f"relay-{number}.{name.lower()}"
+    rows = [json.loads(line) for line in reports["JSONL"][1].splitlines()]
+    assert {row["state"] for row in rows} == {"failed", "verified"}
+    assert [row["name"] for row in csv.DictReader(reports["CSV"][1].splitlines())] == [
+        row["name"] for row in rows
+    ]
+    assert reports["HTML"][1].count("<tr class") == len(rows)
+    assert "<script" not in reports["HTML"][1] and "&lt;script&gt;" in reports["HTML"][1]
+    visitor.open(f"migrations/{number}/objects")
     page.get_by_label("State").select_option("verified")
     page.get_by_role("button", name="Filter").click()
     page.wait_for_url("**state=verified**")
+    suggested, text = download(page, "CSV")
+    assert suggested == f"relay-{number}-verified.csv"
+    assert [row["name"] for row in csv.DictReader(text.splitlines())] == ["last.txt"]
     page.get_by_role("link", name="last.txt").click()
     page.wait_for_url(re.compile(r"/objects/\d+$"))
-    assert "whole_digest" in page.locator("main").inner_text()
+    receipt = page.locator("main").inner_text()
+    assert "Receipt" in receipt and "whole_digest" in receipt and "Attempts" in receipt
 
 
-def test_the_report_is_a_file(site: Site, visitor: Visitor) -> None:
-    number = site.numbers["hostile"]
-    page = visitor.open(f"migrations/{number}")
-    with page.expect_download() as download:
-        page.get_by_role("link", name="JSONL").click()
-    lines = Path(download.value.path()).read_text().splitlines()
-    assert download.value.suggested_filename == f"relay-{number}.jsonl"
-    assert {json.loads(line)["state"] for line in lines} == {"failed", "verified"}
+def download(page: Any, name: str) -> tuple[str, str]:
+    """Return the name and the text of the file behind a link."""
+    with page.expect_download() as made:
+        page.get_by_role("link", name=name, exact=True).click()
+    return made.value.suggested_filename, Path(made.value.path()).read_text()
 
 
 def test_e21_hostile_names_stay_text(site: Site, visitor: Visitor) -> None:

@@ -14,7 +14,6 @@ import pytest
 
 from relay.cli.api_client import Client
 from relay.cli.backends import RemoteServer
-from relay.cli.migration_commands import _html
 from relay.engine.migration_request import Endpoint, MigrationRequest
 from relay.errors import (
     LedgerFailed,
@@ -26,7 +25,7 @@ from relay.errors import (
 )
 from relay.ledger.ledger import Ledger
 from relay.stores.remotes import Remotes
-from relay.views.migrations import brief, summary
+from relay.views.migrations import brief, html_lines, summary
 from tests.scripted import Peer, answer
 
 ROW = {
@@ -335,6 +334,8 @@ def test_a_report_escapes_the_text_of_a_server(name: str) -> None:
     """A report is opened in a browser: it escapes all text."""
     planted = '"><script>alert(1)</script>'
     page = "".join(
-        _html({**WHOLE[0], "source": planted, "state": planted}, iter([{**ROW, name: planted}]))
+        html_lines(
+            {**WHOLE[0], "source": planted, "state": planted}, iter([{**ROW, name: planted}])
+        )
     )
     assert "<script" not in page and "&lt;script" in page

@@ -37,7 +37,7 @@ VERB = "/ui/migrations/1/pause"
 @pytest.fixture
 def page_app(tmp_path: Path) -> Iterator[Flask]:
     """Return an application whose ledger has one migration."""
-    engine = TransferEngine(Settings(ledger=f"sqlite:///{tmp_path}/l.db"), LOOPBACK)
+    engine = TransferEngine(Settings(ledger=f"sqlite:///{tmp_path}/l.db", streams=2), LOOPBACK)
     with closing(Ledger.connect(engine.settings.ledger_url(), SERVER)) as ledger:
         spec = Spec("https://a/<b>", "https://b/", options=_OPTIONS, secret={})
         ledger.create(spec)
@@ -173,6 +173,53 @@ def test_a_body_that_is_no_form(client: FlaskClient, body: bytes, kind: str, sta
     assert answer.status_code == status
 
 
+def test_a_form_starts_a_paused_migration(client: FlaskClient) -> None:
+    form = {
+        "do": "start-paused",
+        "key": "page-1",
+        "source_path": "http://127.0.0.1/a/",
+        "destination_path": "http://127.0.0.1/b/",
+        "tree": "1",
+        "if_exists": "skip",
+        "verify": "auto",
+    }
+    assert client.post("/ui/new", data=form).headers["Location"] == "/ui/migrations/2"
+    assert "Paused. Nothing is under way." in client.get("/ui/migrations/2").text
+
+
+@pytest.mark.parametrize("recursive", [True, False])
+def test_an_order_is_accepted_as_paused(client: FlaskClient, recursive: bool) -> None:
+    order = {
+        "source": "http://127.0.0.1/a/b",
+        "destination": "http://127.0.0.1/b/b",
+        "recursive": recursive,
+        "paused": True,
+    }
+    answer = client.post("/migrate", json=order)
+    assert (answer.status_code, (answer.json or {})["state"]) == (202, "paused")
+    assert client.post("/migrations/2/resume").json["state"] == "running"  # type: ignore[index]
+
+
+def test_a_page_takes_a_place_among_the_streams(client: FlaskClient) -> None:
+    """Of the same ones as the API's streams; it is free once the page is closed."""
+    opened = [client.get("/ui/stream?m=1") for _ in range(2)]
+    assert {answer.status_code for answer in opened} == {200}
+    for path in ("/ui/stream?list=1", "/migrations/1/events"):
+        refused = client.get(path)
+        assert (refused.status_code, refused.headers["Retry-After"]) == (503, "10")
+    opened[0].close()
+    with client.get("/migrations/1/events") as again:
+        assert again.status_code == 200
+    opened[1].close()
+
+
+def test_only_an_ended_migration_is_acknowledged(client: FlaskClient) -> None:
+    refused = client.post("/ui/migrations/1/acknowledge")
+    assert refused.status_code == 409 and 'role="alert"' in refused.text
+    assert client.post("/ui/migrations/7/acknowledge").status_code == 404
+    assert "Acknowledge" not in client.get("/ui/migrations/1").text
+
+
 def test_another_origin_changes_nothing(client: FlaskClient) -> None:
     for headers in (
         {"Origin": "https://evil.example"},
@@ -230,3 +277,7 @@ def test_a_ledger_that_is_away(client: FlaskClient, monkeypatch: pytest.MonkeyPa
     assert answer.status_code == 503
     said = r"The ledger does not answer since \d\d:\d\d UTC \(ledger-busy\)\. Transfers under way go on"
     assert re.search(said, answer.text)
+    # A page that polls gets the same sentence.
+    monkeypatch.setattr(Ledger, "migration", fail)
+    polled: dict[str, Any] = client.get("/ui/values?m=1").json  # type: ignore[assignment]
+    assert re.match(said, polled["trouble"])

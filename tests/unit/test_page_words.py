@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 
 import pytest
@@ -12,11 +13,13 @@ from relay.ledger.sample_values import Moving, MovingObject, Sample
 from relay.ledger.states import MIGRATION, ListingState, MigrationState, TransferState
 from relay.receipt import Level
 from relay.ui import words
-from relay.ui.figures import duration, percent, rate, size, sizes
+from relay.ui.estimates import Estimates
+from relay.ui.figures import duration, percent, rate, short_duration, size, sizes
 from relay.ui.moving_rows import _row, chart_points, moving_rows, moving_title, with_rates
 from relay.ui.paces import Paces
 from relay.ui.printable import bdi_of, visible
-from relay.ui.summaries import LEVELS, Pace, live_texts, note_of, row_shape
+from relay.ui.summaries import LEVELS, Pace, can_acknowledge, live_texts, note_of, row_shape
+from relay.views.time_left import WINDOW_SECONDS, TimeLeft
 
 TREE = Migration(
     id="m",
@@ -86,6 +89,13 @@ def test_durations_have_two_units(seconds: float, text: str) -> None:
     assert plain(duration(seconds)) == text
 
 
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(40, "40 s"), (200, "3 min 20"), (720, "12 min"), (10_200, "2 h 50")]
+)
+def test_a_range_names_one_unit(seconds: float, text: str) -> None:
+    assert plain(short_duration(seconds)) == text
+
+
 def test_a_share_of_100_means_all() -> None:
     assert plain(percent(999_999, 1_000_000)) == "99 %"
     almost = replace(TREE, tally={"verified": Count(9, 10**9), "queued": Count(1, 1)})
@@ -95,27 +105,33 @@ def test_a_share_of_100_means_all() -> None:
 
 
 def test_the_texts_of_a_running_migration() -> None:
-    pace = Pace(bytes_per_second=1.84e8, objects_per_second=210, seconds_left=11_400)
+    left = TimeLeft(11_400, 10_200, 13_230)
+    pace = Pace(bytes_per_second=1.84e8, objects_per_second=210, left=left)
     live = live_texts(TREE, pace)
     texts = {name: plain(text) for name, text in live.texts.items()}
     assert texts["percent"] == "70 %"
     assert texts["objects"] == "293,161 of 412,908 objects"
     assert texts["bytes"] == "2.91 of 4.10 TB"
     assert texts["speed"] == "184 MB/s, 210 objects/s"
-    assert texts["left"] == "about 3 h 10 min left"
+    assert texts["left"] == "3 h 10 min left"
+    assert texts["estimate"] == (
+        "about 3 h 10 min left (2 h 50 - 3 h 40), if the last 5 minutes are typical"
+    )
     assert plain(live.spoken) == "70 per cent, 3 h 10 min left"
 
 
 def test_a_listing_has_no_per_cent() -> None:
     tree = replace(TREE, listing="running", tally={"queued": Count(118_000, 5)})
-    live = live_texts(tree, Pace(seconds_left=5))
+    live = live_texts(tree)
     assert live.value is None and live.texts["left"] == live.texts["percent"] == ""
     assert live.texts["objects"] == "Still listing: 118,000 objects so far"
 
 
 def test_a_standstill_is_named() -> None:
-    texts = live_texts(TREE, Pace(bytes_per_second=0, still_seconds=74)).texts
+    pace = Pace(bytes_per_second=0, still_seconds=74, left=TimeLeft(60, 50, 70))
+    texts = live_texts(TREE, pace).texts
     assert plain(texts["activity"]) == "No byte moved for 1 min 14 s"
+    assert texts["left"] == texts["estimate"] == ""
 
 
 def test_a_pause_counts_what_stops() -> None:
@@ -126,11 +142,18 @@ def test_a_pause_counts_what_stops() -> None:
 
 def test_what_needs_a_person_is_named() -> None:
     error = {"code": "store-unauthenticated", "side": "source", "detail": "401", "hint": "h"}
-    paused = replace(TREE, state="paused", error=error)
+    paused = replace(TREE, state="paused", error=error, needs_attention=True)
     assert note_of(paused) == (
         "Needs you: The source does not accept the credentials any more.",
         "401",
     )
+    assert not can_acknowledge(paused)
+    failed = replace(paused, state="failed")
+    assert can_acknowledge(failed) and note_of(failed)[0].startswith("Needs you: ")
+    seen = replace(failed, needs_attention=False)
+    assert not can_acknowledge(seen) and not note_of(seen)[0].startswith("Needs you: ")
+    assert row_shape(seen) != row_shape(failed)
+    assert live_texts(seen).shape != live_texts(failed).shape
     partial = replace(TREE, state="partial", tally={"verified": Count(18_204), "failed": Count(3)})
     assert note_of(partial)[0] == "Partial: 18,204 verified, 3 failed"
 
@@ -190,22 +213,64 @@ def test_the_pace_of_a_watched_migration() -> None:
         pace = paces.note(replace(TREE, tally={**TREE.tally, "verified": done}))
     assert pace.bytes_per_second == pytest.approx(1e8)
     assert pace.objects_per_second == pytest.approx(10)
-    assert pace.seconds_left == pytest.approx(11_970, rel=0.1)
     assert pace.still_seconds == 0
     now[0] += 70
     last = replace(TREE, tally={**TREE.tally, "verified": done})
     assert paces.note(last).still_seconds == 70
 
 
-def test_a_guess_is_not_shown() -> None:
-    now = [0.0]
-    paces = Paces(lambda: now[0])
-    tree = replace(TREE, tally={"verified": Count(1, 10), "queued": Count(3, 30)})
-    for _ in range(100):
+class SampledLedger:
+    """A ledger with samples of 100 objects of 1 MB each in ten seconds, by ten slots."""
+
+    def __init__(self) -> None:
+        self.asked: list[list[str]] = []
+
+    def samples_of(self, ids: Collection[str], since: int) -> dict[str, list[Sample]]:
+        """As Ledger.samples_of."""
+        self.asked.append(sorted(ids))
+        return {
+            id: [
+                Sample(
+                    at=at,
+                    seconds=10,
+                    moved=10**8,
+                    read_back=0,
+                    objects=10 * at,
+                    slot_seconds={"piping": 100.0},
+                )
+                for at in range(since // 10 * 10 + 10, since + WINDOW_SECONDS - 10, 10)
+            ]
+            for id in ids
+        }
+
+
+def test_the_time_left_is_read_every_ten_seconds() -> None:
+    """For all migrations of a page at once; between two estimates it counts down."""
+    now = [10_000.0]
+    estimates, ledger = Estimates(lambda: now[0]), SampledLedger()
+    trees = [replace(TREE, id=id, tally={"queued": Count(6_000, 6 * 10**9)}) for id in "ab"]
+    for second in range(25):
+        estimates.read(ledger, trees)  # type: ignore[arg-type]
+        shown = [estimates.shown_time(tree, Moving()) for tree in trees]
+        assert shown[0] is not None and shown[0] == shown[1]
+        assert shown[0].seconds == pytest.approx(600 - second, rel=0.01)
+        assert shown[0].low <= shown[0].seconds <= shown[0].high
         now[0] += 1
-        pace = paces.note(tree)
-    assert pace.seconds_left is None
-    assert paces.note(replace(tree, state="paused")) == Pace()
+    assert ledger.asked == [["a", "b"]] * 3
+
+
+@pytest.mark.parametrize(
+    "change", [{"state": "paused"}, {"listing": "running"}, {"state": "partial"}]
+)
+def test_a_guess_is_not_shown(change: dict[str, str]) -> None:
+    """Nor is anything read for it."""
+    estimates, ledger = Estimates(lambda: 10_000.0), SampledLedger()
+    estimates.read(ledger, [TREE])  # type: ignore[arg-type]
+    assert estimates.shown_time(TREE, Moving()) is not None
+    changed = replace(TREE, **change)  # type: ignore[arg-type]
+    estimates.read(ledger, [changed])  # type: ignore[arg-type]
+    assert estimates.shown_time(changed, Moving()) is None
+    assert len(ledger.asked) == 1
 
 
 def test_what_moves_has_its_rows() -> None:

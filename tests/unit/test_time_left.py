@@ -4,15 +4,17 @@ samples them."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from heapq import heappop, heappush
 from random import Random
 from statistics import median
 
 import pytest
 
-from relay.ledger.sample_values import Sample
-from relay.views.time_left import CHANGE_SECONDS, Rest, ShownTime, time_left
+from relay.ledger.rows import Count
+from relay.ledger.sample_values import Moving, MovingObject, Sample
+from relay.views.time_left import CHANGE_SECONDS, Rest, ShownTime, TimeLeft, rest_of, time_left
+from tests.unit.test_page_words import TREE
 
 KIB, MIB = 1 << 10, 1 << 20
 SLOTS = 8
@@ -72,6 +74,8 @@ def rest_at(done: Sequence[Moved], now: float) -> Rest:
     share = sum(one.moved for one in settled) / sizes if sizes else 1.0
     last = max(running, key=lambda one: one.end, default=None)
     return Rest(
+        all_objects=len(done),
+        all_bytes=whole,
         objects=len(done) - len(settled),
         bytes=max(0, round(whole - sizes - moved)),
         moved_share=share,
@@ -137,7 +141,7 @@ def sample(at: int, **members: float) -> Sample:
     return Sample(at=at, seconds=10, slot_seconds={"piping": 20.0}, **values)  # type: ignore[arg-type]
 
 
-REST = Rest(objects=100, bytes=1000 * MIB)
+REST = Rest(objects=100, bytes=1000 * MIB, all_objects=200, all_bytes=2000 * MIB)
 
 
 def test_too_little_data_gives_no_time() -> None:
@@ -146,8 +150,10 @@ def test_too_little_data_gives_no_time() -> None:
     more = [sample(at) for at in range(0, 40, 10)]
     assert time_left(more, REST, now=40.0) is not None
     assert time_left(more, REST, now=40.0, listing=True) is None
-    slow = [sample(at, moved=MIB, objects=1) for at in range(0, 60, 10)]
-    assert time_left(slow, REST, now=60.0) is None
+    small = Rest(objects=5, bytes=MIB, all_objects=19, all_bytes=1023 * MIB)
+    assert time_left(more, small, now=40.0) is None
+    assert time_left(more, replace(small, all_objects=20), now=40.0) is not None
+    assert time_left(more, replace(small, all_bytes=1024 * MIB), now=40.0) is not None
 
 
 def test_a_stall_gives_no_time() -> None:
@@ -160,7 +166,7 @@ def test_a_stall_gives_no_time() -> None:
 def test_one_large_object_takes_as_long_as_it_takes() -> None:
     """The other slots can't help."""
     samples = [sample(at) for at in range(0, 60, 10)]
-    rest = Rest(objects=1, bytes=MIB, largest_bytes=1000 * MIB, largest_rate=float(MIB))
+    rest = replace(REST, objects=1, bytes=MIB, largest_bytes=1000 * MIB, largest_rate=float(MIB))
     found = time_left(samples, rest, now=60.0)
     assert found is not None and found.seconds == 1000
 
@@ -168,12 +174,74 @@ def test_one_large_object_takes_as_long_as_it_takes() -> None:
 def test_a_shown_time_moves_only_for_a_reason() -> None:
     """It counts down; an estimate that differs must do so for some time."""
     shown = ShownTime()
-    assert shown.show(100.0, 0.0) == 100
-    assert shown.show(95.0, 10.0) == 90
-    assert shown.show(200.0, 20.0) == 80
-    assert shown.show(80.0, 25.0) == 75
+
+    def show(seconds: float, now: float) -> float:
+        found = shown.show(TimeLeft(seconds, seconds * 0.9, seconds * 1.2), now)
+        assert found is not None and found.low <= found.seconds <= found.high
+        return found.seconds
+
+    assert show(100.0, 0.0) == 100
+    assert show(95.0, 10.0) == 90
+    assert show(200.0, 20.0) == 80
+    assert show(80.0, 25.0) == 75
     for second in range(30, 40):
-        assert shown.show(200.0, float(second)) == 100 - second
-    assert shown.show(200.0, 30 + CHANGE_SECONDS) == 200
+        assert show(200.0, float(second)) == 100 - second
+    assert show(200.0, 30 + CHANGE_SECONDS) == 200
     assert shown.show(None, 50.0) is None
-    assert shown.show(70.0, 60.0) == 70
+    assert show(70.0, 60.0) == 70
+    assert TimeLeft(50.0, 20.0, 80.0).after(30.0) == TimeLeft(20.0, 0.0, 50.0)
+
+
+def test_the_rest_is_what_no_part_has() -> None:
+    """The largest object counts alone; as large a share as so far is expected to be skipped."""
+    tally = {
+        "queued": Count(90, 9_000),
+        "running": Count(2, 1_500),
+        "verified": Count(30, 3_000),
+        "skipped": Count(10, 1_000),
+        "failed": Count(5, 500),
+    }
+    rest = rest_of(replace(TREE, tally=tally, in_parts=200), Moving())
+    assert (rest.objects, rest.bytes, rest.moved_share) == (92, 10_300, 0.75)
+    assert (rest.all_objects, rest.all_bytes) == (137, 15_000)
+    objects = [moving_object(700, 100, 50), moving_object(800, 250, 0), moving_object(None, 9, 9)]
+    rest = rest_of(replace(TREE, tally=tally), Moving(objects=objects, count=3))
+    assert (rest.bytes, rest.largest_bytes, rest.largest_rate) == (10_500 - 359, 600, 50.0)
+    nothing = Rest(objects=0, bytes=0, all_objects=0, all_bytes=0)
+    assert rest_of(replace(TREE, tally={}), Moving()) == nothing
+
+
+def moving_object(total: int | None, moved: int, rate: int) -> MovingObject:
+    """Return an object that moves."""
+    return MovingObject(
+        migration_id="m",
+        name="a",
+        phase="piping",
+        bytes=moved,
+        total=total,
+        rate=rate,
+        attempt=1,
+        part=None,
+        parts=None,
+    )
+
+
+@pytest.mark.parametrize("kind", WORKLOADS)
+def test_a_shown_time_does_not_jump(kind: str) -> None:
+    """Within a minute it is never twice, or half, of the value before."""
+    done = workload(kind)
+    end = max(one.end for one in done)
+    samples, shown, said = samples_of(done, end), ShownTime(), dict[int, float]()
+    for now in range(int(end * 0.1) // 10 * 10 + 10, int(end) - 60, 10):
+        known = [one for one in samples if one.at + 10 <= now]
+        found = shown.show(time_left(known, rest_at(done, now), now=now), now)
+        if found is not None:
+            said[now] = found.seconds
+    jumps = [
+        (now, before, said[now])
+        for now in said
+        for then in range(now - 60, now, 10)
+        if then in said and (before := said[then] - (now - then)) > 60
+        if not before / 2 <= said[now] <= before * 2
+    ]
+    assert said and not jumps

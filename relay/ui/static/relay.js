@@ -142,7 +142,7 @@
     if (stale) { stale = false; body.classList.remove('stale'); }
     say(polling ? body.dataset.polling : '');
   }
-  let source = null, polling = 0, lost = false, ended = false, hiddenAt = 0;
+  let source = null, polling = 0, looks = 0, lost = false, ended = false, hiddenAt = 0;
   function open() {
     if (source || polling || ended || !live) return;
     source = new EventSource(`${root}/stream${live}`);
@@ -161,6 +161,9 @@
   }
   function close() { if (source) { source.close(); source = null; } }
   async function look() {
+    // A stream may be free again, or the way to it.
+    looks += 1;
+    if (looks % 30 === 0) { clearInterval(polling); polling = 0; open(); return; }
     try {
       const answer = await fetch(`${root}/values${live}`, { headers: { Accept: 'application/json' } });
       if (answer.status === 401) { location.reload(); return; }
