@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from relay.ledger.ledger import Ledger
+from relay.ledger.rows import Spec
 from relay.ledger.token_values import NO_LIMITS, Scope
-from relay.ledger.viewer import DEFAULT_TENANT
+from relay.ledger.viewer import DEFAULT_TENANT, Viewer
 from tests.end_to_end.browser import Visitor, run_chromium, visit
 from tests.end_to_end.page_ledger import ledger_url, open_ledger, pause_tree
 from tests.end_to_end.test_serve import SERVE, run_server
@@ -139,3 +140,51 @@ def test_e19_a_token_is_shown_once_and_revoked(token_server: Guarded, chromium: 
         page.wait_for_url("**/ui/tokens")
         holder.refusals = 5
         other.get_by_role("heading", name="Sign in").wait_for(timeout=40_000)
+
+
+PROBE = """async ([path, form]) => {
+    const csrf = document.querySelector('[name=csrf]').value;
+    const post = {method: 'POST', body: new URLSearchParams({csrf})};
+    const answer = await fetch(path, form ? post : {});
+    return [answer.status, await answer.text()];
+}"""
+
+
+def test_e20_a_tenant_never_sees_another(token_server: Guarded, chromium: Any) -> None:
+    """Not in the list, its counts and its search, by no path, by no stream, and by no form."""
+    ledger = token_server.ledger
+    options = {"recursive": True, "verify": "auto", "if_exists": "changed"}
+    for tenant in ("acme", "beta", "beta"):
+        ends = (f"old:planted-{tenant}", f"new:planted-{tenant}")
+        ledger.create(Spec(*ends, options=options, secret={}, paused=True), tenant=tenant)
+    _, value = ledger.create_token("a", tenant="acme", scope=Scope.SUBMIT, limits=NO_LIMITS)
+    with visit(chromium, token_server.base) as visitor:
+        page = visitor.open()
+        sign_in(visitor, value)
+        page.wait_for_url("**/ui/")
+        assert page.locator(".row .num").all_inner_texts() == ["#acme:1"]
+        assert page.locator(".tabs .number").all_inner_texts() == ["1", "0", "1", "0", "0"]
+        for path in ("", "?group=paused", "remotes", "health", "new", "migrations/acme:1"):
+            assert "planted-beta" not in visitor.open(path).content(), path
+        assert visitor.open("?q=planted-beta").locator(".row").count() == 0
+        theirs = ("beta:1", "beta:2", "default:1")
+        paths = ("", "/objects", "/objects/1", "/cancel", "/credentials")
+        visitor.refusals = len(theirs) * len(paths)
+        for path in (f"migrations/{name}{rest}" for name in theirs for rest in paths):
+            visitor.open(path)
+            assert visitor.heading() == "There is no such migration", path
+        page = visitor.open("migrations/acme:1")
+        refused = [
+            ("stream?m=beta:1", False),
+            ("values?m=beta:1", False),
+            ("migrations/beta:1/report.csv", False),
+            ("migrations/beta:1/resume", True),
+            ("migrations/beta:1/acknowledge", True),
+        ]
+        visitor.refusals = len(refused)
+        for path, is_form in refused:
+            status, text = page.evaluate(PROBE, [f"/ui/{path}", is_form])
+            assert (status, "planted-beta" in text) == (404, False), path
+        status, text = page.evaluate(PROBE, ["/ui/values?list=beta:1,acme:1", False])
+        assert status == 200 and "beta" not in text
+    assert {one.state for one in ledger.migrations(9, viewer=Viewer(tenant="beta"))} == {"paused"}
