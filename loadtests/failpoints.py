@@ -43,6 +43,8 @@ class Place:
     """Places at which relay is killed first, each at its first visit."""
     changed: bool = False
     """Whether the large object changes at the source after those kills."""
+    late: str = ""
+    """A failpoint of the last run, with its visit and action: it delays a part of that run."""
     words: tuple[str, ...] = ()
     """Further words of the command."""
 
@@ -83,6 +85,15 @@ PLACES: tuple[Place, ...] = (
     Place("before-abort", PARTED, first=("after-part-row",), changed=True),
     Place("after-abort-sent", PARTED, first=("after-part-row",), changed=True),
     Place("after-abort", PARTED, first=("after-part-row",), changed=True),
+    # The last run lists the changed object while its transfer runs.
+    Place(
+        "before-page",
+        PARTED,
+        first=("after-part-row",),
+        changed=True,
+        late="before-page:1:sleep:1",
+        words=("--bytes-per-second", "4M"),
+    ),
     Place("before-abort", PARTED, first=("after-begin",)),
     Place("after-abort", PARTED, first=("after-begin-sent",)),
     Place("during-sweep", NAMED, first=("before-publish",)),
@@ -175,7 +186,8 @@ class _Trial:
             self._row.wrong.append(f"on the way to {name}: exit code {ended.code}: {ended.said}")
 
     def _run_to_end(self) -> None:
-        ended = run(self._command, self._environment)
+        late = {"RELAY_FAILPOINT": self._row.place.late} if self._row.place.late else {}
+        ended = run(self._command, self._environment | late)
         if ended.code != 0:
             self._row.wrong.append(f"{self._tree}: exit code {ended.code}: {ended.said}")
 

@@ -13,7 +13,7 @@ and whether its object has changed (`listed_objects.py`); which worker lists, an
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from operator import itemgetter
 from typing import Any, Final
@@ -23,7 +23,7 @@ from sqlalchemy import Connection, bindparam, case, delete, exists, func, insert
 from relay.errors import DestinationLost
 from relay.ledger.counters import CounterDelta
 from relay.ledger.distrust import first_fence
-from relay.ledger.listed_objects import ListedRows, is_other
+from relay.ledger.listed_objects import ListedRows, is_other, was_read
 from relay.ledger.names import has_name, in_chunks
 from relay.ledger.rows import (
     ARRIVED_EARLIER,
@@ -204,16 +204,25 @@ def _list_again(
     changes: CounterDelta,
 ) -> None:
     begun: list[int] = []
+    changed = {
+        row.id: one
+        for one, row in reported.earlier
+        if row.state in COMPLETED and is_other(one, row, if_exists)
+    }
+    read = _read_versions(connection, changed)
     for one, row in reported.earlier:
         if one.error is not None and row.lapses and row.url is None:
             # Something may be left of it: its transfer reports that, and fails with the same error.
             one = replace(one, error=None)
-        step = _step(one, row, if_exists, is_empty)
+        is_changed = row.id in changed and row.id not in read
+        step = _step(one, row, is_changed=is_changed, is_empty=is_empty)
         # An arrived object keeps the version that arrived, and a running one its claim's URL.
         kept = step.state in COMPLETED or row.state == TransferState.RUNNING
         values: dict[str, Any] = (
             {"listings": listing.listings} if kept else _listed_columns(one, listing)
         )
+        if row.id in read and step.state in COMPLETED:  # the version that arrived has these
+            values |= {"etag": one.etag, "modified": one.modified}
         if row.state == TransferState.RUNNING and one.error is None:
             # If that is another version, the end of the claim does not settle it (`settling.py`).
             columns = _listed_columns(one, listing)
@@ -270,12 +279,31 @@ def _reset_columns(row: Any, if_exists: str) -> dict[str, Any]:
     return columns
 
 
-def _step(one: ListedObject, row: Any, if_exists: str, is_empty: bool) -> _Step:
+def _read_versions(connection: Connection, changed: Mapping[int, ListedObject]) -> Collection[int]:
+    """Return the ids of arrived objects that changed between their first listing and their
+    transfer: this listing names the version that was read, and another one than the first did."""
+    tagged = {
+        id: one
+        for id, one in changed.items()
+        # An entry of a list of URLs is identified by its URL, and by the digests that the list has.
+        if one.error is None and one.etag is not None and one.identity is None and not one.digests
+    }
+    columns = (receipts.c.transfer_id, receipts.c.receipt)
+    found: set[int] = set()
+    for some in in_chunks(list(tagged)):
+        of_some = select(*columns).where(receipts.c.transfer_id.in_(some))
+        for id, receipt in connection.execute(of_some):
+            if was_read(json.loads(receipt), tagged[id].size, tagged[id].etag):
+                found.add(id)
+    return found
+
+
+def _step(one: ListedObject, row: Any, *, is_changed: bool, is_empty: bool) -> _Step:
     if row.state == TransferState.RUNNING:
         return _Step(TransferState.RUNNING, restarts=False)
     if one.error is not None:
         return _Step(row.state if row.state in COMPLETED else TransferState.FAILED, restarts=False)
-    if row.state in COMPLETED and not (is_empty or is_other(one, row, if_exists)):
+    if row.state in COMPLETED and not (is_empty or is_changed):
         return _Step(row.state, restarts=False)
     return _Step(TransferState.QUEUED, restarts=row.state != TransferState.QUEUED)
 

@@ -23,6 +23,7 @@ from relay.ledger.names import has_name, in_chunks
 from relay.ledger.rows import ListedObject, ListingClaim
 from relay.ledger.schema import transfers
 from relay.ledger.states import TransferState
+from relay.receipt import Version
 
 MAX_NUMBER: Final = 2**53
 """Largest accepted size: the largest integer that every JSON reader keeps exactly (RFC 7493)."""
@@ -186,6 +187,17 @@ def is_other(one: ListedObject, row: Any, if_exists: str) -> bool:
     pairs += [(digest, digests.get(name)) for name, digest in one.digests.items()]
     compared = [ours == theirs for ours, theirs in pairs if ours is not None and theirs is not None]
     return not all(compared) if compared else if_exists in ("changed", "overwrite")
+
+
+def was_read(receipt: Mapping[str, Any] | None, size: int | None, etag: str | None) -> bool:
+    """Return whether a listing with this size and entity tag names the version that a transfer
+    read, by its `receipt`. Only a strong entity tag can say so (RFC 9110 section 8.8.1). A listing
+    whose tags are not those of its reads never matches."""
+    source = (receipt or {}).get("source")
+    if not source or etag is None:
+        return False
+    read = Version(source["size"], source["etag"])
+    return read.strong_etag == etag and size in (None, read.size)
 
 
 def _just_before(modified: float | None, arrived: float | None) -> bool:

@@ -4,7 +4,7 @@ Theory of operation. This worker's claims are read and locked. Then all settleme
 once, except those of claims that are no longer ours. Receipts are stored, and data that an arrived
 object no longer needs is deleted. A skipped object that another migration has begun to send since
 it was listed here is handed back, and adopts that migration's state. An object that arrived is
-handed back too, if a listing has named another version of it meanwhile.
+handed back too, if a listing has named another version of it meanwhile than the one that was read.
 
 Decided here: what a settlement changes. Never here: which worker has a claim (`claims.py`), and how
 a transfer ended."""
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from operator import itemgetter
 from typing import Any, Final
@@ -22,6 +22,7 @@ from sqlalchemy import Connection, bindparam, delete, select, text, update
 
 from relay.ledger.counters import CounterDelta
 from relay.ledger.event_log import write_event
+from relay.ledger.listed_objects import was_read
 from relay.ledger.names import in_chunks
 from relay.ledger.reasons import mark_failed
 from relay.ledger.releases import free_parts
@@ -170,7 +171,7 @@ def _end_of(
             ending.lost.append(claim)
             continue
         has_arrived = end.verb in PRESENT
-        if end.verb in COMPLETED and _is_listed_again(row, claim):
+        if end.verb in COMPLETED and _is_listed_again(row, claim, end.receipt):
             # An object that was proved is ours, in its next claim too. After a skip the
             # destination's state is recorded again, as for an object that had arrived.
             back, left = TransferVerb.HAND_BACK, end.remains
@@ -224,11 +225,15 @@ def _version_of(reported: Any) -> Version | None:
     )
 
 
-def _is_listed_again(row: Any, claim: Claim) -> bool:
-    """Say if a listing has named another version of an object since it was claimed: the version
-    that arrived may be the older one."""
-    listed = (row.size, row.etag, row.modified, json.loads(row.digests) if row.digests else {})
-    return listed != (claim.size, claim.etag, claim.modified, claim.digests)
+def _is_listed_again(row: Any, claim: Claim, receipt: Mapping[str, Any] | None) -> bool:
+    """Say if a listing has named another version of an object since it was claimed, and the version
+    that arrived may be an older one. A transfer reads the version that the source has at that time:
+    if the listing names the same one, it has arrived, and another upload would send it twice."""
+    digests = json.loads(row.digests) if row.digests else {}
+    listed = (row.size, row.etag, row.modified, digests)
+    if listed == (claim.size, claim.etag, claim.modified, claim.digests):
+        return False
+    return digests != claim.digests or not was_read(receipt, row.size, row.etag)
 
 
 def _settled_columns(

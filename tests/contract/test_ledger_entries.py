@@ -120,6 +120,48 @@ def test_a_proved_object_that_moves_again_is_still_ours(ledger: Ledger, verb: st
     assert (was and was.sent) == (stored if verb == "verified" else None)
 
 
+READ = Version(5, '"new"')
+"""The version that a transfer read: its object changed after the first listing."""
+
+
+def read_end(claim: Claim, source: Version = READ) -> Settlement:
+    receipt = {"level": "read_back", "source": source.to_json(), "destination": Version().to_json()}
+    return replace(verified_end(claim), receipt=receipt)
+
+
+@pytest.mark.parametrize(
+    ("read", "state"),
+    [
+        (READ, "verified"),
+        (Version(5, '"old"'), "queued"),
+        (Version(6, '"new"'), "queued"),
+        (Version(5, 'W/"new"'), "queued"),
+    ],
+)
+@pytest.mark.parametrize("is_listed_first", [True, False])
+def test_a_version_that_was_read_is_not_moved_twice(
+    ledger: Ledger, read: Version, state: str, is_listed_first: bool
+) -> None:
+    """It changed after its listing, and the same command lists it again: before the transfer ends,
+    or afterwards. Its transfer has read the changed object already."""
+    id, listing = begin(ledger, [listed_object("a", etag='"old"', modified=1.0)])
+    ledger.end_listing(listing)
+    (claim,) = ledger.claim(1, only=id)
+    ledger.list_again(id, anyway=True)
+    page = [listed_object("a", etag=read.etag if read.etag != '"old"' else '"new"', modified=2.0)]
+    if is_listed_first:
+        ledger.end_listing(go_on(ledger, id, page))
+    ledger.settle([read_end(claim, read)])
+    if not is_listed_first:
+        ledger.end_listing(go_on(ledger, id, page))
+    assert rows(ledger, id) == {"a": state}
+    assert_counted(ledger, id)
+    if state == "verified":
+        ledger.list_again(id, anyway=True)
+        ledger.end_listing(go_on(ledger, id, page))
+        assert rows(ledger, id) == {"a": state}
+
+
 # -- two entries of one name
 
 
