@@ -87,11 +87,13 @@ class TroubleSchema(_Schema):
 
 
 class RetriedSchema(TroubleSchema):
-    """A failure of one object, or of the listing, that is being retried."""
+    """A failure of one object, of the listing, or of reading the credentials, that is being
+    retried."""
 
     name: str = Field(
         description=(
-            "Name of the object, as in its row; empty for the listing and for a single object."
+            "Name of the object, as in its row; empty for the listing, the credentials and a single"
+            " object."
         )
     )
 

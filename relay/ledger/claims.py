@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -122,6 +123,8 @@ class ClaimRequest:
     """Maximum number of large transfers if no small ones are queued."""
     alone: bool = True
     """Whether a suspect transfer may be claimed: the worker has no other claim or part lease."""
+    without: Collection[str] = ()
+    """Migrations of which nothing is claimed: this worker can't locate them at the moment."""
 
 
 _OURS: Final = (migrations.c.state == literal_column("'running'")) & or_(
@@ -181,7 +184,8 @@ def claim(
     if wanted.all <= 0:
         return []
     claiming = _Claiming(connection, worker, changes)
-    rows = connection.execute(_WAITING, {"only": only, "kind": worker.kind}).all()
+    waiting = connection.execute(_WAITING, {"only": only, "kind": worker.kind}).all()
+    rows = [row for row in waiting if row.id not in wanted.without]
     for migration in rows:
         claiming.claim_from(migration, wanted)
     moving = exists().where(NOT_THERE, parts.c.owner == worker.id)

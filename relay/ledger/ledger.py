@@ -717,13 +717,14 @@ class Ledger:
         """As listings.release_unknown_listings."""
         self.database.run(lambda c: listings.release_unknown_listings(c, self.worker, doubted))
 
-    def claim_listing(self, only: str | None = None, alone: bool = True) -> ListingClaim | None:
+    def claim_listing(
+        self, only: str | None = None, alone: bool = True, without: Collection[str] = ()
+    ) -> ListingClaim | None:
         """As listings.claim_listing; reads first."""
-        if not self.database.run(
-            lambda c: listings.has_due_listing(c, self.worker, only, alone), write=False
-        ):
+        due = listings.DueListing(worker=self.worker, only=only, alone=alone, without=without)
+        if not self.database.run(lambda c: listings.has_due_listing(c, due), write=False):
             return None
-        return self.database.run(lambda c: listings.claim_listing(c, self.worker, only, alone))
+        return self.database.run(lambda c: listings.claim_listing(c, due))
 
     def learn_empty(self, listing: ListingClaim, empty: bool) -> None:
         """As listings.learn_empty."""
@@ -822,6 +823,10 @@ class Ledger:
     def note_listing(self, listing: ListingClaim, trouble: Mapping[str, Any] | None) -> None:
         """As retried.note_listing."""
         self.database.run(lambda c: retried.note_listing(c, self.worker.id, listing, trouble))
+
+    def note_locating(self, id: str, trouble: Mapping[str, Any] | None) -> None:
+        """As retried.note_locating."""
+        self.database.run(lambda c: retried.note_locating(c, id, trouble))
 
     def release_parts(self, claim: Claim, resent: int = 0) -> None:
         """As uploads.release_parts."""

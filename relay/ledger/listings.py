@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Connection, Select, Text, bindparam, func, select, update
@@ -26,31 +27,39 @@ from relay.ledger.states import EventKind, ListingState, MigrationState
 from relay.ledger.workers import WorkerId
 
 
-def _due(worker: WorkerId, only: str | None, alone: bool) -> Select[Any]:
+@dataclass(frozen=True, kw_only=True)
+class DueListing:
+    """Which listings a worker may claim: with `only` that of one migration, with `without` none of
+    some migrations. A suspect listing is claimed only if the worker is `alone`, so that a crash
+    affects no other claim."""
+
+    worker: WorkerId
+    only: str | None = None
+    alone: bool = True
+    without: Collection[str] = ()
+
+
+def _due(wanted: DueListing) -> Select[Any]:
     due = select(migrations).where(
         migrations.c.state == MigrationState.RUNNING, migrations.c.listing == ListingState.DUE
     )
-    due = due if alone else due.where(migrations.c.listing_lapses < SUSPECT)
-    return due.where(of_kind(worker.kind) if only is None else migrations.c.id == only)
+    due = due if wanted.alone else due.where(migrations.c.listing_lapses < SUSPECT)
+    if wanted.without:
+        due = due.where(migrations.c.id.not_in(sorted(wanted.without)))
+    if wanted.only is None:
+        return due.where(of_kind(wanted.worker.kind))
+    return due.where(migrations.c.id == wanted.only)
 
 
-def has_due_listing(
-    connection: Connection, worker: WorkerId, only: str | None = None, alone: bool = True
-) -> bool:
+def has_due_listing(connection: Connection, wanted: DueListing) -> bool:
     """Return whether there seems to be a listing to claim. Reads only."""
-    return connection.execute(_due(worker, only, alone).limit(1)).first() is not None
+    return connection.execute(_due(wanted).limit(1)).first() is not None
 
 
-def claim_listing(
-    connection: Connection, worker: WorkerId, only: str | None = None, alone: bool = True
-) -> ListingClaim | None:
-    """Claim the listing of one migration; return None if none is due. A suspect listing is claimed
-    only if the worker is `alone`, so that a crash affects no other claim."""
-    query = (
-        _due(worker, only, alone)
-        .order_by(migrations.c.priority.desc(), migrations.c.number)
-        .limit(1)
-    )
+def claim_listing(connection: Connection, wanted: DueListing) -> ListingClaim | None:
+    """Claim the listing of one migration; return None if none is due."""
+    worker = wanted.worker
+    query = _due(wanted).order_by(migrations.c.priority.desc(), migrations.c.number).limit(1)
     row = connection.execute(query.with_for_update(skip_locked=True)).first()
     if row is None:
         return None

@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from time import time
 from typing import Any, Final
 
 from sqlalchemy import (
@@ -29,7 +30,7 @@ from relay.errors import (
     MigrationUnknown,
 )
 from relay.ledger.counters import efforts_of, select_parts, tallies_of
-from relay.ledger.retried import pending_retries, split_listing_retry
+from relay.ledger.retried import migration_retry, pending_retries, split_listing_retry
 from relay.ledger.rows import Efforts, Migration
 from relay.ledger.schema import (
     NOT_THERE,
@@ -41,7 +42,6 @@ from relay.ledger.schema import (
     transfers,
 )
 from relay.ledger.states import (
-    ListingState,
     TransferState,
 )
 from relay.ledger.viewer import EVERYTHING, Viewer
@@ -124,9 +124,10 @@ def with_counts(
 
 
 def listing_retried(listing: str, error: str | None) -> Iterator[Mapping[str, Any]]:
-    """Yield the pending retry of a migration's listing, if it has one; `error` is the column."""
-    trouble = split_listing_retry(error)[1]
-    if trouble is not None and listing == ListingState.RUNNING:
+    """Yield the pending retry of a migration's listing, or of its location, if it has one; `error`
+    is the column."""
+    trouble = migration_retry(listing, error, time())
+    if trouble is not None:
         yield {"name": "", **trouble}
 
 

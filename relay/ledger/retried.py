@@ -22,6 +22,11 @@ AGAIN: Final = "again"
 """The member that only pending retries have: a running transfer may still have the error of an
 earlier attempt."""
 
+LOCATING: Final = "reading the credentials"
+"""What a worker tries again before it can list a migration, or transfer anything of it."""
+LOCATING_SECONDS: Final = 60.0
+"""How long such a retry is shown after its time. A worker that was lost does not remove it."""
+
 _NOTE = (
     update(transfers)
     .where(
@@ -58,6 +63,34 @@ def note_listing(
         ours, table.listing == ListingState.RUNNING, table.state == MigrationState.RUNNING
     )
     connection.execute(row.values(error=error))
+
+
+def note_locating(connection: Connection, id: str, trouble: Mapping[str, Any] | None) -> None:
+    """Write the pending retry of a migration that a worker can't locate; None removes it. One that
+    does not run is unchanged: its column has the error for which it was paused."""
+    table = migrations.c
+    running = (table.id == id) & (table.state == MigrationState.RUNNING)
+    query = select(table.error).where(running).with_for_update()
+    row = connection.execute(query).first()
+    error, retry = split_listing_retry(row.error) if row is not None else (None, None)
+    is_ours = retry is not None and retry["what"] == LOCATING
+    if row is None or error is not None or (trouble is None and not is_ours):
+        return
+    text = None if trouble is None else json.dumps(trouble)
+    connection.execute(update(migrations).where(running).values(error=text))
+
+
+def migration_retry(listing: str, error: str | None, now: float) -> Mapping[str, Any] | None:
+    """Return the pending retry of a migration's listing, or of its location, from the state of the
+    listing and the column `error`; None without one. `now` is in seconds since 1970."""
+    retry = split_listing_retry(error)[1]
+    if retry is None:
+        return None
+    if retry["what"] == LOCATING:
+        is_shown = now < retry[AGAIN] + LOCATING_SECONDS
+    else:
+        is_shown = listing == ListingState.RUNNING
+    return retry if is_shown else None
 
 
 def split_listing_retry(

@@ -6,14 +6,22 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
+import gevent
 import pytest
 
+from relay.config import Settings
+from relay.engine.migration_request import Endpoint, MigrationRequest
+from relay.engine.transfer_engine import TransferEngine
+from relay.engine.worker.locate_retries import LocateRetries
+from relay.engine.worker.worker import Worker
 from relay.errors import ConfigError, CredentialsWithdrawn
+from relay.ledger.ledger import Ledger
 from relay.stores import rclone_conf
 from relay.stores.s3.aws_settings import aws_config
 from relay.stores.s3.sigv4 import AwsCredentials, Signer
 from simulators.spawn import Spawned
 from tests.conftest import Engine
+from tests.end_to_end.terminal import eventually
 from tests.faults.scripted_s3 import Bucket, place, repeat_script
 from tests.scripted import Peer
 
@@ -154,3 +162,131 @@ def test_a_wrong_file_of_remotes_is_reported_by_line(tmp_path: Path, text: str, 
     path.write_bytes(b"[a]\ntype = \xff\n")
     with pytest.raises(ConfigError, match="UTF-8"):
         rclone_conf.read(path)
+
+
+# -- at the start of a process
+
+
+def plant_helper(aws: Path, endpoint: str) -> Path:
+    """Write the profile `slow`, whose helper gives credentials while the returned file exists."""
+    helper, here = aws.with_name("helper.sh"), aws.with_name("here")
+    here.touch()
+    helper.write_text(
+        f"#!/bin/sh\n[ -e {here} ] || exit 1\n"
+        'echo \'{"Version":1,"AccessKeyId":"k","SecretAccessKey":"s","SessionToken":"t",'
+        '"Expiration":"2099-01-01T00:00:00Z"}\'\n'
+    )
+    helper.chmod(0o755)
+    aws.write_text(
+        "[profile slow]\nregion = us-east-1\n"
+        f"endpoint_url = {endpoint}\ncredential_process = {shlex.quote(str(helper))}\n"
+    )
+    return here
+
+
+def process_of(folder: Path, retry_budget: float) -> TransferEngine:
+    """Return the engine of a process that has just started."""
+    settings = Settings(local_folders=str(folder), egress_allow="127.0.0.1", settle_seconds=1)
+    return TransferEngine(settings.model_copy(update={"retry_budget": retry_budget}))
+
+
+def accept(ledger: Ledger, folder: Path, tree: bool) -> str:
+    """Accept a migration to the profile's bucket; return its id."""
+    (folder / "from").mkdir()
+    (folder / "from" / "x").write_bytes(b"1")
+    source, there = ("from/", "up/") if tree else ("from/x", "up/x")
+    order = MigrationRequest(
+        Endpoint(f"file://{folder}/{source}"), Endpoint(f"slow:bucket/{there}"), recursive=tree
+    )
+    return ledger.create(order.spec(process_of(folder, 0).remotes))[0].id
+
+
+@pytest.mark.parametrize("tree", [False, True])
+def test_credentials_that_come_late_are_waited_for(
+    ledger: Ledger, aws: Path, tmp_path: Path, tree: bool
+) -> None:
+    """The machine starts, and what gives the credentials starts after relay."""
+    with Peer(repeat_script(Bucket())) as peer:
+        here = plant_helper(aws, peer.url(""))
+        id = accept(ledger, tmp_path, tree)
+        here.unlink()
+        engine = process_of(tmp_path, 60)
+        running = gevent.spawn(Worker(ledger, engine, 1, id).run)
+        eventually(lambda: bool(ledger.migration(id).retried))
+        found = ledger.migration(id)
+        (trouble,) = found.retried
+        assert (trouble["what"], trouble["error"], trouble["name"]) == (
+            "reading the credentials",
+            "config-error",
+            "",
+        )
+        assert (found.state, found.error) == ("running", None)
+        here.touch()
+        running.get(timeout=40)
+        found = ledger.migration(id)
+        assert (found.state, found.retried) == ("succeeded", ())
+        engine.wire.pool.close()
+
+
+@pytest.mark.parametrize("tree", [False, True])
+def test_credentials_that_never_come_pause_a_migration(
+    ledger: Ledger, aws: Path, tmp_path: Path, tree: bool
+) -> None:
+    here = plant_helper(aws, "http://127.0.0.1:1")
+    id = accept(ledger, tmp_path, tree)
+    here.unlink()
+    with gevent.Timeout(30):
+        Worker(ledger, process_of(tmp_path, 1), 1, id).run()
+    found = ledger.migration(id)
+    assert (found.state, found.retried) == ("paused", ())
+    assert found.error is not None
+    assert found.error["detail"].startswith("no AWS credentials from custom-process")
+
+
+def test_other_migrations_go_on_meanwhile(ledger: Ledger, aws: Path, tmp_path: Path) -> None:
+    here = plant_helper(aws, "http://127.0.0.1:1")
+    id = accept(ledger, tmp_path, tree=False)
+    here.unlink()
+    engine = process_of(tmp_path, 60)
+    order = MigrationRequest(
+        Endpoint(f"file://{tmp_path}/from/"), Endpoint(f"file://{tmp_path}/to/"), recursive=True
+    )
+    worker = Worker(ledger, engine, 1)
+    running = gevent.spawn(worker.run)
+    try:
+        eventually(lambda: bool(ledger.migration(id).retried))
+        other = ledger.create(order.spec(engine.remotes))[0].id
+        eventually(lambda: ledger.migration(other).state == "succeeded")
+        assert ledger.migration(id).state == "running"
+    finally:
+        worker.stop()
+        running.get(timeout=30)
+
+
+def test_a_wrong_setting_is_not_tried_again() -> None:
+    retries = LocateRetries(60, clock=lambda: 0.0, random=lambda: 1.0)
+    assert retries.note_failure("a", 0, ConfigError("no such profile")) is None
+    assert (retries.seconds_left("a"), retries.waiting()) == (None, frozenset())
+
+
+def test_the_waits_grow_and_end_with_the_budget() -> None:
+    now, late = [0.0], ConfigError("no answer", retryable=True)
+    retries = LocateRetries(3, clock=lambda: now[0], random=lambda: 1.0)
+    waits = []
+    while (retry := retries.note_failure("a", 1, late)) is not None:
+        assert retries.waiting() == {"a"}
+        left = retries.seconds_left("a")
+        assert left is not None
+        assert retries.error_of("a", 1) is not None
+        assert retries.error_of("a", 2) is None  # a person has given other credentials
+        waits.append(left)
+        now[0] += left
+        assert (retries.error_of("a", 1), retries.waiting()) == (None, frozenset())
+        assert retry.failures == len(waits)
+    assert waits == [0.25, 0.5, 1.0]
+    assert retries.seconds_left("a") is None
+    # A person has resumed it: the budget counts from the next failure on.
+    now[0] += 3600
+    retry = retries.note_failure("a", 2, late)
+    assert retry is not None and retry.failures == 1
+    assert retries.end("a") and not retries.end("a")

@@ -84,7 +84,7 @@ class Lister:
                     # lost a page since. LedgerBusy changed nothing.
                     self.ledger.release_unknown_listings(not isinstance(failure, LedgerBusy))
                     failure = None
-                listing = self.ledger.claim_listing(self.only, self.is_alone())
+                listing = self.ledger.claim_listing(self.only, self.is_alone(), self.jobs.waiting())
                 if listing is not None:
                     self.is_suspect = listing.crash_count >= SUSPECT
                     self._list(listing.migration_id, listing)
@@ -151,7 +151,7 @@ class Lister:
             if self.ledger.migration(listing.migration_id).runner is None:
                 self.over.wait(LOOK_SECONDS)  # so that another kind of worker can claim it
             else:
-                self.jobs.pause(listing, error)
+                self.jobs.pause_or_wait(listing, error)
             self.ledger.hand_back_listing(listing)
             return None
 

@@ -8,13 +8,16 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from itertools import islice
+from time import monotonic
 
 from gevent.lock import BoundedSemaphore
 
 from relay.engine.migration_request import MigrationJob
+from relay.engine.retries import PendingRetry
 from relay.engine.transfer_engine import TransferEngine
 from relay.engine.tree_listing import error_members
 from relay.engine.worker.conversions import hand_back_unrun
+from relay.engine.worker.locate_retries import LocateRetries
 from relay.errors import (
     ConfigError,
     LedgerFailed,
@@ -39,26 +42,33 @@ ELSEWHERE_SECONDS = 60.0
 class MigrationCache:
     """The cached migrations of one process."""
 
-    def __init__(self, ledger: Ledger, engine: TransferEngine) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        engine: TransferEngine,
+        clock: Callable[[], float] = monotonic,
+    ) -> None:
         """Start with an empty cache."""
         self._ledger, self._engine = ledger, engine
         self._jobs: dict[str, tuple[int, MigrationJob]] = {}
         self._throttles: dict[str, Throttle] = {}
         self._passed: dict[str, int] = {}
         self._reading: dict[str, BoundedSemaphore] = {}
+        self._retries = LocateRetries(engine.settings.retry_budget, clock)
         self.in_use: Callable[[], Collection[str]] = tuple
         """Returns the ids of the migrations that this process works on: their throttles stay."""
 
     def job(self, id: str, renewed: int) -> MigrationJob:
         """Return a migration's job, with credentials at least as new as `renewed`. Raises
         ConfigError if its credentials were deleted or its locations have changed, and the errors of
-        MigrationRequest.locate."""
+        MigrationRequest.locate. After one that may pass, further calls raise it too, until the next
+        attempt is due."""
         found = self._cached_job(id, renewed)
         if found is None:
             # Many claims need the same job at once: the first one reads it. Another migration does
             # not wait: the program that gives its credentials may hang.
             with self._reading.setdefault(id, BoundedSemaphore(1)):
-                found = self._cached_job(id, renewed) or self._read(id)
+                found = self._cached_job(id, renewed) or self._read_in_turn(id, renewed)
             self._reading.pop(id, None)
         return found
 
@@ -71,7 +81,8 @@ class MigrationCache:
         """Return the settlement of a claim whose migration this process can't locate, or None if it
         can. Such a claim is handed back and never fails. Raises LedgerFailed.
 
-        A migration of this kind of worker is paused until its user has corrected the settings. A
+        An error that may pass is tried again within the retry budget. After any other, or then, a
+        migration of this kind of worker is paused until its user has corrected the settings. A
         migration of unknown kind, which an older relay accepted, is left to other workers for
         ELSEWHERE_SECONDS."""
         try:
@@ -81,9 +92,43 @@ class MigrationCache:
         except RelayError as error:
             if self._ledger.migration(claim.migration_id).runner is None:
                 return hand_back_unrun(claim, wait=ELSEWHERE_SECONDS)
-            self.pause(claim, error)
-            return hand_back_unrun(claim)
+            wait = self.pause_or_wait(claim, error)
+            return hand_back_unrun(claim, wait=wait)
         return None
+
+    def pause_or_wait(self, held: Claim | ListingClaim, error: RelayError) -> float:
+        """Pause a migration that this process could not locate because of `error`, unless another
+        attempt follows. Return the seconds until then, or 0."""
+        wait = self._retries.seconds_left(held.migration_id)
+        if wait is None:
+            self.pause(held, error)
+        return wait or 0.0
+
+    def waiting(self) -> frozenset[str]:
+        """Return the ids of the migrations that this process can't locate now, and will try to
+        locate again."""
+        return self._retries.waiting()
+
+    def _read_in_turn(self, id: str, renewed: int) -> MigrationJob:
+        """Read a job, unless the next attempt is not due yet. Raises as `job`."""
+        error = self._retries.error_of(id, renewed)
+        if error is not None:
+            raise error
+        try:
+            job = self._read(id)
+        except LedgerFailed:
+            raise
+        except RelayError as failure:
+            self._report(id, self._retries.note_failure(id, renewed, failure))
+            raise
+        if self._retries.end(id):
+            self._report(id, None)
+        return job
+
+    def _report(self, id: str, retry: PendingRetry | None) -> None:
+        """Show a migration's next attempt to other processes, or remove it."""
+        with suppress(LedgerFailed):  # the worker's poll reports it
+            self._ledger.note_locating(id, retry.to_json() if retry else None)
 
     def _cached_job(self, id: str, renewed: int) -> MigrationJob | None:
         known, job = self._jobs.get(id, (-1, None))
@@ -111,6 +156,7 @@ class MigrationCache:
     def forget(self, id: str) -> None:
         """Remove a migration that has ended."""
         self._jobs.pop(id, None)
+        self._retries.end(id)
         self._passed.pop(id, None)
 
     # -- the destination

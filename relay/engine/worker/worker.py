@@ -108,7 +108,7 @@ class Worker:
         self._lease = Lease(self.ledger, self.lease_seconds, self.clock, lambda: self.slots)
         self._claims = ClaimsInHand(self.ledger)
         self._pace = PrefetchSizer(self.slots, self.clock)
-        self._jobs = jobs = MigrationCache(self.ledger, self.engine)
+        self._jobs = jobs = MigrationCache(self.ledger, self.engine, self.clock)
         traffic = TrafficCounter()
         self._active = ActiveTransfers(self.engine, jobs, self.clock, traffic.note_end)
         judge = RefusalJudge(jobs, self.clock, self._active.by_claim)
@@ -380,7 +380,11 @@ class Worker:
         # Half of the slots stay for small objects, as long as there are some.
         most = (self._large_slots + 1) // 2 - self._claims.large
         return ClaimRequest(
-            all=room, large=most, only_large=self._large_slots - busy, alone=self._is_alone()
+            all=room,
+            large=most,
+            only_large=self._large_slots - busy,
+            alone=self._is_alone(),
+            without=self._jobs.waiting(),
         )
 
     def _is_alone(self) -> bool:

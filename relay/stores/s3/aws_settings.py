@@ -5,6 +5,7 @@ machine roles, and `AWS_ENDPOINT_URL_S3` are read by botocore."""
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -78,13 +79,15 @@ _PLAIN: Final = frozenset(
 )
 """Errors of botocore whose messages are its own. Messages of a helper or a server may contain
 secrets."""
+_NO_MACHINE: Final = "AWS_EC2_METADATA_DISABLED"
+"""The variable that says that no service of the machine has credentials."""
 _LOOK: Final = "Run `aws sts get-caller-identity` with the same profile and environment to see why."
 
 
 @contextmanager
 def _ours() -> Iterator[None]:
     """Turn any exception of botocore into a ConfigError, without text from a helper or a server
-    (law 2).
+    (law 2); retryable if another attempt may succeed.
 
     botocore raises errors of its own, of its clients, of its parsers and of the system."""
     try:
@@ -92,7 +95,22 @@ def _ours() -> Iterator[None]:
     except ConfigError:
         raise
     except Exception as error:  # noqa: BLE001 - a foreign library's: any kind
-        raise ConfigError(_failure_text(error), hint=_LOOK) from None
+        raise ConfigError(_failure_text(error), hint=_LOOK, retryable=_may_pass(error)) from None
+
+
+def _may_pass(error: Exception) -> bool:
+    """Return whether the same call may succeed in a moment: a helper failed, or the service of a
+    role, of a container or of the machine did not answer. At the start of a machine, each may not
+    be there yet."""
+    if type(error).__name__ in _PLAIN:
+        return False
+    answer = getattr(error, "response", None)
+    if isinstance(answer, dict):  # a ClientError
+        status = answer.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+        return isinstance(status, int) and (status >= 500 or status == 429)
+    from botocore.exceptions import BotoCoreError  # noqa: PLC0415 - it is imported only if used
+
+    return isinstance(error, BotoCoreError | OSError)
 
 
 def _failure_text(error: Exception) -> str:
@@ -154,6 +172,8 @@ def aws_config(profile: str | None = None) -> S3Config:
                 "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, or run `aws"
                 " configure`."
             ),
+            # botocore gives up after one second if the machine's own service does not answer.
+            retryable=os.environ.get(_NO_MACHINE, "").lower() != "true",
         )
 
     def credentials() -> AwsCredentials:
