@@ -15,12 +15,13 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
+from typing import TypeVar
 from urllib.parse import quote
 
 from relay.errors import (
@@ -50,6 +51,7 @@ from relay.stores.interfaces import (
     PutResult,
     temporary_name,
 )
+from relay.stores.local_areas import area_of, area_of_path
 from relay.stores.local_files import (
     UTF_8,
     FileStream,
@@ -71,6 +73,7 @@ from relay.wire.native import in_native_thread
 from relay.wire.pump import fill
 from relay.wire.watchdog import Watchdog
 
+T = TypeVar("T")
 _NO_NAME = (
     "The file system does not allow this name (exFAT, NTFS and SMB refuse ':', '?', '*', '|'):"
     " rename the object."
@@ -132,8 +135,8 @@ class LocalStore:
     def head(self, location: Location) -> ObjectInfo:
         """As Source.head."""
         with self._as_relay_errors(location):
-            found, version = in_native_thread(
-                partial(stat_regular, folders_of(location), path_of(location))
+            found, version = _run(
+                location, partial(stat_regular, folders_of(location), path_of(location))
             )
         return ObjectInfo(
             version, location, metadata=metadata_of(found), ranges=version.size is not None
@@ -147,8 +150,8 @@ class LocalStore:
         # A destination's file was written by relay just now: no other process changes it.
         settled = self._side == "source"
         with self._as_relay_errors(location):
-            opened = in_native_thread(
-                partial(open_settled, folders_of(location), path, settled=settled)
+            opened = _run(
+                location, partial(open_settled, folders_of(location), path, settled=settled)
             )
         descriptor, found, version = opened
         # A mount may change the time of a temporary file when it is closed (`rclone mount`). Its
@@ -158,7 +161,8 @@ class LocalStore:
             os.close(descriptor)
             raise SourceChanged(f"{location} is a different version now", side=self._side)
         first, length = (span.first, span.length) if span else (0, version.size)
-        stream = FileStream(descriptor, self._side, version, first, whole=span is None)
+        area = area_of(location)
+        stream = FileStream(descriptor, self._side, version, first, whole=span is None, area=area)
         body = body_of(stream, length, self._meter)
         return OpenedObject(
             version,
@@ -197,16 +201,17 @@ class LocalStore:
         """Yield the entries of one folder, ordered by name, and last those that could not be found
         at first. A name that was removed meanwhile is left out. Raises OSError, and RelayError."""
         folders = folders_of(location)
-        descriptor, names = in_native_thread(partial(names_in, folders, folder))
+        area = area_of_path(folder, folders)
+        descriptor, names = in_native_thread(partial(names_in, folders, folder), area)
         failed, side = self._to_relay_error, self._side
         scan = partial(scan_folder, folders, folder, descriptor, failed=failed, side=side)
         missing: list[str] = []
         try:
             while some := list(islice(names, SCANNED)):
-                yield from in_native_thread(partial(scan, some, missing=missing))
+                yield from in_native_thread(partial(scan, some, missing=missing), area)
             if missing:
-                some = in_native_thread(partial(still_listed, descriptor, missing))
-                yield from in_native_thread(partial(scan, some))
+                some = in_native_thread(partial(still_listed, descriptor, missing), area)
+                yield from in_native_thread(partial(scan, some), area)
         finally:
             os.close(descriptor)
 
@@ -260,15 +265,12 @@ class LocalStore:
         require(metadata, location, lost)
         name, changed = temporary_name(token), dict(metadata).get(MTIME)
         with self._as_relay_errors(location):
-            part = in_native_thread(
-                partial(
-                    upload.begin, folders_of(location), path_of(location), name, if_absent=if_absent
-                )
-            )
+            begin = partial(upload.begin, folders_of(location), path_of(location), name)
+            part = _run(location, partial(begin, if_absent=if_absent))
         try:
             found, notes = self._write(location, part, body, changed)
         except BaseException:
-            in_native_thread(partial(upload.abandon, part))
+            _run(location, partial(upload.abandon, part))
             raise
         part.close()
         return PutResult(
@@ -280,13 +282,14 @@ class LocalStore:
     ) -> tuple[os.stat_result, tuple[str, ...]]:
         """Write the whole body; return as `upload.finish`. Raises the body's errors, and relay's
         errors for those of the file system."""
+        area = area_of(location)
         while True:
             with BUFFERS.lend(self._limits.buffer_bytes) as view:
                 piece = view[: fill(body, view)]
                 with self._as_relay_errors(location):
                     if body.complete:
-                        return in_native_thread(partial(upload.finish, part, piece, changed))
-                    in_native_thread(partial(upload.write, part, piece))
+                        return in_native_thread(partial(upload.finish, part, piece, changed), area)
+                    in_native_thread(partial(upload.write, part, piece), area)
             if body.remaining:
                 reach("mid-part")
 
@@ -295,7 +298,7 @@ class LocalStore:
         path = path_of(location)
         if token:  # without one the caller only asks if there are staged locations
             with self._as_relay_errors(location):
-                path = in_native_thread(partial(folders_of(location).target, path))
+                path = _run(location, partial(folders_of(location).target, path))
         name = temporary_name(token)
         return (
             self._at(location, path.with_name(name)),
@@ -313,12 +316,11 @@ class LocalStore:
         which = (folders_of(stored.place), path_of(stored.readable), path_of(stored.place))
         with self._as_relay_errors(stored.place):
             if not if_absent:
-                return version_of(
-                    in_native_thread(partial(upload.retry_unnamed, upload.replace, *which))
-                )
-            linked = in_native_thread(partial(upload.retry_unnamed, upload.link, *which))
+                replace_file = partial(upload.retry_unnamed, upload.replace, *which)
+                return version_of(_run(stored.place, replace_file))
+            linked = _run(stored.place, partial(upload.retry_unnamed, upload.link, *which))
             reach("mid-publish")
-            return version_of(in_native_thread(partial(upload.settle, *which, linked=linked)))
+            return version_of(_run(stored.place, partial(upload.settle, *which, linked=linked)))
 
     def delete(self, location: Location, version: Version) -> None:
         """As Destination.delete."""
@@ -326,11 +328,11 @@ class LocalStore:
         with self._as_relay_errors(location), suppress(FileNotFoundError):
             if location.path.endswith("/"):
                 # A folder that relay made; it must be empty.
-                return in_native_thread(partial(upload.remove_folder, folders, path))
+                return _run(location, partial(upload.remove_folder, folders, path))
             # A temporary name is always relay's own, whatever its version.
             known = None if _is_unpublished(path) else version.etag
             is_ours = lambda found: known in (None, version_of(found).etag)  # noqa: E731
-            if not in_native_thread(partial(upload.remove, folders, path, is_ours)):
+            if not _run(location, partial(upload.remove, folders, path, is_ours)):
                 raise PreconditionFailed(f"{location} is a different version now", side=self._side)
 
     @staticmethod
@@ -351,6 +353,11 @@ class LocalStore:
     def _to_relay_error(self, error: OSError, what: str) -> RelayError:
         kind, hint = ERRORS.get(error.errno or 0, (Unavailable, None))
         return kind(f"{what}: {error.strerror or error}", side=self._side, hint=hint)
+
+
+def _run(location: Location, do: Callable[[], T]) -> T:
+    """Run a call about a location in a native thread of its area."""
+    return in_native_thread(do, area_of(location))
 
 
 def _is_unpublished(path: Path) -> bool:

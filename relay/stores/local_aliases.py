@@ -13,6 +13,7 @@ from urllib.parse import quote
 
 from relay.caseless import caseless_form
 from relay.location import Location
+from relay.stores.local_areas import area_of
 from relay.stores.local_locations import path_of
 from relay.wire.native import in_native_thread
 
@@ -22,8 +23,9 @@ def is_nested(one: Location, other: Location) -> bool:
     numbers are compared, since links and bind mounts give one folder several names. For a folder
     that does not exist yet, the folders above it are compared."""
     paths = path_of(one), path_of(other)
-    ours, theirs = in_native_thread(lambda: tuple(map(_ancestors, paths)))
-    if in_native_thread(lambda: _are_folded(*paths)):
+    area = area_of(one, other)
+    ours, theirs = in_native_thread(lambda: tuple(map(_ancestors, paths)), area)
+    if in_native_thread(lambda: _are_folded(*paths), area):
         return True
     return any(
         first is not None and first in others
@@ -35,8 +37,9 @@ def same_file(one: Location, other: Location) -> bool:
     """Return whether two locations are the same file, also through hard links, symbolic links and
     mounts."""
     paths = path_of(one), path_of(other)
-    ours, theirs = in_native_thread(lambda: tuple(map(_identity, paths)))
-    if in_native_thread(lambda: _are_folded(*paths, whole=True)):
+    area = area_of(one, other)
+    ours, theirs = in_native_thread(lambda: tuple(map(_identity, paths)), area)
+    if in_native_thread(lambda: _are_folded(*paths, whole=True), area):
         return True
     return ours is not None and ours == theirs
 
@@ -56,17 +59,21 @@ class LinkOut:
 def leads_into(place: Location, tree: Location, folder: Location) -> bool:
     """Return whether links within a `tree` lead from a place to another one in a `folder`. Links in
     the path of the tree itself do not count."""
-    return in_native_thread(lambda: _leads_into(path_of(place), path_of(tree), path_of(folder)))
+    paths = path_of(place), path_of(tree), path_of(folder)
+    return in_native_thread(lambda: _leads_into(*paths), area_of(place, tree, folder))
 
 
 def link_out_of(place: Location, tree: Location) -> LinkOut | None:
     """Return the link by which a place in a `tree` leads elsewhere, or None."""
-    return in_native_thread(lambda: _link_out(path_of(place), path_of(tree)))
+    paths = path_of(place), path_of(tree)
+    return in_native_thread(lambda: _link_out(*paths), area_of(place, tree))
 
 
 def is_at(place: Location, there: str) -> bool:
     """Return whether the real path of a place is `there` (as in LinkOut)."""
-    return in_native_thread(lambda: quote(os.fsencode(os.path.realpath(path_of(place))))) == there
+    path = path_of(place)
+    real = in_native_thread(lambda: os.path.realpath(path), area_of(place))
+    return quote(os.fsencode(real)) == there
 
 
 def _leads_into(place: Path, tree: Path, folder: Path) -> bool:

@@ -193,15 +193,23 @@ class FileStream(Stream):
     splices = False
 
     def __init__(
-        self, descriptor: int, side: Side, version: Version, first: int, *, whole: bool
+        self,
+        descriptor: int,
+        side: Side,
+        version: Version,
+        first: int,
+        *,
+        whole: bool,
+        area: str = "",
     ) -> None:
         """Take over an open descriptor and read from byte `first` on. `whole`: the file is read to
-        its end."""
+        its end. `area` is that of its path (`local_areas.py`)."""
         self.side, self.leftover, self.closed = side, b"", False
         self._descriptor = descriptor
         self._version = version
         self._at = first
         self._whole = whole
+        self._area = area
         self._slow = False
 
     def fileno(self) -> int:
@@ -213,7 +221,8 @@ class FileStream(Stream):
         try:
             count = None if self._slow else self._read_cached(view)
             if count is None:
-                count = in_native_thread(partial(os.preadv, self._descriptor, [view], self._at))
+                read = partial(os.preadv, self._descriptor, [view], self._at)
+                count = in_native_thread(read, self._area)
         except OSError as error:
             raise self.lost_error(error) from None
         self._at += count
@@ -239,7 +248,10 @@ class FileStream(Stream):
         """Raise SourceChanged if the file was changed since it was opened, or is longer than its
         size."""
         try:
-            changed = in_native_thread(self._has_changed) if self._slow else self._has_changed()
+            if self._slow:
+                changed = in_native_thread(self._has_changed, self._area)
+            else:
+                changed = self._has_changed()
         except OSError as error:
             raise self.lost_error(error) from None
         if changed:
@@ -267,7 +279,7 @@ class FileStream(Stream):
         self.closed = True
         close = partial(os.close, self._descriptor)
         try:
-            in_native_thread(close) if self._slow else close()
+            in_native_thread(close, self._area) if self._slow else close()
         except OSError as error:
             raise self.lost_error(error) from None
 

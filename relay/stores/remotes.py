@@ -25,6 +25,7 @@ from relay.errors import ConfigError, InvalidType, InvalidURL, RequestError, Uns
 from relay.location import FRAGMENT_HINT, Location, has_fragment, is_base, parse_location
 from relay.stores import rclone_conf
 from relay.stores.kinds import Given, LocateOptions, Options, Remote, StoreType
+from relay.stores.local_areas import area_of_path
 from relay.stores.local_folders import AllowedFolders
 from relay.stores.local_locations import local_location
 from relay.stores.remote_options import YES, check, upload_fields, uses_virtual_hosts
@@ -58,7 +59,7 @@ class Remotes:
 
     `own` are the remotes of relay's settings. The files are read when a remote is first used, and
     AWS's settings when a bucket is first used, both once. `apart` runs a blocking call, for example
-    in a native thread."""
+    in a native thread; its second argument is the area of a local path (`local_areas.py`)."""
 
     def __init__(
         self,
@@ -68,7 +69,7 @@ class Remotes:
         *,
         aws: Callable[[str | None], S3Config] = aws_config,
         profiles: Callable[[], list[str]] = aws_profiles,
-        apart: Callable[[Callable[[], Any]], Any] = lambda do: do(),
+        apart: Callable[..., Any] = lambda do, area="": do(),
         folders: tuple[Path, ...] | None = (),
         kinds: Iterable[StoreType] = KINDS,
     ) -> None:
@@ -291,7 +292,8 @@ class Remotes:
             raise UnsafeKey("the path has a NUL in it")
         folders = AllowedFolders(self._folders)
         location: Location = self._apart(
-            lambda: local_location(path, destination=asked.destination, folders=folders)
+            lambda: local_location(path, destination=asked.destination, folders=folders),
+            area_of_path(path, folders),
         )
         if asked.destination:
             location = location.as_destination()

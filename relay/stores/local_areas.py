@@ -1,0 +1,95 @@
+"""The area of a local path: a mount, or a folder that a server's operator allowed.
+
+Theory of operation. A call into a mount whose server is away (NFS, SMB, FUSE) does not return, and
+nothing can stop its thread. So the calls of one area share a few threads of their own
+(`wire/native.py`): a mount that hangs delays itself alone. The root's mount has no area of its own;
+its calls run where relay's other blocking calls do. A path counts by its text, without its links,
+since following them could hang too.
+
+Decided here: which paths share threads. Never here: how many threads they have."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from time import monotonic
+from typing import Final
+
+from relay.location import Location
+from relay.stores.local_folders import AllowedFolders
+from relay.stores.local_locations import folders_of, path_of
+
+REFRESH_SECONDS: Final = 10.0
+"""How long the list of mounts is kept."""
+_WITHOUT_FILES: Final = frozenset(
+    [
+        *("binfmt_misc", "bpf", "cgroup", "cgroup2", "configfs", "debugfs", "devpts"),
+        *("devtmpfs", "efivarfs", "fusectl", "hugetlbfs", "mqueue", "nsfs", "overlay"),
+        *("proc", "pstore", "ramfs", "rpc_pipefs", "securityfs", "squashfs", "sysfs"),
+        *("tmpfs", "tracefs"),
+    ]
+)
+"""Types of file systems that wait for no disk and no server."""
+_ESCAPED: Final = re.compile(r"\\([0-7]{3})")
+
+
+def read_mounts() -> str:
+    """Return the mounts of this process (proc(5), "mountinfo"); "" if they are not known."""
+    try:
+        return Path("/proc/self/mountinfo").read_text(errors="surrogateescape")
+    except OSError:
+        return ""
+
+
+class Mounts:
+    """The mount points of this process, read again after REFRESH_SECONDS."""
+
+    def __init__(
+        self, read: Callable[[], str] = read_mounts, clock: Callable[[], float] = monotonic
+    ) -> None:
+        """Start without knowledge."""
+        self._read, self._clock = read, clock
+        self._points: tuple[str, ...] = ()
+        self._until = -1.0
+
+    def point_of(self, path: str) -> str:
+        """Return the mount point of an absolute path, or "" for the root's mount."""
+        if self._clock() >= self._until:
+            self._points, self._until = mount_points(self._read()), self._clock() + REFRESH_SECONDS
+        return next((point for point in self._points if _is_below(path, point)), "")
+
+
+def mount_points(text: str) -> tuple[str, ...]:
+    """Return the mount points in the text of a `mountinfo` whose files may be slow, the longest
+    first; without the root."""
+    found = set()
+    for line in text.splitlines():
+        # 36 35 98:0 /root /mount/point options [optional fields] - type source options
+        fields, _, kind = line.partition(" - ")
+        point = fields.split(" ", 5)[4:5]
+        if point and kind.partition(" ")[0] not in _WITHOUT_FILES:
+            found.add(_ESCAPED.sub(lambda escape: chr(int(escape[1], 8)), point[0]))
+    return tuple(sorted(found - {"/"}, key=len, reverse=True))
+
+
+def _is_below(path: str, folder: str) -> bool:
+    return path == folder or path.startswith(f"{folder}/")
+
+
+MOUNTS = Mounts()
+
+
+def area_of_path(path: Path, folders: AllowedFolders, mounts: Mounts = MOUNTS) -> str:
+    """Return the area of a path: its mount point, or the allowed folder if that is longer."""
+    text = os.path.abspath(path)
+    allowed = [str(root) for root in folders.allowed or () if _is_below(text, str(root))]
+    return max((mounts.point_of(text), *allowed), key=len)
+
+
+def area_of(*locations: Location) -> str:
+    """Return the area of local locations; a call about several of them may hang in any, so that
+    their areas make one together."""
+    areas = {area_of_path(path_of(one), folders_of(one)) for one in locations}
+    return "\0".join(sorted(areas - {""}))
