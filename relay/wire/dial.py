@@ -3,7 +3,8 @@
 Theory of operation. A name is resolved once for each connection. Every address of the answer is
 checked against the egress policy before the first is tried, and the one that is tried is checked
 again right before its connect; the socket then is connected to exactly that address, so an answer
-that changes later (DNS rebinding) changes nothing. No proxies from the environment, no netrc.
+that changes later (DNS rebinding) changes nothing. The order of the addresses is that of
+`address_race.py`. No proxies from the environment, no netrc.
 
 Decided here: the policy's place, keep-alive pools by origin. Never here: HTTP.
 """
@@ -25,6 +26,7 @@ from relay.egress import EgressPolicy
 from relay.errors import ConnectFailed, EgressDenied, RelayError, Side, StoreTimeout, TooManyFiles
 from relay.location import Origin
 from relay.transfer_limits import Limits
+from relay.wire.address_race import Address, AddressRace, SilentAddresses, interleave
 from relay.wire.resolver import Names, Resolver
 from relay.wire.stream import Stream
 from relay.wire.tls.sessions import TlsContext
@@ -62,6 +64,7 @@ class Dialer:
         self._context = context
         self._resolver = resolver or Names(limits.lookups)
         self._socket = socket
+        self._silent = SilentAddresses()
 
     def dial(self, origin: Origin, side: Side) -> Stream:
         """Open a connection, with TLS where the scheme asks for it.
@@ -77,7 +80,7 @@ class Dialer:
             # The policy does not know for which side it is asked.
             raise type(error)(error.message, side=side, hint=error.hint) from None
 
-    def _addresses(self, origin: Origin, side: Side, deadline: float) -> list[tuple[Any, ...]]:
+    def _addresses(self, origin: Origin, side: Side, deadline: float) -> list[Address]:
         try:
             with gevent.Timeout(max(deadline - monotonic(), 0.001), _Late):
                 found = self._resolver(origin.host, origin.port)
@@ -90,28 +93,38 @@ class Dialer:
             raise ConnectFailed(
                 f"the name {origin.host} does not resolve ({text})", side=side
             ) from None
-        addresses = list(dict.fromkeys((family, sockaddr) for family, _, _, _, sockaddr in found))
+        addresses = dict.fromkeys((family, sockaddr) for family, _, _, _, sockaddr in found)
         for _, sockaddr in addresses:
             self.policy.check_address(origin.host, str(sockaddr[0]), origin.port)
-        return addresses[: self.limits.addresses]
+        return interleave(addresses)[: self.limits.addresses]
 
     def _first(
-        self, addresses: list[tuple[Any, ...]], origin: Origin, side: Side, deadline: float
+        self, addresses: list[Address], origin: Origin, side: Side, deadline: float
     ) -> Stream:
-        """Try the addresses in turn, each with an equal share of the time that is left."""
-        failure: RelayError = ConnectFailed(f"the name {origin.host} has no address", side=side)
-        for index, (family, sockaddr) in enumerate(addresses):
-            left = deadline - monotonic()
-            if left <= 0:
-                break
-            share = left / (len(addresses) - index)
+        """Connect to the first address that answers, with TLS where the scheme asks for it. After a
+        handshake that fails, the others are tried."""
+        failure: RelayError | None = None
+
+        def connect(address: Address) -> Any:
+            family, sockaddr = address
+            return self._connect(family, sockaddr, origin, side, deadline - monotonic())
+
+        race, left = AddressRace(connect, self._silent), self._silent.last(addresses)
+        while left and monotonic() < deadline:
             try:
-                return self._secure(
-                    self._connect(family, sockaddr, origin, side, share), origin, side, deadline
-                )
+                address, sock = race.run(left)
             except (ConnectFailed, StoreTimeout) as error:
+                # A handshake that failed says more.
+                raise failure or error from None
+            left.remove(address)
+            # A handshake that stalls leaves some time for the next address.
+            until = deadline if not left else (monotonic() + deadline) / 2
+            try:
+                return self._secure(sock, origin, side, until)
+            except (ConnectFailed, StoreTimeout) as error:
+                self._silent.note_silent(address)
                 failure = error
-        raise failure
+        raise failure or ConnectFailed(f"the name {origin.host} has no address", side=side)
 
     def _connect(
         self, family: int, sockaddr: tuple[Any, ...], origin: Origin, side: Side, seconds: float

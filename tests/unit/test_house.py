@@ -45,6 +45,7 @@ ORDER: tuple[str, ...] = (
     "relay.wire.capabilities",
     "relay.wire.native",
     "relay.wire.resolver",
+    "relay.wire.address_race",
     "relay.wire.buffers",
     "relay.wire.stream",
     "relay.wire.tls",
