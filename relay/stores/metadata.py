@@ -42,6 +42,9 @@ learn.microsoft.com, "Setting and retrieving properties and metadata")."""
 _INFIX: Final = "-meta-"
 """Part of all these prefixes. Most answers have no such field."""
 TAGGING: Final = "x-amz-tagging"
+REDIRECT: Final = "x-amz-website-redirect-location"
+"""The redirect of an object in a bucket that is a website. R2, B2 and others have none
+(developers.cloudflare.com, "R2 S3 API compatibility")."""
 CARRIED: Final = (
     "content-type",
     "content-encoding",

@@ -10,6 +10,7 @@ import pytest
 from relay.engine.outcome import Outcome
 from relay.errors import MetadataUnkept
 from relay.location import Location, parse_location
+from relay.receipt import Level
 from relay.stores.local_locations import local_location
 from relay.stores.metadata import encode_value, metadata_of_head, squeeze_blanks, unshown_notes
 from relay.stores.s3.checksums import coding_fields
@@ -149,6 +150,41 @@ def test_strict_tags_are_never_left_out(engine: Engine, code: str) -> None:
             with pytest.raises(Exception, match="tags|answered 400"):
                 move(engine, old, new, metadata=metadata)
             assert new.whole is None
+
+
+REDIRECTED = b"x-amz-website-redirect-location"
+
+
+@pytest.mark.parametrize("size", [5, SIZE], ids=["one request", "in parts"])
+@pytest.mark.parametrize("text", [REDIRECTED.decode(), ""], ids=["named", "unnamed"])
+def test_a_redirect_that_no_bucket_keeps_is_noted(engine: Engine, text: str, size: int) -> None:
+    """R2 answers 501, and names the field in its message; others name none."""
+    message = f"Header '{text}' with value '/there' not implemented" if text else "No"
+    document = f"<Error><Code>NotImplemented</Code><Message>{message}</Message></Error>".encode()
+    new = Bucket(refuses={REDIRECTED: reply(501, document)}, sums=True)
+    old = bucket_with(f"{REDIRECTED.decode()}: /there", size=size)
+    with Peer(repeat_script(old)) as source, Peer(repeat_script(new)) as destination:
+        patient = with_retries(engine)
+        found = patient.migrate(place(source), place(destination))
+        assert f"does not keep {REDIRECTED.decode()}" in notes(found)
+        assert found.receipt is not None and found.receipt.level is not Level.SIZE
+        tries = len(uploads(new))
+        # A multipart upload is first tried without the checksum of the whole object.
+        assert tries == (2 if size < SIZE else 3)
+        assert "checksum" in "".join(uploads(new)[-1:]).lower()
+        patient.migrate(place(source), place(destination))
+        assert len(uploads(new)) == tries + 1
+        with pytest.raises(MetadataUnkept):
+            patient.migrate(place(source), place(destination), metadata="strict")
+        assert len(uploads(new)) == tries + 1
+
+
+def test_a_redirect_that_must_be_kept_fails_its_object(engine: Engine) -> None:
+    document = b"<Error><Code>NotImplemented</Code><Message>%s</Message></Error>" % REDIRECTED
+    new = Bucket(refuses={REDIRECTED: reply(501, document)})
+    with pytest.raises(MetadataUnkept):
+        move(engine, bucket_with(f"{REDIRECTED.decode()}: /there"), new, metadata="strict")
+    assert new.whole is None
 
 
 OWN = ("x-amz-meta-key: secret-value", "Content-Encoding: gzip", "Cache-Control: no-store")

@@ -19,12 +19,12 @@ from relay.location import Location
 from relay.receipt import Version
 from relay.stores.http_fields import strong_tag, upload_fields
 from relay.stores.interfaces import ByteRange, ObjectInfo, Part, PutResult, Upload
-from relay.stores.metadata import CARRIED, TAGGING, USER, require
+from relay.stores.metadata import CARRIED, REDIRECT, TAGGING, USER, require
 from relay.stores.s3.account import S3Account, account_of
 from relay.stores.s3.client import S3Client
 from relay.stores.s3.exact_keys import ExactKeys
 from relay.stores.s3.multipart import WHOLE
-from relay.stores.s3.objects import REDIRECT, SYSTEM
+from relay.stores.s3.objects import SYSTEM
 from relay.stores.s3.responses import document_checksums, version_id
 from relay.stores.s3.sigv4 import canonical_path
 from relay.stores.s3.upload_answers import pinned_to_version

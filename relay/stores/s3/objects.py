@@ -26,7 +26,7 @@ from relay.stores.http_fields import (
 )
 from relay.stores.http_objects import FRESH, ReadAnswer, metadata_with_time, read_fields
 from relay.stores.interfaces import ByteRange, ObjectInfo, OpenedObject
-from relay.stores.metadata import MTIME, TAGGING, UNREAD, USER
+from relay.stores.metadata import MTIME, REDIRECT, TAGGING, UNREAD, USER
 from relay.stores.s3.account import at_query, at_version, in_query
 from relay.stores.s3.client import WITH_CHECKSUM, S3Client
 from relay.stores.s3.quirks import NO_MODE, UNTRUE_WHOLE
@@ -36,7 +36,6 @@ from relay.wire.http1 import Fields, Head
 
 MTIME_FIELD: Final = f"{USER}mtime"
 """User metadata in which rclone and others keep the original time of modification."""
-REDIRECT: Final = "x-amz-website-redirect-location"
 SYSTEM: Final = ("expires", REDIRECT)
 """System metadata that only S3 keeps (docs.aws.amazon.com, "Working with object metadata")."""
 DELETED: Final = frozenset({200, 204, 404})

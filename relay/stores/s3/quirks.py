@@ -3,8 +3,8 @@ out.
 
 Theory of operation. Endpoints implement different subsets of S3, and few name the field that they
 did not understand. So the optional fields are left out one after the other, the least loss first:
-tags, the checksum, the precondition. A field whose omission did not help is sent again. The receipt
-shows what was left out: as a lower level, or as a note.
+tags, a website's redirect, the checksum, the precondition. A field whose omission did not help is
+sent again. The receipt shows what was left out: as a lower level, or as a note.
 
 A 403 may be caused by tags, which need a permission of their own. Any refusal may be caused by a
 trailing checksum: at some servers an unknown field invalidates the signature, others answer 401 or
@@ -20,6 +20,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from relay.location import Origin
+from relay.stores.metadata import REDIRECT
 from relay.stores.s3.responses import TRAILER
 from relay.stores.s3.upload_refusals import CONDITION, METADATA_BYTES, UploadRefusal
 from relay.wire.capabilities import CapabilityCache
@@ -124,6 +125,21 @@ class EndpointQuirks:
         return f"refused with tags {self.bucket} {self.path}"
 
     @property
+    def without_redirects(self) -> str:
+        """Fact: objects of this bucket are uploaded without redirects."""
+        return f"no redirects {self.bucket}"
+
+    @property
+    def omits_redirect(self) -> bool:
+        """Whether the upload leaves out its redirect."""
+        return self.has(self.without_redirects) or self.has(self._refused_redirect)
+
+    @property
+    def _refused_redirect(self) -> str:
+        """Fact: this object was refused with a redirect."""
+        return f"refused with a redirect {self.bucket} {self.path}"
+
+    @property
     def omits_checksum(self) -> bool:
         """Whether the upload leaves out its checksum."""
         return self.has(NO_TRAILERS) or self.has(self._refused_checksum) or self.has(self.unseen)
@@ -178,10 +194,18 @@ class EndpointQuirks:
         if refusal.has_non_ascii_metadata and refusal.status in (400, 403, 501):
             self.learn(ENCODES)
             return "letters in the metadata that are not ASCII"
+        if refusal.names_redirect:
+            # Known for certain: an object that must keep it fails before its next upload.
+            self.learn(self.without_redirects)
+            return REDIRECT
         if refusal.can_mean_tags:
             self.learn(self._refused_tags)
             return "its tags"
         self.forget(self._refused_tags)  # leaving out the tags did not help
+        if refusal.can_mean_redirect:
+            self.learn(self._refused_redirect)
+            return REDIRECT
+        self.forget(self._refused_redirect)
         if not refusal.can_mean_unknown_field:
             return self._guess_quirk(refusal)
         conditional = refusal.has_field(CONDITION)
@@ -230,7 +254,9 @@ class EndpointQuirks:
             self.learn(NO_CONDITION)
 
     def note_begun(self) -> None:
-        """Note that an upload was accepted, or a multipart upload created: the tags were the only
-        cause of an earlier refusal."""
+        """Note that an upload was accepted, or a multipart upload created: the tags, or the
+        redirect, were the cause of an earlier refusal."""
         if self.forget(self._refused_tags):
             self.learn(self.untagged)
+        if self.forget(self._refused_redirect):
+            self.learn(self.without_redirects)

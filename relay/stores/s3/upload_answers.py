@@ -16,7 +16,7 @@ from relay.errors import RelayError, Unavailable, UploadGone
 from relay.location import Location
 from relay.receipt import Version
 from relay.stores.interfaces import PutResult
-from relay.stores.metadata import STRICT
+from relay.stores.metadata import REDIRECT, STRICT
 from relay.stores.s3.account import at_version
 from relay.stores.s3.client import S3Client
 from relay.stores.s3.error_codes import code_and_message, error_field, error_region
@@ -81,7 +81,7 @@ def upload_refusal(
     refusal = UploadRefusal(
         status=status,
         code=code,
-        named=error_field(text),
+        named=error_field(text) or (REDIRECT if REDIRECT in text.lower() else ""),
         fields=fields,
         wrapped=wrapping is not None,
         strict=STRICT in dict(metadata),

@@ -15,6 +15,7 @@ from relay.location import Location
 from relay.stores.metadata import (
     CARRIED,
     MTIME,
+    REDIRECT,
     STRICT,
     TAGGING,
     USER,
@@ -69,9 +70,14 @@ class UploadFields:
         return tuple(pair for pair in uploaded if pair[0] not in own)
 
     def unkept_metadata(self, location: Location, metadata: Fields) -> tuple[str, ...]:
-        """As Destination.unkept_metadata: tags after a refusal, and metadata beyond AWS's limit."""
-        tagless = TAGGING in dict(metadata) and self._client.quirks(location).omits_tags
-        untagged = (UNTAGGED,) if tagless else ()
+        """As Destination.unkept_metadata: tags and a redirect after a refusal, and metadata beyond
+        AWS's limit."""
+        quirks = self._client.quirks(location)
+        untagged: tuple[str, ...] = ()
+        if TAGGING in dict(metadata) and quirks.omits_tags:
+            untagged = (UNTAGGED,)
+        if REDIRECT in dict(metadata) and quirks.omits_redirect:
+            untagged += note([REDIRECT], "the destination")
         large: tuple[str, ...] = ()
         if self._is_small(location):
             names = self._kept_and_large(location, metadata)[1]
@@ -105,6 +111,8 @@ class UploadFields:
             named[MTIME_FIELD] = (MTIME_FIELD, named[MTIME][1])
         if TAGGING in named and quirks.omits_tags:
             del named[TAGGING]
+        if REDIRECT in named and quirks.omits_redirect:
+            del named[REDIRECT]
         for key, (name, value) in named.items():
             if key in own or not _is_held(key):
                 continue

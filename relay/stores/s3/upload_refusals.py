@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from relay.stores.metadata import TAGGING, USER
+from relay.stores.metadata import REDIRECT, TAGGING, USER
 from relay.stores.s3.responses import CHECKSUM, TRAILER
 from relay.wire.http1 import Fields
 
@@ -98,6 +98,18 @@ class UploadRefusal:
             return False
         about_tags = self.code == "AccessDenied" or self.code.startswith("InvalidTag")
         return about_tags or self.can_mean_unknown_field
+
+    @property
+    def names_redirect(self) -> bool:
+        """Whether the server refused the object's redirect by its name."""
+        return self.named == REDIRECT and self.has_field(REDIRECT) and self.can_mean_unknown_field
+
+    @property
+    def can_mean_redirect(self) -> bool:
+        """Whether the object's redirect may be the cause, and may be left out."""
+        if self.strict or self.named or not self.has_field(REDIRECT):
+            return False
+        return self.can_mean_unknown_field
 
     @property
     def can_mean_unknown_field(self) -> bool:
