@@ -120,6 +120,8 @@ class HttpStore:
         changed, tag = head.get("last-modified"), strong_tag(head.get("etag"))
         if (changed is None and tag is None) or not folder.path.endswith("/"):
             return False
+        if "json" in (head.get("content-type") or "").lower():
+            return False  # a server sends PAGE_FILES as HTML
         for name in PAGE_FILES:
             place = folder.below(name)
             with suppress(StoreError):
@@ -129,6 +131,9 @@ class HttpStore:
                     continue
                 there = found.version
                 same = there.etag == tag if changed is None else there.last_modified == changed
+                # A generated page may have the folder's date: that of the file that was written
+                # last (Apache's `IndexOptions TrackModified`).
+                same &= None in (tag, there.strong_etag) or there.strong_etag == tag
                 if same and (there.size is None or head.length in (None, there.size)):
                     return True
         return False

@@ -265,6 +265,29 @@ def test_a_saved_copy_of_an_index_is_refused(wire: Wire, name: str | None, field
                 list_place(wire, place)
 
 
+JSON_ROWS = (
+    '[{"name": "a.txt", "type": "file", "mtime": "Mon, 01 Jan 2024 00:00:00 GMT", "size": 1}]'
+)
+
+
+@pytest.mark.parametrize("page", ["json", "html"])
+def test_an_index_with_the_date_of_its_folder_is_a_listing(wire: Wire, page: str) -> None:
+    """The folder's date is that of the file that was written last (Apache's `TrackModified`), here
+    an index.html that the server does not show in place of the index."""
+    date = "Last-Modified: Mon, 01 Jan 2024 00:00:00 GMT"
+    text = JSON_ROWS if page == "json" else index("/f/", "a.txt")
+    kind = "Content-Type: application/json" if page == "json" else 'ETag: "of-the-folder"'
+    listed = reply(200, text, date, kind)
+    file = reply(200, "x" * len(text), date, *([] if page == "json" else ['ETag: "of-the-file"']))
+
+    def answer(method: str, target: str) -> bytes:
+        data = {"/f/": listed, "/f/index.html": file}.get(target, reply(404, ""))
+        return data if method == "GET" else data.partition(b"\r\n\r\n")[0] + b"\r\n\r\n"
+
+    with Peer([answers_script(answer)] * 3) as peer:
+        assert [entry.name for entry in list_place(wire, place_of("http", peer))] == ["a.txt"]
+
+
 def test_a_list_that_ends_with_its_connection_is_noted(wire: Wire) -> None:
     with Peer(answers_script(lambda *_: closing_answer(GOOD["list"]))) as peer:
         wire = Wire(wire.pool, wire.limits)
