@@ -236,8 +236,8 @@ def receipt_lines(outcome: Outcome) -> Iterable[str]:
     """Return the receipt as a table of two columns."""
     rows = [
         ("state", outcome.state.value),
-        ("source", str(outcome.source)),
-        ("destination", str(outcome.destination)),
+        ("source", outcome.source.in_full),
+        ("destination", outcome.destination.in_full),
     ]
     if outcome.receipt is not None:
         rows += _rows(outcome, outcome.receipt)

@@ -29,6 +29,8 @@ from relay.ledger.ledger import Ledger
 from relay.location import parse_location
 from relay.receipt import Level, Receipt, State, Version
 from relay.stores.interfaces import Entry
+from relay.stores.s3.aws_settings import S3Config, s3_location
+from relay.stores.s3.sigv4 import Signer
 from relay.views.progress import Rate
 from tests.values import claim_of, outcome_of
 
@@ -64,6 +66,20 @@ def test_receipt() -> None:
     assert rows["note"].startswith("note\\n")
     skipped = outcome_of(State.SKIPPED, place, place, notes=("unchanged", "a piece may remain"))
     assert [line.split(maxsplit=1)[1] for line in receipt_lines(skipped)][3:] == list(skipped.notes)
+
+
+def test_the_receipt_names_the_endpoint_of_a_bucket() -> None:
+    """Two endpoints may have buckets of one name."""
+    signer = Signer(lambda: None, "us-east-1")
+    ends = [
+        s3_location(S3Config(signer, endpoint), "photos", "a")
+        for endpoint in (None, "https://s3.new.example")
+    ]
+    rows = [line.split(maxsplit=1) for line in receipt_lines(outcome_of(State.SKIPPED, *ends))]
+    assert rows[1:] == [
+        ["source", "s3://photos/a"],
+        ["destination", "s3://photos/a at https://s3.new.example"],
+    ]
 
 
 @pytest.mark.parametrize(
