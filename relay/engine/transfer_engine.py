@@ -17,6 +17,7 @@ from relay.egress import EgressPolicy
 from relay.engine.outcome import Outcome
 from relay.engine.plan import Plan
 from relay.engine.transfer.finalize import ReadableAccounts
+from relay.engine.transfer.names_under_way import NamesUnderWay
 from relay.engine.transfer.transfer import Transfer
 from relay.errors import Cancelled, Overloaded
 from relay.location import Location
@@ -77,6 +78,7 @@ class TransferEngine:
         self._passed: tuple[EgressPolicy, set[tuple[str, int]]] = (self.policy, set())
         self.running: set[Transfer] = set()
         self.allowed = ReadableAccounts()
+        self._names = NamesUnderWay()
         self.draining = False
         self._has_stopped = False
 
@@ -104,6 +106,7 @@ class TransferEngine:
             backoff=backoff,
             allowed=self.allowed,
             memory=self.wire.memory,
+            names=self._names,
         )
         transfer.meter.tally = self.route(plan.remotes, plan.source, plan.destination)
         return transfer

@@ -5,19 +5,23 @@ taken for the object of that name. A real proxy that does so is in tests/end_to_
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from urllib.parse import unquote_to_bytes
 
+import gevent
 import pytest
 
+from relay.engine.transfer.names_under_way import NamesUnderWay, Sending
 from relay.errors import KeyCollision, Rejected
+from relay.location import parse_location
 from relay.receipt import State
 from relay.stores.webdav.account import webdav_location
 from tests.conftest import Engine
 from tests.faults.scripted_http import Shelf, empty_answer
 from tests.faults.test_webdav import Dav
-from tests.scripted import Peer
+from tests.scripted import Peer, Talk
 
 DATA = b"the bytes of the object"
 
@@ -152,3 +156,61 @@ def test_a_server_that_does_not_show_names_gets_them(engine: Engine, name: str) 
 def test_a_server_that_answers_for_any_name_gets_it(engine: Engine) -> None:
     there = Shelf(shown=lambda shelf, path: shelf.objects.get(path, b"a page"))
     assert migrate(engine, Shelf(), there, "/to/a%3Fb") is State.VERIFIED
+
+
+def test_a_name_waits_while_it_may_be_the_cut_name_of_another(engine: Engine) -> None:
+    """Both are sent in the same moment. The shorter name was proved, then replaced by the other
+    one, and deleted with it."""
+    arrived, go = threading.Event(), threading.Event()
+
+    @dataclass
+    class Held(Shelf):
+        def _put(self, talk: Talk, path: bytes, request: bytes) -> bool:
+            if b"%3Fb" in request:
+                arrived.set()
+                go.wait(20)
+            return super()._put(talk, path, request)
+
+    def move(name: str) -> State:
+        return engine.migrate(source.url(name), destination.url(name)).state
+
+    def collide(name: str) -> None:
+        with pytest.raises(KeyCollision):
+            move(name)
+
+    there, here = Held(folds=_cut_url), Shelf({b"/to/a": b"another", b"/to/a%3Fb": DATA})
+    with Peer([here] * 30) as source, Peer([there] * 30) as destination:
+        longer = gevent.spawn(collide, "/to/a%3Fb")
+        with gevent.Timeout(20):
+            while not arrived.is_set():  # in the server's own thread
+                gevent.sleep(0.01)
+        shorter = gevent.spawn(move, "/to/a")
+        shorter.join(0.3)  # it ends within that time, if it does not wait
+        go.set()
+        longer.get(timeout=20)
+        assert shorter.get(timeout=20) is State.VERIFIED
+    assert there.objects == {b"/to/a": b"another"}
+
+
+def test_names_that_are_cut_to_one_are_sent_in_turn() -> None:
+    names, order = NamesUnderWay(), list[str]()
+    place = {name: parse_location(f"http://h/{name}") for name in ("a", "a%3F1", "a%3F2", "b")}
+
+    def enter(name: str, *rests: str) -> Sending:
+        sending = names.enter(place[name], lambda: [place[one] for one in rests], lambda: None, 9.0)
+        order.append(name)
+        return sending
+
+    first = enter("a%3F1", "a")
+    waiting = [gevent.spawn(enter, "a%3F2", "a"), gevent.spawn(enter, "a")]
+    gevent.sleep(0.01)
+    enter("b")
+    assert order == ["a%3F1", "b"]
+    names.leave(first)
+    second = waiting[0].get(timeout=10)
+    assert order == ["a%3F1", "b", "a%3F2"]
+    names.release_rests(second)
+    third = waiting[1].get(timeout=10)
+    names.leave(third)
+    names.leave(second)
+    assert enter("a").rests == ()

@@ -14,10 +14,11 @@ from relay.engine.cleanup import remove_lost_uploads
 from relay.engine.multipart.lifecycle import location_of_upload
 from relay.engine.outcome import Outcome
 from relay.engine.transfer.context import TransferContext
-from relay.engine.transfer.cut_names import CutNames
+from relay.engine.transfer.cut_names import STORES, CutNames
 from relay.engine.transfer.finalize import Finalizer, ReadableAccounts
 from relay.engine.transfer.folded_names import refuse_folded_names, refuse_short_name
 from relay.engine.transfer.local_links import refuse_link_to_other_object, refuse_link_to_source
+from relay.engine.transfer.names_under_way import Sending
 from relay.engine.transfer.precheck import DestinationCheck
 from relay.engine.transfer.progress import Progress
 from relay.engine.transfer.server_copy import ServerCopier
@@ -44,6 +45,8 @@ class Attempt:
 
     _found: ObjectInfo | None
     """The pinned version of the source; None if only the GET will describe it."""
+    _sending: Sending | None = None
+    """The name of the place, from its inspection on."""
     _is_cut_name_free: bool
     """True if nothing had a cut name of the place before this attempt sent a byte."""
 
@@ -62,6 +65,14 @@ class Attempt:
 
         However it ends, the body may still be open: the caller closes it."""
         self._begin()
+        try:
+            return self._run_steps()
+        finally:
+            if self._sending is not None:
+                self._context.names.leave(self._sending)
+                self._sending = None
+
+    def _run_steps(self) -> Outcome:
         self._pin_source()
         # Prefer a way without one long request. The first step with an outcome ends the attempt.
         for step in (self._skip_pinned, self._copy_at_store, self._upload_multipart):
@@ -176,9 +187,21 @@ class Attempt:
         if self._context.plan.destination.path.endswith("/"):  # else `_begin` has removed them
             self._forget_other_place()
             self._remove_lost_uploads()
+        self._enter_name()
         target.before = self._check.inspect()
         self._refuse_cut_name(shown=target.before.version is not None)
         return self._check.skip_outcome(found)
+
+    def _enter_name(self) -> None:
+        """Wait until no other transfer of this process may send the same object by a name that the
+        server cuts. Raises Cancelled."""
+        context, target = self._context, self._target
+        if target.place.store not in STORES or target.place.method == "POST":
+            return
+        names = CutNames(target.destination, target.place, context.memory, "destination")
+        self._sending = context.names.enter(
+            target.place, names.unproved_rests, context.meter.check, context.meter.tick_seconds
+        )
 
     def _refuse_cut_name(self, shown: bool) -> None:
         """Raise KeyCollision if the destination cuts the name of the place. `shown` says that an
@@ -189,6 +212,8 @@ class Attempt:
         names = CutNames(target.destination, target.place, self._context.memory, "destination")
         names.refuse()
         self._is_cut_name_free = names.is_free
+        if self._sending is not None and not names.is_free:
+            self._context.names.release_rests(self._sending)
         if shown:
             names.learn_if_there()
 

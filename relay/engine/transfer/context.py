@@ -17,6 +17,7 @@ from relay.engine.outcome import Outcome
 from relay.engine.plan import Plan, Verify
 from relay.engine.retries import PendingRetries
 from relay.engine.transfer.expectations import must_be_single_upload
+from relay.engine.transfer.names_under_way import NamesUnderWay
 from relay.ledger.rows import PriorState
 from relay.location import Location
 from relay.receipt import Receipt, State, Version
@@ -74,6 +75,8 @@ class TransferContext:
     troubles: PendingRetries
     memory: CapabilityCache
     """Facts about the servers of both sides."""
+    names: NamesUnderWay
+    """The names that the process sends now."""
     remains: dict[str, str] = field(default_factory=dict)
     """As Progress.remains."""
 

@@ -67,6 +67,14 @@ class CutNames:
         self.is_free = False
         """True if the last check found that no object has the cut name."""
 
+    def unproved_rests(self) -> list[Location]:
+        """Return the cut names of the place, without those to which the server is known not to cut
+        it."""
+        if "%" not in self._place.path:
+            return []
+        origin = self._place.origin
+        return [cut.rest for cut in _cuts_of(self._place) if not self._memory.has(origin, cut.fact)]
+
     def refuse(self) -> None:
         """Raise KeyCollision, of a source Rejected, if another object answers for the place. Raises
         retryable StoreErrors."""

@@ -26,6 +26,7 @@ from relay.engine.retries import WHOLE, PendingRetries, PendingRetry
 from relay.engine.transfer.attempt import Attempt
 from relay.engine.transfer.context import ObjectHints, TransferContext
 from relay.engine.transfer.finalize import ReadableAccounts
+from relay.engine.transfer.names_under_way import NamesUnderWay
 from relay.engine.transfer.progress import Phase, Progress
 from relay.engine.transfer.target import Target
 from relay.errors import (
@@ -82,6 +83,7 @@ class Transfer:
     """True: the limits of the slot queue do not apply, since the caller limits its transfers."""
     allowed: ReadableAccounts = field(default_factory=ReadableAccounts)
     memory: CapabilityCache = field(default_factory=CapabilityCache)
+    names: NamesUnderWay = field(default_factory=NamesUnderWay)
 
     def __post_init__(self) -> None:
         """Start the clocks."""
@@ -220,6 +222,7 @@ class Transfer:
             journal=self.journal,
             troubles=self._pending_retries,
             memory=self.memory,
+            names=self.names,
             remains=self._progress.remains,
         )
 
