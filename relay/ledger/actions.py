@@ -47,6 +47,7 @@ from relay.ledger.states import (
     MIGRATION,
     PENDING,
     TRANSFER,
+    UNLISTED,
     EventKind,
     ListingState,
     MigrationState,
@@ -131,7 +132,13 @@ def _renew_credentials(
 def _retry_reason(connection: Connection, found: Migration, reason: str) -> Migration:
     """Queue again the objects of a migration that failed for one reason. The listing keeps its
     state: a new listing would queue the others as well. Raises IllegalTransition if no object can
-    be queued, unless the migration runs: then another request was first."""
+    be queued, unless the migration runs: then another request was first; and for a migration that
+    was cancelled before its source was listed, since a worker would list the rest."""
+    if found.state == MigrationState.CANCELLED and found.listing in UNLISTED:
+        raise IllegalTransition(
+            "the migration was cancelled before its source was listed completely",
+            hint="Retry the whole migration: it lists the rest of the source, and moves it.",
+        )
     failed = (transfers.c.migration_id == found.id) & FAILED & (transfers.c.reason == reason)
     tried = failed & ~_is_refused()
     is_lost = (transfers.c.identity.is_not(None)) & transfers.c.url.is_(None)

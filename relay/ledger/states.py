@@ -53,6 +53,10 @@ class ListingState(StrEnum):
     FAILED = "failed"
 
 
+UNLISTED = frozenset({ListingState.DUE, ListingState.RUNNING})
+"""The states of a listing that has not named every object."""
+
+
 class TransferVerb(StrEnum):
     """The verbs of a transfer."""
 

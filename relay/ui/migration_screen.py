@@ -56,7 +56,7 @@ def migration_page(frame: PageFrame, id: str, error: RelayError | None = None) -
         problem=None if error is None else problem(error),
         buttons=buttons,
         can_acknowledge=can_acknowledge(migration),
-        retryable=(*buttons, *_also_retryable(migration)),
+        may_retry_reason=_may_retry_reason(migration),
         failed=failed,
         reasons=frame.ledger.reasons(migration.id) if failed else (),
         proofs=proofs(migration),
@@ -188,9 +188,13 @@ def report(frame: PageFrame, id: str, kind: str) -> Response:
     )
 
 
-def _also_retryable(migration: Migration) -> tuple[str, ...]:
-    """Return `retry` for a running migration: its failed objects may be queued again."""
-    return (MigrationVerb.RETRY,) if migration.state == MigrationState.RUNNING else ()
+def _may_retry_reason(migration: Migration) -> bool:
+    """Return whether the objects that failed for one reason may be queued again: those of a running
+    migration, too. A migration that was cancelled before its source was listed is retried whole."""
+    if migration.state == MigrationState.CANCELLED and words.is_listing(migration.listing):
+        return False
+    is_offered = MigrationVerb.RETRY in words.OFFERED[migration.state]
+    return is_offered or migration.state == MigrationState.RUNNING
 
 
 def _limits(migration: Migration) -> list[tuple[str, str]]:

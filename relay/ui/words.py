@@ -12,7 +12,7 @@ from typing import Any, Final
 from relay.errors import RelayError
 from relay.ledger.overview import Group
 from relay.ledger.reasons import OTHER, Reason
-from relay.ledger.states import ListingState, MigrationState, MigrationVerb, TransferState
+from relay.ledger.states import UNLISTED, MigrationState, MigrationVerb, TransferState
 from relay.ledger.token_values import Scope
 from relay.receipt import Level
 from relay.ui.figures import count, duration, plural, short_duration
@@ -201,7 +201,7 @@ def listing_so_far(objects: int, state: str = MigrationState.RUNNING) -> str:
 
 def is_listing(listing: str) -> bool:
     """Return whether a source is still listed, so that the number of all objects is unknown."""
-    return listing in (ListingState.DUE, ListingState.RUNNING)
+    return listing in UNLISTED
 
 
 def pausing(state: str, under_way: int) -> str:

@@ -73,6 +73,22 @@ def test_a_reason_that_no_object_has_is_refused(ledger: Ledger, reason: str) -> 
     assert ledger.migration(id).state == "partial"
 
 
+def test_a_half_listed_cancelled_tree_is_retried_whole(ledger: Ledger) -> None:
+    """A worker would list the rest of the source, and move it."""
+    migration, _ = ledger.create(TREE)
+    listing = ledger.claim_listing()
+    assert listing is not None
+    ledger.add_page(listing, [ListedObject("a", size=1), ListedObject("b", size=1)], "b")
+    denied, _ = ledger.claim(2)
+    ledger.settle([Settlement(denied, "failed", error=DENIED)])
+    ledger.act(migration.id, "cancel")
+    with pytest.raises(IllegalTransition):
+        ledger.act(migration.id, "retry", reason="source:permission-denied:403")
+    assert ledger.migration(migration.id).state == "cancelled"
+    assert ledger.act(migration.id, "retry").state == "running"
+    assert ledger.act(migration.id, "retry", reason="nothing").state == "running"
+
+
 def test_a_retry_of_all_forgets_every_reason(ledger: Ledger) -> None:
     id = fail(ledger, DENIED, LONG, None)
     ledger.act(id, "retry")
