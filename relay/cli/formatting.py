@@ -207,7 +207,7 @@ def table(migration: Members, failed: Sequence[Members], took: str) -> Iterator[
         yield (
             "unfinished",
             f"{size(_in_parts(migration))} in uploads at the destination, for a retry;"
-            f" `relay cancel {migration['number']}` removes them",
+            f" `relay cancel {shown_number(migration)}` removes them",
         )
     if migration["listing"] == ListingState.DONE and not objects_in(migration):
         yield "empty", "nothing was found in the source: is its name correct?"

@@ -301,7 +301,7 @@ class MigrationJob:
         if the secrets were deleted, and as MigrationRequest.locate."""
         if secret is None:
             raise ConfigError(
-                f"the credentials of migration {migration.number} have been deleted",
+                f"the credentials of migration {migration.name} have been deleted",
                 hint="Send the same request again; objects that are already there are skipped.",
             )
         order = MigrationRequest(

@@ -151,7 +151,7 @@ def _retry_reason(connection: Connection, found: Migration, reason: str) -> Migr
         if found.state == MigrationState.RUNNING:
             return found
         raise IllegalTransition(
-            f"no object of migration {found.number} failed for {reason}",
+            f"no object of migration {found.name} failed for {reason}",
             hint="GET …/reasons lists the reasons.",
         )
     changes, stages = CounterDelta(), StageDelta()
@@ -219,9 +219,7 @@ def _lacks_urls(connection: Connection, id: str) -> bool:
 
 def not_now(found: Migration, verb: str) -> IllegalTransition:
     """Return the error of a verb that a migration's state does not allow."""
-    message = (
-        f"migration {found.number} can't be {_DONE.get(verb, verb)}: its state is {found.state}"
-    )
+    message = f"migration {found.name} can't be {_DONE.get(verb, verb)}: its state is {found.state}"
     return IllegalTransition(message, hint=_INSTEAD.get(found.state, _RETRY))
 
 

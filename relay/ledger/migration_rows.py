@@ -21,6 +21,7 @@ from sqlalchemy import (
     func,
     literal,
     literal_column,
+    or_,
     select,
     true,
     union_all,
@@ -54,9 +55,9 @@ _NUMBER = re.compile(r"(?:(?P<tenant>[!-9;-~]{1,64}):)?(?P<number>[0-9]{1,9})", 
 def one(
     connection: Connection, id: str, runner: str | None = None, viewer: Viewer = EVERYTHING
 ) -> Migration:
-    """Return a migration by its id, or by the number that people use: `7` of the viewer's tenant,
-    or `acme:7`. Raises MigrationUnknown; also for a migration that the viewer does not see, and for
-    one that belongs to another kind of worker than `runner`."""
+    """Return a migration by its id, or by the number that people use: `7`, or `acme:7`
+    (`Viewer.numbered_tenant`). Raises MigrationUnknown; also for a migration that the viewer does
+    not see, and for one that belongs to another kind of worker than `runner`."""
     row = None
     named = with_name(id, viewer)
     if named is not None:
@@ -71,14 +72,24 @@ def one(
 def with_name(id: str, viewer: Viewer) -> ColumnElement[bool] | None:
     """Return the condition for the migrations that `id` may name; None if it can name none. (A
     database refuses some characters.)"""
-    number = _NUMBER.fullmatch(id)
-    if number is not None:
-        ordinal, tenant = int(number["number"]), number["tenant"] or viewer.tenant
-        is_tenants: ColumnElement[bool] = migrations.c.tenant == tenant
-        # Each side names its tenant, so that each can use its index.
-        by_older = is_tenants & migrations.c.ordinal.is_(None) & (migrations.c.number == ordinal)
-        return (is_tenants & (migrations.c.ordinal == ordinal)) | by_older
-    return migrations.c.id == id if _ID.fullmatch(id) is not None else None
+    conditions = with_names([id], viewer)
+    return or_(*conditions) if conditions else None
+
+
+def with_names(ids: Sequence[str], viewer: Viewer) -> list[ColumnElement[bool]]:
+    """Return the conditions for the migrations that any of some names may name, a few for each
+    tenant. A query with one of them can use an index, and with all of them perhaps not."""
+    ordinals: dict[str, set[int]] = {}
+    for found in filter(None, map(_NUMBER.fullmatch, ids)):
+        tenant = found["tenant"] or viewer.numbered_tenant
+        ordinals.setdefault(tenant, set()).add(int(found["number"]))
+    conditions: list[ColumnElement[bool]] = []
+    for tenant, numbers in ordinals.items():
+        is_tenants = migrations.c.tenant == tenant
+        older = migrations.c.ordinal.is_(None) & migrations.c.number.in_(numbers)
+        conditions += [is_tenants & migrations.c.ordinal.in_(numbers), is_tenants & older]
+    whole = [id for id in ids if _NUMBER.fullmatch(id) is None and _ID.fullmatch(id) is not None]
+    return [*conditions, migrations.c.id.in_(whole)] if whole else conditions
 
 
 def is_visible(viewer: Viewer) -> ColumnElement[bool]:

@@ -9,13 +9,22 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Final
+from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Connection, and_, false, func, or_, select, true
+from sqlalchemy import (
+    ColumnElement,
+    CompoundSelect,
+    Connection,
+    and_,
+    func,
+    select,
+    true,
+    union_all,
+)
 
 from relay.ledger import migration_lists
 from relay.ledger.migration_lists import MigrationFilter
-from relay.ledger.migration_rows import is_visible, of_kind, with_counts, with_name
+from relay.ledger.migration_rows import is_visible, of_kind, with_counts, with_names
 from relay.ledger.pages import TransferRow, select_rows, transfer_row
 from relay.ledger.rows import Migration
 from relay.ledger.schema import FAILED, migrations, transfers, uploads
@@ -90,10 +99,22 @@ def migrations_by_name(
 ) -> list[Migration]:
     """Return the migrations with some names (`Migration.name`), as `find_migrations` does; unknown
     ones are left out."""
-    conditions = [one for name in names if (one := with_name(name, viewer)) is not None]
+    query = query_by_name(names, viewer, runner)
+    if query is None:
+        return []
+    rows = {row.id: row for row in connection.execute(query)}
+    return with_counts(connection, list(rows.values()))
+
+
+def query_by_name(
+    names: Sequence[str], viewer: Viewer, runner: str | None = None
+) -> CompoundSelect[Any] | None:
+    """Return the query for the rows of `migrations_by_name`, or None if nothing can have these
+    names. Each of its parts uses an index."""
     visible = is_visible(viewer) & of_kind(runner)
-    query = select(migrations).where(visible, or_(false(), *conditions))
-    return with_counts(connection, connection.execute(query).all())
+    conditions = with_names(names, viewer)
+    found = [select(migrations).where(visible, condition) for condition in conditions]
+    return union_all(*found) if found else None
 
 
 def group_counts(

@@ -19,9 +19,15 @@ class Viewer:
     not exist."""
 
     tenant: str = DEFAULT_TENANT
-    """The tenant of the migrations that it creates. Numbers without a tenant are this tenant's."""
+    """The tenant of the migrations that it creates."""
     sees_all: bool = False
     """Whether it sees the migrations of every tenant."""
+
+    @property
+    def numbered_tenant(self) -> str:
+        """The tenant of a number without one: its own, or the default one if it sees all tenants.
+        Then a name means the same to each of its readers (`Migration.name`)."""
+        return DEFAULT_TENANT if self.sees_all else self.tenant
 
 
 EVERYTHING: Final = Viewer(sees_all=True)

@@ -16,6 +16,7 @@ from relay.errors import IllegalTransition, KeyReused, MigrationUnknown
 from relay.ledger.ledger import Ledger
 from relay.ledger.migration_lists import MigrationFilter, list_query
 from relay.ledger.migration_rows import with_name
+from relay.ledger.overview import query_by_name
 from relay.ledger.rows import SERVER, Settlement, Spec
 from relay.ledger.schema import migrations
 from relay.ledger.viewer import EVERYTHING, Viewer
@@ -36,13 +37,20 @@ def test_each_tenant_has_its_own_numbers(ledger: Ledger) -> None:
     assert [m.id for m in ledger.migrations()] == [m.id for m in reversed(made)]
 
 
-def test_a_number_is_that_of_the_viewers_tenant(ledger: Ledger) -> None:
+def test_a_name_means_the_same_to_each_reader(ledger: Ledger) -> None:
+    """A viewer that sees all tenants reads `7` as it is printed: as of the default tenant."""
     ours, _ = ledger.create(OBJECT, tenant="acme")
     theirs, _ = ledger.create(OBJECT)
-    for viewer, id in ((ACME, ours.id), (CHIEF, ours.id), (DEFAULT, theirs.id)):
+    for viewer, id in ((ACME, ours.id), (CHIEF, theirs.id), (DEFAULT, theirs.id)):
         assert ledger.migration("1", viewer).id == id
-    assert ledger.migration("acme:1", ACME).id == ledger.migration("acme:1").id == ours.id
-    assert ledger.migration("default:1", CHIEF).id == theirs.id
+    for viewer in (CHIEF, EVERYTHING):
+        shown = ledger.migrations(viewer=viewer)
+        assert len(shown) == 2
+        names = [one.name for one in shown]
+        assert [ledger.migration(name, viewer).id for name in names] == [one.id for one in shown]
+        found = ledger.migrations_by_name(names, viewer)
+        assert {one.id for one in found} == {ours.id, theirs.id}
+    assert ledger.migration("acme:1", ACME).id == ours.id
 
 
 def test_a_foreign_migration_is_unknown(ledger: Ledger) -> None:
@@ -162,6 +170,10 @@ def test_an_index_serves_every_list(address: str) -> None:
             plan = _plan(ledger, select(migrations).where(named))
             assert "tenant=? AND ordinal=?" in plan or "migrations_numbered" in plan, plan
             assert _is_served(plan), plan
+            listed = query_by_name([str(number) for number in range(1, 51)], viewer, SERVER)
+            plan = _plan(ledger, listed)
+            assert "tenant=? AND ordinal=?" in plan or "migrations_numbered" in plan, plan
+            assert not re.search("tenant=\\?\\)|Seq Scan", plan), plan
     finally:
         ledger.close()
 

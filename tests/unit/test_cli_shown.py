@@ -64,6 +64,10 @@ def test_an_ended_migration_names_its_unfinished_uploads(state: str) -> None:
     rows = dict(table({**ENDED, "state": state, "bytes_in_parts": 2048}, (), ""))
     assert ("`relay cancel 7`" in rows.get("unfinished", "")) == (state in ("partial", "failed"))
     assert "unfinished" not in dict(table({**ENDED, "state": state}, (), ""))
+    of_tenant = dict(
+        table({**ENDED, "state": "failed", "tenant": "acme", "bytes_in_parts": 9}, (), "")
+    )
+    assert "`relay cancel acme:7`" in of_tenant["unfinished"]
 
 
 def test_a_paused_migration_names_the_command_to_resume() -> None:

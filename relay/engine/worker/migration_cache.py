@@ -139,7 +139,7 @@ class MigrationCache:
         job, spec = MigrationJob.from_row(migration, self._ledger.secret(id), self._engine.remotes)
         if not self._ledger.is_at(id, spec):
             raise ConfigError(
-                f"the source or destination of migration {migration.number} now leads to another"
+                f"the source or destination of migration {migration.name} now leads to another"
                 " location than when it was accepted",
                 hint=(
                     "Restore the settings of its remotes and endpoints and resume it, or start a"
