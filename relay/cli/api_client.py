@@ -52,6 +52,7 @@ class Client:
     def __init__(self, url: str, token: str | None = None, ca_bundle: Path | None = None) -> None:
         """`url` is the prefix of the server's URLs. Raises ConfigError for an invalid one."""
         self.url = _check_url(url)
+        self._token = token or ""
         self._session = requests.Session()
         self._session.trust_env = False
         self._session.headers.update(
@@ -148,9 +149,9 @@ class Client:
             or ServerRefused
         )
         # The server's hint about tokens names the server's setting; a client has another one.
-        side, hint = problem.get("side"), str(problem.get("hint") or "") or None
+        side, hint = problem.get("side"), self._hide(str(problem.get("hint") or "")) or None
         reported = kind(
-            str(problem["detail"]),
+            self._hide(str(problem["detail"])),
             side=side if side in ("source", "destination", "relay", "request") else None,
             retryable=problem.get("retryable") is True,
             hint=_TOKEN if kind is Unauthorized else hint,
@@ -161,7 +162,12 @@ class Client:
     def _not_relay(self, response: requests.Response) -> NotRelay:
         kind = response.headers.get("Content-Type", "").partition(";")[0][:60]
         answer = f"{response.status_code} {kind}".rstrip()
-        return NotRelay(f"{self.url} is not a relay server: it answered {answer}")
+        return NotRelay(f"{self.url} is not a relay server: it answered {self._hide(answer)}")
+
+    def _hide(self, text: str) -> str:
+        """Return a text of the server without the token: a URL may lead to a server that repeats
+        what it was sent."""
+        return text.replace(self._token, "…") if self._token else text
 
 
 class _Trusting(HTTPAdapter):
