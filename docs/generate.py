@@ -1,5 +1,5 @@
-"""Write the pages that come from the program: commands, settings, the API, metrics, states, modules,
-faults.
+"""Write the pages that come from the program: commands, settings, the API, metrics, the log, states,
+modules, faults.
 
     python docs/generate.py            write them
     python docs/generate.py --check    write nothing; exit 1 where one is not what the program says
@@ -25,6 +25,7 @@ from relay.cli.commands import COMMANDS
 from relay.cli.exits import Exit
 from relay.config import Settings
 from relay.ledger.states import MIGRATION, TRANSFER, Transition
+from relay.logs.event_table import ALWAYS, COMMON, EVENTS, MEMBERS, LineBound
 from relay.metrics.metric_table import METRICS, Metric
 from relay.tallies import MOST_REMOTES, SIZE_CLASSES, STATUS_CLASSES
 
@@ -260,6 +261,51 @@ def _bounds(metric: Metric) -> str:
     return f" Buckets up to {', '.join(f'{bound:g}' for bound in metric.bounds)} s."
 
 
+# -- the log
+
+
+def log_events() -> str:
+    """Return the page of the log: each event with its level, its members and its bound."""
+    rows = "".join(
+        f"| {code(event.value)} | {row.level.value} |"
+        f" {', '.join(map(code, sorted(row.members)))} | {_line_bound(row.bound)} |"
+        f" {cell(row.text)} |\n"
+        for event, row in EVENTS.items()
+    )
+    common = "".join(f"| {code(name)} | {cell(text)} |\n" for name, text in COMMON.items())
+    members = "".join(f"| {code(name)} | {cell(text)} |\n" for name, text in MEMBERS.items())
+    return f"""# Events of the log
+
+The table of all events, from which the program writes them: a line has no other member. [Metrics and
+logs](metrics-and-logs.md) explains the lines.
+
+## Events
+
+Each line has {", ".join(map(code, ALWAYS))}, and the members of its event that are known.
+
+| event | level | members | at most | |
+|---|---|---|---|---|
+{rows}
+## Members of any event
+
+| member | |
+|---|---|
+{common}
+## Members of some events
+
+| member | |
+|---|---|
+{members}"""
+
+
+def _line_bound(bound: LineBound) -> str:
+    """Return a bound in words; it holds for all workers together."""
+    seconds = {1.0: "a second", 60.0: "a minute"}[bound.seconds]
+    each = f" for each {' and '.join(bound.each)}" if bound.each else ""
+    shared = f", all {bound.group} together" if bound.group else ""
+    return f"{bound.most} {seconds}{each}{shared}"
+
+
 # -- states
 
 
@@ -295,6 +341,7 @@ def _transitions(table: Mapping[str, Transition]) -> str:
 # -- modules
 
 PACKAGES = (
+    "logs",
     "errors",
     "",
     "process",
@@ -378,6 +425,7 @@ PAGES: Mapping[str, Callable[[], str]] = {
     "settings.md": settings,
     "api-reference.md": api,
     "metric-names.md": metric_names,
+    "log-events.md": log_events,
     "states.md": states,
     "modules.md": modules,
     "faults.md": faults,

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from relay.egress import EgressPolicy, parse_allow
 from relay.errors import ConfigError
+from relay.logs.event_table import LogFormat, LogLevel
 from relay.transfer_limits import KIB, MIB, Limits
 
 
@@ -212,6 +213,17 @@ class Settings(BaseModel):
         description=(
             "Addresses and CIDRs of the proxies whose X-Forwarded-* fields count, separated by"
             " commas; `unix` is every peer of a unix socket."
+        ),
+    )
+    log_format: LogFormat = Field(
+        LogFormat.JSON,
+        description="Form of the lines in a server's log: `json`, or `text` for people.",
+    )
+    log_level: LogLevel = Field(
+        LogLevel.INFO,
+        description=(
+            "The lowest level in a server's log: debug, info, warning or error. With `debug` each"
+            " object has a line."
         ),
     )
     metrics_token_file: Path | None = Field(

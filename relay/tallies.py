@@ -25,6 +25,8 @@ from relay.errors import (
     TransferError,
     Unavailable,
 )
+from relay.logs.emitter import emit
+from relay.logs.event_table import LogEvent
 
 MOST_REMOTES: Final = 30
 """Maximum number of names of remotes that are kept apart on each side; further ones are OTHER."""
@@ -214,11 +216,18 @@ class RouteTally:
         self._tallies.store_throttled[self.remote(side), side] += 1
 
     def note_failure(self, error: RelayError) -> None:
-        """Count what a failed attempt of an object, or of one part of it, shows about a store."""
+        """Count what a failed attempt of an object, or of one part of it, shows about a store. The
+        log names bytes that differ."""
         if error.side not in ("source", "destination"):
             return
         if isinstance(error, IntegrityMismatch):
             self._tallies.integrity_mismatches[self.remote(error.side), error.side] += 1
+            emit(
+                LogEvent.INTEGRITY_MISMATCH,
+                remote=self.remote(error.side),
+                side=error.side,
+                detail=error.message,
+            )
         elif isinstance(error, Stalled):
             self._tallies.stalls[self.remote(error.side), error.side] += 1
 

@@ -50,17 +50,21 @@ from relay.engine.worker.worker import Worker  # noqa: E402
 from relay.errors import ConfigError  # noqa: E402
 from relay.ledger.ledger import Ledger  # noqa: E402
 from relay.ledger.rows import SERVER  # noqa: E402
+from relay.logs.emitter import emit  # noqa: E402
+from relay.logs.event_table import LogEvent  # noqa: E402
 from relay.metrics.exposition import process_metrics  # noqa: E402
 from relay.metrics.shared_folder import named_folder  # noqa: E402
 from relay.stores.table import load_all  # noqa: E402
 from relay.tallies import Tallies  # noqa: E402
-from relay.views.log import log, start_logging  # noqa: E402
+from relay.views.log import start_logging  # noqa: E402
 
 BACK_SECONDS = 1.0
 """Seconds between two attempts to reach an unavailable database, or to read an absent file."""
+WAITS = {event: event for event in (LogEvent.SETTINGS_UNAVAILABLE, LogEvent.LEDGER_UNAVAILABLE)}
+"""The events of a worker that waits before it starts, which have the same members."""
 
 
-def _make_when_available(make: Callable[[], T], event: str, checked: bool) -> T:
+def _make_when_available(make: Callable[[], T], event: LogEvent, checked: bool) -> T:
     """Make what a worker needs. If gunicorn's master has checked it before (`checked`), wait for it
     after any failure: a worker that does not start ends the whole server, with the transfers of
     other workers."""
@@ -73,10 +77,7 @@ def _make_when_available(make: Callable[[], T], event: str, checked: bool) -> T:
                 raise
             if error.message != said:
                 said = error.message
-                log.error(
-                    event,
-                    extra={"members": {"detail": said, "hint": error.hint}},
-                )
+                emit(WAITS[event], detail=said, hint=error.hint)
             sleep(BACK_SECONDS)
 
 
@@ -84,15 +85,16 @@ start_logging()
 load_all()
 _accepted = accepted_settings()
 _settings = _accepted.settings
+start_logging(_settings.log_level, _settings.log_format, _settings.workers)
 # Only gunicorn's master keeps addresses, once it has checked them; its workers inherit that.
 _checked = bool(_accepted.addresses)
 _tallies = Tallies()
 _engine = _make_when_available(
-    partial(TransferEngine, _settings, tallies=_tallies), "settings.unavailable", _checked
+    partial(TransferEngine, _settings, tallies=_tallies), LogEvent.SETTINGS_UNAVAILABLE, _checked
 )
 _ledger = _make_when_available(
     partial(Ledger.connect, _settings.ledger_url(), SERVER, _tallies),
-    "ledger.unavailable",
+    LogEvent.LEDGER_UNAVAILABLE,
     _checked,
 )
 _worker = Worker(_ledger, _engine, _settings.slots, lease_seconds=_settings.lease_seconds)

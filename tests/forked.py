@@ -24,7 +24,7 @@ from typing import TextIO
 
 from tests.torture.commands import ROOT, Child, Zygote
 
-HARMLESS = ("RELAY_", "AWS_", "XDG_", "HOME", "PYTEST_", "COLUMNS")
+HARMLESS = ("RELAY_", "AWS_", "RCLONE_CONFIG", "XDG_", "HOME", "PYTEST_", "COLUMNS")
 """Variables that are read while a command runs, by the beginnings of their names."""
 _zygotes: dict[int, tuple[Zygote, frozenset[tuple[str, str]]]] = {}
 """The forking process of each process, by its id, and the environment in which it was started."""

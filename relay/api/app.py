@@ -15,7 +15,7 @@ from typing import Protocol
 from flask import Flask, Response, g, has_request_context, request
 
 from relay import __version__
-from relay.api import openapi, render, request_tally
+from relay.api import openapi, refusal_log, render, request_tally
 from relay.api.access import ACCESS, METRICS_PATH, Access, access_of
 from relay.api.auth import CSRF_FIELD, Admission, Guard, check_csrf
 from relay.api.caller import SCRAPER, current_actor, current_caller
@@ -95,6 +95,7 @@ def create_app(
     app.extensions[SESSIONS] = sessions
     app.extensions[METRICS] = metrics
     request_tally.register(app, engine.tallies)
+    refusal_log.register(app)
     render.register(app)
     require_works = partial(_require_works, works)
     for path, method, view in (

@@ -166,7 +166,7 @@ def check_csrf(environ: Mapping[str, Any], session: Session | None, field: str) 
         return
     given = str(environ.get(CSRF_HEADER) or field)
     if not hmac.compare_digest(given.encode("utf-8", "replace"), session.csrf.encode()):
-        raise Forbidden(
+        raise Forbidden.cross_site(
             "the request does not have the CSRF token of its session",
             hint="Load the page again, and send the form once more.",
         )

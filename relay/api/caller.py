@@ -5,6 +5,7 @@ Decided here: nothing. `relay/api/auth.py` finds the caller of each request and 
 
 from __future__ import annotations
 
+import uuid
 from dataclasses import dataclass
 from typing import Final
 
@@ -77,7 +78,17 @@ def current_actor() -> Actor:
         token_id=caller.token_id,
         tenant=caller.tenant,
         address=g.client.address,
+        request=request_id(),
     )
+
+
+def request_id() -> str:
+    """Return the id of the request that this greenlet answers: the log has it, and the `instance`
+    of a problem, unless that names a transfer."""
+    found: str | None = g.get("request_id")
+    if found is None:
+        found = g.request_id = str(uuid.uuid4())
+    return found
 
 
 def current_caller() -> Caller:

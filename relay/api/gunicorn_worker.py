@@ -21,7 +21,9 @@ from gunicorn.http import errors
 from gunicorn.workers.ggevent import GeventWorker
 
 from relay.api.lingering_close import linger
-from relay.views.log import JsonLines
+from relay.logs.emitter import emit
+from relay.logs.event_table import LogEvent
+from relay.views.log import current_handler
 from relay.views.problems import MEDIA_TYPE
 
 REFUSALS: Mapping[type[Exception], tuple[int, str]] = {
@@ -40,14 +42,16 @@ _MALFORMED = (400, "the request is not well-formed HTTP/1.1, or could be read in
 
 
 class GunicornLog(Logger):  # type: ignore[misc]  # gunicorn has no types
-    """gunicorn's log as JSON lines. Of an exception it has the type and the places, never the
-    text."""
+    """gunicorn's log as lines of ours: its messages about workers are events, and of the others a
+    line has the place, never the text."""
 
     def setup(self, cfg: Any) -> None:
         """Set gunicorn's log up with relay's formatter."""
         super().setup(cfg)
+        ours = current_handler()
         for handler in self.error_log.handlers:
-            handler.setFormatter(JsonLines())
+            handler.setFormatter(ours.lines)
+            handler.filters = [ours.bounds]
 
 
 class GunicornWorker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
@@ -107,7 +111,12 @@ class GunicornWorker(GeventWorker):  # type: ignore[misc]  # gunicorn has no typ
             super().handle_error(req, client, addr, exc)
             return
         status, detail = REFUSALS.get(type(exc), _MALFORMED)
-        self.log.warning("request.refused", extra={"members": {"error": type(exc).__name__}})
+        emit(
+            LogEvent.REQUEST_REFUSED,
+            status=status,
+            error=type(exc).__name__,
+            address=addr[0] if isinstance(addr, tuple) else None,
+        )
         with suppress(OSError):
             client.sendall(refusal(status, detail))
             # The rest of the request is unread: a close now would reset the connection, and the

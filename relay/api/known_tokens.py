@@ -28,7 +28,8 @@ from relay.errors import LedgerFailed
 from relay.ledger.ledger import Ledger
 from relay.ledger.token_format import hash_of, id_in
 from relay.ledger.tokens import LiveTokens, Token
-from relay.views.log import log
+from relay.logs.emitter import emit
+from relay.logs.event_table import LogEvent
 
 CACHE_SECONDS: Final = 4.0
 """Seconds after which the tokens are read again: less than the five within which a revocation takes
@@ -175,7 +176,7 @@ class KnownTokens:
         try:
             self._note_use(id, at)
         except LedgerFailed as error:
-            log.warning("token.use.unknown", extra={"members": {"detail": error.message}})
+            emit(LogEvent.TOKEN_USE_UNKNOWN, detail=error.message, token=id)
 
 
 def known_tokens(of_file: Iterable[str], ledger: Ledger | None) -> KnownTokens:

@@ -17,7 +17,6 @@ Decided here: the two ways. Never here: what a transfer does, how an error looks
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
@@ -26,7 +25,7 @@ from urllib.parse import unquote
 import gevent
 from flask import Response, g, request
 
-from relay.api.caller import current_caller
+from relay.api.caller import current_actor, current_caller
 from relay.api.migration_routes import (
     JSON,
     NDJSON,
@@ -45,10 +44,13 @@ from relay.engine.transfer.transfer import Transfer
 from relay.engine.transfer_engine import TransferEngine
 from relay.errors import Cancelled, Overloaded, RelayError
 from relay.identity import place_in_server
+from relay.ledger.audit_log import Actor
 from relay.ledger.ledger import Ledger
 from relay.ledger.rows import Spec
 from relay.ledger.states import TransferState
 from relay.location import Location
+from relay.logs.emitter import emit
+from relay.logs.event_table import LogEvent
 from relay.receipt import State
 from relay.tallies import Tallies
 from relay.throttle import throttle_of
@@ -59,8 +61,6 @@ HintsAt = Callable[[str | None], ObjectHints]
 """Returns the ledger's knowledge about the object at a location; None: not named yet."""
 LINE_SECONDS = 0.5
 """Seconds between two lines of progress."""
-
-log = logging.getLogger("relay.migrations")
 
 
 def migrate_view(
@@ -100,6 +100,7 @@ def migrate_view(
             )
         )
         transfer.known = known
+        settles = partial(settle, engine, transfer, hints_at, current_actor())
         transfer.meter.throttle = throttle_of(within_limits(caller.limits, order.bounds))
         g.transfer_id = transfer.id
         # Without a token there is nothing to record but that someone on this machine did it, and
@@ -108,8 +109,8 @@ def migrate_view(
             ends = {"source": str(source), "destination": str(destination)}
             works().ledger.note_audit("migrate", f"transfer {transfer.id}", after=ends)
         if request.accept_mimetypes.best_match((JSON, NDJSON), default=JSON) == NDJSON:
-            return _stream_lines(engine, transfer, hints_at)
-        return _answer_json(engine, transfer, hints_at)
+            return _stream_lines(transfer, settles)
+        return _answer_json(settles)
 
     return migrate
 
@@ -128,15 +129,15 @@ def _hints_at(ledger: Ledger, spec: Spec, place: str | None) -> ObjectHints:
     return ObjectHints(begun=True, before=left, remains=left.remains)
 
 
-def _answer_json(engine: TransferEngine, transfer: Transfer, hints_at: HintsAt) -> Response:
-    end = settle(engine, transfer, hints_at)
+def _answer_json(settles: Callable[[], Outcome | RelayError]) -> Response:
+    end = settles()
     if isinstance(end, RelayError):
         raise end
     return Response(_line(end.to_json()), mimetype=JSON)
 
 
-def _stream_lines(engine: TransferEngine, transfer: Transfer, hints_at: HintsAt) -> Response:
-    job = gevent.spawn(settle, engine, transfer, hints_at)
+def _stream_lines(transfer: Transfer, settles: Callable[[], Outcome | RelayError]) -> Response:
+    job = gevent.spawn(settles)
     gevent.sleep(0)
     if job.ready() and isinstance(job.value, RelayError):
         raise job.value  # it failed at once (no slot): the answer can still have that status
@@ -171,17 +172,17 @@ def bug_of(job: gevent.Greenlet[..., Any]) -> RelayError:
 
 
 def settle(
-    engine: TransferEngine, transfer: Transfer, hints_at: HintsAt = _no_hints
+    engine: TransferEngine, transfer: Transfer, hints_at: HintsAt, actor: Actor
 ) -> Outcome | RelayError:
-    """Run a transfer to its end, log the end, and return the outcome or the error. Raises
-    nothing."""
+    """Run a transfer that `actor` asked for to its end, log the end, and return the outcome or the
+    error. Raises nothing."""
     try:
         end: Outcome | RelayError = _run(engine, transfer, hints_at)
     except RelayError as error:
         end = error
     except Exception as error:  # noqa: BLE001 - a bug: logged with its traceback, and answered 500
-        end = bug(error)
-    _log(transfer, end)
+        end = bug(error, actor.request)
+    _log(transfer, end, actor)
     _count(engine.tallies, transfer, end)
     return end
 
@@ -246,30 +247,28 @@ def _find_rivals(engine: TransferEngine, transfer: Transfer) -> set[Transfer]:
     return rivals
 
 
-def _log(transfer: Transfer, end: Outcome | RelayError) -> None:
+def _log(transfer: Transfer, end: Outcome | RelayError, actor: Actor) -> None:
     plan = transfer.plan
-    members: dict[str, Any] = {
-        "id": transfer.id,
-        "source": str(plan.source),
-        "destination": str(plan.destination),
-        "bytes": transfer.bytes,
-        "attempts": transfer.attempt,
-        "seconds": round(transfer.meter.seconds(), 3),
-    }
-    if isinstance(end, Outcome):
-        members |= {
-            "state": end.state.value,
-            "bytes": end.bytes,
-            "destination": str(end.destination),
-        }
-    else:
-        members |= {
-            "state": TransferState.FAILED,
-            "code": end.code,
-            "side": end.side,
-            "detail": end.message,
-        }
-    log.info("migration.ended", extra={"members": members})
+    error = end if isinstance(end, RelayError) else None
+    arrived = end if isinstance(end, Outcome) else None
+    state = TransferState.FAILED.value if arrived is None else arrived.state.value
+    emit(
+        LogEvent.MIGRATION_ENDED,
+        transfer=transfer.id,
+        tenant=actor.tenant,
+        token=actor.token_id,
+        request=actor.request,
+        id=transfer.id,
+        state=state,
+        source=str(plan.source),
+        destination=str(plan.destination if arrived is None else arrived.destination),
+        bytes=transfer.bytes if arrived is None else arrived.bytes,
+        seconds=round(transfer.meter.seconds(), 3),
+        attempts=transfer.attempt,
+        code=None if error is None else error.code,
+        side=None if error is None else error.side,
+        detail=None if error is None else error.message,
+    )
 
 
 def _line(members: Mapping[str, Any]) -> str:

@@ -66,16 +66,16 @@ def check_origin(
         _check_read(environ, site, access)
         return
     if site is not None and site.strip().lower() != "same-origin":
-        raise Forbidden("a page of another site sent this request", hint=_HINT)
+        raise Forbidden.cross_site("a page of another site sent this request", hint=_HINT)
     origin = environ.get("HTTP_ORIGIN")
     # A form of a page without referrers, as relay's own are, names no origin (Fetch, "append a
     # request `Origin` header"). The browser has said that it is ours; a sandboxed frame is not.
     if site is not None and origin == "null":
         return
     if origin is not None and not _is_ours(origin, client, public, credential):
-        raise Forbidden("a page of another origin sent this request", hint=_HINT)
+        raise Forbidden.cross_site("a page of another origin sent this request", hint=_HINT)
     if site is None and origin is None and credential is Credential.COOKIE:
-        raise Forbidden("a request with a session names no origin", hint=_HINT)
+        raise Forbidden.cross_site("a request with a session names no origin", hint=_HINT)
 
 
 def check_body(environ: Mapping[str, Any], access: Access) -> None:
@@ -94,7 +94,7 @@ def _check_session_host(client: ClientView, public: PublicUrl | None) -> None:
     if client.host == public.host if public else names_loopback(client.host):
         return
     hint = "Open the page at the address that RELAY_PUBLIC_URL names."
-    raise Forbidden("a session came under another Host", hint=hint)
+    raise Forbidden.cross_site("a session came under another Host", hint=hint)
 
 
 def _check_read(environ: Mapping[str, Any], site: str | None, access: Access) -> None:
@@ -108,7 +108,7 @@ def _check_read(environ: Mapping[str, Any], site: str | None, access: Access) ->
         and environ.get("HTTP_SEC_FETCH_DEST", "").strip().lower() == "document"
     )
     if not (opens or access.is_probe):
-        raise Forbidden("a page of another site sent this request", hint=_HINT)
+        raise Forbidden.cross_site("a page of another site sent this request", hint=_HINT)
 
 
 def _is_ours(

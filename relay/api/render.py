@@ -6,13 +6,13 @@ Decided here: headers and statuses around a problem. Never here: its members
 from __future__ import annotations
 
 import json
-import uuid
 from collections.abc import Mapping
 from typing import Any
 
 from flask import Flask, Response, g
 from werkzeug.exceptions import HTTPException
 
+from relay.api.caller import request_id
 from relay.errors import Overloaded, RelayError, RequestTimeout, Unauthorized
 from relay.views.problems import MEDIA_TYPE, bug, problem, retry_after
 
@@ -24,7 +24,8 @@ HTTP_HINTS: Mapping[int, str] = {
 
 def render(error: RelayError) -> Response:
     """Return the answer to a request that ended with `error`."""
-    response = problem_answer(problem(error, g.get("transfer_id")))
+    g.problem = error
+    response = problem_answer(problem(error, g.get("transfer_id") or request_id()))
     seconds = retry_after(error)
     if seconds is not None:
         response.headers["Retry-After"] = str(seconds)
@@ -57,7 +58,7 @@ def _render_http(error: HTTPException) -> Response:
             "hint": HTTP_HINTS.get(
                 status, "Correct the request; /openapi.json describes its members."
             ),
-            "instance": f"urn:uuid:{uuid.uuid4()}",
+            "instance": f"urn:uuid:{request_id()}",
         }
     )
     # The other headers describe werkzeug's page in HTML, which is not sent.
@@ -68,9 +69,11 @@ def _render_http(error: HTTPException) -> Response:
 
 
 def _render_bug(error: Exception) -> Response:
-    return problem_answer(problem(bug(error), g.get("transfer_id")))
+    instance = g.get("transfer_id") or request_id()
+    return problem_answer(problem(bug(error, request_id()), instance))
 
 
 def problem_answer(members: Mapping[str, Any]) -> Response:
-    """Return the answer with the members of a problem."""
+    """Return the answer with the members of a problem, and note whose fault it is, for the log."""
+    g.side = members["side"]
     return Response(json.dumps(members) + "\n", status=members["status"], mimetype=MEDIA_TYPE)

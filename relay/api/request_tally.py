@@ -29,7 +29,7 @@ def with_noted_refusals(admit: Callable[[], None]) -> Callable[[], None]:
         try:
             admit()
         except (Unauthorized, Forbidden, TooManyRequests) as error:
-            g.refusal = error.code
+            g.refusal, g.refused = error.code, error
             raise
 
     return check

@@ -15,7 +15,7 @@ import os
 import socket
 import stat
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,6 +26,7 @@ from gunicorn.util import parse_address
 from relay.api.auth import load_tokens
 from relay.api.proxies import proxies_of
 from relay.config import Settings
+from relay.egress import METADATA
 from relay.errors import ConfigError, LedgerFailed
 from relay.errors.bugs import bug
 from relay.hosts import is_loopback
@@ -38,6 +39,10 @@ EXIT_CONFIG = 2
 EXIT_BIND = 1
 PROBE_SECONDS = 1.0
 """Maximum seconds in which a unix socket must show whether a server listens on it."""
+DEPRECATED = (
+    "RELAY_TOKENS_FILE is deprecated: each of its tokens may do everything. `relay token create`"
+    " makes tokens with a scope, an end and limits."
+)
 _CHOOSE = "Choose another address with --bind or RELAY_BIND."
 
 
@@ -155,14 +160,13 @@ def refuse(refused: Refused) -> NoReturn:
     raise SystemExit(refused.code)
 
 
-def deprecation(settings: Settings) -> str:
-    """Return the line that a server prints when it starts with a tokens file, or ''."""
-    if settings.tokens_file is None:
-        return ""
-    return (
-        "relay: RELAY_TOKENS_FILE is deprecated: each of its tokens may do everything. `relay token"
-        " create` makes tokens with a scope, an end and limits."
-    )
+def unsafe_settings(settings: Settings) -> Iterator[tuple[str, str]]:
+    """Yield the settings that permit more than a server needs, each with the reason."""
+    if settings.tokens_file is not None:
+        yield "RELAY_TOKENS_FILE", DEPRECATED
+    allowed = settings.egress().allow
+    if any(entry.has_address(address) for entry in allowed for address in METADATA):
+        yield "RELAY_EGRESS_ALLOW", "it opens a metadata service, which gives credentials away"
 
 
 def url_of(address: Any) -> str:

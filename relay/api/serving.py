@@ -16,7 +16,7 @@ import gc
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -25,6 +25,7 @@ from typing import Any
 import gevent
 from gunicorn.app.base import BaseApplication
 
+from relay import __version__
 from relay.api.app import ENGINE, LEDGER, METRICS, ServerMetrics
 from relay.api.gunicorn_worker import ENDING
 from relay.api.migration_routes import LedgerContext
@@ -35,10 +36,10 @@ from relay.api.server_settings import (
     accepted_settings,
     check_listening,
     check_start,
-    deprecation,
     has_tokens,
     inherited_sockets,
     refuse,
+    unsafe_settings,
     url_of,
 )
 from relay.config import Settings
@@ -46,9 +47,13 @@ from relay.descriptors import require_descriptors
 from relay.engine.transfer_engine import TransferEngine
 from relay.errors import LedgerFailed
 from relay.errors.bugs import bug
+from relay.ledger.schema import HEAD
+from relay.logs.emitter import emit
+from relay.logs.event_table import LogEvent
 from relay.metrics.shared_folder import MANY_FILES, SharedFolder, announce
 from relay.process.cooperative import collect_rarely
 from relay.process.core_dumps import forbid_dumps
+from relay.views.log import current_handler, start_logging, write_counts
 
 DRAIN_MARGIN_SECONDS = 3.0
 """Seconds before gunicorn's own timeout at which the last transfers are cancelled."""
@@ -129,6 +134,7 @@ def on_starting(server: Any) -> None:
     """In the master, before it listens: check gunicorn's other settings, the ledger and the
     addresses, and set the limits of open files and of core files, which its workers inherit."""
     forbid_dumps()
+    _start_logging(server)
     require_descriptors()
     _check_other_settings(server.cfg)
     # The sockets of a service manager are checked as descriptors. At SIGUSR2 gunicorn hands its own
@@ -137,6 +143,13 @@ def on_starting(server: Any) -> None:
     check_start(inherited or server.cfg.address, inherited="GUNICORN_FD" in os.environ)
     server.metrics_folder = SharedFolder.make()
     announce(server.metrics_folder)
+
+
+def _start_logging(server: Any) -> None:
+    """In the master: log as the settings say, gunicorn's own messages too."""
+    settings = accepted_settings().settings
+    start_logging(settings.log_level, settings.log_format, settings.workers)
+    server.log.setup(server.cfg)
 
 
 def _check_other_settings(cfg: Any) -> None:
@@ -174,7 +187,8 @@ def when_ready(server: Any) -> None:
     server.spawn_worker = partial(_spawn_worker, server.spawn_worker)
     addresses = [listener.sock.getsockname() for listener in server.LISTENERS]
     check_listening(addresses)
-    _report_deprecation()
+    server.has_listened = True
+    _log_start(addresses, server.cfg.workers)
     urls = " ".join(url_of(address) for address in addresses)
     workers = server.cfg.workers
     try:
@@ -186,12 +200,17 @@ def when_ready(server: Any) -> None:
         return  # stdout has no reader
 
 
-def _report_deprecation() -> None:
-    line = deprecation(accepted_settings().settings)
-    if line:
-        with suppress(OSError, AttributeError):  # stderr has no reader
-            sys.stderr.write(f"{line}\n")
-            sys.stderr.flush()
+def _log_start(addresses: Iterable[Any], workers: int) -> None:
+    settings = accepted_settings().settings
+    emit(
+        LogEvent.SERVER_STARTED,
+        version=__version__,
+        workers=workers,
+        bind=[url_of(address) for address in addresses],
+        schema=HEAD,
+    )
+    for setting, why in unsafe_settings(settings):
+        emit(LogEvent.SETTINGS_UNSAFE, setting=setting, why=why)
 
 
 class _WaitsForWorkers(Exception):
@@ -207,6 +226,7 @@ def _reload(server: Any, reload: Callable[[], None]) -> None:
     them too."""
     if not accept_again():
         return
+    _start_logging(server)
 
     def end_wait() -> None:
         raise _WaitsForWorkers
@@ -251,6 +271,7 @@ def post_worker_init(worker: Any) -> None:
     if metrics is not None:
         worker.at_end = metrics.publish
         gevent.spawn(metrics.run)
+    gevent.spawn(write_counts)
     gevent.spawn(_watch, worker, engine, drain_seconds(worker.cfg.graceful_timeout), works)
 
 
@@ -259,7 +280,7 @@ def child_exit(server: Any, worker: Any) -> None:
     folder: SharedFolder | None = server.metrics_folder
     count = 0 if folder is None else folder.forget_worker(worker.pid)
     if count > MANY_FILES:
-        server.log.warning("metrics.many_files", extra={"members": {"files": count}})
+        emit(LogEvent.METRICS_MANY_FILES, files=count)
 
 
 def on_exit(server: Any) -> None:
@@ -267,6 +288,9 @@ def on_exit(server: Any) -> None:
     folder: SharedFolder | None = getattr(server, "metrics_folder", None)
     if folder is not None:
         folder.remove()
+    current_handler().bounds.write_counts(everything=True)
+    if getattr(server, "has_listened", False):
+        emit(LogEvent.SERVER_STOPPED)
 
 
 def drain_seconds(graceful_timeout: float) -> float:
@@ -297,6 +321,7 @@ def _watch(
 ) -> None:
     while worker.alive:
         gevent.sleep(WATCH_SECONDS)
+    emit(LogEvent.SERVER_DRAINING, seconds=seconds)
     if works is not None:
         # Its transfers are recorded in the ledger: other workers resume them, or this one after a
         # restart.

@@ -24,10 +24,10 @@ from time import monotonic, time
 from typing import Any, Final
 
 import gevent
-from flask import Response
+from flask import Response, has_request_context
 from werkzeug.http import parse_cookie
 
-from relay.api.caller import Caller
+from relay.api.caller import Caller, request_id
 from relay.api.known_tokens import KnownTokens
 from relay.api.proxies import ClientView, PublicUrl
 from relay.errors import Forbidden, LedgerFailed, TooManyRequests, Unauthorized
@@ -41,7 +41,8 @@ from relay.ledger.session_rows import (
     SessionRow,
     seconds_to_wait,
 )
-from relay.views.log import log
+from relay.logs.emitter import emit
+from relay.logs.event_table import LogEvent
 
 CACHE_SECONDS: Final = 4.0
 CACHED: Final = 1000
@@ -203,7 +204,7 @@ class Sessions:
         try:
             self._ledger.note_session(hash, at)
         except LedgerFailed as error:
-            log.warning("session.use.unknown", extra={"members": {"detail": error.message}})
+            emit(LogEvent.SESSION_USE_UNKNOWN, detail=error.message)
 
     def _key(self) -> bytes:
         self._secret = self._secret or self._ledger.cookie_key()
@@ -216,7 +217,11 @@ class Sessions:
 
 def _actor(caller: Caller, client: ClientView) -> Actor:
     return Actor(
-        name=caller.name, token_id=caller.token_id, tenant=caller.tenant, address=client.address
+        name=caller.name,
+        token_id=caller.token_id,
+        tenant=caller.tenant,
+        address=client.address,
+        request=request_id() if has_request_context() else None,
     )
 
 

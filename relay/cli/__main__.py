@@ -7,7 +7,6 @@ from relay.descriptors import require_descriptors; require_descriptors()  # fmt:
 from relay.process.cooperative import patch; patch()  # fmt: skip  # noqa: E702, I001
 
 import errno
-import logging
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
@@ -25,6 +24,7 @@ from relay.cli.interrupt import Interrupted, look_for_signals
 from relay.cli.terminal import ReaderGone, leave, prepare, say, say_error, tell, without_secrets
 from relay.errors import ConfigError, OutputFailed, RelayError
 from relay.errors.bugs import bug
+from relay.logs.event_table import IN_COMMANDS, LogLevel
 from relay.process.cooperative import importing
 from relay.process.core_dumps import forbid_dumps
 from relay.views.log import start_logging
@@ -127,7 +127,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     line may hold a secret."""
     forbid_dumps()
     prepare()
-    start_logging(logging.WARNING)
+    start_logging(LogLevel.WARNING, events=IN_COMMANDS)
     try:
         code = cli.main(arguments, prog_name="relay", standalone_mode=False)
     except click.ClickException as error:

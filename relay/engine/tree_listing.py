@@ -15,6 +15,8 @@ from relay.errors import KeyTooLong, NotFound, RelayError, StoreError, UnsafeKey
 from relay.identity import place_identity
 from relay.ledger.rows import ListedObject, ListingClaim
 from relay.location import parse_location
+from relay.logs.emitter import emit
+from relay.logs.event_table import LogEvent
 from relay.parsing import UNSAFE_CHARACTERS
 from relay.process.failpoints import reach
 from relay.stores.interfaces import Entry
@@ -43,7 +45,7 @@ def write_listing(
 
     Raises the listing's errors, LeaseLost and LedgerFailed; written pages stay. With
     `fail_on_empty` raises NotFound for a listing without objects."""
-    cursor, is_empty = listing.cursor or "", True
+    cursor, is_empty, entered, pages = listing.cursor or "", True, 0, 0
     for page in in_pages(entries, PAGE):
         listed = [listed_object(entry) for entry in page if not entry.is_listed_further]
         is_empty &= not listed
@@ -52,6 +54,7 @@ def write_listing(
         reach("before-page")
         wanted = ledger.add_page(listing, listed, cursor)
         reach("after-page")
+        entered, pages = entered + len(listed), pages + 1
         if not (wanted and go_on()):
             ledger.hand_back_listing(listing)
             return False
@@ -64,6 +67,7 @@ def write_listing(
             hint="Check its name: many stores show a missing folder as an empty one.",
         )
     ledger.end_listing(listing)
+    emit(LogEvent.LISTING_DONE, migration=listing.migration_id, entries=entered, pages=pages)
     return True
 
 

@@ -68,6 +68,15 @@ class Forbidden(RequestError):
     """The server may not answer this caller at all."""
 
     code, title, status = "forbidden", "Not allowed from here", 403
+    is_cross_site: bool = False
+    """Whether a page of another site may have caused the request."""
+
+    @classmethod
+    def cross_site(cls, message: str, hint: str) -> Forbidden:
+        """Return the error of a request that a page of another site may have caused."""
+        made = cls(message, hint=hint)
+        made.is_cross_site = True
+        return made
 
 
 class UnknownMember(RequestError):

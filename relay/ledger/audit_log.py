@@ -42,6 +42,8 @@ class Actor:
     tenant: str | None = None
     address: str = ""
     """Address of the client; empty for a command on this machine."""
+    request: str | None = None
+    """The id of its request, for the log; the audit log does not keep it."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -31,6 +31,7 @@ from relay.ledger import (
     folded_names,
     followed_state,
     leases,
+    ledger_log,
     limits,
     listings,
     live_rows,
@@ -82,6 +83,8 @@ from relay.ledger.states import MigrationVerb, TransferVerb
 from relay.ledger.token_values import Scope, TokenHolder, TokenLimits
 from relay.ledger.viewer import DEFAULT_TENANT, EVERYTHING, Viewer
 from relay.ledger.workers import LEASE_SECONDS, WorkerId
+from relay.logs.emitter import is_written
+from relay.logs.event_table import LogEvent
 from relay.process.failpoints import reach
 from relay.tallies import Tallies
 
@@ -192,6 +195,8 @@ class Ledger:
 
         found = self.database.run(create)
         reach("after-accept")
+        if found[1]:
+            ledger_log.log_accepted(self._actor, found[0])
         return found
 
     def find_unproved_at(self, spec: Spec, place: str | None = None) -> PriorState | None:
@@ -231,7 +236,9 @@ class Ledger:
             self._record(connection, "acknowledge", _name_of(found))
             return found
 
-        return self.database.run(acknowledge)
+        done = self.database.run(acknowledge)
+        ledger_log.log_verb(self._actor, "acknowledge", done)
+        return done
 
     def secret(self, id: str) -> Mapping[str, Any] | None:
         """As migration_rows.secret."""
@@ -250,18 +257,21 @@ class Ledger:
     ) -> Migration:
         """As actions.act; a resumed migration learns of other migrations first (`_resume`)."""
 
-        def act(connection: Connection) -> Migration:
+        def act(connection: Connection) -> tuple[str | None, Migration]:
             state = migration_rows.lock_migration(connection, id).state if self._actor else None
             found = actions.act(connection, id, verb, fresh, reason=reason)
             after = {"state": found.state, **({"credentials": "renewed"} if fresh else {})}
             after |= {"reason": reason} if reason is not None else {}
             self._record(connection, verb, _name_of(found), before={"state": state}, after=after)
             if verb not in (MigrationVerb.RESUME, MigrationVerb.RETRY):
-                return found
+                return state, found
             self._resume(connection, found.id)
-            return migration_rows.one(connection, found.id)
+            return state, migration_rows.one(connection, found.id)
 
-        return self.database.run(act)
+        before, done = self.database.run(act)
+        if before != done.state or verb == MigrationVerb.RETRY:
+            ledger_log.log_verb(self._actor, verb, done, reason)
+        return done
 
     def list_again(self, id: str, anyway: bool = False) -> Migration:
         """As actions.list_again."""
@@ -298,7 +308,9 @@ class Ledger:
             self._record(connection, "limit", _name_of(limited), before=before, after=after)
             return limited
 
-        return self.database.run(limit)
+        limited = self.database.run(limit)
+        ledger_log.log_limits(self._actor, limited)
+        return limited
 
     def migration_views(self, ids: Sequence[str]) -> dict[str, MigrationView]:
         """As limits.migration_views, for this worker."""
@@ -312,7 +324,15 @@ class Ledger:
 
     def pause_for(self, id: str, error: Mapping[str, Any]) -> Migration:
         """As actions.pause_for."""
-        return self.database.run(lambda c: actions.pause_for(c, id, error))
+
+        def pause(connection: Connection) -> tuple[str, Migration]:
+            before = migration_rows.lock_migration(connection, id).state
+            return before, actions.pause_for(connection, id, error)
+
+        before, found = self.database.run(pause)
+        if found.state != before:
+            ledger_log.log_verb(None, MigrationVerb.PAUSE, found, error.get("code"))
+        return found
 
     def renew_secret(self, id: str, secret: Mapping[str, Any]) -> None:
         """As actions.renew_secret. Raises as actions.lock_unended: a migration that has
@@ -494,7 +514,9 @@ class Ledger:
             self._record(connection, "token create", name, after=made.to_json())
             return made, value
 
-        return self.database.run(create)
+        found = self.database.run(create)
+        ledger_log.log_token(self._actor, "token create", name, tenant)
+        return found
 
     def list_tokens(self) -> list[tokens.Token]:
         """As tokens.every."""
@@ -540,7 +562,9 @@ class Ledger:
             )
             return after
 
-        return self.database.run(change_recorded)
+        found = self.database.run(change_recorded)
+        ledger_log.log_token(self._actor, verb, found.name, found.tenant)
+        return found
 
     def note_token_use(self, id: str, at: float) -> None:
         """As tokens.note_use."""
@@ -560,6 +584,7 @@ class Ledger:
             self._record(connection, "sign in", f"session {hash[:8]}")
 
         self.database.run(start)
+        ledger_log.log_session(self._actor, starts=True)
 
     def session(self, hash: str) -> session_rows.SessionRow | None:
         """As session_rows.look_up."""
@@ -577,6 +602,7 @@ class Ledger:
             self._record(connection, "sign out", f"session {hash[:8]}")
 
         self.database.run(end)
+        ledger_log.log_session(self._actor, starts=False)
 
     def count_sign_in(self, address: str, now: float) -> float:
         """As session_rows.count_attempt."""
@@ -617,6 +643,7 @@ class Ledger:
             return 0
         self.database.tallies.lapses[()] += found.claims
         self.database.tallies.quarantined[()] += found.quarantined
+        ledger_log.log_losses(found.claims, found.quarantined)
         return found.claims
 
     def leases_of(self, id: str) -> dict[str, float]:
@@ -657,8 +684,10 @@ class Ledger:
         return result
 
     def _count(self, ends: Sequence[Settlement], lost: Collection[Claim]) -> None:
-        """Count the objects whose settlements were stored: those of claims that were not `lost`."""
+        """Count and log the objects whose settlements were stored: those of claims that were not
+        `lost`."""
         tallies, refused = self.database.tallies, {(claim.id, claim.fence) for claim in lost}
+        is_shown = is_written(LogEvent.TRANSFER_SETTLED)
         for end in ends:
             settled = end.verb != TransferVerb.HAND_BACK
             if not settled or (end.claim.id, end.claim.fence) in refused:
@@ -666,6 +695,9 @@ class Ledger:
             tallies.end_transfer(end.verb, end.level, end.bytes, end.seconds)
             if end.verb == TransferVerb.FAILED and end.error is not None:
                 tallies.fail_transfer(end.error.get("side", "relay"), end.error["code"])
+                ledger_log.log_failure(end.claim, end.error)
+            elif is_shown:
+                ledger_log.log_success(end)
 
     def claim(
         self,
@@ -751,6 +783,8 @@ class Ledger:
     def end_listing(self, listing: ListingClaim, error: Mapping[str, Any] | None = None) -> None:
         """As listings.end_listing."""
         self.database.run(lambda c: listings.end_listing(c, self.worker, listing, error))
+        if error is not None:
+            ledger_log.log_listing_failure(listing, error)
 
     def hand_back_listing(self, listing: ListingClaim) -> None:
         """As listings.hand_back_listing."""

@@ -15,12 +15,16 @@ from time import monotonic
 import gevent
 
 from relay.engine.transfer_engine import ByteMover, TransferEngine
+from relay.logs.emitter import emit
+from relay.logs.event_table import LogEvent
 from relay.tallies import OTHER, Labels
 
 READ_SECONDS = 1.0
 """How often the meters are read."""
 TICK_SECONDS = 0.1
 """How often a timer shows whether the hub is late."""
+BLOCKED_SECONDS = 1.0
+"""How late a timer is at least that the log names."""
 FILES_EVERY = 5
 """The open files are counted at every fifth reading: there may be ten thousand."""
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
@@ -85,7 +89,10 @@ class Readings:
         while True:
             due = monotonic() + TICK_SECONDS
             gevent.sleep(TICK_SECONDS)
-            self._engine.tallies.hub_late_seconds[()].add(max(0.0, monotonic() - due))
+            late = max(0.0, monotonic() - due)
+            self._engine.tallies.hub_late_seconds[()].add(late)
+            if late > BLOCKED_SECONDS:
+                emit(LogEvent.HUB_BLOCKED, seconds=round(late, 2))
 
 
 def _resident_bytes() -> int:

@@ -28,6 +28,8 @@ from relay.errors import (
     Unavailable,
 )
 from relay.location import Location
+from relay.logs.emitter import emit
+from relay.logs.event_table import LogEvent
 from relay.redirects import redirect_target
 from relay.stores.error_messages import hide_secrets, may_have_message, message_of, secrets_of
 from relay.stores.http_fields import FINAL, printable, retry_after
@@ -120,7 +122,7 @@ class HttpClient:
         """Do the exchange when the concurrency limit of this side of the store permits it."""
         flow = self.wire.limiter(request.origin, self.side)
         turn = flow.enter(self.meter.check, self.meter.tick_seconds)
-        began = monotonic()
+        began, limited = monotonic(), flow.limit is not None
         status, complained, after = None, False, None
         try:
             response = self.wire.exchange(request)
@@ -131,9 +133,28 @@ class HttpClient:
                 after = retry_after(response.head.get("retry-after"))
         finally:
             flow.leave(turn, complained, after)
+            if complained or (limited and flow.limit is None):
+                self._log_flow(flow, status if complained else None)
             if self.meter.tally is not None:
                 self._count(self.meter.tally, request, flow, status, monotonic() - began)
         return response
+
+    def _log_flow(self, flow: AdaptiveLimiter, status: int | None) -> None:
+        """Log that the store asks for fewer requests, or, without a `status`, that it has not done
+        so for long."""
+        tally = self.meter.tally
+        remote = flow.remote if tally is None else tally.remote(self.side)
+        if status is None:
+            emit(LogEvent.STORE_RECOVERED, remote=remote, side=self.side)
+            return
+        emit(
+            LogEvent.STORE_THROTTLED,
+            remote=remote,
+            side=self.side,
+            status=status,
+            allowed=max(1, int(flow.limit or 1)),
+            wanted=flow.under_way + 1,
+        )
 
     def _count(
         self,

@@ -223,7 +223,7 @@ def test_the_log_names_a_migration_that_ended(
 ) -> None:
     """Also for a migration of one object: its objects send no request that could fail."""
     ledger, runner, id = accept_tree(tmp_path)
-    with caplog.at_level(logging.INFO, "relay.worker"):
+    with caplog.at_level(logging.INFO, "relay"):
         Worker(ledger, runner, 1, id).run()
     ledger.close()
     (members,) = [

@@ -34,6 +34,7 @@ from tests.faults.scripted_peers import (
     fixed_answer,
     source_script,
 )
+from tests.log_lines import strange_lines
 from tests.scripted import Peer, Script, Talk
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -84,6 +85,7 @@ class Server:
     def finish(self, seconds: float = 30) -> int:
         """Wait for its end; a server that does not end fails the test."""
         self.stderr += self.process.communicate(timeout=seconds)[1]
+        assert strange_lines(self.stderr) == []
         return self.process.returncode
 
 
@@ -125,8 +127,9 @@ def run_server(
     home = tempfile.mkdtemp(
         prefix="relay-ledger-"
     )  # every server has its own, unless a test sets one
-    settings = {"RELAY_LEDGER": f"sqlite:///{home}/ledger.db"} | settings
-    process = _begin(command, environment(**settings), started)
+    # A test reads its log only at the end: a full pipe would stop it.
+    quiet = {"RELAY_LEDGER": f"sqlite:///{home}/ledger.db", "RELAY_LOG_LEVEL": "warning"}
+    process = _begin(command, environment(**(quiet | settings)), started)
     try:
         assert process.stdout is not None
         line = process.stdout.readline()
@@ -231,7 +234,7 @@ def test_both_ways_do_the_same(command: tuple[str, ...]) -> None:
     with (
         Peer(source_script(Cloud(), fixed_answer(GET_HEAD, DATA))) as source,
         Peer(destination_script(kept)) as destination,
-        run_server(command, True, RELAY_WORKERS="2") as server,
+        run_server(command, True, RELAY_WORKERS="2", RELAY_LOG_LEVEL="info") as server,
     ):
         wanted = {
             "source": {"url": source.url(f"/a?sig={SECRET}"), "headers": {"Authorization": SECRET}},
@@ -245,9 +248,29 @@ def test_both_ways_do_the_same(command: tuple[str, ...]) -> None:
         assert server.stop() == 0
     assert list(kept.objects.values()) == [DATA]
     lines = [json.loads(line) for line in server.stderr.splitlines()]
-    assert [line["event"] for line in lines] == ["migration.ended"] * 2
-    assert [line["state"] for line in lines] == ["verified", "failed"]
+    events = [line["event"] for line in lines if line["event"] != "server.draining"]
+    assert events == ["server.started", "migration.ended", "migration.ended", "server.stopped"]
+    assert [line["state"] for line in lines if "state" in line] == ["verified", "failed"]
+    assert all({"time", "level", "pid"} <= line.keys() for line in lines)
     assert SECRET not in server.stderr
+
+
+def test_the_log_for_people_names_a_killed_worker() -> None:
+    """gunicorn's own message about it is one of our events."""
+    with run_server(SERVE, RELAY_LOG_FORMAT="text", RELAY_LOG_LEVEL="info") as server:
+        assert server.ask("GET", "/no-such-path")[0] == 404
+        (worker,) = psutil.Process(server.process.pid).children()
+        worker.kill()
+        worker.wait(10)
+        await_workers(server.process.pid, 1)
+        assert server.ask("GET", "/healthz")[0] == 200
+        assert server.stop() == 0
+    words = [line.split(" ") for line in server.stderr.splitlines()]
+    events = [line[2] for line in words]
+    assert (events[0], events[-1]) == ("server.started", "server.stopped")
+    assert {"request.refused", "worker.ended"} <= set(events)
+    (ended,) = (line for line in words if line[2] == "worker.ended")
+    assert {f"worker={worker.pid}", "why=SIGKILL"} <= set(ended)
 
 
 def start(command: tuple[str, ...], *flags: str, **settings: str) -> tuple[int, str]:

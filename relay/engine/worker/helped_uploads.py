@@ -6,7 +6,6 @@ while. Never here: which uploads need help (`relay/ledger/part_leases.py`), and 
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -18,8 +17,8 @@ from relay.errors import LedgerFailed, RelayError
 from relay.errors.bugs import bug
 from relay.ledger.ledger import Ledger
 from relay.ledger.rows import PartLease
-
-log = logging.getLogger("relay.worker")
+from relay.logs.emitter import emit
+from relay.logs.event_table import LogEvent
 
 JOIN_SECONDS = 0.5
 """How often a worker without claims looks for another worker's multipart upload to help with."""
@@ -70,8 +69,12 @@ class HelpedUploads:
             raise
         except RelayError as error:
             self._shun(lease)
-            log.info(
-                "part_help.failed", extra={"members": {"code": error.code, "detail": error.message}}
+            emit(
+                LogEvent.PART_HELP_FAILED,
+                migration=lease.claim.migration_id,
+                transfer=lease.claim.id,
+                code=error.code,
+                detail=error.message,
             )
         except Exception as error:  # noqa: BLE001 - a bug: the other worker continues alone
             self._shun(lease)

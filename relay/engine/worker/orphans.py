@@ -13,7 +13,6 @@ of an orphan (`relay/ledger/orphans.py`)."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import KW_ONLY, dataclass, field
@@ -54,12 +53,12 @@ from relay.file_names import name_after_source
 from relay.ledger.ledger import Ledger
 from relay.ledger.rows import Orphan, PriorState
 from relay.location import Location
+from relay.logs.emitter import emit
+from relay.logs.event_table import LogEvent
 from relay.parsing import http_date, is_before
 from relay.receipt import Version
 from relay.stores.interfaces import Destination, ObjectInfo, Source, UnknownObject
 from relay.wire.watchdog import Watchdog
-
-log = logging.getLogger("relay.orphans")
 
 SWEEP_SECONDS: Final = 5.0
 """How often the ledger is polled for orphans."""
@@ -91,12 +90,13 @@ class OrphanSweeper:
         while not self.over.is_set():
             try:
                 for orphan, error in self.sweep()[1]:
-                    members = {
-                        "code": error.code,
-                        "detail": error.message,
-                        "transfer": orphan.claim.id,
-                    }
-                    log.warning("orphan.cleanup_failed", extra={"members": members})
+                    emit(
+                        LogEvent.ORPHAN_CLEANUP_FAILED,
+                        migration=orphan.claim.migration_id,
+                        transfer=orphan.claim.id,
+                        code=error.code,
+                        detail=error.message,
+                    )
             except LedgerFailed:
                 pass  # the worker's poll reports it
             except Exception as error:  # noqa: BLE001 - a bug here must not stop the worker
@@ -115,7 +115,10 @@ class OrphanSweeper:
             try:
                 remaining = self._remove(orphan)
                 left += [(orphan, remaining)] if remaining is not None else []
-                count += remaining is None
+                if remaining is None:
+                    count += 1
+                    claim = orphan.claim
+                    emit(LogEvent.ORPHAN_REMOVED, migration=claim.migration_id, transfer=claim.id)
             except LedgerFailed:
                 raise
             except RelayError as error:

@@ -19,7 +19,6 @@ is settled (`failure_policy.py`), and how an object moves."""
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import KW_ONLY, dataclass
@@ -51,10 +50,11 @@ from relay.engine.worker.traffic import TrafficCounter
 from relay.errors import LedgerBusy, LedgerFailed, RelayError
 from relay.ledger.claims import ClaimRequest
 from relay.ledger.ledger import Ledger
+from relay.ledger.ledger_log import log_end
 from relay.ledger.rows import Claim, PartLease, Settlement
 from relay.ledger.states import MigrationState, TransferVerb
-
-log = logging.getLogger("relay.worker")
+from relay.logs.emitter import emit
+from relay.logs.event_table import LogEvent
 
 LOOK_SECONDS = 1.0
 """Longest time between two checks of the ledger for paused, cancelled and ended migrations."""
@@ -103,6 +103,7 @@ class Worker:
         self._stopped = Event()
         self._look_at, self._idle = 0.0, 0.0
         self._trouble: RelayError | None = None
+        self._silent_since: float | None = None
         self._met: RelayError | None = None
         self._met_until = -inf
         self._lease = Lease(self.ledger, self.lease_seconds, self.clock, lambda: self.slots)
@@ -329,7 +330,7 @@ class Worker:
             claimed = self._settle_and_claim()
             if not claimed:
                 self._join_upload()
-            self.trouble = None
+            self._note_answer()
             idle = not claimed and self._is_alone()
             # An idle worker looks at once: the last settlement may have ended the migration.
             if not idle and self.clock() < self._look_at:
@@ -337,14 +338,19 @@ class Worker:
             return self._has_ended() and idle
         except LedgerFailed as error:
             self.trouble = error
+            self._silent_since = self._silent_since or self.clock()
             # LedgerBusy changed nothing; after other errors a claim may have been committed.
             if not isinstance(error, LedgerBusy):
                 self._claims.doubt()
-            log.warning(
-                "ledger.failed", extra={"members": {"code": error.code, "detail": error.message}}
-            )
+            emit(LogEvent.LEDGER_FAILED, code=error.code, detail=error.message)
             gevent.sleep(LOOK_SECONDS)
             return False
+
+    def _note_answer(self) -> None:
+        self.trouble = None
+        if self._silent_since is not None:
+            seconds, self._silent_since = self.clock() - self._silent_since, None
+            emit(LogEvent.LEDGER_BACK, seconds=round(seconds, 1))
 
     def _settle_and_claim(self) -> int:
         """Settle the ended claims, claim transfers, and apply pauses and limits; return the number
@@ -418,10 +424,4 @@ class Worker:
         """End every migration that has no transfer left, and log each without secrets."""
         for migration in self.ledger.finish():
             self._jobs.forget(migration.id)
-            named = ("id", "number", "state", "source", "destination")
-            objects = {state: counted.objects for state, counted in sorted(migration.tally.items())}
-            members = {name: getattr(migration, name) for name in named}
-            log.info(
-                "migration.ended",
-                extra={"members": {**members, "objects": objects, "error": migration.error}},
-            )
+            log_end(migration)

@@ -5,7 +5,6 @@ request asks for, how it is signed (`signed_requests.py`)."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Generator
 from contextlib import closing
 from dataclasses import replace
@@ -24,6 +23,8 @@ from relay.errors import (
     Unavailable,
 )
 from relay.location import Location
+from relay.logs.emitter import emit
+from relay.logs.event_table import LogEvent
 from relay.parsing import http_date
 from relay.stores.error_messages import hide_secrets, message_of, secrets_of, without_query
 from relay.stores.http_client import HttpClient
@@ -38,8 +39,6 @@ from relay.stores.xml_documents import Document, plain_name
 from relay.wire.exchange import Response, Wire
 from relay.wire.http1 import Fields
 from relay.wire.watchdog import Watchdog
-
-log = logging.getLogger("relay.stores")
 
 WITH_CHECKSUM: Final[Fields] = (("x-amz-checksum-mode", "ENABLED"),)
 """Field of HEAD and GET: the answer names the object's checksum."""
@@ -201,10 +200,8 @@ class S3Client:
         theirs = http_date(response.head.get("date"))
         if theirs is None or not self._requests.learn_time(location, theirs):
             return False
-        log.warning(
-            "clock.adjusted",
-            extra={"members": {"detail": f"the clock of {location.origin} is at {theirs}"}},
-        )
+        said = f"the clock of {location.origin} is at {theirs}"
+        emit(LogEvent.CLOCK_ADJUSTED, detail=said)
         return True
 
     # -- documents

@@ -1,0 +1,27 @@
+"""Write an event into the log.
+
+Decided here: how code names an event and its members. `tests/unit/test_log_calls.py` compares every
+call with the table, so a call names its event and its members in place."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any, Final
+
+from relay.logs.event_table import EVENTS, LOGGER, LogEvent
+
+_LOG: Final = logging.getLogger(LOGGER)
+_LEVELS: Final = {event: row.level.number for event, row in EVENTS.items()}
+
+
+def emit(event: LogEvent, **members: Any) -> None:
+    """Write an event with its members; the common ones that are None are left out. Costs next to
+    nothing where the level is not written."""
+    level = _LEVELS[event]
+    if _LOG.isEnabledFor(level):
+        _LOG.log(level, event.value, extra={"event": event, "members": members})
+
+
+def is_written(event: LogEvent) -> bool:
+    """Return whether the level of an event is written at all."""
+    return _LOG.isEnabledFor(_LEVELS[event])
