@@ -252,16 +252,16 @@ def _kind_of(head: Head) -> str:
 
 def _head_known(location: Location) -> str:
     """Return the fact that the server of a location answers HEAD."""
-    return HEAD_KNOWN + _server_of(location)
+    return HEAD_KNOWN + server_of(location)
 
 
 def shows_no_digest(location: Location) -> str:
     """Return the fact that HEAD lately showed no digest of an object on this server: an object must
     be read back then, and its GET says what HEAD would."""
-    return UNDIGESTED + _server_of(location)
+    return UNDIGESTED + server_of(location)
 
 
-def _server_of(location: Location) -> str:
+def server_of(location: Location) -> str:
     """Return the words that name the server of a location in a fact about its origin."""
     first, slash, _ = location.path[1:].partition("/")
     return f" below /{first}/" if slash else ""

@@ -1,6 +1,7 @@
 """Facts learned about stores, kept so that later objects need not learn them again.
 
-Only facts that may be wrong without harm: a folder existed, a request was not understood.
+Facts that may be wrong without harm: a folder existed, a request was not understood. A fact that
+does harm elsewhere names the server or the bucket that showed it: one origin may have several.
 """
 
 from __future__ import annotations

@@ -35,10 +35,10 @@ def fold_key(key: str) -> str:
     return re.sub("/+", "/", key).removeprefix("/")
 
 
-def location_of(peer: Peer, key: str) -> Location:
+def location_of(peer: Peer, key: str, bucket: str = "bucket") -> Location:
     return s3_location(
         S3Config(Signer(lambda: AwsCredentials("KEY", "SECRET"), "us-east-1"), peer.url("")),
-        "bucket",
+        bucket,
         key,
     )
 
@@ -129,6 +129,22 @@ def test_the_treatment_of_slashes_is_determined_once(engine: Engine) -> None:
     assert (
         len(shelf.asked) == 6
     )  # an inspection before the first, its upload, an inspection after it, a list; and two uploads
+
+
+def test_another_bucket_of_the_endpoint_may_fold_slashes(engine: Engine) -> None:
+    def fold_other(key: str) -> str:
+        return fold_key(key) if key.startswith("/other/") else key
+
+    shelf = Shelf({"other/a/b": b"precious"}, folds=fold_other)
+    with (
+        Peer([source_script(Cloud(), fixed_answer(GET_HEAD, DATA))] * 9) as there,
+        Peer([shelf] * 9) as here,
+    ):
+        assert engine.migrate(there.url(), location_of(here, "k//b")).state is State.VERIFIED
+        other = location_of(here, "a//b", bucket="other")
+        with pytest.raises(Rejected, match="treats '//' as '/'"):
+            engine.migrate(there.url(), other)
+    assert shelf.objects == {"k//b": DATA, "other/a/b": b"precious"}
 
 
 @pytest.mark.parametrize("there_before", [True, False])

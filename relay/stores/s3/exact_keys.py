@@ -28,7 +28,7 @@ from relay.stores.s3.account import aws_host, key_of
 from relay.stores.s3.client import S3Client
 from relay.stores.s3.listing import S3Listing
 from relay.stores.s3.objects import S3Objects
-from relay.stores.s3.quirks import FOLDS, KEEPS
+from relay.stores.s3.quirks import FOLDS, KEEPS, EndpointQuirks
 
 
 class ExactKeys:
@@ -43,10 +43,11 @@ class ExactKeys:
         found = self._objects.head(location)
         if self._is_doubtful(location):
             quirks = self._client.quirks(location)
-            if not quirks.has(FOLDS):
+            folds = _fact(FOLDS, quirks)
+            if not quirks.has(folds):
                 # HEAD finds the object of the folded key as well; the listing tells the two apart.
-                quirks.learn(KEEPS if self._is_listed(location) else FOLDS)
-            if quirks.has(FOLDS):
+                quirks.learn(_fact(KEEPS, quirks) if self._is_listed(location) else folds)
+            if quirks.has(folds):
                 raise _folded_error(location)
         return found
 
@@ -64,7 +65,8 @@ class ExactKeys:
         Raises Rejected, also if the check is denied: an object could be lost then."""
         if not self._is_doubtful(location):
             return
-        if self._client.quirks(location).has(FOLDS):
+        quirks = self._client.quirks(location)
+        if quirks.has(_fact(FOLDS, quirks)):
             raise _folded_error(location)
         try:
             self.exists(location)
@@ -114,7 +116,8 @@ class ExactKeys:
         # The path also has the endpoint's own folders; only the key counts.
         if "//" not in f"/{key_of(location)}" or aws_host(location.host) is not None:
             return False
-        return not self._client.quirks(location).has(KEEPS)
+        quirks = self._client.quirks(location)
+        return not quirks.has(_fact(KEEPS, quirks))
 
     def _is_listed(self, location: Location) -> bool:
         """Return whether a listing has the object under its exact key. Raises Rejected if that is
@@ -143,6 +146,12 @@ class ExactKeys:
         if page.truncated and names[-1:] < [f"{before}/"]:
             raise _unknown(location, "its place is beyond the first page of the listing")
         return False
+
+
+def _fact(what: str, quirks: EndpointQuirks) -> str:
+    """Return the fact of one bucket: an endpoint may keep each of them elsewhere (`rclone serve s3`
+    over several remotes), and a wrong fact does harm."""
+    return f"{what} {quirks.bucket}"
 
 
 def _folded_error(location: Location) -> Rejected:

@@ -28,6 +28,7 @@ from relay.errors import (
 from relay.location import Location
 from relay.receipt import Version
 from relay.stores.http_client import HttpClient
+from relay.stores.http_reads import server_of
 from relay.stores.multistatus import shows_type
 from relay.stores.webdav.objects import DavObjects
 from relay.stores.webdav.properties import NO_METHOD, Properties
@@ -39,8 +40,6 @@ from relay.wire.http1 import Fields
 DONE = frozenset({201, 204})
 """Statuses of a MOVE and of a COPY that mean success (sections 9.8.5 and 9.9.4)."""
 BY_PATH = "a Destination is a path"
-HONOURS, IGNORES = "MOVE honours Overwrite: F", "MOVE ignores Overwrite: F"
-"""Facts: whether a server refused to move one object onto another one (`trials.py`)."""
 BEHIND = (
     "The Destination field was sent as a whole URL and as a path alone. If a proxy in front of the"
     " server terminates TLS, let it rewrite the field's scheme and host to those of the server, or"
@@ -57,6 +56,17 @@ def is_late(error: RelayError) -> bool:
     """Return whether a request took longer than relay, or a proxy, waits for an answer."""
     timeout = isinstance(error, StoreTimeout) and error.retryable
     return timeout or getattr(error, "store_status", None) in (504, 524)
+
+
+def honours(place: Location) -> str:
+    """Return the fact that the server of a place refused to move one object onto another one with
+    `Overwrite: F` (`trials.py`). A wrong one does harm, and one host may have several servers."""
+    return f"MOVE honours Overwrite: F{server_of(place)}"
+
+
+def ignores(place: Location) -> str:
+    """Return the fact that the server did not refuse that, or that nothing shows it."""
+    return f"MOVE ignores Overwrite: F{server_of(place)}"
 
 
 class Moves:
@@ -94,7 +104,7 @@ class Moves:
         nothing, the error names `part`, which may be the only whole object then. Raises Rejected if
         the server may cut the name."""
         self._require_whole_name(part, place)
-        if if_absent and not self._client.wire.memory.has(place.origin, HONOURS):
+        if if_absent and not self._client.wire.memory.has(place.origin, honours(place)):
             self._refuse_existing(place)
         try:
             self._move(part, place, if_absent)

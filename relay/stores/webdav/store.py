@@ -28,7 +28,7 @@ from relay.stores.interfaces import (
 )
 from relay.stores.webdav.folders import DavFolders
 from relay.stores.webdav.listing import DavListing
-from relay.stores.webdav.moves import IGNORES, Moves
+from relay.stores.webdav.moves import Moves, ignores
 from relay.stores.webdav.objects import DavObjects
 from relay.stores.webdav.properties import Properties
 from relay.stores.webdav.staged_names import StagedNames, staged_locations
@@ -104,7 +104,7 @@ class WebDavStore:
     def honours_preconditions(self, location: Location) -> bool:
         """As Destination.honours_preconditions: by a HEAD before, and by `Overwrite: F` (section
         9.9.3), unless a trial showed that the server ignores it."""
-        return not self._client.wire.memory.has(location.origin, IGNORES)
+        return not self._client.wire.memory.has(location.origin, ignores(location))
 
     def publishes_atomically(self, digested: bool) -> bool:
         """As Destination.publishes_atomically: a broken upload has a temporary name."""

@@ -17,9 +17,10 @@ from typing import Final
 from relay.errors import Leftover, Rejected, RelayError, StoreError
 from relay.location import Location
 from relay.stores.http_client import HttpClient
+from relay.stores.http_reads import server_of
 from relay.stores.http_uploads import STORED
 from relay.stores.webdav.folders import DavFolders, folder_of
-from relay.stores.webdav.moves import DONE, HONOURS, IGNORES, Moves, is_late
+from relay.stores.webdav.moves import DONE, Moves, honours, ignores, is_late
 from relay.stores.webdav.objects import DavObjects
 from relay.stores.webdav.properties import NO_METHOD
 from relay.stores.webdav.staged_names import StagedNames, cut_place
@@ -30,8 +31,6 @@ from relay.wire.watchdog import Watchdog
 
 NO_COPY = "no COPY"
 """Fact: the server refused a COPY, probably for good, or does not do what it should."""
-COPIES = "COPY keeps to the name"
-"""Fact: a COPY made an object under the name of its Destination."""
 KEEP: Final = (("Overwrite", "F"),)
 """The field of a request that may not replace anything."""
 REPLACE: Final = (("Overwrite", "T"),)
@@ -60,12 +59,13 @@ class Trials:
         """Learn whether a MOVE with `Overwrite: F` replaces an object. Where that can't be found
         out, the server counts as one that replaces it. Raises retryable errors."""
         memory, origin, meter = self._client.wire.memory, location.origin, self._client.meter
-        if memory.has(origin, HONOURS) or memory.has(origin, IGNORES):
+        facts = honours(location), ignores(location)
+        if any(memory.has(origin, fact) for fact in facts):
             return
         if cut_place(folder_of(location)) is not None:
             return  # a server that cuts the Destination would move the object elsewhere
-        with memory.learning(origin, HONOURS, meter.check, meter.tick_seconds):
-            if not memory.has(origin, HONOURS) and not memory.has(origin, IGNORES):
+        with memory.learning(origin, facts[0], meter.check, meter.tick_seconds):
+            if not any(memory.has(origin, fact) for fact in facts):
                 self._try_move(location, token)
 
     def _try_move(self, location: Location, token: str) -> None:
@@ -80,7 +80,7 @@ class Trials:
             self._put(other)
             status = self._move_onto(part, other, KEEP)
             kept = status == 412
-            memory.learn(location.origin, HONOURS if kept else IGNORES)
+            memory.learn(location.origin, honours(location) if kept else ignores(location))
             if kept:
                 status = self._move_onto(part, other, REPLACE)
             # A server may show a new object late: absence alone does not prove that it moved.
@@ -93,7 +93,7 @@ class Trials:
             if error.retryable:
                 raise
             if not kept:
-                memory.learn(location.origin, IGNORES)
+                memory.learn(location.origin, ignores(location))
             # The upload that follows replaces `part`.
             self.remains = {
                 name: text for name, text in error.remains.items() if name == str(other)
@@ -113,12 +113,13 @@ class Trials:
         that can't be found out. The caller deletes `part` after an error. Raises retryable
         errors."""
         memory, origin, meter = self._client.wire.memory, part.origin, self._client.meter
+        fact = _keeps_names(part)
         if cut_place(part) is not None:
             raise Rejected("the server may cut the name of a copy", side=self._client.side)
-        if memory.has(origin, COPIES):
+        if memory.has(origin, fact):
             return
-        with memory.learning(origin, COPIES, meter.check, meter.tick_seconds):
-            if memory.has(origin, COPIES):
+        with memory.learning(origin, fact, meter.check, meter.tick_seconds):
+            if memory.has(origin, fact):
                 return
             if memory.has(origin, NO_COPY):
                 raise Rejected("another COPY was refused", side=self._client.side)
@@ -131,7 +132,7 @@ class Trials:
                 rejected = Rejected(error.message, side=self._client.side)
                 rejected.keep(error.remains)
                 raise rejected from None
-            memory.learn(origin, COPIES)
+            memory.learn(origin, fact)
 
     def _try_copy(self, part: Location, location: Location, token: str) -> None:
         """Copy a temporary object to another name in a temporary folder. So a server that takes
@@ -202,6 +203,12 @@ class Trials:
             except RelayError as failure:
                 if isinstance(error, RelayError):
                     error.leave(Leftover.PARTIAL, place, failure.message)
+
+
+def _keeps_names(place: Location) -> str:
+    """Return the fact that a COPY made an object under the name of its Destination. As in `moves`,
+    one host may have several servers."""
+    return f"COPY keeps to the name{server_of(place)}"
 
 
 def _as_folder(place: Location) -> Location:
