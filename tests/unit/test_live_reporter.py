@@ -10,7 +10,9 @@ from typing import Any, cast
 
 from gevent.event import Event
 
+from relay.config import Settings
 from relay.engine.transfer.transfer import Transfer
+from relay.engine.transfer_engine import TransferEngine
 from relay.engine.worker.active_transfers import ActiveTransfer, ActiveTransfers
 from relay.engine.worker.live_reporter import MOST_BYTES, MOST_OBJECTS, PATIENT_TURNS, LiveReporter
 from relay.engine.worker.traffic import TrafficCounter
@@ -18,6 +20,7 @@ from relay.errors import LedgerFailed
 from relay.ledger.ledger import Ledger
 from relay.ledger.rows import MigrationView
 from relay.ledger.sample_values import Traffic
+from relay.tallies import Carried
 from relay.throttle import Bounds
 from tests.values import claim_of
 
@@ -26,7 +29,8 @@ class FakeTransfer(Transfer):
     """A transfer whose progress the test sets."""
 
     def __init__(self, name: str = "a") -> None:
-        self.moved, self.metered, self.counts = 0, 0, None
+        self.moved, self.earlier, self.proved, self.counts = 0, 0, 0, None
+        self.counted = Carried()
         self.shown_phase = "piping"
         self.name = name
 
@@ -37,7 +41,14 @@ class FakeTransfer(Transfer):
     phase = property(lambda self: self.shown_phase)  # type: ignore[assignment]
     trouble = property(lambda self: None)  # type: ignore[assignment]
     part_counts = property(lambda self: self.counts)  # type: ignore[assignment]
-    meter = property(lambda self: SimpleNamespace(moved=self.metered))  # type: ignore[assignment]
+    carried_bytes = property(  # type: ignore[assignment]
+        lambda self: Carried(self.earlier + self.moved, read_back=self.proved)
+    )
+    meter = property(lambda self: SimpleNamespace(tally=_TALLY))  # type: ignore[assignment]
+
+
+_ENGINE = TransferEngine(Settings())
+_TALLY = _ENGINE.tallies.route("a", "b")
 
 
 def active_of(
@@ -85,7 +96,7 @@ class Desk:
     failures: list[LedgerFailed] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.traffic = TrafficCounter()
+        self.traffic = TrafficCounter(_ENGINE.count)
         self.reporter = LiveReporter(
             cast(Ledger, self.ledger),
             cast(ActiveTransfers, SimpleNamespace(by_claim=self.running)),
@@ -167,14 +178,14 @@ def test_a_sample_has_what_moved_in_ten_seconds() -> None:
     desk.running[1] = one = active_of()
     desk.running[2] = two = active_of("b", 2)
     desk.turns(2)
-    fake(one).moved = fake(one).metered = 30
-    fake(two).moved = fake(two).metered = 5
+    fake(one).moved = 30
+    fake(two).moved = 5
     desk.turns(1)
     fake(one).shown_phase = "verifying"
-    fake(one).metered = 55
+    fake(one).proved = 25
     desk.turns(1)
     desk.traffic.note_end(desk.running.pop(1))
-    fake(two).moved = fake(two).metered = 9
+    fake(two).moved = 9
     desk.turns(6)
     (sample,) = desk.ledger.samples
     assert sample["m"] == Traffic(
@@ -184,38 +195,43 @@ def test_a_sample_has_what_moved_in_ten_seconds() -> None:
     assert desk.ledger.samples[1]["m"] == Traffic(slot_seconds={"piping": 10.0})
 
 
-def test_a_later_attempt_counts_from_zero() -> None:
+def test_a_failed_attempt_is_part_of_the_sample() -> None:
+    """The next one shows its own bytes; the sample has those of both, each once."""
     desk = Desk()
     desk.running[1] = active = active_of()
-    fake(active).moved = fake(active).metered = 30
+    fake(active).moved = 30
     desk.turns(1)
-    fake(active).moved, fake(active).metered = 4, 44
+    fake(active).earlier, fake(active).moved = 40, 4
     desk.turns(9)
     (sample,) = desk.ledger.samples
     assert (sample["m"].moved, sample["m"].read_back) == (44, 0)
 
 
-def test_parts_have_watchdogs_of_their_own() -> None:
-    """That of the whole object counts the read-back alone."""
-    desk = Desk()
+def test_samples_and_metrics_have_the_same_bytes() -> None:
+    """Also if the metrics are read in between."""
+    desk, before = Desk(), sum(_ENGINE.tallies.bytes.values())
     desk.running[1] = active = active_of()
-    fake(active).counts, fake(active).moved = (1, 2), 30
-    desk.turns(1)
-    fake(active).metered = 30
-    desk.turns(9)
+    for moved in (10, 30, 30, 70):
+        fake(active).moved = moved
+        _ENGINE.count(fake(active))
+        desk.turns(1)
+    fake(active).moved, fake(active).proved = 90, 5
+    desk.traffic.note_end(desk.running.pop(1))
+    desk.turns(6)
     (sample,) = desk.ledger.samples
-    assert (sample["m"].moved, sample["m"].read_back) == (30, 30)
+    assert (sample["m"].moved, sample["m"].read_back) == (90, 5)
+    assert sum(_ENGINE.tallies.bytes.values()) - before == 90 + 90 + 5
 
 
 def test_a_sample_that_fails_is_written_with_the_next() -> None:
     desk = Desk()
     desk.running[1] = active = active_of()
-    fake(active).moved = fake(active).metered = 30
+    fake(active).moved = 30
     desk.ledger.failure = LedgerFailed("away")
     desk.turns(10)
     assert (len(desk.failures), desk.ledger.samples) == (1, [])
     desk.ledger.failure = None
-    fake(active).moved = fake(active).metered = 40
+    fake(active).moved = 40
     desk.turns(10)
     assert desk.ledger.samples[0]["m"].moved == 40
 
@@ -239,7 +255,7 @@ def test_a_resting_migration_is_asked_about_for_a_while() -> None:
 def test_the_last_sample_is_written_at_the_end() -> None:
     desk = Desk()
     desk.running[1] = active = active_of()
-    fake(active).moved = fake(active).metered = 30
+    fake(active).moved = 30
     desk.turns(1)
     stopped = Event()
     stopped.set()

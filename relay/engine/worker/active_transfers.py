@@ -43,7 +43,7 @@ class ActiveTransfers:
         clock: Callable[[], float],
         ended: Callable[[ActiveTransfer], None] = lambda active: None,
     ) -> None:
-        """`ended` is called with each transfer that is removed."""
+        """`ended` is called with each transfer that is removed, and counts its bytes."""
         self._engine, self._jobs, self._clock, self._ended = engine, jobs, clock, ended
         self.by_claim: dict[int, ActiveTransfer] = {}
         """The running transfers, by the id of their claim."""
@@ -86,7 +86,6 @@ class ActiveTransfers:
         self._ended(active)
         if self.by_claim.get(active.claim.id) is active:
             del self.by_claim[active.claim.id]
-        self._engine.count(active.transfer)
 
     def is_at_limit(self, id: str) -> bool:
         """Return whether a migration has reached its bound on concurrent transfers in this process:

@@ -110,7 +110,7 @@ class Worker:
         self._claims = ClaimsInHand(self.ledger)
         self._pace = PrefetchSizer(self.slots, self.clock)
         self._jobs = jobs = MigrationCache(self.ledger, self.engine, self.clock)
-        traffic = TrafficCounter()
+        traffic = TrafficCounter(self.engine.count)
         self._active = ActiveTransfers(self.engine, jobs, self.clock, traffic.note_end)
         judge = RefusalJudge(jobs, self.clock, self._active.by_claim)
         self._failures = FailurePolicy(self.ledger, jobs, judge, self.ended)
