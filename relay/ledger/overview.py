@@ -25,9 +25,9 @@ from sqlalchemy import (
 from relay.ledger import migration_lists
 from relay.ledger.migration_lists import MigrationFilter
 from relay.ledger.migration_rows import is_visible, of_kind, with_counts, with_names
-from relay.ledger.pages import TransferRow, select_rows, transfer_row
+from relay.ledger.pages import TransferRow, ids_behind, select_rows, transfer_row
 from relay.ledger.rows import Migration
-from relay.ledger.schema import FAILED, migrations, transfers, uploads
+from relay.ledger.schema import migrations, transfers, uploads
 from relay.ledger.stages import count_stages
 from relay.ledger.states import ENDED, MigrationState
 from relay.ledger.viewer import Viewer
@@ -135,17 +135,17 @@ def group_counts(
 
 def find_objects(connection: Connection, id: str, wanted: ObjectSearch) -> ObjectPage:
     """Return a page of a migration's objects, in the order of their ids."""
-    behind = _behind(id, wanted)
+    states = () if wanted.state is None else (wanted.state,)
+    most = WINDOW if wanted.is_filtered else wanted.limit
+    ids = ids_behind(id, states, wanted.after, most, reason=wanted.reason)
     end: int | None = None
     if wanted.is_filtered:
-        window = select(transfers.c.id).where(behind).order_by(transfers.c.id).limit(WINDOW)
-        reached = window.subquery()
-        last, seen = connection.execute(
-            select(func.max(reached.c.id), func.count()).select_from(reached)
-        ).one()
-        behind = and_(behind, transfers.c.id <= (last or 0), _matches(wanted))
+        window = ids.subquery()
+        bounds = select(func.max(window.c.id), func.count()).select_from(window)
+        last, seen = connection.execute(bounds).one()
         end = last if seen == WINDOW else None
-    query = select_rows().where(behind).order_by(transfers.c.id).limit(wanted.limit)
+    query = select_rows().where(transfers.c.id.in_(ids), _matches(wanted))
+    query = query.order_by(transfers.c.id).limit(wanted.limit)
     rows = tuple(transfer_row(row) for row in connection.execute(query))
     return ObjectPage(rows=rows, next=rows[-1].id if len(rows) == wanted.limit else end)
 
@@ -177,16 +177,6 @@ _GROUPS: Final[Mapping[Group, MigrationFilter]] = {
     Group.NEEDS_YOU: MigrationFilter(needs_attention=True),
     Group.ENDED: MigrationFilter(states=ENDED),
 }
-
-
-def _behind(id: str, wanted: ObjectSearch) -> ColumnElement[bool]:
-    """Return the condition for the objects behind `wanted.after`, by what an index has."""
-    behind = and_(transfers.c.migration_id == id, transfers.c.id > wanted.after)
-    if wanted.state is not None:
-        behind = and_(behind, transfers.c.state == wanted.state)
-    if wanted.reason is not None:
-        behind = and_(behind, FAILED, transfers.c.reason == wanted.reason)
-    return behind
 
 
 def _matches(wanted: ObjectSearch) -> ColumnElement[bool]:

@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
-from sqlalchemy import Connection, Row, Select, select
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Row,
+    Select,
+    literal,
+    select,
+    tuple_,
+    union_all,
+)
 
 from relay.ledger.schema import FAILED, receipts, transfers
+from relay.ledger.states import TransferState
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,18 +65,75 @@ def page_query(
     reason: str | None = None,
 ) -> Select[Any]:
     """Return the query for the rows of a page."""
-    query = (
-        select_rows()
-        .where(transfers.c.migration_id == migration, transfers.c.id > after)
-        .order_by(transfers.c.id)
-        .limit(limit)
-    )
-    wanted = tuple(states)
-    if wanted:
-        query = query.where(transfers.c.state.in_(wanted))
-    if reason is not None:
-        query = query.where(FAILED, transfers.c.reason == reason)
-    return query
+    (first, *others) = _ranges(migration, states, after, reason)
+    if not others:
+        return first.of(select_rows()).limit(limit)
+    ids = ids_behind(migration, states, after, limit, reason=reason)
+    return select_rows().where(transfers.c.id.in_(ids)).order_by(transfers.c.id)
+
+
+def ids_behind(
+    migration: str, states: Iterable[str], after: int, limit: int, *, reason: str | None = None
+) -> Select[Any]:
+    """Return the query for the ids of the rows of a page, in order.
+
+    No index has the ids of several states in order, and SQLite would sort all objects of a
+    migration for each page. So each state is asked for its own page, and the pages are merged."""
+    pages = [
+        one.of(select(transfers.c.id)).limit(limit)
+        for one in _ranges(migration, states, after, reason)
+    ]
+    if len(pages) == 1:
+        return pages[0]
+    found = union_all(*(select(page.subquery()) for page in pages)).subquery()
+    return select(found.c.id).order_by(found.c.id).limit(limit)
+
+
+_LAST_ID: Final = 2**63 - 1
+
+
+@dataclass(frozen=True)
+class _Range:
+    """The rows of a migration with one value in a column, and ids above `after`."""
+
+    migration: str
+    column: ColumnElement[Any]
+    value: str
+    after: int
+
+    def of(self, query: Select[Any]) -> Select[Any]:
+        """Return these rows of a query, in the order of their ids.
+
+        Condition and order are those of an index on migration, column and id. By `id > after` alone
+        PostgreSQL would take the primary key where it expects matching rows soon, and read a
+        million others: rows of one state often stand together."""
+        place = tuple_(self.column, transfers.c.id)
+        return query.where(
+            transfers.c.migration_id == self.migration,
+            place > tuple_(literal(self.value), literal(self.after, transfers.c.id.type)),
+            self.column <= self.value,
+        ).order_by(self.column, transfers.c.id)
+
+
+@dataclass(frozen=True)
+class _Failures(_Range):
+    """The same for the failed rows of a reason, which have an index of their own."""
+
+    def of(self, query: Select[Any]) -> Select[Any]:
+        """As _Range.of."""
+        return super().of(query.where(FAILED))
+
+
+def _ranges(
+    migration: str, states: Iterable[str], after: int, reason: str | None
+) -> Sequence[_Range]:
+    """Return the ranges that make up a page; the order of each is that of an index."""
+    wanted = sorted(states) or sorted(TransferState)
+    if reason is None:
+        return [_Range(migration, transfers.c.state, state, after) for state in wanted]
+    # Only a failed object has a reason.
+    last = after if TransferState.FAILED in wanted else _LAST_ID
+    return [_Failures(migration, transfers.c.reason, reason, last)]
 
 
 def select_rows() -> Select[Any]:

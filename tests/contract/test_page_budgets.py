@@ -1,0 +1,164 @@
+"""The page's queries: their number, and that an index serves each, whatever the size of the ledger.
+`make bench-page` measures the time that they take."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from typing import Any
+
+import pytest
+from flask.testing import FlaskClient
+from sqlalchemy import Connection, event
+
+from loadtests.bench.large_ledger import LedgerSize, fill_ledger
+from relay.api.app import create_app
+from relay.api.migration_routes import ledger_context
+from relay.config import Settings
+from relay.engine.transfer_engine import TransferEngine
+from relay.engine.worker.worker import Worker
+from relay.ledger.ledger import Ledger
+from relay.ledger.rows import SERVER
+from tests.conftest import LOOPBACK
+from tests.ledgers import assert_counted, assert_stages_counted
+
+SIZE = LedgerSize(migrations=600, objects=1000)
+LIST, MIGRATION = 5, 8
+"""Maximum numbers of queries for a page of the list, and for one of a migration."""
+LARGE = f"/ui/migrations/{SIZE.large}"
+OBJECTS = f"{LARGE}/objects"
+PAGES = {
+    "/ui/": LIST,
+    "/ui/?before=300": LIST,
+    "/ui/?group=running": LIST,
+    "/ui/?group=paused": LIST,
+    "/ui/?group=needs_you": LIST,
+    "/ui/?group=ended": LIST,
+    "/ui/?q=photos": LIST,
+    "/ui/values?list=600,599,598": LIST,
+    LARGE: MIGRATION,
+    f"/ui/values?m={SIZE.large}": MIGRATION,
+    f"{LARGE}/cancel": MIGRATION,
+    OBJECTS: MIGRATION,
+    f"{OBJECTS}?after=2200": MIGRATION,
+    f"{OBJECTS}?state=failed": MIGRATION,
+    f"{OBJECTS}?reason=destination:key-too-long": MIGRATION,
+    f"{OBJECTS}?level=size&prefix=photos/1": MIGRATION,
+    f"{OBJECTS}/2000": MIGRATION,
+}
+GROWING = "(transfers|migrations|tallies|counters|receipts|reasons|events|samples)"
+"""Tables whose rows are never all read for a page."""
+SCANS = re.compile(
+    rf"SCAN {GROWING}\b(?! USING)"  # SQLite
+    r"|SEARCH transfers USING (?:COVERING )?INDEX \w+ \(migration_id=\?\)"
+    r"|SEARCH transfers USING INTEGER PRIMARY KEY \(rowid[<>]"
+    rf"|Seq Scan on {GROWING}\b"  # PostgreSQL
+    r"|Index (?:Only )?Scan using transfers_pkey on transfers\b.*\n *Index Cond: \(id >"
+    r"|Index (?:Only )?Scan using \w+ on transfers\b.*\n *Index Cond: \(\(migration_id[^)]*\)::text = [^)]*\)\n"
+)
+"""Steps of a plan that read all rows of a table, or all objects of a migration."""
+
+Statement = tuple[str, Any]
+
+
+@pytest.fixture
+def filled(address: str) -> Iterator[Ledger]:
+    """Return a ledger with many migrations, one of them with many objects."""
+    with closing(Ledger.connect(address, SERVER)) as ledger:
+        fill_ledger(address, SIZE)
+        yield ledger
+
+
+@pytest.fixture
+def client(filled: Ledger, address: str) -> Iterator[FlaskClient]:
+    """Return a client of a server with it."""
+    engine = TransferEngine(Settings(ledger=address), LOOPBACK)
+    works = ledger_context(filled, Worker(filled, engine, 1), engine)
+    yield create_app(engine, (), works).test_client()
+    engine.wire.pool.close()
+
+
+@contextmanager
+def statements(ledger: Ledger) -> Iterator[list[Statement]]:
+    """Note the statements that a ledger runs, with their parameters."""
+    seen: list[Statement] = []
+
+    def note(connection: Connection, cursor: Any, statement: str, values: Any, *_: Any) -> None:
+        seen.append((statement, values))
+
+    engine = ledger.database._engine
+    event.listen(engine, "before_cursor_execute", note)
+    try:
+        yield seen
+    finally:
+        event.remove(engine, "before_cursor_execute", note)
+
+
+def reads_of(seen: list[Statement]) -> list[Statement]:
+    """Return the queries of a page; tokens are read once in some seconds, for all requests."""
+    return [
+        one
+        for one in seen
+        if one[0].lstrip("( ").startswith(("SELECT", "WITH")) and "FROM tokens" not in one[0]
+    ]
+
+
+def plan_of(ledger: Ledger, statement: Statement) -> str:
+    """Return how a database runs a statement, one step a line."""
+    text, values = statement
+
+    def explain(connection: Connection) -> str:
+        if ledger.database.sqlite:
+            rows = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {text}", values).all()
+        else:
+            # Of a small table all rows are read quickly; here an index must be able to serve.
+            connection.exec_driver_sql("SET LOCAL enable_seqscan = off")
+            rows = connection.exec_driver_sql(f"EXPLAIN {text}", values).all()
+        return "\n".join(str(row[-1]) for row in rows) + "\n"
+
+    return ledger.database.run(explain, write=False)
+
+
+COUNTS_OBJECTS = re.compile(r"\b(?:count|sum|max)\([^)]*\)[^()]*\bFROM transfers\b")
+"""A count of rows of `transfers`, except of those in a subquery, which are the rows of a page."""
+
+
+def test_each_page_takes_few_queries_by_an_index(client: FlaskClient, filled: Ledger) -> None:
+    for path, most in PAGES.items():
+        with statements(filled) as seen:
+            answer = client.get(path, headers={"Host": "localhost"})
+        assert answer.status_code == 200, (path, answer.text)
+        reads = reads_of(seen)
+        assert 0 < len(reads) <= most, (path, [text for text, _ in reads])
+        for one in reads:
+            assert COUNTS_OBJECTS.search(one[0]) is None, (path, one[0])
+            plan = plan_of(filled, one)
+            assert SCANS.search(plan) is None, (path, one[0], plan)
+
+
+def test_the_watcher_takes_three_queries(filled: Ledger) -> None:
+    """However many migrations and clients there are."""
+    known = {one.id: one for one in filled.migrations(50)}
+    with statements(filled) as seen:
+        found = filled.look(known, filled.mark(), [*known][:1])
+    reads = reads_of(seen)
+    assert len(found.migrations) == 50
+    assert len(reads) <= 1 + 3, [text for text, _ in reads]  # the mark is a client's own
+    for one in reads:
+        plan = plan_of(filled, one)
+        assert SCANS.search(plan) is None, (one[0], plan)
+
+
+def test_a_filled_ledger_is_counted_as_relay_counts(filled: Ledger) -> None:
+    """So that a page of it costs what one of a ledger costs that relay has filled."""
+    for name in (SIZE.large, "20", "101", "2", "3", "4"):
+        assert_counted(filled, filled.migration(name).id)
+    assert_stages_counted(filled)
+    large = filled.migration(SIZE.large)
+    assert (large.state, large.needs_attention, large.count_in().objects) == (
+        "paused",
+        True,
+        SIZE.objects,
+    )
+    assert {"failed", "queued", "skipped", "unverified", "verified"} == set(large.tally)
