@@ -1,5 +1,5 @@
-"""The answer of `/metrics`: the files of all workers added up, and what the worker that answers
-reads for the whole server.
+"""The answer of `/metrics`: the sums over the files of all workers, and what the worker that
+answers reads for the whole server.
 
 Decided here: the readings at an answer, and how often the ledger is asked. Never here: which
 callers may read it (`relay/api/access.py`)."""
@@ -7,18 +7,13 @@ callers may read it (`relay/api/access.py`)."""
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic
 
 import gevent
 from gevent.lock import BoundedSemaphore
-from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.metrics_core import GaugeMetricFamily
-from prometheus_client.metrics_core import Metric as Family
-from prometheus_client.multiprocess import MultiProcessCollector
-from prometheus_client.registry import Collector
 
 from relay import __version__
 from relay.config import Settings
@@ -29,9 +24,9 @@ from relay.errors.bugs import bug
 from relay.ledger.ledger import Ledger
 from relay.ledger.schema import HEAD
 from relay.ledger.totals import Totals
-from relay.metrics.metric_table import METRICS, PREFIX, Kind
 from relay.metrics.publisher import Publisher
 from relay.metrics.readings import READ_SECONDS, Readings
+from relay.metrics.shared_sums import SharedSums
 from relay.tallies import Labels, Tallies
 from relay.wire.native import in_native_thread
 
@@ -73,12 +68,14 @@ class TotalsCache:
 class ProcessMetrics:
     """The metrics of one worker: it writes its numbers, and answers for all workers."""
 
-    folder: Path
     settings: Settings
     tallies: Tallies
     readings: Readings
     totals_cache: TotalsCache
     publisher: Publisher
+    sums: SharedSums
+    turn: BoundedSemaphore = field(default_factory=BoundedSemaphore)
+    """Held while `sums` reads the files."""
 
     def run(self) -> None:
         """Write the numbers once a second, until this greenlet is killed. If they can't be written,
@@ -98,21 +95,11 @@ class ProcessMetrics:
     def text(self) -> bytes:
         """Return the answer, in Prometheus' text format. It has this worker's numbers as they are
         now, and those of the others as they were at most a second ago."""
-        totals = self.totals_cache.latest()
+        values = self._values(self.totals_cache.latest())
         self.publish()
-        families = tuple(self._families(totals))
-        # The files of many workers take longer than the hub may stand still.
-        return in_native_thread(lambda: _text_of(self.folder, families))
-
-    def _families(self, totals: Totals | None) -> Iterator[Family]:
-        values = self._values(totals)
-        for metric in METRICS:
-            if metric.kind is not Kind.READING or metric.name not in values:
-                continue
-            family = GaugeMetricFamily(PREFIX + metric.name, metric.help, labels=metric.labels)
-            for labels, value in values[metric.name].items():
-                family.add_metric(labels, value)
-            yield family
+        with self.turn:
+            # The files of many workers take longer than the hub may stand still.
+            return in_native_thread(lambda: self.sums.text(values))
 
     def _values(self, totals: Totals | None) -> dict[str, Mapping[Labels, float]]:
         """Return the readings for the whole server; those of the ledger only if it answers."""
@@ -137,29 +124,10 @@ def process_metrics(
 ) -> ProcessMetrics:
     """Return the metrics of a server's worker, which count nothing before they run."""
     return ProcessMetrics(
-        folder=folder,
         settings=engine.settings,
         tallies=engine.tallies,
         readings=Readings(engine, lambda: [one.transfer for one in worker.active.values()]),
         totals_cache=TotalsCache(ledger.totals),
         publisher=Publisher(),
+        sums=SharedSums(folder),
     )
-
-
-def _text_of(folder: Path, families: tuple[Family, ...]) -> bytes:
-    """Add up the files of a folder, and return them and the `families` as text."""
-    registry = CollectorRegistry()
-    MultiProcessCollector(registry, str(folder))  # type: ignore[no-untyped-call]
-    registry.register(_Fixed(families))
-    return generate_latest(registry)
-
-
-class _Fixed(Collector):
-    """Families that were made before they are collected: collecting must not wait."""
-
-    def __init__(self, families: tuple[Family, ...]) -> None:
-        self._families = families
-
-    def collect(self) -> Iterable[Family]:
-        """As Collector.collect."""
-        return self._families

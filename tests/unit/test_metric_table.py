@@ -23,13 +23,17 @@ SCRAPED = frozenset({"job", "instance", "le"})
 """Labels that Prometheus itself adds."""
 
 FILL = """
-import sys
+import os
+from pathlib import Path
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 from relay.metrics.metric_table import METRICS, Kind
 from relay.metrics.publisher import Publisher
+from relay.metrics.shared_sums import SharedSums
 from relay.tallies import Distributions, Tallies
 
+folder = Path(os.environ["PROMETHEUS_MULTIPROC_DIR"])
+sums = SharedSums(folder)
 tallies, gauges, publisher = Tallies(), {}, Publisher()
 for _ in range(2):
     for metric in METRICS:
@@ -43,16 +47,19 @@ for _ in range(2):
             elif held is not None:
                 held[labels] += 1
     publisher.write(tallies, gauges)
+    answer = sums.text({"build_info": {('a"b', "c\\\\d", "e\\nf"): 1}})
 registry = CollectorRegistry()
 MultiProcessCollector(registry)
-sys.stdout.buffer.write(generate_latest(registry))
+(folder / "answer").write_bytes(answer)
+(folder / "official").write_bytes(generate_latest(registry))
 """
-"""Counts each metric under 1,000 sets of labels, twice, and prints the answer."""
+"""Counts each metric under 1,000 sets of labels, twice; writes the second answer, and that of
+prometheus_client."""
 
 
 @pytest.fixture(scope="module")
-def full(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """Return the families of a process that has counted more than it may show, by name."""
+def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a process that has counted more than it may show."""
     folder = tmp_path_factory.mktemp("metrics")
     done = subprocess.run(
         [sys.executable, "-c", FILL],
@@ -63,10 +70,40 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         timeout=60,
     )
     assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.fixture(scope="module")
+def full(filled: Path) -> dict[str, Any]:
+    """Return the families of its answer, by name."""
+    return families(filled / "answer")
+
+
+def families(path: Path) -> dict[str, Any]:
+    """Return the families of an answer, by name."""
     return {
         family.name + ("_total" if family.type == "counter" else ""): family
-        for family in text_string_to_metric_families(done.stdout)
+        for family in text_string_to_metric_families(path.read_text())
     }
+
+
+def values_of(family: Any) -> dict[Any, float]:
+    """Return the values of a family, by name and labels."""
+    found = {(one.name, frozenset(one.labels.items())): one.value for one in family.samples}
+    assert len(found) == len(family.samples)
+    return found
+
+
+def test_the_answer_is_that_of_prometheus_client(filled: Path) -> None:
+    """Each family with its help, its type and its samples; its own readings come on top."""
+    ours, official = families(filled / "answer"), families(filled / "official")
+    (build,) = ours.pop("relay_build_info").samples
+    assert build.labels == {"version": 'a"b', "python": "c\\d", "schema": "e\nf"}
+    assert set(ours) == set(official)
+    for name, family in official.items():
+        found = ours[name]
+        assert (found.type, found.documentation) == (family.type, family.documentation)
+        assert values_of(found) == values_of(family), name
 
 
 def test_a_process_counts_what_the_table_names() -> None:
