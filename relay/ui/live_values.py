@@ -10,10 +10,11 @@ import json
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from math import inf
-from typing import Any, Final
+from typing import Final
 
 from flask import Response, g, request
 
@@ -24,10 +25,11 @@ from relay.errors import InvalidType, LedgerFailed
 from relay.ledger.ledger import Ledger
 from relay.ledger.overview import Group
 from relay.ledger.rows import Migration
-from relay.ledger.sample_values import SAMPLE_SECONDS, Moving, Sample
+from relay.ledger.sample_values import Moving
 from relay.ledger.states import ENDED
 from relay.ledger.viewer import Viewer
 from relay.ui import words
+from relay.ui.feeds import Feed, Feeds, MigrationValues, SampleReader, Values
 from relay.ui.frame import PageFrame
 from relay.ui.migration_list import ROWS, list_update
 from relay.ui.migration_screen import migration_update
@@ -39,18 +41,31 @@ LOOK_SECONDS: Final = 1.0
 SILENT_SECONDS: Final = 15.0
 """Seconds after which a silent stream says that it is there: the script of the page knows then that
 its values are current, and a write finds out if the client is gone."""
-Look = Callable[[], dict[str, Any]]
-Check = Callable[[], bool]
 Groups = Mapping[Group, int]
+NOTHING_MOVES: Final = Moving()
 
 
-class GroupCounts:
-    """The latest counts of the groups that the lists of this process show."""
+@dataclass(frozen=True, kw_only=True)
+class LivePage:
+    """The page that one stream shows."""
+
+    latest: Callable[[], tuple[Sequence[Migration], Moving]]
+    """Returns its migrations as the watcher has seen them last, and what the only one of them
+    moves. Raises LedgerFailed while the ledger is away."""
+    ends: bool
+    """Whether the stream ends with its only migration."""
+    still_admitted: Callable[[], bool]
+
+
+class SharedValues:
+    """What the streams of this process share: the feeds of their pages, and the latest counts of
+    the groups of the list."""
 
     def __init__(self) -> None:
         self._counts: dict[Viewer, tuple[float, Groups]] = {}
+        self.feeds = Feeds()
 
-    def of(self, ledger: Ledger, viewer: Viewer) -> Callable[[], Groups]:
+    def groups(self, ledger: Ledger, viewer: Viewer) -> Callable[[], Groups]:
         """Return a function that counts the migrations of each group that a viewer sees; all lists
         of equal viewers share a count for LOOK_SECONDS."""
 
@@ -66,27 +81,28 @@ class GroupCounts:
 
 
 def changes(
-    frame: PageFrame, look: Look, ends: Check, still_admitted: Check, is_gone: Check
+    frame: PageFrame, page: LivePage, feed: Feed, is_gone: Callable[[], bool]
 ) -> Iterator[str]:
     """Yield the changed values after each wait of `is_gone`, and the state of the ledger while it
-    is away, until the server drains, the client is gone, or `ends` says that nothing changes any
+    is away, until the server drains, the client is gone, or nothing of its page changes any
     more."""
-    last: dict[str, Any] = {}
+    last: Values = {}
     sent = time.monotonic()
     yield f"{retry_field(RETRY_MS * random.uniform(*JITTER))}\n"
     while not frame.engine.draining:
-        if not still_admitted():
+        if not page.still_admitted():
             yield "event: gone\ndata: {}\n\n"
             return
-        found = _look(frame, look)
-        news = _difference(last, found)
+        found, is_end = _look(frame, page, feed)
+        news = feed.change(last, found) if found is not last else ""
+        last = found
         if news:
-            yield f"event: set\ndata: {json.dumps(news)}\n\n"
-            last, sent = found, time.monotonic()
+            yield f"event: set\ndata: {news}\n\n"
+            sent = time.monotonic()
         elif time.monotonic() - sent > SILENT_SECONDS:
             yield "event: beat\ndata: {}\n\n"
             sent = time.monotonic()
-        if "trouble" not in found and ends():
+        if is_end:
             yield "event: end\ndata: {}\n\n"
             return
         # A person who goes from page to page leaves streams, whose places the next ones need.
@@ -95,53 +111,46 @@ def changes(
     yield f"event: bye\ndata: {json.dumps({'text': words.DRAINING})}\nretry: 500\n\n"
 
 
-@dataclass(eq=False)
-class SampleReader:
-    """The samples of one migration that a page has not got yet. The last one is read again: another
-    worker may have added to it."""
-
-    ledger: Ledger
-    id: str
-    since: int
-    _next: float = 0.0
-
-    def take(self, now: float) -> list[Sample]:
-        """Return the new samples; none before the next ones are due. Raises LedgerFailed."""
-        if now < self._next:
-            return []
-        found = self.ledger.samples(self.id, self.since)
-        self._next = now + SAMPLE_SECONDS
-        if found:
-            self.since = found[-1].at
-        return found
-
-
-def stream(frame: PageFrame, counts: GroupCounts) -> Response:
+def stream(frame: PageFrame, shared: SharedValues) -> Response:
     """Return the live values of a page as a stream. Raises MigrationUnknown, TooManyStreams,
     LedgerFailed, and a RequestError for a wrong query."""
     asked = _migrations_in_query(frame)
     is_one = "m" in request.args
-    ids = [one.id for one in asked]
+    is_gone = partial(has_hung_up, request.environ, LOOK_SECONDS)
+    made = _feed_of(frame, shared, asked)
 
     def pieces(following: Subscription) -> Iterator[str]:
-        if is_one:
-            look, ends = _looks_at_one(frame, partial(_latest, following, ids))
-        else:
-            groups = counts.of(frame.ledger, frame.viewer)
-            look, ends = _looks_at_list(frame, following, ids, groups)
-        is_gone = partial(has_hung_up, request.environ, LOOK_SECONDS)
-        return changes(frame, look, ends, g.still_admitted, is_gone)
+        page = LivePage(
+            latest=partial(_latest, following, [one.id for one in asked]),
+            ends=is_one,
+            still_admitted=g.still_admitted,
+        )
+        return _pieces(frame, page, made, is_gone)
 
     return follow(frame.works(), asked, pieces, moving=is_one)
+
+
+def _pieces(
+    frame: PageFrame,
+    page: LivePage,
+    made: AbstractContextManager[Feed],
+    is_gone: Callable[[], bool],
+) -> Iterator[str]:
+    with made as feed:
+        yield from changes(frame, page, feed, is_gone)
 
 
 def values(frame: PageFrame) -> Response:
     """Return the live values of a page once, for a page that polls; or that the ledger is away.
     Raises MigrationUnknown, and a RequestError for a wrong query."""
-    return json_answer(_look(frame, partial(_values, frame)))
+    try:
+        found = _values(frame)
+    except LedgerFailed as error:
+        found = {"trouble": frame.ledger_away(error)}
+    return json_answer(found)
 
 
-def _values(frame: PageFrame) -> dict[str, Any]:
+def _values(frame: PageFrame) -> Values:
     shown, ledger = _migrations_in_query(frame), frame.ledger
     if "list" in request.args:
         return list_update(frame, shown, ledger.group_counts(frame.viewer))
@@ -175,56 +184,30 @@ def _latest(following: Subscription, ids: Sequence[str]) -> tuple[list[Migration
     if update.failure is not None:
         raise update.failure
     found = [update.migrations[id] for id in ids if id in update.migrations]
-    return found, update.moving.get(ids[0], Moving()) if ids else Moving()
+    return found, update.moving.get(ids[0], NOTHING_MOVES) if ids else NOTHING_MOVES
 
 
-def _looks_at_list(
-    frame: PageFrame, following: Subscription, ids: Sequence[str], groups: Callable[[], Groups]
-) -> tuple[Look, Check]:
-    return (lambda: list_update(frame, _latest(following, ids)[0], groups())), lambda: False
+def _feed_of(
+    frame: PageFrame, shared: SharedValues, asked: Sequence[Migration]
+) -> AbstractContextManager[Feed]:
+    """Return the feed of a page, which all its streams share."""
+    ids, viewer, ledger = tuple(one.id for one in asked), frame.viewer, frame.ledger
+    if "m" in request.args:
+        reader = partial(SampleReader, ledger, ids[0], _history_begin(asked[0]))
+        return shared.feeds.of(ids, lambda: MigrationValues(frame, reader()))
+    groups = shared.groups(ledger, viewer)
+    return shared.feeds.of(
+        (viewer, ids), lambda: lambda found, _: list_update(frame, found, groups())
+    )
 
 
-def _looks_at_one(
-    frame: PageFrame, latest: Callable[[], tuple[list[Migration], Moving]]
-) -> tuple[Look, Check]:
-    ledger, seen = frame.ledger, list[Migration]()
-    histories: list[SampleReader] = []
-
-    def look() -> dict[str, Any]:
-        found, moving = latest()
-        seen[:] = found or seen
-        if not histories:
-            histories.append(SampleReader(ledger, seen[0].id, _history_begin(seen[0])))
-        history = histories[0]
-        return migration_update(frame, seen[0], moving, history.take(time.time()))
-
-    return look, lambda: bool(seen) and is_over(seen[0])
-
-
-def _look(frame: PageFrame, look: Look) -> dict[str, Any]:
+def _look(frame: PageFrame, page: LivePage, feed: Feed) -> tuple[Values, bool]:
+    """Return the values of a page now, or the trouble of the ledger, and whether they are the
+    last."""
     try:
-        found = look()
+        shown, moving = page.latest()
+        values = feed.values(shown, moving)
     except LedgerFailed as error:
-        return {"trouble": frame.ledger_away(error)}
+        return {"trouble": frame.ledger_away(error)}, False
     frame.outage.end()
-    return found
-
-
-def _difference(last: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
-    """Return the members of `found` that `last` does not have."""
-    if "trouble" in found:
-        return {} if "trouble" in last else found
-    news = {
-        name: {key: one for key, one in found[name].items() if last.get(name, {}).get(key) != one}
-        for name in ("texts", "bars")
-    }
-    others = {
-        name: one
-        for name, one in found.items()
-        # Points are new ones, and rows replace those of before.
-        if name not in news and one != last.get(name, [] if name in ("points", "rows") else None)
-    }
-    if not found.get("points"):
-        others.pop("points", None)
-    changed = {name: members for name, members in news.items() if members} | others
-    return {**changed, **({"well": True} if "trouble" in last else {})}
+    return values, page.ends and bool(shown) and is_over(shown[0])

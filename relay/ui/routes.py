@@ -24,7 +24,7 @@ from relay.ui import words
 from relay.ui.assets import served_assets
 from relay.ui.credentials_form import credentials_page, renew_credentials
 from relay.ui.frame import PageFrame
-from relay.ui.live_values import GroupCounts, stream, values
+from relay.ui.live_values import SharedValues, stream, values
 from relay.ui.migration_list import list_page
 from relay.ui.migration_screen import (
     REPORTS,
@@ -108,7 +108,7 @@ def add_pages(
 
 def page_routes(frame: PageFrame) -> Iterable[PageRoute]:
     """Return every route of the page."""
-    counts = GroupCounts()
+    shared = SharedValues()
     searched = frozenset({"group", "q", "before"})
     filtered = frozenset({"state", "reason", "level", "prefix", "after"})
     live = frozenset({"m", "list"})
@@ -150,7 +150,7 @@ def page_routes(frame: PageFrame) -> Iterable[PageRoute]:
         ),
         PageRoute(path="/settings", view=partial(settings_page, frame), scope=Scope.ADMIN),
         PageRoute(path="/health", view=partial(health_page, frame)),
-        PageRoute(path="/stream", view=lambda: stream(frame, counts), query=live, is_data=True),
+        PageRoute(path="/stream", view=lambda: stream(frame, shared), query=live, is_data=True),
         PageRoute(path="/values", view=partial(values, frame), query=live, is_data=True),
         PageRoute(path=ASSETS, view=_asset, scope=None, is_data=True),
         PageRoute(

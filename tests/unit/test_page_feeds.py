@@ -1,0 +1,126 @@
+"""What the streams of one process share: values that are computed once, and changes that are written
+once."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any, cast
+
+import pytest
+
+from relay.errors import LedgerFailed
+from relay.ledger.rows import Migration
+from relay.ledger.sample_values import Moving
+from relay.ui.feeds import CHANGES, Feed, Feeds, Values, difference
+
+NOTHING = Moving()
+
+
+def state(number: int) -> list[Migration]:
+    """Return a state of the ledger, which is not equal to any other."""
+    return [cast(Migration, {"number": number})]
+
+
+class Counter:
+    """Computes the values of a state, and counts how often."""
+
+    def __init__(self) -> None:
+        self.count, self.failure = 0, False
+
+    def __call__(self, found: Sequence[Migration], moving: Moving) -> Values:
+        """Return the values."""
+        self.count += 1
+        if self.failure:
+            raise LedgerFailed("away")
+        return {"texts": {"n": cast(dict[str, Any], found[0])["number"]}, "bars": {}}
+
+
+def test_streams_share_values_and_their_json() -> None:
+    compute = Counter()
+    feed, first, second = Feed(compute), state(1), state(2)
+    one = [feed.values(first, NOTHING) for _ in range(200)]
+    two = [feed.values(second, NOTHING) for _ in range(200)]
+    assert compute.count == 2 and all(found is one[0] for found in one)
+    texts = [feed.change(before, now) for before, now in zip(one, two, strict=True)]
+    assert json.loads(texts[0]) == {"texts": {"n": 2}}
+    assert all(text is texts[0] for text in texts)
+    assert feed.change(two[0], two[0]) == ""
+
+
+def test_other_moving_objects_are_another_state() -> None:
+    compute = Counter()
+    feed, first = Feed(compute), state(1)
+    feed.values(first, NOTHING)
+    feed.values(first, Moving(count=1))
+    assert compute.count == 2
+
+
+def test_a_failure_is_not_kept_as_values() -> None:
+    compute = Counter()
+    feed, first = Feed(compute), state(1)
+    compute.failure = True
+    with pytest.raises(LedgerFailed):
+        feed.values(first, NOTHING)
+    compute.failure = False
+    assert feed.values(first, NOTHING)["texts"] == {"n": 1}
+
+
+def test_few_changes_are_kept() -> None:
+    """A stream that looks late gets a difference of its own."""
+    feed = Feed(Counter())
+    values = [feed.values(state(number), NOTHING) for number in range(3 * CHANGES)]
+    for before, now in zip(values, values[1:], strict=False):
+        feed.change(before, now)
+    assert len(feed._changes) == CHANGES
+    assert json.loads(feed.change(values[0], values[-1])) == {"texts": {"n": 3 * CHANGES - 1}}
+
+
+def test_a_feed_ends_with_its_last_stream() -> None:
+    feeds, made = Feeds(), list[Counter]()
+
+    def make() -> Counter:
+        made.append(Counter())
+        return made[-1]
+
+    with feeds.of("page", make) as one:
+        with feeds.of("page", make) as two:
+            assert one is two
+        with feeds.of("page", make) as three:
+            assert one is three
+    with feeds.of("page", make) as four:
+        assert one is not four
+    assert len(made) == 2 and not feeds._feeds
+
+
+def test_a_stream_gets_what_it_does_not_have() -> None:
+    """Of texts, bars and points those that changed; rows and the shape as a whole."""
+    first = {
+        "texts": {"a": "1", "b": "2"},
+        "bars": {"bar": [1, "1"]},
+        "shape": "x",
+        "rows": [["one"]],
+        "points": [[10, 1, 0], [20, 2, 0]],
+    }
+    assert difference({}, first) == first
+    assert difference(first, first) == {}
+    second = {
+        **first,
+        "rows": [],
+        "points": [[20, 3, 0], [30, 4, 0]],
+        "texts": {"a": "1", "b": "3"},
+    }
+    assert difference(first, second) == {
+        "texts": {"b": "3"},
+        "rows": [],
+        "points": [[20, 3, 0], [30, 4, 0]],
+    }
+    assert difference({}, {"texts": {}, "bars": {}, "rows": [], "points": []}) == {}
+
+
+def test_trouble_is_said_once_and_its_end_too() -> None:
+    values: Values = {"texts": {"a": "1"}, "bars": {}}
+    trouble: Values = {"trouble": "The ledger does not answer."}
+    assert difference(values, trouble) == trouble
+    assert difference(trouble, {"trouble": "It still does not."}) == {}
+    assert difference(trouble, values) == {"well": True, "texts": {"a": "1"}}
