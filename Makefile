@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-all test-tls check bench bench-stores bench-ledger bench-before ladder load soak crash torture docs clean help
+.PHONY: demo test test-all test-tls check bench bench-stores bench-ledger bench-before bench-page ladder load soak siege crash torture docs clean help
 
 help:
 	@echo "make demo   move two dozen objects between two simulated clouds, and see the receipts"
@@ -16,9 +16,11 @@ help:
 	@echo "make bench-stores  S3 to S3 and long listings beside rclone, and one worker beside two (about ten minutes)"
 	@echo "make bench-ledger  200,000 transfers through the ledger alone, in SQLite and PostgreSQL (about five minutes)"
 	@echo "make bench-before BASE=commit  5,000 small objects by this relay, by that of an earlier commit, and by rclone (about five minutes)"
+	@echo "make bench-page  its page, streams and metrics over a ledger of 10,000 migrations, one of 1,000,000 objects (about fifteen minutes)"
 	@echo "make ladder the article's rungs and relay, on the same objects (about ten minutes)"
 	@echo "make load   a minute of locust on POST /migrate, judged by thresholds.toml (LOAD='--page' for its page)"
 	@echo "make soak   five minutes of it at full load"
+	@echo "make siege  slow clients, then a flood of bad requests, beside relay at full speed (about six minutes)"
 	@echo "make crash  kill -9 relay two hundred times on its way to each kind of store, and at each failpoint (about 25 minutes)"
 	@echo "make torture SEED=1 SEEDS=5000  relay between stores that lie, by seeds, and a judge (about twenty minutes)"
 	@echo "make docs   write the generated pages, and build docs/ into out/docs; a warning or a dead link fails"
@@ -60,6 +62,9 @@ bench-ledger: $(VENV)/installed
 bench-before: $(VENV)/installed
 	@$(BIN)/python -m loadtests.stores --only s3-many --many 5000 --before $(or $(BASE),HEAD) $(BENCH)
 
+bench-page: $(VENV)/installed
+	@$(BIN)/python -m loadtests.page $(BENCH)
+
 ladder: $(VENV)/installed
 	@$(BIN)/python -m loadtests.ladder $(LADDER)
 
@@ -74,6 +79,9 @@ torture: $(VENV)/installed
 
 soak: $(VENV)/installed
 	@$(BIN)/python -m loadtests.load --seconds 300 --shape soak --report out/soak.html $(LOAD)
+
+siege: $(VENV)/installed
+	@$(BIN)/python -m loadtests.siege $(SIEGE)
 
 $(VENV)/docs-installed: $(VENV)/installed
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,docs]'

@@ -39,7 +39,7 @@ class Relay:
         Raises BenchError if it does not get ready.
         """
         self.port, self._seconds = free_ports(1)[0], seconds
-        self._log = folder / f"relay-{self.port}.log"
+        self.log = folder / f"relay-{self.port}.log"
         home = folder / f"relay-{self.port}"
         home.mkdir()
         own = {
@@ -53,7 +53,7 @@ class Relay:
         command = [sys.executable, "-m", "gunicorn", "-c", config, "relay.wsgi:app"]
         # In a session of its own: Ctrl-C in the terminal stops the benchmark, which then stops
         # relay.
-        with self._log.open("wb") as log:
+        with self.log.open("wb") as log:
             self._process = subprocess.Popen(
                 command,
                 cwd=ROOT,
@@ -83,7 +83,7 @@ class Relay:
             except OSError:
                 pass
             sleep(0.1)
-        raise BenchError(f"relay did not get ready: {last_line(self._log)}")
+        raise BenchError(f"relay did not get ready: {last_line(self.log)}")
 
     def ask(
         self, method: str, path: str, body: Any = None, seconds: float | None = None
