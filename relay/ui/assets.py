@@ -20,6 +20,8 @@ TYPES: Final[Mapping[str, str]] = {
     ".txt": "text/plain; charset=utf-8",
 }
 """The media types, by the end of a name."""
+APPENDED: Final[Mapping[str, str]] = {"relay.css": "uplot.css"}
+"""Files that are served as the end of another one: each request costs a page a round trip."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +36,12 @@ class Asset:
 @cache
 def assets() -> Mapping[str, Asset]:
     """Return every asset by the name of its file."""
-    return {path.name: _asset(path) for path in sorted(FOLDER.iterdir()) if path.suffix in TYPES}
+    parts = APPENDED.values()
+    return {
+        path.name: _asset(path)
+        for path in sorted(FOLDER.iterdir())
+        if path.suffix in TYPES and path.name not in parts
+    }
 
 
 @cache
@@ -45,6 +52,8 @@ def served_assets() -> Mapping[str, Asset]:
 
 def _asset(path: Path) -> Asset:
     content = path.read_bytes()
+    if path.name in APPENDED:
+        content += path.with_name(APPENDED[path.name]).read_bytes()
     digest = hashlib.sha256(content).hexdigest()[:12]
     return Asset(
         name=f"{path.stem}.{digest}{path.suffix}", content=content, kind=TYPES[path.suffix]
