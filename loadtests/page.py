@@ -37,6 +37,8 @@ from loadtests.workers import await_end
 OPEN, CLOSE = "<!-- bench-page -->", "<!-- /bench-page -->"
 SECTIONS = ("pages", "paints", "streams", "scrapes", "open")
 STREAMS = 200
+GONE_SECONDS = 30.0
+"""How long a server may take to see that the client of a stream is gone."""
 SECONDS = 60.0
 """The longest that a server may take to start, or an answer to come."""
 Say = Callable[[str], None]
@@ -180,15 +182,17 @@ class Bench:
     def _streams_of(self, relay: Relay, what: str, path: str) -> Iterator[Measured]:
         none, one, many = list[float](), list[tuple[float, float]](), list[tuple[float, float]]()
         grown = 0
-        self._forget_ticks()
         for _ in range(self.rounds):
             none.append(self._cost(relay, nullcontext())[0])
             one.append(self._cost(relay, open_streams(relay.port, [path])))
+            self._await_no_stream(relay)
             before = memory(relay.workers[0], "VmRSS")
             with open_streams(relay.port, [path] * STREAMS) as counts:
+                self._forget_ticks()  # of their opening
                 many.append(self._cost(relay, nullcontext()))
                 grown = max(grown, memory(relay.workers[0], "VmRSS") - before)
                 events = min(counts)
+            self._await_no_stream(relay)
             self.say(f"streams of {what}: at least {events} events each")
         cpu = median(cost for cost, _ in many) - median(none)
         load = median(rate for _, rate in many) / max(median(rate for _, rate in one), 0.1)
@@ -218,6 +222,17 @@ class Bench:
             time.sleep(self.seconds)
             wall, after = time.monotonic() - began, client.statements()
             return (cpu_seconds(relay.workers) - spent) / wall, (after - before) / wall
+
+    def _await_no_stream(self, relay: Relay) -> None:
+        """Wait until the server has seen that the clients of its streams are gone."""
+        until = time.monotonic() + GONE_SECONDS
+        with closing(Client(relay.port)) as client:
+            while b"\nrelay_streams 0" not in client.get("/metrics").body:
+                if time.monotonic() > until:
+                    raise BenchError(
+                        f"streams are open {GONE_SECONDS:.0f} s after their clients left"
+                    )
+                time.sleep(0.5)
 
     def _listed(self, relay: Relay) -> str:
         rows = json.loads(relay.ask("GET", "/migrations?limit=50")[1])["migrations"]

@@ -81,15 +81,18 @@ def open_streams(port: int, paths: Sequence[str]) -> Iterator[list[int]]:
     async def follow(number: int) -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1 << 20)
         head = f"GET {paths[number]} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n\r\n"
-        writer.write(head.encode())
-        status = (await reader.readline()).split(b" ")[1]
-        if status != b"200":
-            failures.append(status.decode())
-            return
-        while line := await reader.readline():
-            counts[number] += line.startswith(b"event: set")
-            if all(counts):
-                ready.set()
+        try:
+            writer.write(head.encode())
+            status = (await reader.readline()).split(b" ")[1]
+            if status != b"200":
+                failures.append(status.decode())
+                return
+            while line := await reader.readline():
+                counts[number] += line.startswith(b"event: set")
+                if all(counts):
+                    ready.set()
+        finally:
+            writer.transport.abort()
 
     async def follow_all() -> None:
         await asyncio.gather(*(follow(number) for number in range(len(paths))))
@@ -100,6 +103,7 @@ def open_streams(port: int, paths: Sequence[str]) -> Iterator[list[int]]:
         loop.run_forever()
         task.cancel()
         loop.run_until_complete(asyncio.gather(task, return_exceptions=True))
+        loop.run_until_complete(asyncio.sleep(0))  # the connections are closed in a next turn
         loop.close()
 
     thread = threading.Thread(target=run, daemon=True)

@@ -86,6 +86,34 @@ class Notice:
         return cls(event.cursor, event.migration_id, event.kind, json.dumps(event.to_json()))
 
 
+class ProgressTexts(Mapping[str, str]):
+    """Migrations in brief as JSON, with the trouble of this process. A text is made when the first
+    client asks for it; the clients of pages need none."""
+
+    def __init__(self, migrations: Mapping[str, Migration], trouble: RelayError | None) -> None:
+        """Nothing is made yet."""
+        self._migrations, self._trouble = migrations, trouble
+        self._texts: dict[str, str] = {}
+
+    def __getitem__(self, id: str) -> str:
+        """Return the text of one migration."""
+        found = self._texts.get(id)
+        if found is None:
+            members = brief(self._migrations[id])
+            if self._trouble is not None:
+                members["trouble"] = {"code": self._trouble.code, "detail": self._trouble.title}
+            found = self._texts[id] = json.dumps(members)
+        return found
+
+    def __iter__(self) -> Iterator[str]:
+        """Iterate over the ids."""
+        return iter(self._migrations)
+
+    def __len__(self) -> int:
+        """Return the number of migrations."""
+        return len(self._migrations)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Update:
     """What a subscription holds when its client takes it."""
@@ -93,7 +121,7 @@ class Update:
     migrations: Mapping[str, Migration]
     """The latest state of each migration; one that was deleted is missing."""
     progress: Mapping[str, str]
-    """The same as JSON, in brief, with the trouble of this process."""
+    """The same as JSON, in brief, with the trouble of this process; it may have others too."""
     moving: Mapping[str, Moving]
     """What is moved of each, for a client that shows it."""
     notices: Sequence[Notice]
@@ -269,12 +297,13 @@ class Watcher:
             # Another client may have set it meanwhile: the earlier one leaves nothing out.
             self._mark = mark if self._mark is None else min(mark, self._mark)
         self._known.update({one.id: one for one in migrations})
+        found = {one.id: one for one in migrations}
         subscription = Subscription(
-            frozenset(one.id for one in migrations),
+            frozenset(found),
             wants_events=events,
             wants_moving=moving,
-            migrations={one.id: one for one in migrations},
-            progress={one.id: self._text_of(one, self.trouble()) for one in migrations},
+            migrations=found,
+            progress=ProgressTexts(found, self.trouble()),
             hang_up=hang_up,
         )
         self._subscriptions.add(subscription)
@@ -351,8 +380,7 @@ class Watcher:
             self.ledger.watch(ids)
 
     def _deliver(self, found: Look, to: Iterable[Subscription]) -> None:
-        trouble = self.trouble()
-        texts = {id: self._text_of(one, trouble) for id, one in found.migrations.items()}
+        texts = ProgressTexts(found.migrations, self.trouble())
         notices: dict[str, list[Notice]] = {}
         for event in found.events:
             notices.setdefault(event.migration_id, []).append(Notice.of(event))
@@ -360,7 +388,7 @@ class Watcher:
             there = [id for id in one.ids if id in texts]
             one.put(
                 {id: found.migrations[id] for id in there},
-                {id: texts[id] for id in there},
+                texts,
                 [notice for id in there for notice in notices.get(id, ())],
                 moving={id: found.moving[id] for id in there if id in found.moving},
                 has_gap=found.has_left_out,
@@ -369,17 +397,9 @@ class Watcher:
     def _note_failure(self, error: LedgerFailed) -> None:
         now = self.clock()
         self._failing_since = now if self._failing_since is None else self._failing_since
-        texts = {id: self._text_of(one, error) for id, one in self._known.items()}
+        texts = ProgressTexts(self._known, error)
         for one in tuple(self._subscriptions):
-            progress = {id: texts[id] for id in one.migrations if id in texts}
-            one.note_failure(error, now - self._failing_since, progress)
-
-    @staticmethod
-    def _text_of(migration: Migration, trouble: RelayError | None) -> str:
-        members = brief(migration)
-        if trouble is not None:
-            members["trouble"] = {"code": trouble.code, "detail": trouble.title}
-        return json.dumps(members)
+            one.note_failure(error, now - self._failing_since, texts)
 
     def _hang_up_stuck(self) -> None:
         """Close the connections of clients that take nothing."""
