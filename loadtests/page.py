@@ -176,7 +176,10 @@ class Bench:
     def streams(self) -> Iterator[Measured]:
         """Two hundred streams of a migration that moves, beside one."""
         with page_server(self.folder, self.ledger) as relay, self._slow_migration(relay) as name:
-            for what, path in (("the migration", f"m={name}"), ("the list", self._listed(relay))):
+            for what, path in (
+                ("the migration", f"m={name}"),
+                ("the list", self._list_query(relay)),
+            ):
                 yield from self._streams_of(relay, what, f"/ui/stream?{path}")
 
     def _streams_of(self, relay: Relay, what: str, path: str) -> Iterator[Measured]:
@@ -234,7 +237,7 @@ class Bench:
                     )
                 time.sleep(0.5)
 
-    def _listed(self, relay: Relay) -> str:
+    def _list_query(self, relay: Relay) -> str:
         rows = json.loads(relay.ask("GET", "/migrations?limit=50")[1])["migrations"]
         return "list=" + ",".join(str(row["number"]) for row in rows)
 
@@ -268,7 +271,7 @@ class Bench:
                 has_pages = turn % 2 == 1
                 number = self._next_number(relay)
                 # The page of the migration is open before it begins; it is asked for again then.
-                paths = [f"/ui/stream?{self._listed(relay)}"] if has_pages else []
+                paths = [f"/ui/stream?{self._list_query(relay)}"] if has_pages else []
                 with ExitStack() as stack:
                     if paths:
                         stack.enter_context(open_streams(relay.port, paths))

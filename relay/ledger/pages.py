@@ -93,7 +93,7 @@ _LAST_ID: Final = 2**63 - 1
 
 
 @dataclass(frozen=True)
-class _Range:
+class _PageRange:
     """The rows of a migration with one value in a column, and ids above `after`."""
 
     migration: str
@@ -116,24 +116,24 @@ class _Range:
 
 
 @dataclass(frozen=True)
-class _Failures(_Range):
+class _FailureRange(_PageRange):
     """The same for the failed rows of a reason, which have an index of their own."""
 
     def of(self, query: Select[Any]) -> Select[Any]:
-        """As _Range.of."""
+        """As _PageRange.of."""
         return super().of(query.where(FAILED))
 
 
 def _ranges(
     migration: str, states: Iterable[str], after: int, reason: str | None
-) -> Sequence[_Range]:
+) -> Sequence[_PageRange]:
     """Return the ranges that make up a page; the order of each is that of an index."""
     wanted = sorted(states) or sorted(TransferState)
     if reason is None:
-        return [_Range(migration, transfers.c.state, state, after) for state in wanted]
+        return [_PageRange(migration, transfers.c.state, state, after) for state in wanted]
     # Only a failed object has a reason.
     last = after if TransferState.FAILED in wanted else _LAST_ID
-    return [_Failures(migration, transfers.c.reason, reason, last)]
+    return [_FailureRange(migration, transfers.c.reason, reason, last)]
 
 
 def select_rows() -> Select[Any]:

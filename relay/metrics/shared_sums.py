@@ -162,8 +162,8 @@ def _line(name: str, labels: str, value: float) -> str:
 
 def _labels_text(labels: Mapping[str, str]) -> str:
     """Return labels as the text has them between braces, in one order."""
-    return ",".join(f'{name}="{_escaped(text)}"' for name, text in sorted(labels.items()))
+    return ",".join(f'{name}="{_escape(text)}"' for name, text in sorted(labels.items()))
 
 
-def _escaped(text: str) -> str:
+def _escape(text: str) -> str:
     return text.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")

@@ -39,6 +39,7 @@ class Feed:
 
     compute: Compute
     streams: int = 0
+    _: KW_ONLY
     _state: tuple[object, ...] | None = None
     _values: Values = field(default_factory=dict)
     _changes: OrderedDict[tuple[int, int], tuple[Values, Values, str]] = field(

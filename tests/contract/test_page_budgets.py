@@ -63,7 +63,7 @@ Statement = tuple[str, Any]
 
 
 @pytest.fixture
-def filled(address: str) -> Iterator[Ledger]:
+def large_ledger(address: str) -> Iterator[Ledger]:
     """Return a ledger with many migrations, one of them with many objects."""
     with closing(Ledger.connect(address, SERVER)) as ledger:
         fill_ledger(address, SIZE)
@@ -71,10 +71,10 @@ def filled(address: str) -> Iterator[Ledger]:
 
 
 @pytest.fixture
-def client(filled: Ledger, address: str) -> Iterator[FlaskClient]:
+def client(large_ledger: Ledger, address: str) -> Iterator[FlaskClient]:
     """Return a client of a server with it."""
     engine = TransferEngine(Settings(ledger=address), LOOPBACK)
-    works = ledger_context(filled, Worker(filled, engine, 1), engine)
+    works = ledger_context(large_ledger, Worker(large_ledger, engine, 1), engine)
     yield create_app(engine, (), works).test_client()
     engine.wire.pool.close()
 
@@ -124,38 +124,38 @@ COUNTS_OBJECTS = re.compile(r"\b(?:count|sum|max)\([^)]*\)[^()]*\bFROM transfers
 """A count of rows of `transfers`, except of those in a subquery, which are the rows of a page."""
 
 
-def test_each_page_takes_few_queries_by_an_index(client: FlaskClient, filled: Ledger) -> None:
+def test_each_page_takes_few_queries_by_an_index(client: FlaskClient, large_ledger: Ledger) -> None:
     for path, most in PAGES.items():
-        with statements(filled) as seen:
+        with statements(large_ledger) as seen:
             answer = client.get(path, headers={"Host": "localhost"})
         assert answer.status_code == 200, (path, answer.text)
         reads = reads_of(seen)
         assert 0 < len(reads) <= most, (path, [text for text, _ in reads])
         for one in reads:
             assert COUNTS_OBJECTS.search(one[0]) is None, (path, one[0])
-            plan = plan_of(filled, one)
+            plan = plan_of(large_ledger, one)
             assert SCANS.search(plan) is None, (path, one[0], plan)
 
 
-def test_the_watcher_takes_three_queries(filled: Ledger) -> None:
+def test_the_watcher_takes_three_queries(large_ledger: Ledger) -> None:
     """However many migrations and clients there are."""
-    known = {one.id: one for one in filled.migrations(50)}
-    with statements(filled) as seen:
-        found = filled.look(known, filled.mark(), [*known][:1])
+    known = {one.id: one for one in large_ledger.migrations(50)}
+    with statements(large_ledger) as seen:
+        found = large_ledger.look(known, large_ledger.mark(), [*known][:1])
     reads = reads_of(seen)
     assert len(found.migrations) == 50
     assert len(reads) <= 1 + 3, [text for text, _ in reads]  # the mark is a client's own
     for one in reads:
-        plan = plan_of(filled, one)
+        plan = plan_of(large_ledger, one)
         assert SCANS.search(plan) is None, (one[0], plan)
 
 
-def test_a_filled_ledger_is_counted_as_relay_counts(filled: Ledger) -> None:
-    """So that a page of it costs what one of a ledger costs that relay has filled."""
+def test_a_filled_ledger_is_counted_as_relay_counts(large_ledger: Ledger) -> None:
+    """So that a page of it costs what one of a ledger costs that relay has large_ledger."""
     for name in (SIZE.large, "20", "101", "2", "3", "4"):
-        assert_counted(filled, filled.migration(name).id)
-    assert_stages_counted(filled)
-    large = filled.migration(SIZE.large)
+        assert_counted(large_ledger, large_ledger.migration(name).id)
+    assert_stages_counted(large_ledger)
+    large = large_ledger.migration(SIZE.large)
     assert (large.state, large.needs_attention, large.count_in().objects) == (
         "paused",
         True,

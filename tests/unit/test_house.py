@@ -104,6 +104,7 @@ NO_PAYLOAD = {
     "relay.stores.local_upload",
     "relay.ledger.opening",
     "relay.metrics.shared_folder",
+    "relay.metrics.shared_sums",
 }
 """The terminal replaces a closed stdout by /dev/null; no transfer reaches that code. Settings are
 opened to be read. A local folder is where a user wants the bytes. The ledger creates its own file,

@@ -58,7 +58,7 @@ prometheus_client."""
 
 
 @pytest.fixture(scope="module")
-def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def metrics_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the folder of a process that has counted more than it may show."""
     folder = tmp_path_factory.mktemp("metrics")
     done = subprocess.run(
@@ -74,9 +74,9 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def full(filled: Path) -> dict[str, Any]:
+def full(metrics_folder: Path) -> dict[str, Any]:
     """Return the families of its answer, by name."""
-    return families(filled / "answer")
+    return families(metrics_folder / "answer")
 
 
 def families(path: Path) -> dict[str, Any]:
@@ -94,9 +94,9 @@ def values_of(family: Any) -> dict[Any, float]:
     return found
 
 
-def test_the_answer_is_that_of_prometheus_client(filled: Path) -> None:
+def test_the_answer_is_that_of_prometheus_client(metrics_folder: Path) -> None:
     """Each family with its help, its type and its samples; its own readings come on top."""
-    ours, official = families(filled / "answer"), families(filled / "official")
+    ours, official = families(metrics_folder / "answer"), families(metrics_folder / "official")
     (build,) = ours.pop("relay_build_info").samples
     assert build.labels == {"version": 'a"b', "python": "c\\d", "schema": "e\nf"}
     assert set(ours) == set(official)
