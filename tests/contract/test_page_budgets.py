@@ -151,7 +151,7 @@ def test_the_watcher_takes_three_queries(large_ledger: Ledger) -> None:
 
 
 def test_a_filled_ledger_is_counted_as_relay_counts(large_ledger: Ledger) -> None:
-    """So that a page of it costs what one of a ledger costs that relay has large_ledger."""
+    """So that a page of it costs what one of a ledger costs that relay has filled."""
     for name in (SIZE.large, "20", "101", "2", "3", "4"):
         assert_counted(large_ledger, large_ledger.migration(name).id)
     assert_stages_counted(large_ledger)
