@@ -1,22 +1,34 @@
 """Sign S3 requests, and follow the bucket to its region.
 
-Decided here: with which credentials, for which region and by which clock a request is signed. Never
-here: the signature itself (`sigv4.py`), which refusal means that one of them is wrong
-(`client.py`)."""
+Decided here: with which credentials, for which region and by which clock a request is signed, and
+which of the caller's headers only an upload has. Never here: the signature itself (`sigv4.py`),
+which refusal means that one of them is wrong (`client.py`)."""
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
 from datetime import datetime, timedelta
+from typing import Final
 
 from relay.errors import ConfigError, CredentialsWithdrawn
 from relay.location import Location
 from relay.stores.http_client import HttpClient
+from relay.stores.metadata import CARRIED
 from relay.stores.s3.account import account_of, in_region
 from relay.stores.s3.error_codes import error_region
 from relay.stores.s3.sigv4 import UNSIGNED, UNSIGNED_TRAILER, AwsCredentials, Signer
 from relay.wire.body import Body
 from relay.wire.exchange import Payload, Response, Wrapping
 from relay.wire.http1 import Fields
+
+_OF_UPLOADS: Final = re.compile(
+    "x-amz-(?:server-side-encryption(?!-customer)|storage-class|acl|grant-|object-lock-|meta-"
+    f"|tagging|website-redirect-location)|(?:{'|'.join(CARRIED)}|expires)$"
+)
+"""The beginnings of the names of fields that describe the object of an upload. MinIO and AWS refuse
+some of them in other requests, even in a HEAD and in the upload of a part. (The key of SSE-C is in
+all of them.)"""
 
 
 class SignedRequests:
@@ -45,6 +57,12 @@ class SignedRequests:
         is sent again for that region, unless its body is a stream.
 
         Raises CredentialsWithdrawn (retryable) if credentials are missing now."""
+        if (
+            location.headers
+            and self._http.side == "destination"
+            and not _describes(method, location)
+        ):
+            location = _without_upload_fields(location)
         account = account_of(location)
         signer, fields = account.signer, fields + account.asked
         payload = UNSIGNED_TRAILER if wrapping else UNSIGNED
@@ -102,3 +120,17 @@ class SignedRequests:
             return account_of(location).signer.renew(self._credentials)
         except ConfigError:
             return False  # the store's refusal says more than our own error
+
+
+def _describes(method: str, location: Location) -> bool:
+    """Return whether a request has the description of an object: an upload in one request, a copy,
+    or the beginning of a multipart upload."""
+    if method == "PUT":
+        return "uploadId=" not in location.query
+    return method == "POST" and location.query.startswith("uploads")
+
+
+def _without_upload_fields(location: Location) -> Location:
+    """Return a location without the headers that only an upload has."""
+    kept = tuple(pair for pair in location.headers if not _OF_UPLOADS.match(pair[0].lower()))
+    return replace(location, headers=kept)
