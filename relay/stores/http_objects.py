@@ -78,12 +78,12 @@ def read_fields(pinned: Version | None, span: ByteRange | None) -> Fields:
     return fields
 
 
-def _is_dated_now(head: Head) -> bool:
-    """Return whether the date of the object is that of the answer, within a second."""
+def _age(head: Head) -> float | None:
+    """Return the seconds from the date of the object to that of the answer."""
     changed, answered = (http_date(head.by_name.get(name)) for name in ("last-modified", "date"))
     if changed is None or answered is None:
-        return False
-    return abs((answered - changed).total_seconds()) <= 1
+        return None
+    return (answered - changed).total_seconds()
 
 
 class ReadAnswer:
@@ -104,7 +104,7 @@ class ReadAnswer:
             disposition=head.by_name.get("content-disposition"),
             metadata=self._heads.metadata(head, self._final),
             ranges="bytes" in (head.get("accept-ranges") or "").lower(),
-            dated_now=_is_dated_now(head),
+            age=_age(head),
         )
 
     def open_whole(self, pinned: Version | None) -> OpenedObject:
@@ -122,7 +122,7 @@ class ReadAnswer:
             self._final,
             disposition=head.by_name.get("content-disposition"),
             metadata=metadata,
-            dated_now=_is_dated_now(head),
+            age=_age(head),
             body=body,
         )
 

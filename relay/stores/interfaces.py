@@ -91,8 +91,14 @@ class ObjectInfo:
     """Whether the store announces range requests for it."""
     described: bool = True
     """Whether the answer could name the metadata. If not, an empty `metadata` means "unknown"."""
-    dated_now: bool = False
-    """Whether its date is that of the answer. A server may give each answer such a date."""
+    age: float | None = None
+    """Seconds from its date to that of the answer, within one second; None if the answer lacks
+    one."""
+
+    @property
+    def dated_now(self) -> bool:
+        """Whether its date is that of the answer. A server may give each answer such a date."""
+        return self.age is not None and abs(self.age) <= 1
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,8 @@ import hashlib
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from email.utils import formatdate
+from time import time
 
 from tests.scripted import Talk, length_of
 
@@ -32,6 +34,8 @@ class Shelf:
     dated: bytes = b""
     """The modification time of each object, as the server reports it; empty: it reports no
     dates."""
+    skew: float = 0.0
+    """How far its clock is ahead, in seconds."""
     cut: int | None = None
     damages: Callable[[bytes], bytes] = lambda data: data
     before: Callable[[Shelf, bytes, bytes], None] = lambda shelf, method, path: None
@@ -100,7 +104,9 @@ class Shelf:
             fields = b"Content-Length: %d\r\n" % len(data) + (
                 self._tag(data) if self.tagged else b""
             )
-            fields += b"Last-Modified: %s\r\n" % self.dated if self.dated else b""
+            if self.dated:
+                answered = formatdate(time() + self.skew, usegmt=True).encode()
+                fields += b"Date: %s\r\nLast-Modified: %s\r\n" % (answered, self.dated)
             talk.send(b"HTTP/1.1 200 X\r\n" + fields + b"\r\n", data if method == b"GET" else b"")
         return True
 

@@ -4,6 +4,7 @@ proved."""
 from __future__ import annotations
 
 import signal
+import sqlite3
 import threading
 import time
 from dataclasses import dataclass, field, replace
@@ -213,20 +214,24 @@ def test_an_empty_object_of_another_writer_is_not_deleted(engine: Engine, size: 
 # -- objects that no later command writes again
 
 
-def now(later: float = 1.0) -> bytes:
-    """Return a date of HTTP: the next whole second, since acceptance may be in this one."""
+def now(later: float = 0.0) -> bytes:
+    """Return a date of HTTP."""
     return formatdate(time.time() + later, usegmt=True).encode()
 
 
-def forsake_piece(tmp_path: Path, shelf: Shelf, there: Peer) -> tuple[Terminal, tuple[str, ...]]:
-    """Kill a migration in the middle of its object, and let the server keep the piece, with the
-    present date."""
+def forsake_piece(
+    tmp_path: Path, shelf: Shelf, there: Peer, if_exists: str = "overwrite"
+) -> tuple[Terminal, tuple[str, ...]]:
+    """Kill a migration in the middle of its object, a minute after its acceptance, and let the
+    server keep the piece, with the present date."""
     data = bytes(range(256)) * 2000
     folder, terminal = plant(tmp_path, data), hurried_terminal(tmp_path)
-    words = "migrate", "-r", str(folder), there.url("/to/"), "--if-exists", "overwrite"
+    words = "migrate", "-r", str(folder), there.url("/to/"), "--if-exists", if_exists
     assert terminal.run(*words, RELAY_FAILPOINT="mid-part:1:kill9")[0] == -9
     eventually(lambda: b"/to/a" in shelf.objects)
     assert 0 < len(shelf.objects[b"/to/a"]) < len(data)
+    with sqlite3.connect(terminal.ledger) as connection:
+        connection.execute("UPDATE migrations SET created = created - 60")
     shelf.dated = now()
     return terminal, words
 
@@ -275,6 +280,36 @@ def test_a_cancel_removes_a_piece_at_its_own_place_alone(tmp_path: Path, what: s
     assert (
         terminal.query("SELECT count(*) FROM transfers WHERE before LIKE '%may remain%'") == remains
     )
+
+
+@pytest.mark.parametrize("if_exists", ["overwrite", "skip"])
+@pytest.mark.parametrize("later", [0, 60], ids=["piece", "another's"])
+@pytest.mark.parametrize("skew", [-600, 7200], ids=lambda n: f"{n:+} s")
+def test_a_server_clock_decides_the_age_of_a_piece(
+    tmp_path: Path, skew: float, later: float, if_exists: str
+) -> None:
+    """An object from after the kill is another writer's, though the source has outgrown it."""
+    shelf = Shelf(skew=skew)
+    with Peer(shelf) as there:
+        terminal, _ = forsake_piece(tmp_path, shelf, there, if_exists)
+        shelf.dated = now(later + skew)
+        code, out, err = terminal.run("cancel", "1")
+    is_left = later == 60
+    assert (code, REMAINS in out + err, len(shelf.objects)) == (is_left, is_left, is_left)
+
+
+@pytest.mark.parametrize("if_exists", ["overwrite", "skip"])
+@pytest.mark.parametrize("later", [-600, 60])
+def test_dates_of_another_clock_prove_no_piece(
+    tmp_path: Path, later: float, if_exists: str
+) -> None:
+    """A proxy answers with its own Date, and shows the dates of a file system elsewhere."""
+    shelf = Shelf()
+    with Peer(shelf) as there:
+        terminal, _ = forsake_piece(tmp_path, shelf, there, if_exists)
+        shelf.dated = now(later)
+        code, out, err = terminal.run("cancel", "1")
+    assert (code, REMAINS in out + err, len(shelf.objects)) == (1, True, 1)
 
 
 @pytest.mark.parametrize("if_exists", ["overwrite", "changed", "skip", "fail"])

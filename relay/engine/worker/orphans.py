@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import KW_ONLY, dataclass, field
 from functools import partial
-from time import monotonic
+from time import monotonic, time
 from typing import Final
 
 from gevent.event import Event
@@ -55,7 +55,7 @@ from relay.ledger.rows import Orphan, PriorState
 from relay.location import Location
 from relay.logs.emitter import emit
 from relay.logs.event_table import LogEvent
-from relay.parsing import http_date, is_before
+from relay.parsing import is_before
 from relay.receipt import Version
 from relay.stores.interfaces import Destination, ObjectInfo, Source, UnknownObject
 from relay.wire.watchdog import Watchdog
@@ -66,6 +66,9 @@ AGAIN_SECONDS: Final = 600.0
 """Delay before the removal of an orphan is retried."""
 LATE_SECONDS: Final = 2.0
 """How long after the end of a claim a server may write the last bytes of it."""
+EARLY_SECONDS: Final = 300.0
+"""How long before the end of a claim the last bytes of a piece may have been written: its worker
+was lost, or waited for a retry."""
 
 Left = tuple[Orphan, RelayError]
 """An orphan that could not be removed, and the error."""
@@ -208,7 +211,9 @@ class OrphanSweeper:
             found = inspect_object(destination, place)
             if isinstance(found, UnknownObject):
                 raise found.why
-            there = found.version
+            there, age = found.version, found.age
+            # The server's own dates are compared with each other: its clock may differ from ours.
+            written = time() - age if age is not None else None
             # It is the prior object, or was written before the migration was accepted.
             if is_same(was.version, there) or is_before(
                 there.last_modified, was.since, CLOCKS_SECONDS
@@ -223,7 +228,8 @@ class OrphanSweeper:
                 is_piece, destination, place, source=source, origin=plan.source, pinned=listed
             )
             # The comparison takes time, and another worker may send the object again meanwhile.
-            remove_piece(destination, place, there, partial(self._may_remove, orphan, was, begins))
+            may_remove = partial(self._may_remove, orphan, was, written, begins)
+            remove_piece(destination, place, there, may_remove)
         except NotFound as error:
             if error.side == "destination":
                 return None
@@ -240,16 +246,17 @@ class OrphanSweeper:
         self,
         orphan: Orphan,
         was: PriorState,
+        written: float | None,
         begins: Callable[[Version], bool],
         there: Version,
     ) -> bool:
-        """Return whether the object `there` is a piece, and no other worker has claimed it. Raises
-        DestinationLost if it may be another writer's, or ours of a version that the source no
-        longer has."""
+        """Return whether the object `there`, which was `written` at that time, is a piece, and no
+        other worker has claimed it. Raises DestinationLost if it may be another writer's, or ours
+        of a version that the source no longer has."""
         if not begins(there):
             # A listing may have named another version since the claim that sent it.
             raise DestinationLost("its bytes are not the source's, which may have changed")
-        _require_ours(there, was, orphan.ended)
+        _require_ours(was, written, orphan.ended)
         return self.ledger.is_over(orphan)
 
     @contextmanager
@@ -273,18 +280,17 @@ def _shows_whole_alone(destination: Destination, plan: Plan) -> bool:
     return not staged and destination.publishes_atomically(plan.verify is not Verify.SIZE)
 
 
-def _require_ours(there: Version, was: PriorState, ended: float | None) -> None:
+def _require_ours(was: PriorState, written: float | None, ended: float | None) -> None:
     """Raise DestinationLost if a piece may not be ours: a prior object may have the same first
-    bytes, and so may an unrecorded one, unless the piece was written between the acceptance of the
-    migration and the end of its last claim. A whole object that has arrived since has them as well,
-    if the source has grown."""
-    written = http_date(there.last_modified)
-    at = written.timestamp() if written is not None else None
-    is_since = was.known or (was.since is not None and at is not None and at >= was.since)
-    is_until = ended is not None and at is not None and at <= ended + LATE_SECONDS
+    bytes, and so may an unrecorded one, unless the piece was written after the acceptance of the
+    migration and about the end of its last claim. A whole object that has arrived since has them as
+    well, if the source has grown."""
     has_arrived = was.arrived or was.sent is not None
-    if was.version is None and not has_arrived and is_since and is_until:
-        return
+    if was.version is None and not has_arrived and written is not None and ended is not None:
+        # Dates of HTTP have whole seconds, hence `- 1`.
+        is_since = was.known or (was.since is not None and written - 1 >= was.since)
+        if is_since and ended - EARLY_SECONDS <= written <= ended + LATE_SECONDS:
+            return
     raise DestinationLost(
         "it has the object's first bytes, but may be a whole object of an older version"
     )
