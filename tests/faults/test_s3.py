@@ -33,6 +33,7 @@ from relay.errors import (
     Unavailable,
 )
 from relay.receipt import Level, State
+from relay.stores.s3.account import account_of
 from relay.stores.s3.quirks import UNTAGGED
 from relay.stores.s3.sigv4 import AwsCredentials, Signer
 from relay.transfer_limits import Limits
@@ -425,6 +426,21 @@ def test_a_bucket_without_tags_gets_the_object_with_a_note(
             assert UNTAGGED in outcome.receipt.notes
             assert tags_of(bucket) == tries
     assert bucket.whole == b"bytes"
+
+
+def test_the_permissions_of_one_key_say_nothing_of_others(
+    engine: Engine, tagged_server: Peer
+) -> None:
+    bucket = Bucket(refuses={b"x-amz-tagging": DENIED})
+    with Peer(repeat_script(bucket)) as new:
+        for owner, denied in (("one", True), ("other", False), ("one", True)):
+            bucket.refuses = {b"x-amz-tagging": DENIED} if denied else {}
+            there = place(new)
+            there = replace(there, account=replace(account_of(there), owner=owner))
+            outcome = with_retries(engine).migrate(place(tagged_server), there)
+            assert outcome.receipt is not None
+            assert (UNTAGGED in outcome.receipt.notes) is denied
+            assert tags_of(bucket)[-1] is not denied
 
 
 def test_a_multipart_object_without_its_tags_has_a_note(

@@ -56,6 +56,8 @@ class Progress:
     """True if the destination has no temporary uploads of crashed attempts."""
     answered: bool = False
     """True if the destination has answered a HEAD or GET, in any attempt."""
+    source_answered: bool = False
+    """True if the source has described or opened the object, in any attempt."""
     remains: dict[str, str] = field(default_factory=dict)
     """Sentences about the leftovers of earlier attempts, including those of crashed processes, by
     place. Other objects share this dictionary."""

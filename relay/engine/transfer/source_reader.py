@@ -107,6 +107,7 @@ class SourceReader:
     def _check_whole(self, found: F) -> F:
         """As `_check_description`, of an object that is not open. Raises Rejected if the server
         cuts the name, so that the answer is about another object."""
+        self._progress.source_answered = True
         self._cut_names.refuse()
         self._cut_names.learn()
         return self._check_description(found)
@@ -209,6 +210,7 @@ class SourceReader:
             opened = self._source.get(
                 source
             )  # the object changed since it was listed: read the current version
+        progress.source_answered = True
         body = progress.body = opened.body
         assert body is not None  # an Opened has one
         opened = self._check_description(opened)

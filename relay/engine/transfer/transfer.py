@@ -165,6 +165,11 @@ class Transfer:
         return self._progress.sendings > 0
 
     @property
+    def has_read_source(self) -> bool:
+        """True if the source has described or opened the object."""
+        return self._progress.source_answered
+
+    @property
     def place(self) -> str:
         """The object's location as it is printed; that of its folder, until its source has named
         it and an attempt sends it."""

@@ -132,8 +132,7 @@ class ClaimRunner:
         # Bytes that were read of a skipped object do not count as moved.
         self.moved(min(transfer.moved_bytes, outcome.bytes))
         self.ended(active.claim, outcome)
-        self.jobs.note_success(active.claim)
-        self.judge.note_success(active.claim, active.began)
+        self.judge.note_success(active, outcome, is_read=transfer.has_read_source)
         return settlement_of(active.claim, outcome, transfer.resent)
 
     def _settle_bug(

@@ -4,21 +4,25 @@ migration: the refusal of one object, or of all.
 Theory of operation. One protected object must not stop all others, and withdrawn credentials must
 not fail every remaining object. A single 401 does not show which case it is, but other objects do:
 a refused object is retried after a moment. If a transfer that began after the refusal succeeds, the
-store accepts the credentials, and the refusal concerns that object only. If no transfer succeeds,
-it concerns all objects, and the migration is paused. A full store is judged in the same way: a
-folder may have a quota of its own, and a smaller object may fit.
+store accepts the credentials, and the refusal concerns that object only. If all transfers that run
+have been refused as well, it concerns all objects, and the migration is paused. A full store is
+judged in the same way: a folder may have a quota of its own, and a smaller object may fit.
+
+Only a transfer that did what was refused proves something: a skipped object was not sent, and an
+empty one needs no space.
 
 Decided here: whether a refusal concerns one object or all. Never here: the retry and the pause
 (`failure_policy.py`)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from math import inf
-from typing import Final, Protocol
+from typing import Final, Literal, Protocol, get_args
 
+from relay.engine.outcome import Outcome
 from relay.engine.worker.migration_cache import MigrationCache
 from relay.errors import (
     CredentialsWithdrawn,
@@ -34,12 +38,17 @@ from relay.ledger.rows import Claim
 PATIENCE: Final = 8
 """Number of objects refused in a row at which the refusal concerns all objects."""
 AGAIN_SECONDS: Final = 1.0
-"""Delay before a refused object is retried."""
-KEPT: Final = 64
-"""Maximum number of migrations with recorded successes."""
+"""Delay before a refused object is retried for the first time. It doubles with each retry."""
+MAX_AGAIN_SECONDS: Final = 30.0
+"""Maximum delay before a refused object is retried, since it may be sent again each time."""
+KEPT: Final = 192
+"""Maximum number of recorded successes."""
 
-Key = tuple[str, int]
-"""A migration's id, and the number of its credentials (`Claim.renewed`)."""
+Need = Literal["source", "destination", "space"]
+"""What is refused or given: access to a side, or space at the destination."""
+NEEDS: Final[tuple[Need, ...]] = get_args(Need)
+Key = tuple[str, int, Need]
+"""A migration's id, the number of its credentials (`Claim.renewed`), and a need."""
 
 
 class Verdict(Enum):
@@ -61,33 +70,45 @@ class RefusalHistory:
     _good: dict[Key, float] = field(default_factory=dict)
     _waiting: dict[Key, dict[int, float]] = field(default_factory=dict)
 
-    def note_success(self, claim: Claim, began: float) -> None:
-        """Record that a transfer that `began` at a time of `clock` has succeeded."""
-        key = (claim.migration_id, claim.renewed)
-        # `pop` moves the key to the end, so that the one without a recent success is dropped.
-        self._good[key] = max(began, self._good.pop(key, -inf))
-        self._forget_refusal(key, claim)
+    def note_success(self, claim: Claim, began: float, given: Collection[Need]) -> None:
+        """Record that a transfer that `began` at a time of `clock` has succeeded, and that the
+        stores have `given` these needs to it."""
+        for need in NEEDS:
+            key = (claim.migration_id, claim.renewed, need)
+            self._forget_refusal(key, claim)
+            if need in given:
+                # `pop` moves the key to the end: the one without a recent success is dropped.
+                self._good[key] = max(began, self._good.pop(key, -inf))
         if len(self._good) > KEPT:
             del self._good[next(iter(self._good))]
 
-    def has_succeeded(self, claim: Claim) -> bool:
-        """Return whether any transfer has succeeded with the credentials of this claim."""
-        return (claim.migration_id, claim.renewed) in self._good
+    def has_succeeded(self, claim: Claim, need: Need) -> bool:
+        """Return whether any transfer has been given this need with the credentials of this
+        claim."""
+        return (claim.migration_id, claim.renewed, need) in self._good
 
-    def judge(self, claim: Claim, is_busy_since: Callable[[float], bool]) -> Verdict:
-        """Judge the refusal of a claim. `is_busy_since` says if other transfers of its migration
-        that began after a given time are still running."""
-        key, now = (claim.migration_id, claim.renewed), self.clock()
+    def seconds_to_wait(self, claim: Claim, need: Need) -> float:
+        """Return the delay before a refused claim is retried: as long as it was refused so far."""
+        now, key = self.clock(), (claim.migration_id, claim.renewed, need)
+        first = self._waiting.get(key, {}).get(claim.id, now)
+        return min(max(now - first, AGAIN_SECONDS), MAX_AGAIN_SECONDS)
+
+    def judge(
+        self, claim: Claim, need: Need, is_busy: Callable[[Collection[int]], bool]
+    ) -> Verdict:
+        """Judge the refusal of a claim. `is_busy` says if transfers of its migration are running
+        that are not in a given collection of claims."""
+        key, now = (claim.migration_id, claim.renewed, need), self.clock()
         waiting = self._waiting.setdefault(key, {})
         first, good = waiting.setdefault(claim.id, now), self._good.get(key, -inf)
         # A transfer that began after this object's first refusal has succeeded.
         if good > first:
             self._forget_refusal(key, claim)
             return Verdict.OWN
-        in_a_row = sum(since > good for since in waiting.values())
+        refused = {id for id, since in waiting.items() if since > good}
         # Below PATIENCE the first refusal of an object (`first == now`) decides nothing: others may
         # succeed while it waits for its retry.
-        if in_a_row < PATIENCE and (first == now or is_busy_since(first)):
+        if len(refused) < PATIENCE and (first == now or is_busy(refused)):
             return Verdict.LATER
         del self._waiting[key]
         return Verdict.ALL
@@ -123,9 +144,19 @@ class RefusalJudge:
         self._refusals = RefusalHistory(clock)
         self._asked: dict[str, float] = {}
 
-    def note_success(self, claim: Claim, began: float) -> None:
-        """Record that a transfer that `began` at a time of the clock has succeeded."""
-        self._refusals.note_success(claim, began)
+    def note_success(self, active: UnderWay, outcome: Outcome, *, is_read: bool) -> None:
+        """Record that a transfer has succeeded; `is_read` says if its source has answered."""
+        given: list[Need] = ["source"] if is_read else []
+        if outcome.receipt is not None:
+            given.append("destination")
+            self._jobs.note_success(active.claim)
+            if outcome.bytes:
+                given.append("space")
+        self._refusals.note_success(active.claim, active.began, given)
+
+    def seconds_to_wait(self, claim: Claim, error: RelayError) -> float:
+        """Return the delay before a claim is retried whose verdict is LATER."""
+        return self._refusals.seconds_to_wait(claim, _need_of(error))
 
     def judge(self, claim: Claim, error: RelayError) -> tuple[Verdict, RelayError]:
         """Return what an error concerns, and the error to report: a denial (403) of all objects is
@@ -161,23 +192,25 @@ class RefusalJudge:
 
     def _judge_refusal(self, claim: Claim, error: StoreError) -> Verdict:
         """Judge a refusal by the other objects of the migration. Raises LedgerFailed."""
-        verdict = self._refusals.judge(claim, lambda moment: self._is_busy_since(claim, moment))
+        verdict = self._refusals.judge(
+            claim, _need_of(error), lambda refused: self._is_busy(claim, refused)
+        )
         # The user has resumed the migration, and the source permits its listing: another pause
         # would ask for credentials that are right.
         if (
             verdict is Verdict.ALL
             and error.side == "source"
-            and not self._refusals.has_succeeded(claim)
+            and not self._refusals.has_succeeded(claim, "source")
             and self._is_resumed_by_user(claim)
         ):
             return Verdict.OWN
         return verdict
 
-    def _is_busy_since(self, claim: Claim, moment: float) -> bool:
-        others = [
-            one for one in self._active.values() if one.claim.migration_id == claim.migration_id
-        ]
-        return any(one.began > moment and one.claim.id != claim.id for one in others)
+    def _is_busy(self, claim: Claim, refused: Collection[int]) -> bool:
+        return any(
+            one.claim.migration_id == claim.migration_id and one.claim.id not in refused
+            for one in self._active.values()
+        )
 
     def _is_resumed_by_user(self, claim: Claim) -> bool:
         """Return whether a migration was paused for credentials before and resumed by its user, and
@@ -210,3 +243,10 @@ class RefusalJudge:
             return True
         self._asked = {id: now + AGAIN_SECONDS}  # many objects may be denied in a row: ask once
         return False
+
+
+def _need_of(error: RelayError) -> Need:
+    """Return what a refusal did not give."""
+    if isinstance(error, StoreFull):
+        return "space"
+    return "source" if error.side == "source" else "destination"
