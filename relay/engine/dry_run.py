@@ -2,7 +2,8 @@
 
 Theory of operation. The source's listing is counted as it arrives, and only a random sample of its
 entries is kept (Vitter's algorithm R). The objects of the sample are inspected on both sides.
-Without a sample every object is inspected as it is listed, several concurrently.
+Without a sample every object is inspected as it is listed, several concurrently. If the destination
+is empty, only the source's objects are inspected.
 
 Decided here: the findings before an object is moved. Never here: how they are printed; properties
 that a store shows only when it is written to (`engine/doctor.py`)."""
@@ -10,14 +11,19 @@ that a store shows only when it is written to (`engine/doctor.py`)."""
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import KW_ONLY, dataclass, field
+from dataclasses import KW_ONLY, dataclass, field, replace
 from random import Random
 from typing import Any, Final
 
 from gevent.pool import Pool
 
 from relay.engine.comparison import needs_full_times, proof_of_equality
-from relay.engine.inspection import existing_error, inspect_object, undescribed_error
+from relay.engine.inspection import (
+    existing_error,
+    inspect_object,
+    is_empty_folder,
+    undescribed_error,
+)
 from relay.engine.migration_request import MigrationJob
 from relay.engine.plan import IfExists, Plan
 from relay.engine.proof_levels import predict_level
@@ -59,6 +65,16 @@ class Comparison:
     """Whether the destination would lose some of the object's metadata, as far as is known."""
     refusal: tuple[str, str] | None = None
     """The object's name, and why it would fail; None if no reason is known."""
+    size: int = 0
+    """The object's declared size, 0 without one."""
+
+
+@dataclass(eq=False)
+class Amount:
+    """A number of objects, and the sum of their bytes."""
+
+    objects: int = 0
+    bytes: int = 0
 
 
 @dataclass(eq=False, kw_only=True)
@@ -70,12 +86,21 @@ class DryRunReport:
     unsized: int = 0
     large: int = 0
     large_bytes: int = 0
-    """Objects large enough for a multipart upload, and their bytes."""
+    large_parts: int = 0
+    """Objects large enough for a multipart upload, their bytes, and the parts of usual size."""
     refused: int = 0
     names: list[tuple[str, str]] = field(default_factory=list)
     """The first refused names, with the reason."""
     looks: dict[str, int] = field(default_factory=dict)
     """The number of inspected objects by `Comparison.answer`."""
+    decided: dict[str, Amount] = field(default_factory=dict)
+    """The inspected objects by `Comparison.answer`, except for those that would be refused."""
+    declined: Amount = field(default_factory=Amount)
+    """The inspected objects that would be refused."""
+    destination_empty: bool = False
+    """Whether the destination's folder had nothing."""
+    is_complete: bool = False
+    """Whether the source was listed to its end."""
     ranges: int = 0
     digested: int = 0
     unkept: int = 0
@@ -93,6 +118,7 @@ class DryRunReport:
         if one.size is not None and one.size >= limits.parted_bytes:
             self.large += 1
             self.large_bytes += one.size
+            self.large_parts += -(-one.size // limits.part_bytes)
 
     def refuse(self, name: str, why: str) -> None:
         """Count an object that can't be moved."""
@@ -106,8 +132,13 @@ class DryRunReport:
         self.ranges += look.ranges
         self.digested += look.digested
         self.unkept += look.unkept
+        amount = self.declined
         if look.refusal is not None:
             self.refuse(*look.refusal)
+        else:
+            amount = self.decided.setdefault(look.answer, Amount())
+        amount.objects += 1
+        amount.bytes += look.size
 
 
 @dataclass(eq=False)
@@ -135,14 +166,19 @@ class DryRun:
         """List, count and inspect; return the report. Raises the errors of the source's listing; an
         error of one object is only counted."""
         made = self.report
+        if self.job.recursive:
+            made.destination_empty = is_empty_folder(self._destination(), self.job.destination)
         good = self._count_entries(made)
         if self.sample is not None:
             # This reads the listing to its end, so that every entry is counted.
             good = iter(_sample(good, self.sample, self.random))
         pool: Any = Pool(self.abreast)
-        for page in in_pages(good, PAGE):
-            for seen in pool.imap_unordered(self._compare, page):
-                made.count_comparison(seen)
+        try:
+            for page in in_pages(good, PAGE):
+                for seen in pool.imap_unordered(self._compare, page):
+                    made.count_comparison(seen)
+        finally:
+            pool.kill(block=False)
         return made
 
     @property
@@ -171,6 +207,7 @@ class DryRun:
                 continue
             made.count(one, self.limits)
             yield one
+        made.is_complete = True
 
     def _each_entry(self) -> Iterator[ListedObject]:
         source = self.stores.source(self.job.source, self.listing)
@@ -201,6 +238,9 @@ class DryRun:
 
     def _compare(self, one: ListedObject) -> Comparison:
         """Inspect one object on both sides. If a store does not answer, the result is `unknown`."""
+        return replace(self._inspect(one), size=one.size or 0)
+
+    def _inspect(self, one: ListedObject) -> Comparison:
         plan = self.job.plan(_hypothetical_claim(self.job.id, one))
         try:
             found = self.stores.source(plan.source, Watchdog(self.limits)).head(plan.source)
@@ -217,7 +257,8 @@ class DryRun:
         unkept = isinstance(found, ObjectInfo) and bool(
             destination.unkept_metadata(place, found.metadata)
         )
-        if place.method == "POST":  # it creates a new object each time, whatever its URL shows
+        # A POST creates a new object each time, whatever its URL shows.
+        if place.method == "POST" or self.report.destination_empty:
             return Comparison("new", ranges=ranges, unkept=unkept)
         try:
             there = inspect_object(destination, place)

@@ -15,6 +15,7 @@ from relay.errors import (
     NotFound,
     RangeIgnored,
     Rejected,
+    RelayError,
     SourceChanged,
     StoreError,
 )
@@ -147,6 +148,19 @@ def _open_beginning(
         body = source.get(origin, pinned).body
     assert body is not None  # an Opened has one
     return body
+
+
+def is_empty_folder(destination: Destination, folder: Location) -> bool:
+    """Return whether a folder has nothing, so that its objects need no HEAD each. Only a listing
+    that shows every object can say so; an error of the store says nothing."""
+    try:
+        if not destination.lists_all:
+            return False
+        return next(iter(destination.list(folder, False)), None) is None
+    except NotFound:
+        return True
+    except RelayError:
+        return False
 
 
 def existing_error(plan: Plan, place: Location) -> AlreadyExists:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
-from relay.engine.dry_run import DryRun, DryRunReport
+from relay.engine.dry_run import Amount, DryRun, DryRunReport
 from relay.engine.plan import IfExists
+from relay.engine.request_counts import ExpectedWork, expected_requests
+from relay.ledger.rows import Migration
+from relay.ledger.sample_values import Sample
+from relay.views.time_left import Rest, time_left
 
 FATES: Mapping[IfExists, Mapping[str, str]] = {
     IfExists.OVERWRITE: {"new": "moved", "unchanged": "overwritten", "differs": "overwritten"},
@@ -15,10 +19,19 @@ FATES: Mapping[IfExists, Mapping[str, str]] = {
     IfExists.FAIL: {"new": "moved", "unchanged": "failed", "differs": "failed"},
 }
 """The fate of an object by the state of its destination."""
+DECISIONS: Final[Mapping[str, str]] = {
+    "moved": "copy",
+    "skipped": "skip",
+    "overwritten": "replace",
+    "failed": "refuse",
+    "unknown": "unknown",
+}
+"""The decision about an object by its fate, in the order in which they are shown."""
 
 
 def plan_members(dry_run: DryRun, report: DryRunReport) -> dict[str, Any]:
-    """Return the plan as plain values. `fates` are those of the compared objects."""
+    """Return the plan as plain values. `fates` are those of the compared objects; `decisions` are
+    about all objects, and `estimated` from the compared ones if not all were."""
     fates: dict[str, int] = {}
     for answer, count in report.looks.items():
         fate = FATES[dry_run.job.if_exists].get(answer, "unknown")
@@ -30,17 +43,24 @@ def plan_members(dry_run: DryRun, report: DryRunReport) -> dict[str, Any]:
         and not dry_run.copies
         and (report.ranges > 0 or not report.inspected_count)
     )
+    decisions = decided(dry_run.job.if_exists, report)
     return {
         "source": str(dry_run.job.source),
         "destination": str(dry_run.job.destination),
         "objects": report.objects,
         "bytes": report.bytes,
         "unsized": report.unsized,
+        "complete": report.is_complete,
         "refused": report.refused,
         "names": [{"name": name, "why": why} for name, why in report.names],
         "looked": report.inspected_count,
         "found": dict(sorted(report.looks.items())),
         "fates": dict(sorted(fates.items())),
+        "decisions": {
+            name: {"objects": amount.objects, "bytes": amount.bytes}
+            for name, amount in decisions.items()
+        },
+        "estimated": report.inspected_count < report.objects and not report.destination_empty,
         "in_parts": {
             "objects": report.large if parted else 0,
             "bytes": report.large_bytes if parted else 0,
@@ -48,4 +68,86 @@ def plan_members(dry_run: DryRun, report: DryRunReport) -> dict[str, Any]:
         "server_copy": dry_run.copies,
         "unkept": report.unkept,
         "level": dry_run.level(report).value,
+        "requests": expected_requests(_work(dry_run, report, decisions, parted=parted)),
     }
+
+
+def decided(if_exists: IfExists, report: DryRunReport) -> dict[str, Amount]:
+    """Return what becomes of all objects, by decision. If only a sample was compared, its shares
+    hold for all."""
+    compared: dict[str, Amount] = {name: Amount() for name in DECISIONS.values()}
+    for answer, amount in report.decided.items():
+        _add(compared[DECISIONS[FATES[if_exists].get(answer, "unknown")]], amount)
+    _add(compared["refuse"], report.declined)
+    found = _extrapolate(compared, Amount(report.objects, report.bytes))
+    # Those that were refused by their entry in the listing are not among the objects.
+    found["refuse"].objects += report.refused - report.declined.objects
+    return {name: amount for name, amount in found.items() if amount.objects}
+
+
+def time_members(
+    decisions: Mapping[str, Mapping[str, int]],
+    measured: tuple[Migration, list[Sample]] | None,
+) -> dict[str, Any] | None:
+    """Return the time that the objects to be sent will need, in seconds with a range, by a
+    migration that has ended between the same two stores; None if that says nothing."""
+    if measured is None or not measured[1]:
+        return None
+    migration, samples = measured
+    sent = [decisions[name] for name in ("copy", "replace") if name in decisions]
+    rest = Rest(
+        objects=sum(one["objects"] for one in sent), bytes=sum(one["bytes"] for one in sent)
+    )
+    last = samples[-1]
+    found = time_left(samples, rest, now=last.at + last.seconds)
+    if found is None:
+        return None
+    return {
+        "about": found.seconds,
+        "low": found.low,
+        "high": found.high,
+        "migration": migration.name,
+    }
+
+
+def _work(
+    dry_run: DryRun, report: DryRunReport, decisions: Mapping[str, Amount], *, parted: bool
+) -> ExpectedWork:
+    names = ("copy", "replace", "unknown")
+    copied = sum(decisions[name].objects for name in names if name in decisions)
+    share = copied / report.objects if parted and report.objects else 0.0
+    return ExpectedWork(
+        source=dry_run.job.source.store,
+        destination=dry_run.job.destination.store,
+        listed=report.objects,
+        copied=copied,
+        parted=round(report.large * share),
+        parts=round(report.large_parts * share),
+        looks=not report.destination_empty and dry_run.job.if_exists is not IfExists.OVERWRITE,
+        level=dry_run.level(report),
+        copies=dry_run.copies,
+    )
+
+
+def _extrapolate(compared: Mapping[str, Amount], every: Amount) -> dict[str, Amount]:
+    """Return amounts in the proportions of the `compared` ones that add up to `every`."""
+    seen = Amount()
+    for amount in compared.values():
+        _add(seen, amount)
+    if not seen.objects:
+        return {name: Amount() for name in compared} | {"unknown": every}
+    objects, size = every.objects / seen.objects, every.bytes / (seen.bytes or 1)
+    found = {
+        name: Amount(round(amount.objects * objects), round(amount.bytes * size))
+        for name, amount in compared.items()
+    }
+    # What rounding has left over belongs to the largest one.
+    largest = max(found.values(), key=lambda amount: amount.objects)
+    largest.objects += every.objects - sum(amount.objects for amount in found.values())
+    largest.bytes += every.bytes - sum(amount.bytes for amount in found.values())
+    return found
+
+
+def _add(total: Amount, amount: Amount) -> None:
+    total.objects += amount.objects
+    total.bytes += amount.bytes

@@ -12,6 +12,8 @@ import pytest
 
 from relay.engine.dry_run import _sample
 from relay.ledger.rows import ListedObject
+from simulators.proxy import Proxy
+from tests.end_to_end.terminal import Terminal
 from tests.end_to_end.test_client import run
 from tests.faults.scripted_http import Shelf
 from tests.faults.scripted_peers import DATA, Cloud, destination_script
@@ -287,3 +289,19 @@ def test_a_place_that_shows_nothing_is_not_overwritten(
         ledger = f"sqlite:///{tmp_path}/x.db"
         moved, _, err = run("migrate", *words, RELAY_LEDGER=ledger, **allowed)
     assert (moved == 1) == (code == 1), err
+
+
+@pytest.mark.parametrize("slow_route", [1e9], indirect=True)
+def test_the_requests_are_those_of_the_migration(
+    tmp_path: Path, clouds: Terminal, slow_route: Proxy
+) -> None:
+    """About: of small objects, and of one in parts, into an empty folder."""
+    tree(tmp_path / "from", large=b"x" * 13 * MIB, **{f"a{i}": b"12" for i in range(20)})
+    ends = ("far:relay-tests/planned/", "far:relay-tests/copied/", "--no-server-copy")
+    assert clouds.run("migrate", "-r", str(tmp_path / "from"), ends[0])[0] == 0
+    found = json.loads(clouds.run("plan", "-r", *ends, "--json")[1])
+    assert found["decisions"]["copy"]["objects"] == 21 and not found["estimated"]
+    before = slow_route.round_trips
+    assert clouds.run("migrate", "-r", *ends)[0] == 0
+    made = slow_route.round_trips - before
+    assert 0.75 * made <= found["requests"] <= 1.25 * made, (found["requests"], made)

@@ -12,6 +12,7 @@ from time import monotonic
 
 from gevent.lock import BoundedSemaphore
 
+from relay.engine.inspection import is_empty_folder
 from relay.engine.migration_request import MigrationJob
 from relay.engine.retries import PendingRetry
 from relay.engine.transfer_engine import TransferEngine
@@ -21,7 +22,6 @@ from relay.engine.worker.locate_retries import LocateRetries
 from relay.errors import (
     ConfigError,
     LedgerFailed,
-    NotFound,
     PermissionDenied,
     RelayError,
     Unauthenticated,
@@ -166,11 +166,7 @@ class MigrationCache:
         listing that shows every object can say so. `meter` shows the listing's pending retry."""
         store = self._engine.stores.destination(job.destination, meter)
         try:
-            return store.lists_all and next(iter(store.list(job.destination, False)), None) is None
-        except NotFound:
-            return store.lists_all
-        except RelayError:
-            return False
+            return is_empty_folder(store, job.destination)
         finally:
             meter.borne = None  # no retry is pending
 
