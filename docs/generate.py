@@ -24,7 +24,7 @@ from relay.cli.__main__ import cli
 from relay.cli.commands import COMMANDS
 from relay.cli.exits import Exit
 from relay.config import Settings
-from relay.ledger.states import MIGRATION, TRANSFER, Transition
+from relay.ledger.states import MIGRATION, PLAN, TRANSFER, Transition
 from relay.logs.event_table import ALWAYS, COMMON, EVENTS, MEMBERS, LineBound
 from relay.metrics.metric_table import METRICS, Metric
 from relay.tallies import MOST_REMOTES, SIZE_CLASSES, STATUS_CLASSES
@@ -313,7 +313,7 @@ def states() -> str:
     """Return the page of states: every transition by a verb that the ledger allows."""
     return f"""# States
 
-These are the transitions of a migration and of a transfer by the verbs of users and workers. relay refuses a verb in every
+These are the transitions of a migration, of a transfer and of a plan by the verbs of users and workers. relay refuses a verb in every
 other state. A verb that leads to the present state changes nothing, so a request may be sent twice.
 
 A listing, and the check of arrived objects, change the states of transfers too, except of `running` ones. An object that is
@@ -326,7 +326,13 @@ A migration that is listed again is `running`.
 {_transitions(MIGRATION)}
 ## A transfer
 
-{_transitions(TRANSFER)}"""
+{_transitions(TRANSFER)}
+## A plan
+
+A plan that a server makes before a migration starts ([in the browser](page.md#plans)). The browser stops, repeats and
+starts it; a worker finishes it, or ends it as failed when the source can't be listed.
+
+{_transitions(PLAN)}"""
 
 
 def _transitions(table: Mapping[str, Transition]) -> str:

@@ -21,6 +21,7 @@ from relay.errors import ConfigError, InvalidType, SameObject, UnsafeKey
 from relay.headers import Headers
 from relay.hosts import is_loopback, literal_address
 from relay.identity import owner_of, place_identity, place_in_server, selecting_headers
+from relay.ledger.plan_values import StoredPlan
 from relay.ledger.rows import Claim, Migration, Spec
 from relay.location import Location, parse_location
 from relay.process.identities import is_container, network_namespace, volume_of
@@ -198,9 +199,24 @@ def _volumes_of(places: Iterable[Location]) -> tuple[list[str], ...]:
     )
 
 
-def if_exists_of(migration: Migration) -> IfExists | None:
-    """Return the option of a stored migration, as its caller gave it: None is the default of one
-    object."""
+def stored_request(stored: Migration | StoredPlan, secret: Mapping[str, Any]) -> MigrationRequest:
+    """Return the request of a stored migration or plan with its secrets, without the priority and
+    the bounds."""
+    return MigrationRequest(
+        Endpoint.from_secret(secret["source"]),
+        Endpoint.from_secret(secret["destination"]),
+        recursive=stored.recursive,
+        verify=Verify(stored.options["verify"]),
+        if_exists=if_exists_of(stored),
+        server_copy=stored.options.get("server_copy", True),
+        metadata=Metadata(stored.options.get("metadata", "keep")),
+        fail_on_empty=stored.options.get("fail_on_empty", False),
+    )
+
+
+def if_exists_of(migration: Migration | StoredPlan) -> IfExists | None:
+    """Return the option of a stored migration or plan, as its caller gave it: None is the default
+    of one object."""
     stored = IfExists(migration.options["if_exists"])
     given = migration.recursive or migration.options.get("replaces_named", False)
     return None if stored is IfExists.OVERWRITE and not given else stored
@@ -304,16 +320,7 @@ class MigrationJob:
                 f"the credentials of migration {migration.name} have been deleted",
                 hint="Send the same request again; objects that are already there are skipped.",
             )
-        order = MigrationRequest(
-            Endpoint.from_secret(secret["source"]),
-            Endpoint.from_secret(secret["destination"]),
-            recursive=migration.recursive,
-            verify=Verify(migration.options["verify"]),
-            if_exists=if_exists_of(migration),
-            server_copy=migration.options.get("server_copy", True),
-            metadata=Metadata(migration.options.get("metadata", "keep")),
-            fail_on_empty=migration.options.get("fail_on_empty", False),
-        )
+        order = stored_request(migration, secret)
         places = order.locate(remotes)
         return cls.from_request(migration.id, order, *places), order.spec_at(*places, remotes)
 

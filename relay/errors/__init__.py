@@ -24,6 +24,7 @@ The tree; each is in the file that is named behind its root:
     ├─ EgressDenied (LocalDenied, PortDenied)    request.py: the policy said no
     ├─ Overloaded (TooManyFiles, TooManyStreams) own.py: no slot, no file, or the server is draining
     ├─ LedgerFailed (LedgerBusy  LedgerRefused)  MigrationUnknown  IllegalTransition  LeaseLost
+    ├─ PlanUnknown             own.py
     ├─ TokenUnknown  TokenExists  TooManyRequests    own.py: tokens, and their limits
     ├─ ServerUnreachable  NotRelay  ServerRefused    the terminal's own, of a server
     ├─ OutputFailed            the terminal's own
@@ -53,6 +54,7 @@ from relay.errors.own import (
     NotRelay,
     OutputFailed,
     Overloaded,
+    PlanUnknown,
     ServerRefused,
     ServerUnreachable,
     TokenExists,
@@ -183,6 +185,7 @@ __all__ = [
     "OutputFailed",
     "Overloaded",
     "PermissionDenied",
+    "PlanUnknown",
     "PortDenied",
     "PreconditionFailed",
     "PrematureResponse",

@@ -75,6 +75,14 @@ class MigrationUnknown(RelayError):
     default_hint = "GET /migrations, or `relay status`, lists all migrations."
 
 
+class PlanUnknown(RelayError):
+    """No plan has this id."""
+
+    code, title, status = "plan-unknown", "There is no such plan", 404
+    default_side: ClassVar[Side] = "request"
+    default_hint = "It may have been deleted. Plan the migration again."
+
+
 class TokenUnknown(RelayError):
     """No token of the ledger has this name or id."""
 

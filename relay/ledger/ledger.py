@@ -58,6 +58,7 @@ from relay.ledger.counters import CounterDelta
 from relay.ledger.database import Database
 from relay.ledger.distrust import distrust_recent_commits
 from relay.ledger.opening import open_database
+from relay.ledger.plan_ledger import PlanLedger
 from relay.ledger.reasons import Reason, reasons_of
 from relay.ledger.releases import release_unknown_claims
 from relay.ledger.rows import (
@@ -167,6 +168,22 @@ class Ledger:
                 after=after,
                 now=time.time(),
             )
+
+    # -- plans
+
+    @property
+    def plans(self) -> PlanLedger:
+        """The plans of this ledger, as its worker and its actor read and change them."""
+        return PlanLedger(
+            self.database,
+            self.worker,
+            shown_kind=self._shown_kind,
+            record=self._record,
+            note_deleted_secret=self._note_deleted_secret,
+        )
+
+    def _note_deleted_secret(self) -> None:
+        self._log.has_secrets = True
 
     # -- migrations
 

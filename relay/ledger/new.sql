@@ -236,4 +236,36 @@ CREATE TABLE reasons (
 	FOREIGN KEY(migration_id) REFERENCES migrations (id) ON DELETE CASCADE
 );
 CREATE INDEX transfers_failed ON transfers (migration_id, reason, id) WHERE state = 'failed';
-INSERT INTO alembic_version VALUES ('0016');
+CREATE TABLE plans (
+	number INTEGER NOT NULL, 
+	id VARCHAR(36) NOT NULL, 
+	tenant VARCHAR(64) NOT NULL, 
+	runner VARCHAR(12) NOT NULL, 
+	state VARCHAR(12) NOT NULL, 
+	source TEXT NOT NULL, 
+	destination TEXT NOT NULL, 
+	options TEXT NOT NULL, 
+	limits TEXT NOT NULL, 
+	"key" VARCHAR(64), 
+	owner VARCHAR(36), 
+	fence INTEGER DEFAULT 0 NOT NULL, 
+	lapses INTEGER DEFAULT 0 NOT NULL, 
+	report TEXT, 
+	error TEXT, 
+	migration_id VARCHAR(36), 
+	created FLOAT NOT NULL, 
+	ended FLOAT, 
+	PRIMARY KEY (number), 
+	UNIQUE (id), 
+	UNIQUE ("key"), 
+	FOREIGN KEY(migration_id) REFERENCES migrations (id) ON DELETE SET NULL
+);
+CREATE INDEX plans_of_tenant ON plans (tenant, number);
+CREATE INDEX plans_by_state ON plans (state, number);
+CREATE TABLE plan_secrets (
+	plan_id VARCHAR(36) NOT NULL, 
+	locations TEXT NOT NULL, 
+	PRIMARY KEY (plan_id), 
+	FOREIGN KEY(plan_id) REFERENCES plans (id) ON DELETE CASCADE
+);
+INSERT INTO alembic_version VALUES ('0017');

@@ -87,6 +87,31 @@ class MigrationVerb(StrEnum):
     FAIL = "fail"
 
 
+class PlanState(StrEnum):
+    """The state of a plan."""
+
+    PLANNING = "planning"
+    """A worker of a server makes it, or will."""
+    READY = "ready"
+    FAILED = "failed"
+    """The source could not be listed to its end."""
+    CANCELLED = "cancelled"
+    """A person has stopped it."""
+    STARTED = "started"
+    """A migration was started from it."""
+
+
+class PlanVerb(StrEnum):
+    """The verbs of a plan. A user gives the first three, a worker the others."""
+
+    CANCEL = "cancel"
+    AGAIN = "again"
+    """Plan the same request again."""
+    START = "start"
+    FINISH = "finish"
+    FAIL = "fail"
+
+
 class EventKind(StrEnum):
     """What an event of a migration tells: a change that a user made, or one that the ledger noted.
     Stored, and sent as the names of server-sent events."""
@@ -172,6 +197,19 @@ MIGRATION: Mapping[str, Transition] = {
     ),
 }
 """The transitions of a migration, by `MigrationVerb`."""
+
+PLAN: Mapping[str, Transition] = {
+    PlanVerb.CANCEL: _from(PlanState.PLANNING, to=PlanState.CANCELLED),
+    PlanVerb.AGAIN: _from(
+        PlanState.READY, PlanState.FAILED, PlanState.CANCELLED, to=PlanState.PLANNING
+    ),
+    PlanVerb.START: _from(
+        PlanState.READY, PlanState.FAILED, PlanState.CANCELLED, to=PlanState.STARTED
+    ),
+    PlanVerb.FINISH: _from(PlanState.PLANNING, to=PlanState.READY),
+    PlanVerb.FAIL: _from(PlanState.PLANNING, to=PlanState.FAILED),
+}
+"""The transitions of a plan, by `PlanVerb`."""
 
 STOPPED = frozenset({MigrationState.PAUSED, MigrationState.CANCELLED})
 """The states of a migration whose running transfers and listing are stopped."""

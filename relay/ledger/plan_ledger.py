@@ -1,0 +1,161 @@
+"""The public interface of the ledger for plans: every call is one transaction, and raises as those
+of `Ledger`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import KW_ONLY, dataclass
+from typing import Any
+
+from sqlalchemy import Connection
+
+from relay.ledger import acceptance, actions, migration_rows, plans, samples
+from relay.ledger.database import Database
+from relay.ledger.plan_values import PlanClaim, StoredPlan
+from relay.ledger.rows import Migration, Spec
+from relay.ledger.sample_values import Sample
+from relay.ledger.states import MigrationVerb, PlanVerb
+from relay.ledger.token_values import TokenHolder
+from relay.ledger.viewer import Viewer
+from relay.ledger.workers import WorkerId
+
+
+@dataclass(frozen=True)
+class PlanLedger:
+    """The plans of a ledger, as one worker and one actor read and change them. `record` adds a row
+    to the audit log."""
+
+    database: Database
+    worker: WorkerId
+    _: KW_ONLY
+    shown_kind: str | None
+    record: Callable[..., None]
+    note_deleted_secret: Callable[[], None]
+
+    # -- for people
+
+    def create(self, spec: Spec, key: str | None, *, tenant: str) -> StoredPlan:
+        """As plans.create. Also raises LedgerFailed if the file was removed or replaced."""
+        self.database.check_file()
+
+        def create(connection: Connection) -> StoredPlan:
+            made = plans.create(connection, spec, key, runner=self.worker.kind, tenant=tenant)
+            ends = {"source": made.source, "destination": made.destination}
+            self.record(connection, "plan", _name_of(made), after=ends)
+            return made
+
+        return self.database.run(create)
+
+    def one(self, id: str, viewer: Viewer) -> StoredPlan:
+        """As plans.one. The other methods take the id of the returned plan, which the viewer then
+        sees."""
+        return self.database.run(lambda c: plans.one(c, id, self.shown_kind, viewer), write=False)
+
+    def newest(self, limit: int, viewer: Viewer, before: int | None = None) -> list[StoredPlan]:
+        """As plans.newest."""
+        return self.database.run(
+            lambda c: plans.newest(c, limit, before, runner=self.shown_kind, viewer=viewer),
+            write=False,
+        )
+
+    def secret(self, id: str) -> Mapping[str, Any] | None:
+        """As plans.secret."""
+        return self.database.run(lambda c: plans.secret(c, id), write=False)
+
+    def migration_of(self, plan: StoredPlan) -> Migration | None:
+        """Return the migration that a plan has started, or None."""
+        id = plan.migration
+        if id is None:
+            return None
+        return self.database.run(lambda c: migration_rows.one(c, id), write=False)
+
+    def act(self, id: str, verb: PlanVerb) -> StoredPlan:
+        """As plans.act."""
+
+        def act(connection: Connection) -> StoredPlan:
+            before = plans.lock(connection, id)
+            found = plans.act(connection, id, verb)
+            states = {"before": {"state": before.state}, "after": {"state": found.state}}
+            self.record(connection, f"plan {verb}", _name_of(found), **states)
+            return found
+
+        return self.database.run(act)
+
+    def start(
+        self, id: str, spec: Spec, *, holder: TokenHolder | None = None, paused: bool = False
+    ) -> Migration:
+        """Start the migration of a plan, `paused` if nothing is to move yet; if that was done
+        before, return the same migration. Raises PlanUnknown, and as acceptance.create."""
+
+        def start(connection: Connection) -> Migration:
+            plan = plans.lock(connection, id)
+            if plan.migration is not None:
+                return migration_rows.one(connection, plan.migration)
+            made, _ = acceptance.create(
+                connection, spec, runner=self.worker.kind, holder=holder, tenant=plan.tenant
+            )
+            if paused:
+                made = actions.act(connection, made.id, MigrationVerb.PAUSE)
+            plans.start(connection, id, made.id)
+            name = f"migration {made.name} {made.id}"
+            self.record(connection, "plan start", _name_of(plan), after={"migration": name})
+            return made
+
+        started = self.database.run(start)
+        self.note_deleted_secret()
+        return started
+
+    def remove(self, id: str) -> None:
+        """As plans.remove."""
+
+        def remove(connection: Connection) -> None:
+            plans.remove(connection, id)
+            self.record(connection, "plan delete", f"plan {id}")
+
+        self.database.run(remove)
+        self.note_deleted_secret()
+
+    # -- for the worker
+
+    def claim(self) -> PlanClaim | None:
+        """As plans.claim; reads first."""
+        if not self.is_unmade():
+            return None
+        return self.database.run(lambda c: plans.claim(c, self.worker.id, self.worker.kind))
+
+    def is_unmade(self) -> bool:
+        """As plans.is_unmade, for this worker's kind."""
+        return self.database.run(lambda c: plans.is_unmade(c, self.worker.kind), write=False)
+
+    def note(self, claim: PlanClaim, report: Mapping[str, Any]) -> bool:
+        """As plans.note."""
+        return self.database.run(lambda c: plans.note(c, claim, report))
+
+    def end(
+        self,
+        claim: PlanClaim,
+        report: Mapping[str, Any],
+        error: Mapping[str, Any] | None = None,
+    ) -> bool:
+        """As plans.end."""
+        return self.database.run(lambda c: plans.end(c, claim, report, error))
+
+    def hand_back(self, claim: PlanClaim) -> None:
+        """As plans.hand_back."""
+        self.database.run(lambda c: plans.hand_back(c, claim))
+
+    def measured(self, plan: StoredPlan) -> tuple[Migration, list[Sample]] | None:
+        """Return the migration of plans.find_measured with its samples, or None."""
+
+        def look_up(connection: Connection) -> tuple[Migration, list[Sample]] | None:
+            id = plans.find_measured(connection, plan)
+            if id is None:
+                return None
+            return migration_rows.one(connection, id), samples.samples_of(connection, id)
+
+        return self.database.run(look_up, write=False)
+
+
+def _name_of(plan: StoredPlan) -> str:
+    """Return how the audit log names a plan."""
+    return f"plan {plan.id}"

@@ -1,0 +1,209 @@
+"""Plans in the ledger: accepted once, made by one worker at a time, started once. On both
+databases."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from sqlalchemy import func, insert, select, update
+
+from relay.errors import IllegalTransition, PlanUnknown, TooManyRequests
+from relay.ledger import plans
+from relay.ledger.ledger import Ledger
+from relay.ledger.plan_values import StoredPlan
+from relay.ledger.rows import SERVER
+from relay.ledger.schema import plan_secrets
+from relay.ledger.schema import plans as table
+from relay.ledger.states import MigrationState, PlanState, PlanVerb
+from relay.ledger.viewer import EVERYTHING, Viewer
+from relay.throttle import Bounds
+from tests.ledgers import TREE, Opened, tree, verified_end
+
+ACME, OTHER = Viewer(tenant="acme"), Viewer(tenant="other")
+REPORT = {"objects": 3}
+
+
+def plan(ledger: Ledger, key: str | None = None, tenant: str = "acme") -> StoredPlan:
+    """Accept a plan of a tree."""
+    return ledger.plans.create(TREE, key, tenant=tenant)
+
+
+def secrets_of(ledger: Ledger) -> int:
+    """Return the number of plans whose secrets are stored."""
+    query = select(func.count()).select_from(plan_secrets)
+    return ledger.database.run(lambda c: c.execute(query).scalar_one(), write=False)
+
+
+def test_a_plan_sent_twice_is_one(ledger: Ledger) -> None:
+    first = plan(ledger, "k")
+    assert plan(ledger, "k") == first
+    other = replace(TREE, bounds=Bounds(slots=3))
+    assert ledger.plans.create(other, "k", tenant="acme").id != first.id
+    assert plan(ledger, "k", "other").id != first.id
+    assert plan(ledger).id != plan(ledger).id
+    assert ledger.plans.secret(first.id) == TREE.secret
+
+
+def test_a_foreign_plan_is_an_unknown_one(ledger: Ledger) -> None:
+    ours, theirs = plan(ledger), plan(ledger, tenant="other")
+    assert ledger.plans.one(ours.id, ACME) == ours
+    for id in (theirs.id, "0" * 36, "x", "1", "%"):
+        with pytest.raises(PlanUnknown):
+            ledger.plans.one(id, ACME)
+    assert ledger.plans.newest(9, ACME) == [ours]
+    assert ledger.plans.newest(9, EVERYTHING) == [theirs, ours]
+    assert ledger.plans.newest(9, EVERYTHING, theirs.number) == [ours]
+
+
+def test_each_kind_of_worker_has_its_own_plans(ledger: Ledger, open_ledger: Opened) -> None:
+    ours = plan(ledger)
+    server = open_ledger()
+    server.worker = replace(server.worker, kind=SERVER)
+    assert server.plans.newest(9, ACME) == [] and server.plans.claim() is None
+    with pytest.raises(PlanUnknown):
+        server.plans.one(ours.id, ACME)
+
+
+def test_one_worker_makes_a_plan(ledger: Ledger, open_ledger: Opened) -> None:
+    made, other = plan(ledger), open_ledger()
+    assert ledger.plans.is_unmade()
+    claim = ledger.plans.claim()
+    assert claim is not None and (claim.plan.id, claim.secret) == (made.id, TREE.secret)
+    assert other.plans.claim() is None and other.plans.is_unmade()
+    assert ledger.plans.note(claim, {"objects": 1})
+    assert ledger.plans.one(made.id, ACME).report == {"objects": 1}
+    assert ledger.plans.end(claim, REPORT)
+    found = ledger.plans.one(made.id, ACME)
+    assert (found.state, found.report, found.error) == (PlanState.READY, REPORT, None)
+    assert found.ended is not None and not ledger.plans.is_unmade()
+    assert not ledger.plans.note(claim, {}) and not ledger.plans.end(claim, {})
+
+
+def test_a_lost_worker_is_replaced(ledger: Ledger, open_ledger: Opened) -> None:
+    """The next one has a higher fence; after LOST of them the plan fails."""
+    made, claim = plan(ledger), ledger.plans.claim()
+    assert claim is not None
+    ledger.leave()
+    for number in range(1, plans.LOST):
+        worker = open_ledger()
+        again = worker.plans.claim()
+        assert again is not None and again.fence == claim.fence + number
+        assert not ledger.plans.note(claim, {}) and not ledger.plans.end(claim, {})
+        worker.leave()
+    worker = open_ledger()
+    assert worker.plans.claim() is None and not worker.plans.is_unmade()
+    found = worker.plans.one(made.id, ACME)
+    assert found.state == PlanState.FAILED and found.error is not None
+    assert found.error["code"] == "plan-abandoned"
+
+
+def test_a_plan_that_is_handed_back_waits(ledger: Ledger, open_ledger: Opened) -> None:
+    """It does not count as one whose worker was lost."""
+    plan(ledger)
+    for _ in range(2 * plans.LOST):
+        claim = ledger.plans.claim()
+        assert claim is not None
+        ledger.plans.hand_back(claim)
+
+
+def test_a_worker_that_is_not_registered_claims_nothing(ledger: Ledger) -> None:
+    plan(ledger)
+    ledger.leave()
+    assert ledger.plans.claim() is None and ledger.plans.is_unmade()
+
+
+def test_a_stopped_plan_takes_no_report(ledger: Ledger) -> None:
+    made, claim = plan(ledger), ledger.plans.claim()
+    assert claim is not None
+    for _ in range(2):
+        stopped = ledger.plans.act(made.id, PlanVerb.CANCEL)
+        assert stopped.state == PlanState.CANCELLED
+    assert not ledger.plans.note(claim, {}) and not ledger.plans.end(claim, REPORT)
+    again = ledger.plans.act(made.id, PlanVerb.AGAIN)
+    assert (again.state, again.report, again.ended) == (PlanState.PLANNING, None, None)
+    assert not ledger.plans.end(claim, REPORT)
+    second = ledger.plans.claim()
+    assert second is not None and ledger.plans.end(second, {}, {"code": "x"})
+    assert ledger.plans.one(made.id, ACME).state == PlanState.FAILED
+    with pytest.raises(IllegalTransition):
+        ledger.plans.act(made.id, PlanVerb.CANCEL)
+
+
+def test_a_plan_starts_one_migration(ledger: Ledger) -> None:
+    """Of the plan's tenant; its secrets are then the migration's alone."""
+    made = plan(ledger)
+    with pytest.raises(IllegalTransition):
+        ledger.plans.start(made.id, TREE)
+    claim = ledger.plans.claim()
+    assert claim is not None and ledger.plans.end(claim, REPORT)
+    assert ledger.plans.migration_of(ledger.plans.one(made.id, ACME)) is None
+    started = [ledger.plans.start(made.id, TREE) for _ in range(2)]
+    assert started[0].id == started[1].id and len(ledger.migrations()) == 1
+    assert (started[0].tenant, started[0].state) == ("acme", MigrationState.RUNNING)
+    found = ledger.plans.one(made.id, ACME)
+    assert (found.state, found.migration) == (PlanState.STARTED, started[0].id)
+    assert ledger.plans.migration_of(found) == started[0]
+    assert ledger.plans.secret(made.id) is None and secrets_of(ledger) == 0
+    assert ledger.secret(started[0].id) == TREE.secret
+    with pytest.raises(IllegalTransition):
+        ledger.plans.act(made.id, PlanVerb.AGAIN)
+
+
+def test_a_deleted_plan_leaves_nothing(ledger: Ledger) -> None:
+    made, claim = plan(ledger), ledger.plans.claim()
+    assert claim is not None
+    for _ in range(2):
+        ledger.plans.remove(made.id)
+    assert not ledger.plans.note(claim, {}) and not ledger.plans.end(claim, {})
+    assert secrets_of(ledger) == 0
+    with pytest.raises(PlanUnknown):
+        ledger.plans.start(made.id, TREE)
+    assert ledger.migrations() == []
+
+
+def test_a_tenant_has_a_maximum_of_plans(ledger: Ledger) -> None:
+    """The oldest ones go, except those that are being made, of which there is a limit too."""
+    unmade = [plan(ledger).id for _ in range(plans.UNMADE)]
+    with pytest.raises(TooManyRequests):
+        plan(ledger)
+    plan(ledger, tenant="other")
+    ready = update(table).where(table.c.id.in_(unmade[1:])).values(state=PlanState.READY)
+    ledger.database.run(lambda c: c.execute(ready))
+    values = {name: "{}" for name in ("source", "destination", "options", "limits")}
+    rows = [
+        {"id": f"{number:036}", "tenant": "acme", "runner": "x", "state": "ready", "created": 1.0}
+        for number in range(plans.KEPT)
+    ]
+    ledger.database.run(lambda c: c.execute(insert(table), [row | values for row in rows]))
+    last = plan(ledger)
+    mine = select(table.c.id).where(table.c.tenant == "acme").order_by(table.c.number)
+    left = ledger.database.run(lambda c: list(c.execute(mine).scalars()), write=False)
+    assert (left[0], left[-1], len(left)) == (unmade[0], last.id, plans.KEPT + 1)
+
+
+def test_the_measured_migration_is_of_the_same_stores(ledger: Ledger) -> None:
+    made = plan(ledger, tenant="default")
+    assert ledger.plans.measured(made) is None
+    id = tree(ledger, 5)
+    ledger.settle([verified_end(claim) for claim in ledger.claim(1, id)])
+    ledger.finish()
+    found = ledger.plans.measured(made)
+    assert found is not None and found[0].id == id
+    assert ledger.plans.measured(plan(ledger, tenant="acme")) is None
+    elsewhere = replace(TREE, destination="c:photos")
+    assert ledger.plans.measured(ledger.plans.create(elsewhere, None, tenant="default")) is None
+
+
+@pytest.mark.parametrize(
+    ("place", "store"),
+    [
+        ("old:photos/a:b", "old:"),
+        ("https://h:8443/a?…", "https://h:8443"),
+        ("s3://bucket/key", "s3://bucket"),
+        ("/home/x: y", "/"),
+        ("list+https://h/a", "list+https://h"),
+    ],
+)
+def test_a_printed_place_names_its_store(place: str, store: str) -> None:
+    assert plans.store_of(place) == store
