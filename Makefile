@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 .PHONY: demo test test-all test-tls check bench bench-stores bench-ledger bench-before bench-page ladder load soak siege crash torture docs clean help
 
 help:
-	@echo "make demo   move two dozen objects between two simulated clouds, and see the receipts"
+	@echo "make demo   move two dozen objects between two simulated clouds, and see the receipts (PAGE=1: in a browser)"
 	@echo "make test   run the tests that a change can break (about ten minutes on two cores)"
 	@echo "make test-all  run all tests, as CI does: the campaigns and the benchmarks' own tests too"
 	@echo "make test-tls  run the tests of the wire, the faults and the stores with the other TLS library (about five minutes)"
@@ -33,7 +33,7 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	@touch $@
 
 demo: $(VENV)/installed
-	@$(BIN)/python -m loadtests.demo
+	@$(BIN)/python -m loadtests.demo $(if $(PAGE),--page)
 
 test: $(VENV)/installed
 	@$(BIN)/python -m tests $(PYTEST)

@@ -3,7 +3,8 @@ objects.
 
 Everything is a process of its own on loopback, and is stopped at the end. Exit code 0 means that
 every object arrived and was verified; the demo asks the destination itself, and does not only trust
-the receipts.
+the receipts. With --page the objects are one migration of a list, and at the end its page stays until
+Ctrl-C.
 """
 
 from __future__ import annotations
@@ -20,8 +21,9 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +38,7 @@ from simulators.spawn import Spawned, spawn
 
 ROOT = Path(__file__).resolve().parent.parent
 START_SECONDS = 30.0
+WAIT_SECONDS = 600.0
 SESSION = requests.Session()
 SESSION.trust_env = False  # no proxy stands between the processes of one machine
 
@@ -74,16 +77,23 @@ def main() -> int:
             relay = stack.enter_context(_relay(options.workers))
             _introduce(console, source, destination, relay, jobs, options)
             started = time.monotonic()
-            results = _migrate_all(console, jobs, source, destination, relay, options)
+            if options.page:
+                shelf = stack.enter_context(_list_of(jobs, source))
+                results = _migrate_list(console, jobs, shelf, destination, relay)
+            else:
+                results = _migrate_all(console, jobs, source, destination, relay, options)
             seconds = time.monotonic() - started
             received = {entry["path"]: entry for entry in destination.get_json("/_received")}
+            code = conclude(console, results, received, seconds)
+            if options.page:
+                _stay(console, relay)
     except KeyboardInterrupt:
         console.print("interrupted; everything that the demo started is stopped")
         return 130
     except (OSError, RuntimeError) as error:
         print(f"demo: {error}", file=sys.stderr)
         return 1
-    return conclude(console, results, received, seconds)
+    return code
 
 
 def _options() -> argparse.Namespace:
@@ -95,6 +105,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--workers", type=int, default=2, help="gunicorn workers (default 2)")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--plain", action="store_true", help="no live bars")
+    parser.add_argument("--page", action="store_true", help="show the migration in a browser")
     return parser.parse_args()
 
 
@@ -174,9 +185,9 @@ def _introduce(
         f"[bold]destination[/]  {destination.base}   a cloud that computes digests of uploads"
     )
     console.print(f"[bold]relay[/]        {relay}   gunicorn, {options.workers} gevent workers")
+    how = "as one migration" if options.page else f"{options.at_a_time} at a time"
     console.print(
-        f"\nmoving {len(jobs)} objects, {total / 1e6:,.0f} MB, {options.at_a_time} at a time, by"
-        " POST /migrate\n",
+        f"\nmoving {len(jobs)} objects, {total / 1e6:,.0f} MB, {how}, by POST /migrate\n",
         soft_wrap=True,
     )
 
@@ -241,6 +252,78 @@ def _migrate(
     except (requests.RequestException, json.JSONDecodeError) as error:
         return {"title": f"no answer from the relay: {type(error).__name__}"}
     return line
+
+
+# -- the same objects as one migration, for the page
+
+
+@contextmanager
+def _list_of(jobs: list[Job], source: Spawned) -> Iterator[str]:
+    """Serve a list of the source's objects; yield its URL."""
+    rows = (
+        f"{source.url(f'/objects/{job.name}?size={job.size}')},{job.name},{job.size}\n"
+        for job in jobs
+    )
+    text = f"url,name,size\n{''.join(rows)}".encode()
+
+    class Shelf(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Type", "text/csv")
+            self.send_header("Content-Length", str(len(text)))
+            self.end_headers()
+            self.wfile.write(text)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Shelf) as server:
+        serving = threading.Thread(target=server.serve_forever)
+        serving.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}/photos.csv"
+        finally:
+            server.shutdown()
+            serving.join()
+
+
+def _migrate_list(
+    console: Console, jobs: list[Job], shelf: str, destination: Spawned, relay: str
+) -> list[Result]:
+    """Move a list of objects by one migration, and return the outcome of each."""
+    body = {
+        "source": f"list+{shelf}",
+        "destination": destination.url("/bucket/"),
+        "recursive": True,
+    }
+    answer = SESSION.post(
+        f"{relay}/migrate", json=body, headers={"Prefer": "respond-async"}, timeout=30
+    ).json()
+    if "id" not in answer:
+        return [Result(job, answer) for job in jobs]
+    page = f"{relay}/ui/migrations/{answer['number']}"
+    console.print(f"watch it: [bold]{page}[/]\n", soft_wrap=True)
+    one = f"{relay}/migrations/{answer['id']}"
+    until = time.monotonic() + WAIT_SECONDS
+    while answer["ended"] is None and time.monotonic() < until:
+        time.sleep(0.2)
+        answer = SESSION.get(one, timeout=30).json()
+    found = SESSION.get(f"{one}/transfers?limit=1000", timeout=30).json()["transfers"]
+    by_name = {row["name"]: {**row, **(row.get("error") or {})} for row in found}
+    missing = {"title": "relay's report does not name it"}
+    return [Result(job, by_name.get(job.name, missing)) for job in jobs]
+
+
+def _stay(console: Console, relay: str) -> None:
+    """Name the page's address, and keep the server until Ctrl-C."""
+    console.print(
+        f"\nThe page of this migration: [bold]{relay}/ui/migrations/1[/]\n"
+        "It stays until you press Ctrl-C.",
+        highlight=False,
+        soft_wrap=True,
+    )
+    with suppress(KeyboardInterrupt):
+        threading.Event().wait()
 
 
 # -- the end
