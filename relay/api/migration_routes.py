@@ -39,6 +39,7 @@ from relay.api.event_stream import (
 )
 from relay.api.following import PollAgain, StreamPlaces, Waiters
 from relay.api.object_answer import object_end
+from relay.api.planner import Planner
 from relay.api.render import problem_answer
 from relay.api.request_bodies import check_empty, parse_change, parse_fresh, parse_retry
 from relay.api.strict_json import check_media_type, read_object
@@ -96,13 +97,14 @@ View = Callable[..., Response]
 @dataclass(frozen=True, kw_only=True)
 class LedgerContext:
     """One process's access to the ledger; `waiters`, `places` and `watcher` serve its clients that
-    follow a migration."""
+    follow a migration, `planner` those that plan one."""
 
     ledger: Ledger
     worker: Worker
     waiters: Waiters
     places: StreamPlaces
     watcher: Watcher
+    planner: Planner
 
 
 def ledger_context(ledger: Ledger, worker: Worker, engine: TransferEngine) -> LedgerContext:
@@ -116,6 +118,7 @@ def ledger_context(ledger: Ledger, worker: Worker, engine: TransferEngine) -> Le
         waiters=Waiters(settings.waiters),
         places=places,
         watcher=watcher,
+        planner=Planner(ledger, engine),
     )
 
 
@@ -161,18 +164,26 @@ def create_migration(
 ) -> Migration:
     """Write a migration of this request's caller to the ledger, and wake the worker.
 
-    A store that the caller's token may not name, and a denied host, are refused here: a worker
-    could only fail the migration later."""
+    Raises as request_within_limits."""
     caller = current_caller()
-    for location in locate_within(caller.limits, order, engine.remotes):
-        if location.host:
-            engine.policy.check_name(location.host, location.port)
-    order = replace(order, bounds=within_limits(caller.limits, order.bounds))
+    order = request_within_limits(engine, order)
     migration, _ = works.ledger.create(
         order.spec(engine.remotes), key, holder=caller.holder, tenant=caller.viewer.tenant
     )
     works.worker.wake()
     return migration
+
+
+def request_within_limits(engine: TransferEngine, order: MigrationRequest) -> MigrationRequest:
+    """Return a request of this request's caller, with bounds within those of its token.
+
+    Raises as locate_within, and EgressDenied: a store that the token may not name, and a denied
+    host, are refused here, since a worker could only fail the migration later."""
+    limits = current_caller().limits
+    for location in locate_within(limits, order, engine.remotes):
+        if location.host:
+            engine.policy.check_name(location.host, location.port)
+    return replace(order, bounds=within_limits(limits, order.bounds))
 
 
 def ledger_routes(

@@ -267,6 +267,8 @@ def post_worker_init(worker: Any) -> None:
     works: LedgerContext | None = worker.wsgi.extensions[LEDGER]
     claiming = gevent.spawn(_run_worker, works) if works is not None else None
     worker.claiming = claiming
+    if works is not None:
+        gevent.spawn(works.planner.run)
     metrics: ServerMetrics | None = worker.wsgi.extensions[METRICS]
     if metrics is not None:
         worker.at_end = metrics.publish
@@ -326,4 +328,5 @@ def _watch(
         # Its transfers are recorded in the ledger: other workers resume them, or this one after a
         # restart.
         works.worker.stop()
+        works.planner.stop()
     engine.drain(seconds)

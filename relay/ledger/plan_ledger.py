@@ -9,12 +9,12 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from relay.ledger import acceptance, actions, migration_rows, plans, samples
+from relay.ledger import acceptance, migration_rows, plans, samples
 from relay.ledger.database import Database
 from relay.ledger.plan_values import PlanClaim, StoredPlan
 from relay.ledger.rows import Migration, Spec
 from relay.ledger.sample_values import Sample
-from relay.ledger.states import MigrationVerb, PlanVerb
+from relay.ledger.states import PlanVerb
 from relay.ledger.token_values import TokenHolder
 from relay.ledger.viewer import Viewer
 from relay.ledger.workers import WorkerId
@@ -81,11 +81,9 @@ class PlanLedger:
 
         return self.database.run(act)
 
-    def start(
-        self, id: str, spec: Spec, *, holder: TokenHolder | None = None, paused: bool = False
-    ) -> Migration:
-        """Start the migration of a plan, `paused` if nothing is to move yet; if that was done
-        before, return the same migration. Raises PlanUnknown, and as acceptance.create."""
+    def start(self, id: str, spec: Spec, *, holder: TokenHolder | None = None) -> Migration:
+        """Start the migration of a plan; if that was done before, return the same migration. Raises
+        PlanUnknown, IllegalTransition, and as acceptance.create."""
 
         def start(connection: Connection) -> Migration:
             plan = plans.lock(connection, id)
@@ -94,8 +92,6 @@ class PlanLedger:
             made, _ = acceptance.create(
                 connection, spec, runner=self.worker.kind, holder=holder, tenant=plan.tenant
             )
-            if paused:
-                made = actions.act(connection, made.id, MigrationVerb.PAUSE)
             plans.start(connection, id, made.id)
             name = f"migration {made.name} {made.id}"
             self.record(connection, "plan start", _name_of(plan), after={"migration": name})
@@ -144,14 +140,14 @@ class PlanLedger:
         """As plans.hand_back."""
         self.database.run(lambda c: plans.hand_back(c, claim))
 
-    def measured(self, plan: StoredPlan) -> tuple[Migration, list[Sample]] | None:
+    def find_measured(self, plan: StoredPlan) -> tuple[Migration, list[Sample]] | None:
         """Return the migration of plans.find_measured with its samples, or None."""
 
         def look_up(connection: Connection) -> tuple[Migration, list[Sample]] | None:
             id = plans.find_measured(connection, plan)
             if id is None:
                 return None
-            return migration_rows.one(connection, id), samples.samples_of(connection, id)
+            return migration_rows.one(connection, id), samples.samples_of(connection, [id])[id]
 
         return self.database.run(look_up, write=False)
 

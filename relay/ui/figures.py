@@ -18,6 +18,13 @@ def count(number: int) -> str:
     return f"{number:,}"
 
 
+def about(number: int, *, exact: bool = False) -> str:
+    """Return a number that is only about right, with three digits: 826,000. An `exact` one has
+    all."""
+    digits = 0 if exact else max(0, len(str(number)) - 3)
+    return count(round(number, -digits))
+
+
 def size(number: float) -> str:
     """Return a number of bytes with three digits: 999 B, 1.00 kB, 184 MB."""
     value, unit = _scale(number)

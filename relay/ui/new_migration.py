@@ -1,9 +1,9 @@
 """The form of a new migration: choose both ends, look into folders, plan, start.
 
 Theory of operation. The form works without a script: every button posts the whole form, and the
-answer is the form again, with what the button asked for: a folder's entries, or a plan. Only
-`start` changes anything. The form carries an Idempotency-Key, so that a form that is sent twice
-starts one migration.
+answer is the form again, with what the button asked for: a folder's entries. `plan` leads to a plan
+(`plan_screen.py`), which a worker makes, and `start` to a migration. The form carries an
+Idempotency-Key, so that a form that is sent twice makes one plan, or starts one migration.
 
 Decided here: the steps of the form. Never here: what a request may ask for
 (`relay/api/request_bodies.py`)."""
@@ -11,42 +11,37 @@ Decided here: the steps of the form. Never here: what a request may ask for
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, Final
 
-import gevent
-from flask import Response
+from flask import Response, request
 
-from relay.api.caller import current_caller
-from relay.api.migration_routes import create_migration
+from relay.api.migration_routes import create_migration, request_within_limits
 from relay.api.request_bodies import parse_order
-from relay.api.token_limits import locate_within
-from relay.engine.dry_run import DryRun
-from relay.engine.migration_request import MigrationJob, MigrationRequest
+from relay.engine.migration_request import MigrationRequest
 from relay.engine.plan import IfExists, Verify
 from relay.errors import InvalidHeader, InvalidType, InvalidURL, RelayError
 from relay.headers import is_idempotency_key
+from relay.ledger.plan_values import StoredPlan
 from relay.stores.interfaces import Entry
 from relay.ui import words
 from relay.ui.deadlines import within
-from relay.ui.figures import count, plural, size
 from relay.ui.form_fields import read_form, require_choice
 from relay.ui.frame import PageFrame
+from relay.ui.plan_screen import plan_rows
 from relay.ui.remote_pages import locate_folder
 from relay.ui.rendering import redirect
-from relay.views.dry_runs import plan_members
 from relay.views.problems import problem
 from relay.wire.watchdog import Watchdog
 
 SIDES: Final = ("source", "destination")
+PLANS: Final = 5
+"""Number of plans below the form."""
 ENTRIES: Final = 500
 """Number of entries of a folder that are shown at once."""
 BROWSE_SECONDS: Final = 15.0
-PLAN_SECONDS: Final = 45.0
-SAMPLE: Final = 100
-"""Number of objects that a plan compares on both sides."""
 TEXTS: Final = (
     *("source_remote", "source_path", "destination_remote", "destination_path"),
     *("slots", "rate", "key"),
@@ -79,16 +74,50 @@ class FormAnswer:
     """What a button asked for."""
 
     browser: Browser | None = None
-    plan: tuple[tuple[str, str], ...] = ()
-    refused: tuple[Mapping[str, str], ...] = ()
     error: RelayError | None = None
     side: str = ""
     """The side that the error is about, if it is about one."""
+    unshown: tuple[str, ...] = ()
+    """The sides of a plan that the form does not repeat, since they may have secrets."""
 
 
 def new_page(frame: PageFrame) -> Response:
-    """Return the empty form. Raises ConfigError for a file of remotes that can't be read."""
-    return _page(frame, {**DEFAULTS, "key": f"page-{uuid.uuid4()}"}, FormAnswer())
+    """Return the empty form, or that of a plan which is to be changed. Raises ConfigError for a
+    file of remotes that can't be read, PlanUnknown, LedgerFailed."""
+    values = {**DEFAULTS, "key": f"page-{uuid.uuid4()}"}
+    id = request.args.get("plan")
+    if id is None:
+        return _page(frame, values, FormAnswer())
+    plan = frame.ledger.plans.one(id, frame.viewer)
+    known = form_of_plan(plan, frame.ledger.plans.secret(plan.id), _remote_names(frame))
+    unshown = tuple(side for side in SIDES if not known[f"{side}_path"])
+    return _page(frame, values | known, FormAnswer(unshown=unshown))
+
+
+def form_of_plan(
+    plan: StoredPlan, secret: Mapping[str, Any] | None, remotes: Sequence[str]
+) -> dict[str, str]:
+    """Return the values of the form that asks for the same as a plan. A place that is not a remote,
+    and that is printed otherwise than it was given, may have a secret: it stays empty."""
+    values = {
+        "tree": "1" if plan.recursive else "",
+        "if_exists": str(plan.options["if_exists"]),
+        "verify": str(plan.options["verify"]),
+        "slots": "" if plan.bounds.slots is None else str(plan.bounds.slots),
+        "rate": _megabytes(plan.bounds.bytes_per_second),
+    }
+    for side, printed in (("source", plan.source), ("destination", plan.destination)):
+        given = printed if secret is None else str(secret[side]["text"])
+        name, colon, path = given.partition(":")
+        is_remote = bool(colon) and name in remotes
+        is_plain = name == "file" or given.rstrip("/") == printed.rstrip("/")
+        values[f"{side}_remote"] = name if is_remote else ""
+        values[f"{side}_path"] = path if is_remote else given if is_plain else ""
+    return values
+
+
+def _megabytes(rate: int | None) -> str:
+    return "" if rate is None else str(max(1, rate // 1_000_000))
 
 
 def post_form(frame: PageFrame) -> Response:
@@ -104,7 +133,7 @@ def post_form(frame: PageFrame) -> Response:
         if button in ("start", "start-paused"):
             return _start(frame, values, paused=button == "start-paused")
         if button == "plan":
-            return _page(frame, values, _plan(frame, values))
+            return _plan(frame, values)
         if button == "browse":
             side, _, path = argument.partition(":")
             return _browse(frame, values, side, path)
@@ -215,52 +244,14 @@ def _above(path: str) -> str | None:
 # -- plan
 
 
-def _plan(frame: PageFrame, values: Mapping[str, str]) -> FormAnswer:
-    """Return the dry run of a form: what it found within PLAN_SECONDS. Raises a RequestError, and
-    the errors of the source's listing."""
-    engine, order = frame.engine, _order(values)
-    places = locate_within(current_caller().limits, order, engine.remotes)
-    for location in places:
-        if location.host:
-            engine.policy.check_name(location.host, location.port)
-    job = MigrationJob.from_request("plan", order, *places)
-    dry_run = DryRun(job, engine.stores, limits=engine.limits, sample=SAMPLE)
-    limit = gevent.Timeout(PLAN_SECONDS)
-    is_whole = True
-    try:
-        with limit:
-            dry_run.run()
-    except gevent.Timeout as fired:
-        if fired is not limit:
-            raise
-        is_whole = False
-    members = plan_members(dry_run, dry_run.report)
-    return FormAnswer(plan=tuple(_lines(members, is_whole)), refused=tuple(members["names"]))
-
-
-def _lines(plan: Mapping[str, Any], is_whole: bool) -> list[tuple[str, str]]:
-    """Return the plan in words: one name and one text a line."""
-    if is_whole and not plan["objects"] and not plan["refused"]:
-        return [("Objects", "None: nothing was found in the source. Is its name correct?")]
-    so_far = "" if is_whole else f" after {PLAN_SECONDS:g} s; the listing goes on when it starts"
-    lines = [("Objects", f"{plural(plan['objects'], 'object')}, {size(plan['bytes'])}{so_far}")]
-    if plan["looked"]:
-        everything = plan["looked"] == plan["objects"] and is_whole
-        sample = "all" if everything else f"a random sample of {count(plan['looked'])}"
-        fates = " · ".join(
-            f"{words.FATES[fate]} {count(number)}" for fate, number in plan["fates"].items()
-        )
-        lines.append(("Compared", f"{sample}: {fates}"))
-    if plan["refused"]:
-        lines.append(("Refused", plural(plan["refused"], "object")))
-    if plan["server_copy"]:
-        lines.append(("Copied", "by the store itself, if it permits that"))
-    if plan["in_parts"]["objects"]:
-        parts = plan["in_parts"]
-        lines.append(("In parts", f"{plural(parts['objects'], 'object')}, {size(parts['bytes'])}"))
-    if plan["unkept"]:
-        lines.append(("Metadata", f"{plural(plan['unkept'], 'object')} of these lose metadata"))
-    return [*lines, ("Level to expect", str(plan["level"]))]
+def _plan(frame: PageFrame, values: Mapping[str, str]) -> Response:
+    """Accept a plan of the form, and lead to it."""
+    works = frame.works()
+    order = request_within_limits(frame.engine, _order(values))
+    spec = order.spec(frame.engine.remotes)
+    plan = works.ledger.plans.create(spec, values["key"], tenant=frame.viewer.tenant)
+    works.planner.wake()
+    return redirect(f"plans/{plan.id}")
 
 
 # -- the form
@@ -269,15 +260,19 @@ def _lines(plan: Mapping[str, Any], is_whole: bool) -> list[tuple[str, str]]:
 def _page(
     frame: PageFrame, values: Mapping[str, str], answer: FormAnswer, status: int = 200
 ) -> Response:
-    remotes = frame.engine.remotes
-    names = [one.name for one in remotes if remotes.speaks(one)]
     return frame.page(
         "new.html",
         here="new",
         status=status,
         values=values,
-        remotes=names,
+        remotes=_remote_names(frame),
         sides=(("source", "From"), ("destination", "To")),
         answer=answer,
+        plans=plan_rows(frame.ledger.plans.newest(PLANS, frame.viewer)) if frame.has_works else (),
         problem=None if answer.error is None else problem(answer.error),
     )
+
+
+def _remote_names(frame: PageFrame) -> list[str]:
+    remotes = frame.engine.remotes
+    return [one.name for one in remotes if remotes.speaks(one)]

@@ -18,7 +18,7 @@ from relay.api.migration_routes import LedgerContext
 from relay.api.sessions import Sessions
 from relay.engine.transfer_engine import TransferEngine
 from relay.errors import MigrationUnknown, RelayError, Unauthorized
-from relay.ledger.states import MigrationVerb
+from relay.ledger.states import MigrationVerb, PlanVerb
 from relay.ledger.token_values import Scope
 from relay.ui import words
 from relay.ui.assets import served_assets
@@ -37,6 +37,14 @@ from relay.ui.migration_screen import (
     report,
 )
 from relay.ui.new_migration import new_page, post_form
+from relay.ui.plan_screen import (
+    act_on_plan,
+    delete_plan,
+    plan_page,
+    plans_page,
+    start_plan,
+)
+from relay.ui.plan_stream import plan_stream, plan_values
 from relay.ui.queries import check_query
 from relay.ui.remote_pages import remotes_page, test_remote
 from relay.ui.rendering import HEADERS, UNCACHED, redirect
@@ -116,7 +124,14 @@ def page_routes(frame: PageFrame) -> Iterable[PageRoute]:
     return (
         PageRoute(path="", view=lambda: redirect("")),
         PageRoute(path="/", view=partial(list_page, frame), query=searched),
-        *_form("/new", partial(new_page, frame), partial(post_form, frame), Scope.SUBMIT),
+        PageRoute(
+            path="/new",
+            view=partial(new_page, frame),
+            query=frozenset({"plan"}),
+            scope=Scope.SUBMIT,
+        ),
+        _post("/new", partial(post_form, frame), Scope.SUBMIT),
+        *_plan_routes(frame),
         PageRoute(path=one, view=partial(migration_page, frame)),
         PageRoute(path=f"{one}/cancel", view=partial(cancel_page, frame), scope=Scope.SUBMIT),
         *(_post(f"{one}/{verb}", partial(act, frame, verb=verb), Scope.SUBMIT) for verb in VERBS),
@@ -163,6 +178,22 @@ def page_routes(frame: PageFrame) -> Iterable[PageRoute]:
         _post("/sign-out", partial(sign_out, frame), None),
         PageRoute(path="/<path:rest>", view=_no_page),
     )
+
+
+def _plan_routes(frame: PageFrame) -> Iterable[PageRoute]:
+    plan = "/plans/<plan>"
+    changes: dict[str, View] = {
+        "cancel": partial(act_on_plan, frame, verb=PlanVerb.CANCEL),
+        "again": partial(act_on_plan, frame, verb=PlanVerb.AGAIN),
+        "start": partial(start_plan, frame),
+        "delete": partial(delete_plan, frame),
+    }
+    yield PageRoute(path="/plans", view=partial(plans_page, frame), query=frozenset({"before"}))
+    yield PageRoute(path=plan, view=partial(plan_page, frame))
+    yield PageRoute(path=f"/stream{plan}", view=partial(plan_stream, frame), is_data=True)
+    yield PageRoute(path=f"/values{plan}", view=partial(plan_values, frame), is_data=True)
+    for name, view in changes.items():
+        yield _post(f"{plan}/{name}", view, Scope.SUBMIT)
 
 
 def _form(path: str, show: View, send: View, scope: Scope) -> tuple[PageRoute, PageRoute]:

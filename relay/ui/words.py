@@ -12,7 +12,13 @@ from typing import Any, Final
 from relay.errors import RelayError
 from relay.ledger.overview import Group
 from relay.ledger.reasons import OTHER, Reason
-from relay.ledger.states import UNLISTED, MigrationState, MigrationVerb, TransferState
+from relay.ledger.states import (
+    UNLISTED,
+    MigrationState,
+    MigrationVerb,
+    PlanState,
+    TransferState,
+)
 from relay.ledger.token_values import Scope
 from relay.receipt import Level
 from relay.ui.figures import count, duration, plural, short_duration
@@ -41,6 +47,12 @@ LOOK_IN_LIST: Final = "The list has every migration."
 DRAINING: Final = "This server restarts; migrations go on afterwards."
 RECONNECTING: Final = "Connection lost {ago} ago. Values are from {at}. Trying again."
 POLLING: Final = "Live updates are not available here. Refreshing every 10 s."
+NO_PLANS: Final = "No plans. A new migration may be planned first."
+PLAN_WAITS: Final = "Nothing found yet."
+NOTHING_TO_PLAN: Final = "Nothing was found in the source. Is its name correct?"
+COME_BACK: Final = "You may leave this page and come back: the plan is in the list of plans."
+NOTHING_WRITTEN: Final = "Nothing has been written."
+TIME_UNKNOWN: Final = "time unknown until something has moved between these stores"
 LOADING: Final = "Loading samples..."
 ONLY_LOOK: Final = "Your token may look, not change."
 CONFIRM_LEGEND: Final = "What has arrived stays."
@@ -141,14 +153,26 @@ PROOFS: Final[Mapping[str, str]] = {
 }
 """The choices of "Proof"."""
 
-FATES: Final[Mapping[str, str]] = {
-    "moved": "copy",
-    "skipped": "there already",
-    "overwritten": "overwrite",
-    "failed": "would fail",
+DECISIONS: Final[Mapping[str, str]] = {
+    "copy": "copy",
+    "replace": "overwrite",
+    "skip": "there already",
     "unknown": "not known before the copy",
+    "refuse": "refused",
 }
-"""The fates of compared objects in a plan."""
+"""What becomes of the objects of a plan."""
+
+PLAN_STATES: Final[Mapping[str, str]] = {
+    PlanState.PLANNING: "Planning",
+    PlanState.READY: "Ready",
+    PlanState.FAILED: "Failed",
+    PlanState.CANCELLED: "Stopped",
+    PlanState.STARTED: "Started",
+}
+"""The states of a plan."""
+
+GIVE_AGAIN: Final = "Give the {side} again: its address may have a secret, which no page shows."
+"""The sentence about a side that the form of a changed plan leaves empty."""
 
 PLACES: Final[Mapping[str, str]] = {
     "source": "the source",
@@ -223,6 +247,11 @@ def time_left_within(left: TimeLeft) -> str:
     ends = [short_duration(left.low), short_duration(left.high)]
     within = f" ({ends[0]} - {ends[1]})" if ends[0] != ends[1] else ""
     return f"about {time_left(left.seconds)}{within}, if the last 5 minutes are typical"
+
+
+def measured_by(migration: str, low: str, high: str) -> str:
+    """Return the range of an estimated time, and the migration that it was measured by."""
+    return f"{low} to {high}, by the speed of migration #{migration}"
 
 
 def read_back_at(rate: str) -> str:

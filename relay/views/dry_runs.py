@@ -43,7 +43,7 @@ def plan_members(dry_run: DryRun, report: DryRunReport) -> dict[str, Any]:
         and not dry_run.copies
         and (report.ranges > 0 or not report.inspected_count)
     )
-    decisions = decided(dry_run.job.if_exists, report)
+    decisions = decisions_of(dry_run.job.if_exists, report)
     return {
         "source": str(dry_run.job.source),
         "destination": str(dry_run.job.destination),
@@ -72,7 +72,7 @@ def plan_members(dry_run: DryRun, report: DryRunReport) -> dict[str, Any]:
     }
 
 
-def decided(if_exists: IfExists, report: DryRunReport) -> dict[str, Amount]:
+def decisions_of(if_exists: IfExists, report: DryRunReport) -> dict[str, Amount]:
     """Return what becomes of all objects, by decision. If only a sample was compared, its shares
     hold for all."""
     compared: dict[str, Amount] = {name: Amount() for name in DECISIONS.values()}
@@ -95,9 +95,8 @@ def time_members(
         return None
     migration, samples = measured
     sent = [decisions[name] for name in ("copy", "replace") if name in decisions]
-    rest = Rest(
-        objects=sum(one["objects"] for one in sent), bytes=sum(one["bytes"] for one in sent)
-    )
+    objects, size = (sum(one[name] for one in sent) for name in ("objects", "bytes"))
+    rest = Rest(objects=objects, bytes=size, all_objects=objects, all_bytes=size)
     last = samples[-1]
     found = time_left(samples, rest, now=last.at + last.seconds)
     if found is None:

@@ -184,15 +184,17 @@ def test_a_tenant_has_a_maximum_of_plans(ledger: Ledger) -> None:
 
 def test_the_measured_migration_is_of_the_same_stores(ledger: Ledger) -> None:
     made = plan(ledger, tenant="default")
-    assert ledger.plans.measured(made) is None
+    assert ledger.plans.find_measured(made) is None
     id = tree(ledger, 5)
     ledger.settle([verified_end(claim) for claim in ledger.claim(1, id)])
     ledger.finish()
-    found = ledger.plans.measured(made)
+    found = ledger.plans.find_measured(made)
     assert found is not None and found[0].id == id
-    assert ledger.plans.measured(plan(ledger, tenant="acme")) is None
+    assert ledger.plans.find_measured(plan(ledger, tenant="acme")) is None
     elsewhere = replace(TREE, destination="c:photos")
-    assert ledger.plans.measured(ledger.plans.create(elsewhere, None, tenant="default")) is None
+    assert (
+        ledger.plans.find_measured(ledger.plans.create(elsewhere, None, tenant="default")) is None
+    )
 
 
 @pytest.mark.parametrize(

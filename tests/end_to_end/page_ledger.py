@@ -10,7 +10,8 @@ from sqlalchemy import insert
 
 from relay.engine.migration_request import Endpoint, MigrationRequest
 from relay.ledger.ledger import Ledger
-from relay.ledger.rows import SERVER, ListedObject, Migration, Settlement
+from relay.ledger.plan_values import StoredPlan
+from relay.ledger.rows import SERVER, ListedObject, Migration, Settlement, Spec
 from relay.ledger.schema import migrations, stage_counts, tallies
 from relay.ledger.states import MigrationVerb
 from relay.ledger.viewer import DEFAULT_TENANT
@@ -52,13 +53,22 @@ def ledger_url(home: Path) -> str:
 
 def accept_tree(ledger: Ledger, home: Path, name: str) -> Migration:
     """Accept the tree home/NAME/from, on its way to home/NAME/to."""
+    return ledger.create(_spec_of_tree(home, name))[0]
+
+
+def plan_tree(ledger: Ledger, home: Path, name: str) -> StoredPlan:
+    """Accept a plan of that tree, which the server makes."""
+    return ledger.plans.create(_spec_of_tree(home, name), None, tenant=DEFAULT_TENANT)
+
+
+def _spec_of_tree(home: Path, name: str) -> Spec:
     source, destination = home / name / "from", home / name / "to"
     source.mkdir(parents=True, exist_ok=True)
     destination.mkdir(parents=True, exist_ok=True)
     order = MigrationRequest(
         Endpoint(f"file://{source}/"), Endpoint(f"file://{destination}/"), recursive=True
     )
-    return ledger.create(order.spec(Remotes(folders=(home,))))[0]
+    return order.spec(Remotes(folders=(home,)))
 
 
 def end_partially(ledger: Ledger, home: Path, name: str, names: tuple[str, ...]) -> Migration:

@@ -25,6 +25,7 @@ from tests.end_to_end.page_ledger import (
     open_ledger,
     pause_by_relay,
     pause_tree,
+    plan_tree,
 )
 from tests.end_to_end.test_serve import SERVE, Server, run_server
 
@@ -35,11 +36,16 @@ SECONDS = 20.0
 
 @dataclass(frozen=True)
 class Site:
-    """A server with a page, its folder, and the numbers of its migrations by name."""
+    """A server with a page, its folder, the numbers of its migrations by name, and a plan."""
 
     server: Server
     home: Path
     numbers: dict[str, int]
+    plan: str
+
+    def path(self, pattern: str) -> str:
+        """Return the path of a page, by a pattern with names of migrations."""
+        return pattern.format(**self.numbers, plan=self.plan)
 
     @property
     def base(self) -> str:
@@ -79,6 +85,7 @@ def site(tmp_path_factory: pytest.TempPathFactory, chromium: Any) -> Iterator[Si
                 for name in ("steer", "bare", "doomed", "spare")
             },
         }
+        plan = plan_tree(ledger, home, "spare").id
         fill(ledger, MANY)
         ledger.leave()
     for name in ("old", "new"):
@@ -99,7 +106,7 @@ def site(tmp_path_factory: pytest.TempPathFactory, chromium: Any) -> Iterator[Si
         RELAY_LOCAL_FOLDERS=str(home),
         RELAY_CONFIG=str(config),
     ) as server:
-        yield Site(server, home, {name: one.number for name, one in made.items()})
+        yield Site(server, home, {name: one.number for name, one in made.items()}, plan)
 
 
 @pytest.fixture
@@ -147,10 +154,25 @@ def test_e3_browse_plan_start_twice(site: Site, visitor: Visitor) -> None:
     assert page.locator("#source_path").input_value() == "photos/"
     page.get_by_label("Remote").nth(1).select_option("new")
     page.locator("#destination_path").fill("photos/")
-    page.locator(".order > .act").get_by_role("button", name="Plan first").click()
-    plan = page.locator("#plan")
-    plan.wait_for()
-    assert "30 objects, 60.0" in plan.inner_text() and "copy 30" in plan.inner_text()
+    page.locator(".order > .act").get_by_role("button", name="Plan first").dblclick(
+        no_wait_after=True
+    )
+    page.wait_for_url(re.compile(r"/ui/plans/[0-9a-f-]{36}$"))
+    # The page shows the end of the planning without a click.
+    page.locator(".badge", has_text="Ready").wait_for()
+    plan = page.url
+    found = " ".join(page.locator("#plan").inner_text().split())
+    assert "30 objects, 60.0 kB: copy 30" in found
+    assert "level to expect: read_back · time unknown until" in found
+    # It may be left, changed, and come back to.
+    page.get_by_role("link", name="Change").click()
+    page.wait_for_url("**/ui/new?plan=*")
+    assert page.locator("#source_remote").input_value() == "old"
+    assert page.locator("#destination_path").input_value() == "photos/"
+    rows = page.locator("tbody tr")
+    assert "copy 30" in rows.first.inner_text()
+    rows.first.get_by_role("link").click()
+    page.wait_for_url(plan)
     before = site.server.ask("GET", "/migrations?limit=1")[1]["migrations"][0]["number"]
     page.get_by_role("button", name="Start", exact=True).dblclick(no_wait_after=True)
     page.wait_for_url(re.compile(r"/ui/migrations/\d+$"))
@@ -160,6 +182,8 @@ def test_e3_browse_plan_start_twice(site: Site, visitor: Visitor) -> None:
     assert site.server.ask("GET", "/migrations?limit=1")[1]["migrations"][0]["number"] == number
     page.locator(".badge.succeeded").first.wait_for()
     assert len(list((site.home / "new/photos").iterdir())) == 30
+    page.goto(plan)
+    page.get_by_role("link", name=f"migration #{number}").wait_for()
 
 
 def test_a_wrong_form_keeps_its_values(visitor: Visitor) -> None:
@@ -360,6 +384,8 @@ def test_a_remote_is_tested(site: Site, visitor: Visitor) -> None:
     [
         "",
         "new",
+        "plans",
+        "plans/{plan}",
         "migrations/{hostile}",
         "migrations/{hostile}/objects",
         "remotes",
@@ -370,7 +396,7 @@ def test_a_remote_is_tested(site: Site, visitor: Visitor) -> None:
 )
 def test_e17_a_phone_shows_all(site: Site, chromium: Any, path: str) -> None:
     with visit(chromium, site.base, SMALL, has_touch=True, is_mobile=True) as visitor:
-        page = visitor.open(path.format(**site.numbers))
+        page = visitor.open(site.path(path))
         assert page.evaluate("document.documentElement.scrollWidth") <= SMALL[0]
         low = page.evaluate(
             "[...document.querySelectorAll('button, .button, select, input, nav a, .row .name')]"
@@ -414,8 +440,11 @@ def test_e25_every_action_without_a_script(site: Site, chromium: Any) -> None:
         assert page.get_by_text("000.bin").count() == 1
         page.locator("#destination_path").fill(f"file://{site.home}/bare-new/")
         page.locator(".order > .act").get_by_role("button", name="Plan first").click()
+        # Without a script the browser loads the page of a plan again until it is ready.
+        page.get_by_role("button", name="Start", exact=True).wait_for()
         assert "40 objects" in page.locator("#plan").inner_text()
         page.get_by_role("button", name="Start", exact=True).click()
+        page.wait_for_url("**/migrations/*")
         started = int(page.url.rpartition("/")[2])
         site.wait(started, lambda found: found["state"] == "succeeded")
         page.get_by_role("link", name="All objects").click()
@@ -450,6 +479,7 @@ def test_an_unknown_migration_is_a_page(visitor: Visitor) -> None:
 
 SCREENS = (
     *("", "?group=needs_you", "?q=nowhere", "new", "remotes", "tokens", "settings", "health"),
+    *("plans", "plans/{plan}", "new?plan={plan}"),
     *("migrations/{hostile}", "migrations/{spare}", "migrations/{spare}/cancel"),
     *("migrations/{hostile}/objects", "migrations/{refused}"),
 )
@@ -470,6 +500,6 @@ def test_a3_axe_finds_nothing(
     axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
     with visit(chromium, site.base, size, color_scheme=scheme) as visitor:
         for path in SCREENS:
-            page = visitor.open(path.format(**site.numbers))
+            page = visitor.open(site.path(path))
             found = axe.run(page)
             assert found.violations_count == 0, (path, found.generate_report())

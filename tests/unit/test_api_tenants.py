@@ -204,6 +204,8 @@ READS = frozenset(
     }
 )
 """The methods of Ledger that find migrations for a caller."""
+READS_OF_PLANS = frozenset({"one", "newest"})
+"""The same of PlanLedger."""
 
 
 @pytest.mark.parametrize("package", [relay.api, relay.ui])
@@ -213,6 +215,9 @@ def test_every_read_for_a_caller_names_its_viewer(package: Any) -> None:
         for node in ast.walk(ast.parse(path.read_text())):
             if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
                 continue
+            of = ast.unparse(node.func.value)
+            if node.func.attr in READS_OF_PLANS and of.endswith("plans"):
+                assert "viewer" in ast.unparse(node), (path.name, node.lineno)
             if node.func.attr in READS and ast.unparse(node.func.value).endswith("ledger"):
                 is_known = ast.unparse(node).endswith("ledger.migration(migration.id)")
                 assert is_known or "viewer" in ast.unparse(node), (path.name, node.lineno)

@@ -13,7 +13,7 @@ from relay.engine.plan import IfExists
 from relay.engine.request_counts import ExpectedWork, expected_requests
 from relay.ledger.sample_values import Sample
 from relay.receipt import Level
-from relay.views.dry_runs import decided, time_members
+from relay.views.dry_runs import decisions_of, time_members
 from tests.unit.test_page_words import TREE
 
 WORK = ExpectedWork(
@@ -56,17 +56,17 @@ def numbers(found: dict[str, Amount]) -> dict[str, int]:
 def test_each_object_has_one_decision(if_exists: IfExists, expected: dict[str, int]) -> None:
     """Also the two that were refused by their entry in the listing."""
     made = report(12, 120, 2, new=5, unchanged=3, differs=2, unknown=1, declined=1)
-    assert numbers(decided(if_exists, made)) == expected
+    assert numbers(decisions_of(if_exists, made)) == expected
 
 
 def test_a_sample_stands_for_all() -> None:
     made = report(10_000, 10**9, new=990, unchanged=9, declined=1)
-    found = decided(IfExists.CHANGED, made)
+    found = decisions_of(IfExists.CHANGED, made)
     assert numbers(found) == {"copy": 9900, "skip": 90, "refuse": 10}
     assert found["copy"].bytes == 990_000_000
     nothing = report(7, 70)
-    assert numbers(decided(IfExists.CHANGED, nothing)) == {"unknown": 7}
-    assert decided(IfExists.CHANGED, report(0, 0)) == {}
+    assert numbers(decisions_of(IfExists.CHANGED, nothing)) == {"unknown": 7}
+    assert decisions_of(IfExists.CHANGED, report(0, 0)) == {}
 
 
 @given(
@@ -82,7 +82,7 @@ def test_the_decisions_add_up(
     objects: int, size: int, refused: int, answers: dict[str, int]
 ) -> None:
     made = report(max(objects, sum(answers.values())), size, refused, **answers)
-    found = decided(IfExists.CHANGED, made)
+    found = decisions_of(IfExists.CHANGED, made)
     assert sum(numbers(found).values()) == made.objects + refused
     if made.objects:
         assert sum(amount.bytes for amount in found.values()) == size

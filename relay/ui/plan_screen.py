@@ -1,0 +1,232 @@
+"""Plans: what a migration would do, before anything moves. The page of one plan, with its buttons,
+and the list of all.
+
+A plan is a row of the ledger, which a worker makes (`relay/api/planner.py`): a person may leave the
+page and come back. Decided here: how a plan is shown. Never here: what it finds out
+(`relay/engine/dry_run.py`)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+from flask import Response
+
+from relay.api.caller import current_caller
+from relay.api.migration_routes import request_within_limits
+from relay.engine.migration_request import stored_request
+from relay.errors import IllegalTransition, RelayError
+from relay.ledger.plan_values import StoredPlan
+from relay.ledger.states import PlanState, PlanVerb
+from relay.ui import words
+from relay.ui.figures import about, count, duration, plural, size
+from relay.ui.form_fields import read_form
+from relay.ui.frame import PageFrame
+from relay.ui.queries import link_query, number_in_query
+from relay.ui.rendering import redirect
+from relay.views.problems import problem
+
+ROWS: Final = 50
+"""Number of plans on a page of the list."""
+PAUSED: Final = "paused"
+"""The field of the button that starts a migration in which nothing moves yet."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanSummary:
+    """A plan in words."""
+
+    found: str
+    """The number of objects and bytes, and what becomes of them."""
+    expected: str = ""
+    """The level of proof, the time and the requests to expect (files of this machine need none)."""
+    facts: tuple[tuple[str, str], ...] = ()
+    """What else was found: a name and a text each."""
+    names: tuple[Mapping[str, str], ...] = ()
+    """The first objects that are refused, and why."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanRow:
+    """A plan in a list."""
+
+    plan: StoredPlan
+    found: str
+
+
+def plan_page(frame: PageFrame, plan: str, error: RelayError | None = None) -> Response:
+    """Return the page of one plan; `error` is that of an action that failed. Raises PlanUnknown,
+    LedgerFailed."""
+    found = frame.ledger.plans.one(plan, frame.viewer)
+    shown = error or _error_of(found)
+    return frame.page(
+        "plan.html",
+        here="new",
+        status=200 if error is None else error.status,
+        plan=found,
+        summary=summary_of(found),
+        shape=str(found.state),
+        live_path=f"/plans/{found.id}",
+        problem=None if shown is None else shown if isinstance(shown, dict) else problem(shown),
+        migration=frame.ledger.plans.migration_of(found),
+    )
+
+
+def plans_page(frame: PageFrame) -> Response:
+    """Return one page of the list of plans. Raises LedgerFailed, and a RequestError for a wrong
+    query."""
+    before = number_in_query("before")
+    found = frame.ledger.plans.newest(ROWS + 1, frame.viewer, before)
+    return frame.page(
+        "plans.html",
+        here="new",
+        plans=plan_rows(found[:ROWS]),
+        before=before,
+        older=found[ROWS - 1].number if len(found) > ROWS else None,
+        query=link_query,
+    )
+
+
+def plan_rows(found: Sequence[StoredPlan]) -> list[PlanRow]:
+    """Return plans as rows of a list."""
+    return [PlanRow(plan=one, found=summary_of(one).found) for one in found]
+
+
+def plan_update(plan: StoredPlan) -> dict[str, Any]:
+    """Return the live values of a plan."""
+    texts = {"state": words.PLAN_STATES[plan.state], "found": summary_of(plan).found}
+    return {"texts": texts, "bars": {}, "shape": str(plan.state)}
+
+
+# -- buttons
+
+
+def act_on_plan(frame: PageFrame, plan: str, verb: PlanVerb) -> Response:
+    """Stop a plan or make it again, and lead back to it; an error is shown there. Raises
+    PlanUnknown, LedgerFailed."""
+    read_form(frame.engine.settings, ())
+    works = frame.works()
+    found = works.ledger.plans.one(plan, frame.viewer)
+    try:
+        works.ledger.plans.act(found.id, verb)
+    except IllegalTransition as error:
+        return plan_page(frame, plan, error)
+    works.planner.wake()
+    return redirect(f"plans/{found.id}")
+
+
+def start_plan(frame: PageFrame, plan: str) -> Response:
+    """Start the migration of a plan, and lead to it: to the same one, if it has started already. An
+    error is shown on the plan's page. Raises PlanUnknown, LedgerFailed."""
+    fields = read_form(frame.engine.settings, (PAUSED,))
+    works, caller = frame.works(), current_caller()
+    found = works.ledger.plans.one(plan, frame.viewer)
+    started = works.ledger.plans.migration_of(found)
+    secret = works.ledger.plans.secret(found.id)
+    if started is not None:
+        return redirect(f"migrations/{started.name}")
+    try:
+        if secret is None:
+            raise IllegalTransition("its migration was started, and is gone")
+        order = stored_request(found, secret)
+        order = replace(
+            order,
+            priority=found.priority,
+            bounds=found.bounds,
+            paused=bool(fields.get(PAUSED)),
+        )
+        spec = request_within_limits(frame.engine, order).spec(frame.engine.remotes)
+        started = works.ledger.plans.start(found.id, spec, holder=caller.holder)
+    except RelayError as error:
+        if error.status >= 500:
+            raise
+        return plan_page(frame, plan, error)
+    works.worker.wake()
+    return redirect(f"migrations/{started.name}")
+
+
+def delete_plan(frame: PageFrame, plan: str) -> Response:
+    """Delete a plan, and lead to the list. Raises PlanUnknown, LedgerFailed."""
+    read_form(frame.engine.settings, ())
+    ledger = frame.ledger
+    ledger.plans.remove(ledger.plans.one(plan, frame.viewer).id)
+    return redirect("plans")
+
+
+# -- words
+
+
+def summary_of(plan: StoredPlan) -> PlanSummary:
+    """Return a plan in words."""
+    report = plan.report
+    if not report:
+        return PlanSummary(found=words.PLAN_WAITS if plan.state == PlanState.PLANNING else "")
+    if plan.state in (PlanState.PLANNING, PlanState.CANCELLED, PlanState.FAILED):
+        if not report["objects"] and plan.state != PlanState.PLANNING:
+            return PlanSummary(found="", names=tuple(report["names"]))
+        found = f"{plural(report['objects'], 'object')} so far, {size(report['bytes'])}"
+        return PlanSummary(found=found, names=tuple(report["names"]))
+    decisions = report["decisions"]
+    total = sum(one["objects"] for one in decisions.values())
+    if not total:
+        return PlanSummary(found=words.NOTHING_TO_PLAN)
+    return PlanSummary(
+        found=f"{plural(total, 'object')}, {size(report['bytes'])}: {_decisions(report)}",
+        expected=" · ".join(_expectations(report)),
+        facts=tuple(_facts(report)),
+        names=tuple(report["names"]),
+    )
+
+
+def _decisions(report: Mapping[str, Any]) -> str:
+    roughly = "about " if report["estimated"] else ""
+    return " · ".join(
+        f"{label} {roughly}{about(report['decisions'][name]['objects'], exact=not roughly)}"
+        for name, label in words.DECISIONS.items()
+        if name in report["decisions"]
+    )
+
+
+def _expectations(report: Mapping[str, Any]) -> list[str]:
+    time = report.get("time")
+    requests = [f"{about(report['requests'])} requests"] if report["requests"] else []
+    return [
+        f"level to expect: {report['level']}",
+        words.TIME_UNKNOWN if time is None else f"about {duration(time['about'])}",
+        *requests,
+    ]
+
+
+def _facts(report: Mapping[str, Any]) -> list[tuple[str, str]]:
+    facts = []
+    if report["looked"]:
+        everything = report["looked"] == report["objects"]
+        sample = "all" if everything else f"a random sample of {count(report['looked'])}"
+        facts.append(("Compared", f"{sample} on both sides"))
+    if report["server_copy"]:
+        facts.append(("Copied", "by the store itself, if it permits that"))
+    if report["in_parts"]["objects"]:
+        parts = report["in_parts"]
+        facts.append(("In parts", f"{plural(parts['objects'], 'object')}, {size(parts['bytes'])}"))
+    if report["unkept"]:
+        lose = "loses" if report["unkept"] == 1 else "lose"
+        facts.append(("Metadata", f"{plural(report['unkept'], 'compared object')} {lose} metadata"))
+    time = report.get("time")
+    if time is not None:
+        ends = duration(time["low"]), duration(time["high"])
+        facts.append(("Time", words.measured_by(time["migration"], *ends)))
+    return facts
+
+
+def _error_of(plan: StoredPlan) -> dict[str, str] | None:
+    """Return the error of a plan that has failed, as a problem is shown."""
+    if plan.error is None:
+        return None
+    error = plan.error
+    return {
+        "title": words.reason_title(str(error.get("code", "")), str(error.get("side", ""))),
+        "detail": str(error.get("detail", "")),
+        "hint": str(error.get("hint", "")),
+        "instance": "",
+    }

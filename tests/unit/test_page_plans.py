@@ -1,0 +1,257 @@
+"""Plans on the page, without a browser: made by a worker, left and found again, started once."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+import gevent
+import pytest
+from flask.testing import FlaskClient
+from werkzeug.test import TestResponse
+
+from relay.api.app import create_app
+from relay.api.migration_routes import LedgerContext, ledger_context
+from relay.config import Settings
+from relay.engine.transfer_engine import TransferEngine
+from relay.engine.worker.worker import Worker
+from relay.ledger.ledger import Ledger
+from relay.ledger.rows import SERVER
+from relay.ledger.token_values import Scope, TokenLimits
+from tests.conftest import LOOPBACK
+
+SECONDS = 20.0
+
+
+@dataclass(frozen=True)
+class Site:
+    """An application whose planner runs, and its folder."""
+
+    client: FlaskClient
+    works: LedgerContext
+    home: Path
+
+    def form(self, **values: str) -> dict[str, str]:
+        """Return the fields of a form that plans the tree `from`."""
+        return {
+            "do": "plan",
+            "key": "page-1",
+            "source_path": f"file://{self.home}/from/",
+            "destination_path": f"file://{self.home}/to/",
+            "tree": "1",
+            "if_exists": "changed",
+            "verify": "auto",
+            **values,
+        }
+
+    def plan(self, **values: str) -> str:
+        """Plan, and return the plan's path."""
+        answer = self.client.post("/ui/new", data=self.form(**values))
+        assert answer.status_code == 303, answer.text
+        return answer.headers["Location"]
+
+    def wait(self, path: str, text: str) -> str:
+        """Wait until the page of a plan has a text, and return it."""
+        until = time.monotonic() + SECONDS
+        while True:
+            found = self.client.get(path).text
+            if text in found:
+                return found
+            assert time.monotonic() < until, found
+            gevent.sleep(0.02)
+
+    def press(self, path: str, verb: str, **fields: str) -> TestResponse:
+        """Press a button of a plan."""
+        return self.client.post(f"{path}/{verb}", data=fields)
+
+
+@pytest.fixture
+def make_site(tmp_path: Path) -> Iterator[Callable[..., Site]]:
+    """Return a function that makes the application; each has the same ledger."""
+    settings = Settings(ledger=f"sqlite:///{tmp_path}/l.db", local_folders=str(tmp_path))
+    made: list[tuple[LedgerContext, gevent.Greenlet, TransferEngine]] = []
+
+    def make(runs: bool = True) -> Site:
+        engine = TransferEngine(settings, LOOPBACK)
+        ledger = Ledger.connect(engine.settings.ledger_url(), SERVER)
+        ledger.renew()
+        works = ledger_context(ledger, Worker(ledger, engine, 1), engine)
+        running = gevent.spawn(works.planner.run) if runs else gevent.spawn(lambda: None)
+        made.append((works, running, engine))
+        return Site(create_app(engine, (), works).test_client(), works, tmp_path)
+
+    for number, size in enumerate((5, 7)):
+        path = tmp_path / "from" / f"{number}.bin"
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"x" * size)
+    yield make
+    for works, running, engine in made:
+        works.planner.stop()
+        running.join(SECONDS)
+        engine.wire.pool.close()
+        works.ledger.close()
+
+
+@pytest.fixture
+def site(make_site: Callable[..., Site]) -> Site:
+    """Return an application."""
+    return make_site()
+
+
+def test_a_plan_counts_and_starts_one(site: Site) -> None:
+    """Though each form is sent twice."""
+    path = site.plan()
+    assert site.plan() == path
+    text = site.wait(path, "Ready")
+    assert "2 objects, 12\u00a0B: copy 2" in text
+    assert "level to expect: read_back · time unknown until" in text and "requests" not in text
+    assert not (site.home / "to").exists()
+    answers = [site.press(path, "start") for _ in range(2)]
+    assert {answer.headers["Location"] for answer in answers} == {"/ui/migrations/1"}
+    assert "#1" in site.wait(path, "It has started")
+    found = site.client.get("/migrations").json or {}
+    assert [row["state"] for row in found["migrations"]] == ["running"]
+
+
+def test_what_is_there_is_not_copied(site: Site) -> None:
+    (site.home / "to").mkdir()
+    (site.home / "to/0.bin").write_bytes(b"x" * 5)
+    (site.home / "to/1.bin").write_bytes(b"another size")
+    text = site.wait(site.plan(), "Ready")
+    assert "2 objects, 12\u00a0B: overwrite 1 · there already 1" in text
+    path = site.plan(if_exists="fail")
+    assert "refused 2" in site.wait(path, "Ready")
+
+
+def test_a_plan_starts_paused(site: Site) -> None:
+    path = site.plan()
+    site.wait(path, "Ready")
+    assert site.press(path, "start", paused="1").headers["Location"] == "/ui/migrations/1"
+    found = site.client.get("/migrations/1").json or {}
+    assert (found["state"], found["listing"]) == ("paused", "due")
+
+
+def test_a_source_that_is_not_there_fails(site: Site) -> None:
+    path = site.plan(source_path=f"file://{site.home}/nowhere/")
+    text = site.wait(path, "Failed")
+    assert 'role="alert"' in text and "Plan again" in text and "Start without a plan" in text
+    (site.home / "nowhere").mkdir()
+    assert site.press(path, "again").status_code == 303
+    assert "Nothing was found in the source" in site.wait(path, "Ready")
+
+
+def test_a_plan_is_left_stopped_and_deleted(make_site: Callable[..., Site]) -> None:
+    """It waits for a server that makes plans."""
+    site = make_site(runs=False)
+    path = site.plan()
+    for _ in range(2):
+        assert site.press(path, "cancel").status_code == 303
+    assert "Stopped" in site.client.get(path).text
+    refused = site.client.post(f"{path}/start", data={"other": "1"})
+    assert refused.status_code == 422
+    assert site.press(path, "again").status_code == 303
+    refused = site.press(path, "start")
+    assert refused.status_code == 409 and 'role="alert"' in refused.text
+    for page in ("/ui/plans", "/ui/new"):
+        assert path in site.client.get(page).text
+    again = make_site()
+    assert "copy 2" in again.wait(path, "Ready")
+    assert site.press(path, "delete").headers["Location"] == "/ui/plans"
+    gone = site.client.get(path)
+    assert gone.status_code == 404 and "There is no such plan" in gone.text
+    assert "No plans." in site.client.get("/ui/plans").text
+
+
+def test_a_plan_is_changed_in_the_form(site: Site) -> None:
+    path = site.plan(slots="3", rate="20", if_exists="skip", verify="size")
+    text = site.client.get(f"/ui/new?plan={path.rpartition('/')[2]}").text
+    assert f'value="file://{site.home}/from/"' in text and 'name="slots" value="3"' in text
+    assert 'name="rate" value="20"' in text
+    assert re.search(r'value="skip" checked', text) and re.search(r'value="size" selected', text)
+    assert site.client.get("/ui/new?plan=1").status_code == 404
+
+
+def test_a_signature_is_on_no_page(site: Site) -> None:
+    path = site.plan(source_path="http://127.0.0.1:9/a/?sig=planted-0123456789", tree="")
+    id = path.rpartition("/")[2]
+    pages = (path, f"/ui/new?plan={id}", "/ui/new", "/ui/plans", f"/ui/values/plans/{id}")
+    for page in pages:
+        assert "planted" not in site.client.get(page).text, page
+    assert "Give the source again" in site.client.get(f"/ui/new?plan={id}").text
+
+
+def test_the_live_values_of_a_plan(site: Site) -> None:
+    path = site.plan()
+    site.wait(path, "Ready")
+    id = path.rpartition("/")[2]
+    found = site.client.get(f"/ui/values/plans/{id}").json or {}
+    assert found["shape"] == "ready" and found["texts"]["found"].endswith("copy 2")
+    text = site.client.get(f"/ui/stream/plans/{id}").text
+    assert text.count("event: set") == 1 and text.endswith("event: end\ndata: {}\n\n")
+    for name in ("values", "stream"):
+        assert site.client.get(f"/ui/{name}/plans/1").status_code == 404
+
+
+def test_a_foreign_plan_is_an_unknown_one(site: Site) -> None:
+    """For each button and each page; and a token that may only read has no button."""
+    limits = TokenLimits(local=True, requests_per_second=1000)
+    tokens = {
+        name: site.works.ledger.create_token(
+            name, tenant=name.partition("-")[0], scope=scope, limits=limits
+        )[1]
+        for name, scope in (
+            ("acme-submit", Scope.SUBMIT),
+            ("acme-read", Scope.READ),
+            ("other-submit", Scope.SUBMIT),
+        )
+    }
+
+    def ask(name: str, method: str, path: str) -> tuple[int, str]:
+        sent = {"Authorization": f"Bearer {tokens[name]}"}
+        answer = site.client.open(path, method=method, headers=sent)
+        return answer.status_code, re.sub(r"urn:uuid:[0-9a-f-]+|[0-9a-f-]{36}", "", answer.text)
+
+    sent = {"Authorization": f"Bearer {tokens['acme-submit']}"}
+    path = site.client.post("/ui/new", data=site.form(), headers=sent).headers["Location"]
+    unknown = f"/ui/plans/{'0' * 36}"
+    id, no_id = path.rpartition("/")[2], unknown.rpartition("/")[2]
+    rows = [
+        ("GET", "/ui/plans/{}"),
+        ("GET", "/ui/new?plan={}"),
+        ("GET", "/ui/values/plans/{}"),
+        ("GET", "/ui/stream/plans/{}"),
+        *(("POST", f"/ui/plans/{{}}/{verb}") for verb in ("cancel", "again", "start", "delete")),
+    ]
+    for method, rule in rows:
+        theirs = ask("other-submit", method, rule.format(id))
+        assert theirs == ask("other-submit", method, rule.format(no_id)), rule
+        assert theirs[0] == 404, rule
+    listed = [ask(name, "GET", "/ui/plans")[1] for name in ("acme-read", "other-submit")]
+    assert [f"{site.home}/from/" in text for text in listed] == [True, False]
+    status, text = ask("acme-read", "GET", path)
+    assert status == 200 and 'method="post"' not in text
+    assert ask("acme-read", "POST", f"{path}/delete")[0] == 403
+
+
+def test_a_token_plans_only_what_it_may_name(site: Site) -> None:
+    _, value = site.works.ledger.create_token(
+        "narrow", tenant="acme", scope=Scope.SUBMIT, limits=TokenLimits()
+    )
+    sent = {"Authorization": f"Bearer {value}"}
+    answer = site.client.post("/ui/new", data=site.form(), headers=sent)
+    assert answer.status_code == 403 and "may not name folders" in answer.text
+
+
+def test_a_restarted_server_finds_its_plans(make_site: Callable[..., Site]) -> None:
+    """Also the one that the server of before was making."""
+    site = make_site(runs=False)
+    path = site.plan()
+    assert site.works.ledger.plans.claim() is not None
+    site.works.ledger.leave()
+    assert "copy 2" in make_site().wait(path, "Ready")
+    with closing(Ledger.connect(f"sqlite:///{site.home}/l.db", SERVER)) as ledger:
+        assert ledger.plans.claim() is None
