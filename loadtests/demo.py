@@ -162,7 +162,7 @@ def _await_ready(base: str, process: subprocess.Popen[bytes], log: Any) -> None:
         try:
             if SESSION.get(f"{base}/readyz", timeout=2).status_code == 200:
                 return
-        except requests.ConnectionError:
+        except (requests.ConnectionError, requests.Timeout):
             time.sleep(0.05)
     log.seek(0)
     raise RuntimeError(f"the relay did not start:\n{log.read().decode(errors='replace')}")

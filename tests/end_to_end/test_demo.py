@@ -5,11 +5,14 @@ from __future__ import annotations
 
 import io
 import os
+import re
+import signal
 import subprocess
 import sys
 import uuid
 from contextlib import suppress
 from pathlib import Path
+from urllib.request import urlopen
 
 import psutil
 import pytest
@@ -79,6 +82,33 @@ def test_the_demo_verifies_everything_and_leaves_nothing() -> None:
     assert done.stdout.count("whole_digest") == 12
     assert done.stdout.count("the same") >= 12
     assert "Try next" in done.stdout
+    assert marked_commands(mark) == []
+
+
+@pytest.mark.demo
+def test_the_page_of_the_demo_stays_until_ctrl_c() -> None:
+    mark = uuid.uuid4().hex
+    words = ("--objects", "3", "--max", "2MB", "--page", "--plain")
+    with subprocess.Popen(
+        [sys.executable, "-m", "loadtests.demo", *words],
+        cwd=ROOT,
+        env={**os.environ, "COLUMNS": "160", "MARK_OF_THIS_DEMO": mark, "PYTHONUNBUFFERED": "1"},
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as running:
+        assert running.stdout is not None
+        lines = []
+        while "Ctrl-C" not in (lines[-1] if lines else ""):
+            lines.append(running.stdout.readline())
+            assert lines[-1], lines
+        text = "".join(lines)
+        assert "3 of 3 objects verified" in text and text.count("whole_digest") == 3
+        named = re.findall(r"http://\S+/ui/migrations/1\b", text)
+        assert len(set(named)) == 1 and len(named) == 2
+        with urlopen(named[-1], timeout=30) as answer:
+            assert "3 of 3 objects" in answer.read().decode().replace("\u00a0", " ")
+        running.send_signal(signal.SIGINT)
+        assert running.wait(60) == 0
     assert marked_commands(mark) == []
 
 
