@@ -85,7 +85,7 @@ def create(
     `go_on` the tenant's newest migration of the same request and kind is returned if it has not
     succeeded. Raises KeyReused if the key belongs to another request, and TooManyRequests as
     check_use."""
-    _lock_acceptance(connection)
+    lock_acceptance(connection)
     marks = identity_hashes_of(connection, spec)
     stored = None if key is None else stored_key(tenant, key)
     earlier = None
@@ -220,7 +220,7 @@ def _insert_object(connection: Connection, id: str, spec: Spec) -> None:
     changes.write(connection)
 
 
-def _lock_acceptance(connection: Connection) -> None:
+def lock_acceptance(connection: Connection) -> None:
     """Lock out other transactions that number a migration or use a key, until this one ends. In
     SQLite every writing transaction has that lock already."""
     if connection.dialect.name != "sqlite":

@@ -49,6 +49,7 @@ from relay.ledger import (
     session_rows,
     settling,
     stages,
+    token_use,
     tokens,
     totals,
     unproved,
@@ -272,9 +273,13 @@ class Ledger:
         fresh: Spec | Mapping[str, Any] | None = None,
         reason: str | None = None,
     ) -> Migration:
-        """As actions.act; a resumed migration learns of other migrations first (`_resume`)."""
+        """As actions.act; a resumed migration learns of other migrations first (`_resume`). Raises
+        TooManyRequests as token_use.check_retry, unless a terminal or a worker acts."""
 
         def act(connection: Connection) -> tuple[str | None, Migration]:
+            if self._actor and verb == MigrationVerb.RETRY:
+                acceptance.lock_acceptance(connection)  # before any row, as a creation locks
+                token_use.check_retry(connection, id, time.time())
             state = migration_rows.lock_migration(connection, id).state if self._actor else None
             found = actions.act(connection, id, verb, fresh, reason=reason)
             after = {"state": found.state, **({"credentials": "renewed"} if fresh else {})}

@@ -5,14 +5,15 @@ Decided here: when a token may begin no further migration. Never here: what its 
 
 from __future__ import annotations
 
+import json
 from typing import Final
 
 from sqlalchemy import Connection, func, or_, select
 
 from relay.errors import TooManyRequests
-from relay.ledger.schema import migrations, tallies
+from relay.ledger.schema import migrations, tallies, tokens
 from relay.ledger.states import ENDED, TransferState
-from relay.ledger.token_values import TokenHolder
+from relay.ledger.token_values import TokenHolder, TokenLimits
 
 DAY_SECONDS: Final = 86400.0
 UNFINISHED_AGAIN_SECONDS: Final = 30.0
@@ -45,14 +46,32 @@ def check_use(connection: Connection, holder: TokenHolder, now: float) -> None:
             )
 
 
+def check_retry(connection: Connection, id: str, now: float) -> None:
+    """Raise TooManyRequests if a migration has ended and its token may not begin one now: a retry
+    lets it run again."""
+    theirs = select(tokens.c.id, tokens.c.limits).join(
+        migrations, migrations.c.token == tokens.c.id
+    )
+    ended = theirs.where(migrations.c.id == id, migrations.c.state.in_(ENDED))
+    row = connection.execute(ended).first()
+    if row is None:
+        return
+    limits = TokenLimits.from_json(json.loads(row.limits))
+    holder = TokenHolder(
+        token_id=row.id, migrations=limits.migrations, bytes_per_day=limits.bytes_per_day
+    )
+    check_use(connection, holder, now)
+
+
 def bytes_of_day(connection: Connection, token_id: str, now: float) -> int:
-    """Return the verified bytes of a token's migrations that have not ended, or ended within the
-    last 24 hours: at least those of the last 24 hours."""
+    """Return the bytes of the objects that arrived by a token's migrations that have not ended, or
+    ended within the last 24 hours: at least those of the last 24 hours. An object counts once,
+    whatever was proved of it."""
     recent = or_(migrations.c.ended.is_(None), migrations.c.ended > now - DAY_SECONDS)
     total = (
         select(func.coalesce(func.sum(tallies.c.bytes), 0))
         .select_from(migrations.join(tallies, tallies.c.migration_id == migrations.c.id))
         .where(migrations.c.token == token_id, recent)
-        .where(tallies.c.state == TransferState.VERIFIED)
+        .where(tallies.c.state.in_((TransferState.VERIFIED, TransferState.UNVERIFIED)))
     )
     return int(connection.execute(total).scalar_one())

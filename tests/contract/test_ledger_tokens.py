@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -147,6 +148,32 @@ def test_a_token_has_a_most_of_bytes_a_day(ledger: Ledger) -> None:
     with pytest.raises(TooManyRequests):
         ledger.create(TREE, holder=holder)
     assert tree(ledger, 1)
+
+
+def test_bytes_that_only_arrived_count_as_well(ledger: Ledger) -> None:
+    """`"verify": "size"` proves nothing, and moves as much."""
+    holder = TokenHolder(token_id="ops00000", bytes_per_day=100)
+    ledger.create(OBJECT, holder=holder)
+    (claim,) = ledger.claim(1)
+    ledger.settle([replace(verified_end(claim, 100), verb="unverified", level="size")])
+    with pytest.raises(TooManyRequests):
+        ledger.create(TREE, holder=holder)
+
+
+def test_a_retry_begins_a_migration_of_its_token(ledger: Ledger) -> None:
+    """Over the API; a terminal may retry any migration."""
+    made, _ = make(ledger, limits=TokenLimits(migrations=1))
+    holder = TokenHolder(token_id=made.id, migrations=1)
+    first, _ = ledger.create(OBJECT, holder=holder)
+    ledger.act(first.id, MigrationVerb.CANCEL)
+    second, _ = ledger.create(OBJECT, holder=holder)
+    with pytest.raises(TooManyRequests):
+        ledger.by(OPS).act(first.id, MigrationVerb.RETRY)
+    assert ledger.by(OPS).act(second.id, MigrationVerb.PAUSE).state == "paused"
+    ledger.act(second.id, MigrationVerb.CANCEL)
+    assert ledger.by(OPS).act(first.id, MigrationVerb.RETRY).state == "running"
+    assert ledger.by(OPS).act(first.id, MigrationVerb.RETRY).state == "running"  # it runs already
+    assert ledger.act(second.id, MigrationVerb.RETRY).state == "running"
 
 
 # -- sessions
