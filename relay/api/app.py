@@ -24,7 +24,7 @@ from relay.api.lingering_close import with_lingering_close
 from relay.api.migrate_route import migrate_view
 from relay.api.migration_routes import JSON, LedgerContext, View, json_answer, ledger_routes
 from relay.api.origins import SAFE_METHODS
-from relay.api.page_forms import buffer_form, field_of
+from relay.api.page_forms import OPEN_BYTES, buffer_form, field_of
 from relay.api.proxies import CLIENT, proxies_of, with_client
 from relay.api.scrapers import Scrapers
 from relay.api.sessions import Sessions
@@ -134,7 +134,10 @@ def _admit(
     g.still_admitted = partial(guard.still_admits, admission)
     field = ""
     if access.is_page and request.method not in SAFE_METHODS:
-        form = buffer_form(environ, settings.request_bytes, settings.request_seconds)
+        most = settings.request_bytes
+        if access.scope is None:
+            most = min(OPEN_BYTES, most)
+        form = buffer_form(environ, most, settings.request_seconds)
         field = field_of(form, CSRF_FIELD)
     check_csrf(environ, admission.session, field)
 

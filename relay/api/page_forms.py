@@ -15,6 +15,9 @@ from relay.errors import MalformedRequest, UnsupportedMediaType
 
 FIELDS: Final = 1000
 """Fields of one form."""
+OPEN_BYTES: Final = 8 << 10
+"""Maximum length of a form that needs no token, in bytes: the sign-in. Strangers could fill the
+memory with longer ones, many at a time."""
 _MEDIA_TYPE = re.compile(r"application/x-www-form-urlencoded\s*(?:;.*)?", re.I)
 
 

@@ -173,6 +173,14 @@ def test_a_body_that_is_no_form(client: FlaskClient, body: bytes, kind: str, sta
     assert answer.status_code == status
 
 
+@pytest.mark.parametrize(("length", "status"), [(2_000, 303), (9_000, 413)])
+def test_a_form_of_strangers_is_short(length: int, status: int) -> None:
+    """Many at a time are held in memory, before any check of a token."""
+    app = create_app(TransferEngine(Settings()), ["planted-token-000000"])
+    answer = app.test_client().post("/ui/sign-in", data={"token": "x" * length})
+    assert answer.status_code == status
+
+
 def test_a_form_starts_a_paused_migration(client: FlaskClient) -> None:
     form = {
         "do": "start-paused",
