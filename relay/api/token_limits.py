@@ -6,6 +6,7 @@ how slots and bytes are held back (`throttle.py`)."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
@@ -27,6 +28,8 @@ BURST_SECONDS: Final = 2.0
 """Requests that may come at once, in seconds of the rate."""
 CLAMPED: Final = ("slots", "bytes_per_second")
 """Limits of a token that are also limits of a migration."""
+_PATTERN: Final = re.compile(r"[*?[]")
+"""Begins the part of a pattern that is not plain text."""
 
 
 @dataclass
@@ -77,7 +80,7 @@ def locate_folder_within(
 ) -> Location:
     """Return the Location of a folder. Raises as Remotes.locate, and Forbidden for a store that the
     token may not name."""
-    _refuse(_refused_text(limits, text), None)
+    check_text(limits, text)
     place = remotes.locate(text, folder=True, destination=destination)
     _refuse(_refused_place(limits, place), None)
     return place
@@ -92,6 +95,21 @@ def check_list_text(limits: TokenLimits, text: str) -> None:
 def check_list_place(limits: TokenLimits, place: Location) -> None:
     """Raise Forbidden for a located list of fresh URLs that the token may not name."""
     _refuse(_refused_place(limits, place), "/list")
+
+
+def check_text(limits: TokenLimits, text: str) -> None:
+    """Raise Forbidden for a text whose remote or bucket the token may not name. It does not show
+    whether the remote exists."""
+    _refuse(_refused_text(limits, text), None)
+
+
+def may_name(limits: TokenLimits, remote: str) -> bool:
+    """Return whether a token may name a remote, with some path."""
+    if limits.remotes is None:
+        return True
+    begin = f"{remote}:"
+    plain = [_PATTERN.split(pattern, maxsplit=1) for pattern in limits.remotes]
+    return any(one[0].startswith(begin) or (one[1:] and begin.startswith(one[0])) for one in plain)
 
 
 def within_limits(limits: TokenLimits, bounds: Bounds) -> Bounds:

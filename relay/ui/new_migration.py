@@ -31,7 +31,7 @@ from relay.ui.deadlines import within
 from relay.ui.form_fields import read_form, require_choice
 from relay.ui.frame import PageFrame
 from relay.ui.plan_screen import plan_rows
-from relay.ui.remote_pages import locate_folder
+from relay.ui.remote_pages import locate_folder, named_remotes
 from relay.ui.rendering import redirect
 from relay.views.problems import problem
 from relay.wire.watchdog import Watchdog
@@ -274,5 +274,5 @@ def _page(
 
 
 def _remote_names(frame: PageFrame) -> list[str]:
-    remotes = frame.engine.remotes
-    return [one.name for one in remotes if remotes.speaks(one)]
+    speaks = frame.engine.remotes.speaks
+    return [one.name for one in named_remotes(frame) if speaks(one)]

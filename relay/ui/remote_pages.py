@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -10,7 +11,7 @@ from urllib.parse import urlsplit
 from flask import Response
 
 from relay.api.caller import current_caller
-from relay.api.token_limits import locate_folder_within
+from relay.api.token_limits import check_text, locate_folder_within, may_name
 from relay.engine.doctor import Finding, probe_readable, probe_writable
 from relay.engine.scratch import ScratchFolder
 from relay.errors import InvalidURL, RelayError
@@ -30,6 +31,7 @@ SECRETS: Final[Mapping[str, tuple[str, ...]]] = {
     "http": ("user", "pass", "bearer_token", "headers"),
 }
 """The options of each type that are secrets, or name whose they are."""
+_CONNECTION: Final = re.compile(r":?[^,:/]+,")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,9 +59,10 @@ def test_remote(frame: PageFrame) -> Response:
     fields = read_form(frame.engine.settings, ("remote", "path", "kind"))
     name, path = fields.get("remote", ""), fields.get("path", "").strip()
     kind = require_choice(fields, "kind", TEST_SECONDS)
+    text = f"{name}:{path}"
+    check_text(current_caller().limits, text)
     if frame.engine.remotes.find(name) is None:
         raise InvalidURL(f"there is no remote {name[:100]!a}", hint="Load the page again.")
-    text = f"{name}:{path}"
     findings: list[Finding] = []
     error: RelayError | None = None
     try:
@@ -82,6 +85,12 @@ def locate_folder(frame: PageFrame, text: str, *, destination: bool = False) -> 
     return place.folder()
 
 
+def named_remotes(frame: PageFrame) -> list[Remote]:
+    """Return the remotes that the token of this request may name. Raises ConfigError."""
+    limits = current_caller().limits
+    return [remote for remote in frame.engine.remotes if may_name(limits, remote.name)]
+
+
 def _examine(frame: PageFrame, place: Location, kind: str, findings: list[Finding]) -> None:
     engine = frame.engine
     scratch = ScratchFolder(engine.stores, place, lambda: Watchdog(engine.limits))
@@ -97,7 +106,7 @@ def _page(frame: PageFrame, result: Mapping[str, Any]) -> Response:
     tested = result.get("tested", "")
     cards = [
         _card(remote, frame.engine.remotes.speaks(remote), result.get("path", ""), tested)
-        for remote in frame.engine.remotes
+        for remote in named_remotes(frame)
     ]
     return frame.page(
         "remotes.html",
@@ -127,7 +136,14 @@ def _endpoint(remote: Remote) -> str:
     """Return a remote's address without a user, a password and a query."""
     options = remote.options
     text = options.get("endpoint") or options.get("url") or options.get("remote") or ""
+    # rclone's connection string, as `:s3,secret_access_key=…:bucket`, has options of any kind.
+    connection = _CONNECTION.match(text)
+    if connection is not None:
+        return f"{connection[0]}…"
     if "://" not in text:
         return text.rpartition("@")[2] if remote.type != "alias" else text
-    parts = urlsplit(text)
+    try:
+        parts = urlsplit(text)
+    except ValueError:
+        return "an invalid URL"
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"

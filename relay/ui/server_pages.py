@@ -16,10 +16,12 @@ import gevent
 from flask import Response
 
 from relay import __version__
+from relay.api.caller import current_caller
 from relay.config import Settings
 from relay.errors import LedgerFailed
 from relay.ledger.overview import Group
 from relay.ledger.schema import HEAD
+from relay.ledger.token_values import Scope
 from relay.settings_sources import source_of
 from relay.ui.figures import count, duration, size, stamp
 from relay.ui.frame import PageFrame
@@ -78,7 +80,9 @@ def shown_value(name: str, value: Any) -> str:
 
 def _masked_url(text: str) -> str:
     """Return a URL without its password and its query, which may hold one."""
-    plain = re.sub(r"(://[^/@:]*):[^/]*@", rf"\1:{MASK}@", text)
+    # The password goes up to the last '@': it may have a '/' or an '@', which some readers of such
+    # a URL allow.
+    plain = re.sub(r"(?s)(://[^/:]*):.*@", rf"\1:{MASK}@", text)
     address, mark, _ = plain.partition("?")
     return f"{address}?{MASK}" if mark else address
 
@@ -119,7 +123,9 @@ def _ledger_facts(frame: PageFrame) -> tuple[list[Fact], LedgerFailed | None]:
     if not frame.has_works:
         return [("State", "this server has no ledger", True)], None
     text = frame.engine.settings.ledger_url()
-    facts: list[Fact] = [("Address", _masked_url(text), False), ("Schema", HEAD, False)]
+    facts: list[Fact] = [("Schema", HEAD, False)]
+    if Scope.ADMIN in current_caller().scopes:  # as the settings
+        facts.insert(0, ("Address", _masked_url(text), False))
     began = time.monotonic()
     try:
         groups = frame.ledger.group_counts(frame.viewer)

@@ -14,14 +14,19 @@ from flask.testing import FlaskClient
 
 from relay.api import app as application
 from relay.api.app import create_app
+from relay.api.caller import Caller
 from relay.api.migration_routes import ledger_context
+from relay.api.token_limits import may_name
 from relay.config import Settings
 from relay.engine.transfer_engine import TransferEngine
 from relay.engine.worker.worker import Worker
 from relay.errors import LedgerBusy
 from relay.ledger.ledger import Ledger
 from relay.ledger.rows import SERVER, Spec
+from relay.ledger.token_values import Scope, TokenLimits
+from relay.stores.kinds import Remote
 from relay.ui.assets import FOLDER, assets
+from relay.ui.remote_pages import _endpoint
 from relay.ui.rendering import HEADERS
 from relay.ui.server_pages import MASK, shown_value
 from tests.conftest import LOOPBACK
@@ -268,12 +273,96 @@ def test_a_bug_is_a_page(client: FlaskClient, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_a_setting_hides_its_secret() -> None:
-    url = "postgresql+psycopg://relay:planted@db/relay?password=planted"
-    assert "planted" not in shown_value("ledger", url) and MASK in shown_value("ledger", url)
+    for password in (
+        "planted",
+        "a/planted+w==",
+        "a@planted",
+        "planted?a",
+        "a:planted",
+        "\nplanted",
+    ):
+        for user in ("relay", "relay@corp"):
+            url = f"postgresql+psycopg://{user}:{password}@db/relay?password=planted"
+            assert "planted" not in shown_value("ledger", url) and MASK in shown_value(
+                "ledger", url
+            )
+    assert shown_value("ledger", "postgresql+psycopg://relay@db:5432/a").endswith("@db:5432/a")
     assert shown_value("token", "planted") == MASK
     assert shown_value("remotes", {"b": {"pass": "planted"}, "a": {}}) == "a, b"
     assert shown_value("tls", Settings().tls) == "auto"
     assert application.HTML == "text/html"
+
+
+def test_only_an_administrator_sees_the_address(
+    client: FlaskClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the ledger, as of every setting."""
+    assert "<dt>Address</dt>" in client.get("/ui/health").text
+    reader = Caller(name="reader", tenant="default", scopes=frozenset({Scope.READ}))
+    monkeypatch.setattr("relay.ui.server_pages.current_caller", lambda: reader)
+    text = client.get("/ui/health").text
+    assert "<dt>Schema</dt>" in text and "Address" not in text
+
+
+REMOTES = {
+    "new": {"type": "http", "url": "http://127.0.0.1:1/new"},
+    "other": {"type": "http", "url": "http://planted.example/"},
+}
+
+
+def test_a_token_sees_the_remotes_that_it_may_name(tmp_path: Path) -> None:
+    """The page and the test of a remote show nothing of another, nor whether it exists."""
+    settings = Settings(ledger=f"sqlite:///{tmp_path}/l.db", remotes=REMOTES)
+    engine = TransferEngine(settings, LOOPBACK)
+    with closing(Ledger.connect(settings.ledger_url(), SERVER)) as ledger:
+        limits = TokenLimits(remotes=("new:*",))
+        _, value = ledger.create_token("x", tenant="default", scope=Scope.SUBMIT, limits=limits)
+        app = create_app(engine, (), ledger_context(ledger, Worker(ledger, engine, 1), engine))
+        client = app.test_client()
+        sent = {"Authorization": f"Bearer {value}"}
+        for path in ("/ui/remotes", "/ui/new"):
+            text = client.get(path, headers=sent).text
+            assert "new" in text and "other" not in text and "planted" not in text
+        for name in ("other", "nosuch"):
+            form = {"remote": name, "path": "", "kind": "read"}
+            answer = client.post("/ui/remotes/test", data=form, headers=sent)
+            assert answer.status_code == 403
+            assert f"may not name the remote {name}: with this path" in answer.text
+    engine.wire.pool.close()
+
+
+@pytest.mark.parametrize(
+    ("type", "options", "shown"),
+    [
+        ("http", {"url": "https://joe:planted@a.example/x?planted"}, "https://a.example/x"),
+        ("http", {"url": "http://[::1/planted"}, "an invalid URL"),
+        ("alias", {"remote": "old:photos"}, "old:photos"),
+        ("alias", {"remote": ":s3,secret_access_key=planted:bucket"}, ":s3,…"),
+        ("crypt", {"remote": "old,pass=planted:x"}, "old,…"),
+        ("crypt", {"remote": ":webdav,url='https://a.example',pass=planted:x"}, ":webdav,…"),
+    ],
+)
+def test_an_address_of_a_remote_has_no_secret(
+    type: str, options: dict[str, str], shown: str
+) -> None:
+    assert _endpoint(Remote("x", type, "rclone.conf", options)) == shown
+
+
+@pytest.mark.parametrize(
+    ("patterns", "names"),
+    [
+        (None, ["nas", "new"]),
+        (("new:*",), ["new"]),
+        (("new:photos/*", "other:*"), ["new"]),
+        (("n*",), ["nas", "new"]),
+        (("ne*:x",), ["new"]),
+        (("ne:*", "n"), []),
+        ((), []),
+    ],
+)
+def test_a_pattern_names_remotes(patterns: tuple[str, ...] | None, names: list[str]) -> None:
+    limits = TokenLimits(remotes=patterns)
+    assert [name for name in ("nas", "new") if may_name(limits, name)] == names
 
 
 def test_a_ledger_that_is_away(client: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:
