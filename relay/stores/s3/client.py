@@ -78,8 +78,14 @@ class S3Client:
     def quirks(self, location: Location) -> EndpointQuirks:
         """Return what is remembered of the endpoint of `location`, cached for the last location."""
         if self._quirks is None or self._quirks[0] is not location:
-            bucket = account_of(location).bucket
-            quirks = EndpointQuirks(self.wire.memory, location.origin, bucket, location.path)
+            account = account_of(location)
+            quirks = EndpointQuirks(
+                memory=self.wire.memory,
+                origin=location.origin,
+                bucket=account.bucket,
+                path=location.path,
+                owner=account.owner,
+            )
             self._quirks = (location, quirks)
         return self._quirks[1]
 

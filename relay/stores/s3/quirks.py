@@ -17,7 +17,7 @@ Decided here: which field is left out next. Never here: what a request looks lik
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 
 from relay.location import Origin
 from relay.stores.metadata import REDIRECT
@@ -80,6 +80,9 @@ class EndpointQuirks:
     origin: Origin
     bucket: str
     path: str
+    _: KW_ONLY
+    owner: str = ""
+    """The owner of the credentials: what they may do says nothing about those of others."""
 
     def has(self, fact: str) -> bool:
         """Return whether a fact was learned."""
@@ -95,13 +98,13 @@ class EndpointQuirks:
 
     @property
     def readable(self) -> str:
-        """Fact: HEAD answers whether the bucket has an object."""
-        return f"readable {self.bucket}"
+        """Fact: with these credentials HEAD answers whether the bucket has an object."""
+        return f"readable {self.bucket} {self.owner}"
 
     @property
     def unreadable(self) -> str:
         """Fact: these credentials may write to the bucket, but not read from it."""
-        return f"unreadable {self.bucket}"
+        return f"unreadable {self.bucket} {self.owner}"
 
     @property
     def has_accepted_upload(self) -> bool:
@@ -111,8 +114,8 @@ class EndpointQuirks:
 
     @property
     def untagged(self) -> str:
-        """Fact: objects of this bucket are uploaded without tags."""
-        return f"no tags {self.bucket}"
+        """Fact: these credentials upload objects to this bucket without tags."""
+        return f"no tags {self.bucket} {self.owner}"
 
     @property
     def omits_tags(self) -> bool:
@@ -158,8 +161,8 @@ class EndpointQuirks:
 
     @property
     def unversioned(self) -> str:
-        """Fact: this bucket's objects can be read, but not by their version ids."""
-        return f"no version ids {self.bucket}"
+        """Fact: these credentials may read this bucket's objects, but not by their version ids."""
+        return f"no version ids {self.bucket} {self.owner}"
 
     @property
     def omits_precondition(self) -> bool:
