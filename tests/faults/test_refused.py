@@ -16,6 +16,7 @@ from sqlalchemy import update
 
 from relay.config import Settings
 from relay.engine.migration_request import Endpoint, MigrationRequest
+from relay.engine.plan import IfExists
 from relay.engine.transfer_engine import TransferEngine
 from relay.engine.worker.refusals import PATIENCE
 from relay.engine.worker.worker import Worker
@@ -26,7 +27,7 @@ from relay.ledger.schema import migrations
 from relay.stores.local import LocalStore
 from tests.faults.scripted_http import Shelf, empty_answer
 from tests.faults.test_claims import accept_tree
-from tests.scripted import Peer, Talk
+from tests.scripted import Peer, Talk, length_of
 
 COUNT = 30
 
@@ -143,6 +144,90 @@ def test_an_object_that_does_not_fit_stops_no_other(ledger: Ledger, tmp_path: Pa
         found = run_worker(ledger, runner, id)
     assert found == {"failed": 1, "verified": COUNT - 1}
     assert [(row.error or {})["code"] for row in ledger.page(id, ["failed"])] == ["store-full"]
+
+
+@dataclass
+class Full(Shelf):
+    """A server without space for objects that are not empty. It takes one named `fits` once it has
+    refused others twice, and refuses each while another upload runs, if one comes within
+    seconds."""
+
+    fits: bytes | None = None
+    refusals: int = 0
+    running: int = 0
+    changed: threading.Condition = field(default_factory=threading.Condition)
+
+    def _put(self, talk: Talk, path: bytes, request: bytes) -> bool:
+        with self.changed:
+            self.running += 1
+            self.changed.notify_all()
+            if path == self.fits:
+                self.changed.wait_for(lambda: self.refusals >= 2, 30)
+            elif self.fits is None and length_of(request):
+                self.changed.wait_for(lambda: self.running > 1, 3)
+        is_taken = path == self.fits or not length_of(request)
+        if is_taken:
+            goes_on = super()._put(talk, path, request)
+        else:
+            if b"100-continue" in request:
+                talk.send(b"HTTP/1.1 100 Continue\r\n\r\n")
+            goes_on = len(talk.body(length_of(request))) == length_of(request)
+            talk.send(empty_answer(507))
+        with self.changed:
+            self.running -= 1
+            self.refusals += not is_taken
+            self.changed.notify_all()
+        return goes_on
+
+
+def run_to(
+    there: Peer, ledger: Ledger, tmp_path: Path, files: dict[str, bytes], *, slots: int, **more: Any
+) -> tuple[dict[str, int], str]:
+    """Move a folder of these files to a server; return the number of objects in each state, and the
+    state of the migration."""
+    (tmp_path / "from").mkdir()
+    for name, data in files.items():
+        (tmp_path / "from" / name).write_bytes(data)
+    runner = runner_of(tmp_path)
+    order = MigrationRequest(
+        Endpoint(f"file://{tmp_path}/from/"), Endpoint(there.url("/to/")), recursive=True, **more
+    )
+    id = ledger.create(order.spec(runner.remotes))[0].id
+    return run_worker(ledger, runner, id, slots), ledger.migration(id).state
+
+
+def test_objects_of_a_full_store_are_sent_a_few_times(ledger: Ledger, tmp_path: Path) -> None:
+    """One of them always runs when another is refused."""
+    full, count = Full(), 5
+    with Peer(full) as there:
+        files = {f"{number}": b"large" for number in range(count)}
+        found = run_to(there, ledger, tmp_path, files, slots=count)
+    assert found == ({"queued": count}, "paused")
+    assert full.refusals <= 3 * count
+
+
+def test_an_object_that_fits_outlasts_refusals(ledger: Ledger, tmp_path: Path) -> None:
+    """It began before them."""
+    full = Full(fits=b"/to/a")
+    with Peer(full) as there:
+        files = {"a": b"fits", "b": b"too large"}
+        found = run_to(there, ledger, tmp_path, files, slots=2)
+    assert found == ({"queued": 1, "verified": 1}, "paused")
+    assert full.objects == {b"/to/a": b"fits"}
+
+
+@pytest.mark.parametrize("others", ["empty", "skipped"])
+def test_a_full_store_fails_no_object_beside_free_ones(
+    ledger: Ledger, tmp_path: Path, others: str
+) -> None:
+    free = b"" if others == "empty" else b"text"
+    files = {f"{number:02}": b"text" if number % 2 else free for number in range(COUNT)}
+    full = Full(fits=b"none", refusals=2)
+    if others == "skipped":
+        full.objects = {f"/to/{number:02}".encode(): b"text" for number in range(0, COUNT, 2)}
+    with Peer(full) as there:
+        found, state = run_to(there, ledger, tmp_path, files, slots=1, if_exists=IfExists.SKIP)
+    assert (state, found.get("failed")) == ("paused", None)
 
 
 def test_a_list_with_many_denied_objects_ends(ledger: Ledger, tmp_path: Path, web: Web) -> None:

@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import pytest
 
-from relay.engine.worker.refusals import PATIENCE, RefusalHistory, Verdict
+from relay.engine.worker.refusals import (
+    MAX_AGAIN_SECONDS,
+    NEEDS,
+    PATIENCE,
+    Need,
+    RefusalHistory,
+    Verdict,
+)
 from relay.ledger.rows import Claim
 from tests.values import claim_of
 
@@ -20,15 +29,28 @@ class Door:
 
     def __init__(self) -> None:
         self.now, self.busy = 0.0, False
+        self.running: set[int] = set()
+        self.need: Need = "destination"
         self.refusals = RefusalHistory(lambda: self.now)
 
     def refuse(self, id: int, renewed: int = 0) -> Verdict:
         self.now += 1
-        return self.refusals.judge(claim(id, renewed), lambda _: self.busy)
+        return self.refusals.judge(
+            claim(id, renewed),
+            self.need,
+            lambda refused: self.busy or bool(self.running - {*refused}),
+        )
 
-    def let_in(self, began: float | None = None, renewed: int = 0, id: int = 1000) -> None:
+    def let_in(
+        self,
+        began: float | None = None,
+        renewed: int = 0,
+        id: int = 1000,
+        given: Collection[Need] = NEEDS,
+    ) -> None:
         self.now += 1
-        self.refusals.note_success(claim(id, renewed), self.now if began is None else began)
+        began = self.now if began is None else began
+        self.refusals.note_success(claim(id, renewed), began, given)
 
 
 @pytest.fixture
@@ -89,3 +111,38 @@ def test_denials_are_counted_for_each_credential(door: Door) -> None:
     door.let_in()
     assert door.refuse(1, renewed=1) is LATER
     assert door.refuse(1, renewed=1) is ALL
+
+
+@pytest.mark.parametrize("count", range(2, PATIENCE))
+def test_refused_objects_do_not_wait_for_each_other(door: Door, count: int) -> None:
+    """Their attempts overlap, so that another one always runs when one is refused."""
+    door.running = set(range(count))
+    assert [door.refuse(id) for id in range(count)] == [LATER] * count
+    assert door.refuse(0) is ALL
+
+
+def test_a_refusal_waits_for_a_transfer_that_runs(door: Door) -> None:
+    door.running = {2}
+    assert [door.refuse(1) for _ in range(9)] == [LATER] * 9
+    door.running.clear()
+    assert door.refuse(1) is ALL
+
+
+def test_the_delay_of_a_refused_object_grows(door: Door) -> None:
+    door.busy = True
+    waits = []
+    for _ in range(9):
+        door.refuse(1)
+        waits.append(door.refusals.seconds_to_wait(claim(1), "destination"))
+        door.now += waits[-1]
+    assert waits == sorted(waits)
+    assert (waits[0], waits[-1]) == (1, MAX_AGAIN_SECONDS)
+
+
+@pytest.mark.parametrize("need", NEEDS)
+def test_a_transfer_without_the_need_proves_nothing(door: Door, need: Need) -> None:
+    """A skipped object was not sent, and an empty one needs no space."""
+    door.need = need
+    assert door.refuse(1) is LATER
+    door.let_in(given=[other for other in NEEDS if other != need])
+    assert door.refuse(1) is ALL
