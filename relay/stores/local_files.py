@@ -44,7 +44,7 @@ _NOT_NOW: Final = frozenset(
 )
 """Errors of preadv2 if the bytes are not in memory, or if the file system does not support
 RWF_NOWAIT."""
-_UNNUMBERED: Final = ("fuse", "vfat ", "msdos ", "exfat ")
+_UNNUMBERED: Final = ("fuse", "vfat ", "msdos ", "exfat ", "vboxsf ")
 """Types of file systems whose inode numbers are not permanent, as they begin a mount's line
 (proc(5), "mountinfo")."""
 _AT_SYMLINK_NOFOLLOW: Final = 0x100
@@ -55,6 +55,8 @@ _STATX_BYTES: Final = 256
 """Flags of statx(2), and the size of its answer (linux/fcntl.h, linux/stat.h)."""
 TICK_NS: Final = 20_000_000
 """Maximum step of the clock that stamps files, in nanoseconds: CONFIG_HZ of 100, with a margin."""
+MOUNTS_SECONDS: Final = 60
+"""How long the mounts of the system are remembered."""
 SORTED: Final = 10_000
 """Number of names that are sorted at a time, which takes some milliseconds."""
 Failed = Callable[[OSError, str], RelayError]
@@ -119,12 +121,18 @@ def version_of(found: os.stat_result, *, sized: bool = True) -> Version:
     )
 
 
-@lru_cache(maxsize=256)
 def _is_numbered(device: int) -> bool:
-    """Return whether inode numbers are permanent on a device. FUSE, FAT and exFAT assign a new
+    """Return whether inode numbers are permanent on a device. Linux may give the number of an
+    unmounted device to the next mount, so the mounts are read again after a while."""
+    return _is_mount_numbered(device, int(time.monotonic() // MOUNTS_SECONDS))
+
+
+@lru_cache(maxsize=256)
+def _is_mount_numbered(device: int, _: int) -> bool:
+    """As `_is_numbered`; cached until the last argument changes. FUSE, FAT and exFAT assign a new
     number after the kernel dropped the inode from its cache (fuse(8), `use_ino`; Linux,
-    fs/fat/inode.c and fs/exfat/inode.c, iunique). So does SMB without the server's numbers
-    (mount.cifs(8), `noserverino`)."""
+    fs/fat/inode.c and fs/exfat/inode.c, iunique). So do VirtualBox's shared folders
+    (fs/vboxsf/super.c), and SMB without the server's numbers (mount.cifs(8), `noserverino`)."""
     mounted = f"{os.major(device)}:{os.minor(device)}"
     try:
         lines = Path("/proc/self/mountinfo").read_text(errors="replace").splitlines()

@@ -187,7 +187,12 @@ def replace(folders: AllowedFolders, part: Path, place: Path) -> os.stat_result:
         if old is not None:
             # Before the rename: at no moment may more users read the new file than the old one.
             _copy_mode(folder, part.name, path.name, old)
-        os.rename(part.name, path.name, src_dir_fd=folder, dst_dir_fd=folder)
+        ours = os.stat(part.name, dir_fd=folder, follow_symlinks=False)
+        try:
+            os.rename(part.name, path.name, src_dir_fd=folder, dst_dir_fd=folder)
+        except FileNotFoundError:
+            if not _is_placed(folder, path.name, ours):
+                raise  # else an NFS server renamed it, but its first answer was lost
         return _stat_placed(folder, path.name)
 
 
@@ -270,6 +275,15 @@ def _target(folders: AllowedFolders, part: Path, place: Path) -> Path:
 def _is_one_file(folder: int, *names: str) -> bool:
     first, second = (os.stat(name, dir_fd=folder, follow_symlinks=False) for name in names)
     return os.path.samestat(first, second)
+
+
+def _is_placed(folder: int, name: str, ours: os.stat_result) -> bool:
+    """Return whether a name is that of our file. Another file may have the number of a deleted one,
+    but not its time too."""
+    with suppress(FileNotFoundError):
+        found = os.stat(name, dir_fd=folder, follow_symlinks=False)
+        return os.path.samestat(found, ours) and found.st_mtime_ns == ours.st_mtime_ns
+    return False
 
 
 def _stat_placed(folder: int, name: str) -> os.stat_result:

@@ -1023,6 +1023,7 @@ def test_a_name_the_file_system_refuses_fails_at_once(
         ("fuse.sshfs host:/folder rw", True),
         ("exfat /dev/sdb1 rw,uid=0,errors=remount-ro", True),
         ("vfat /dev/sdb1 rw,uid=0", True),
+        ("vboxsf shared rw,iocharset=utf8", True),
         ("cifs //nas/share rw,vers=3.1.1,noserverino,actimeo=1", True),
         ("cifs //nas/share rw,vers=3.1.1,serverino,actimeo=1", False),
         ("ext4 /dev/vda rw", False),
@@ -1039,15 +1040,33 @@ def test_a_file_is_the_same_under_another_inode_number(
         *numbers, kind
     )
     monkeypatch.setattr(local_files.Path, "read_text", lambda *_, **__: mounts)
-    local_files._is_numbered.cache_clear()
+    local_files._is_mount_numbered.cache_clear()
     try:
         tags = {
             local_files.version_of(SimpleNamespace(**printed | {"st_ino": ino})).etag
             for ino in (1, 2)
         }  # type: ignore[arg-type]
     finally:
-        local_files._is_numbered.cache_clear()
+        local_files._is_mount_numbered.cache_clear()
     assert (len(tags) == 1) == same
+
+
+def test_another_mount_may_have_the_number_of_an_earlier_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device = tmp_path.stat().st_dev
+    line = f"2 1 {os.major(device)}:{os.minor(device)} / / rw - "
+    now = 0.0
+    monkeypatch.setattr(local_files.time, "monotonic", lambda: now)
+    local_files._is_mount_numbered.cache_clear()
+    try:
+        for kind, numbered in (("nfs4 server:/a rw", True), ("fuse.sshfs host:/a rw", False)):
+            text = f"{line}{kind}\n"
+            monkeypatch.setattr(local_files.Path, "read_text", lambda *_, text=text, **__: text)
+            assert local_files._is_numbered(device) is numbered
+            now += local_files.MOUNTS_SECONDS
+    finally:
+        local_files._is_mount_numbered.cache_clear()
 
 
 def test_a_file_is_the_same_after_another_mount(tmp_path: Path) -> None:
@@ -1119,3 +1138,34 @@ def test_a_link_with_a_lost_first_answer_is_ours(
             is State.VERIFIED
         )
     assert sorted(os.listdir(tmp_path)) == ["a", "b"]
+
+
+@pytest.mark.parametrize("there", [None, b"old"])
+@pytest.mark.parametrize("theirs", [True, False])
+def test_a_rename_with_a_lost_first_answer_is_ours(
+    engine: Engine,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    theirs: bool,
+    there: bytes | None,
+) -> None:
+    """As rename(2) on NFS: the client asks a second time, and the server no longer has the old
+    name."""
+    real = os.rename
+
+    def rename(old: str, new: str, **more: Any) -> None:
+        if theirs:
+            os.unlink(old, dir_fd=more["src_dir_fd"])
+        else:
+            real(old, new, **more)
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+
+    monkeypatch.setattr(local_upload.os, "rename", rename)
+    (tmp_path / "a").write_bytes(DATA)
+    if there is not None:
+        (tmp_path / "b").write_bytes(there)
+    with pytest.raises(RelayError) if theirs else nullcontext():
+        outcome = engine.migrate(place_here(tmp_path / "a"), place_there(tmp_path / "b"))
+        assert outcome.state is State.VERIFIED
+    kept = (tmp_path / "b").read_bytes() if (tmp_path / "b").exists() else None
+    assert kept == (there if theirs else DATA)
