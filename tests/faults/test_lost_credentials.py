@@ -14,10 +14,10 @@ from relay.engine.migration_request import Endpoint, MigrationRequest
 from relay.engine.transfer_engine import TransferEngine
 from relay.engine.worker.locate_retries import LocateRetries
 from relay.engine.worker.worker import Worker
-from relay.errors import ConfigError, CredentialsWithdrawn
+from relay.errors import ConfigError, CredentialsWithdrawn, Unsupported
 from relay.ledger.ledger import Ledger
 from relay.stores import rclone_conf
-from relay.stores.s3.aws_settings import aws_config
+from relay.stores.s3.aws_settings import aws_config, s3_location
 from relay.stores.s3.sigv4 import AwsCredentials, Signer
 from simulators.spawn import Spawned
 from tests.conftest import Engine
@@ -93,6 +93,26 @@ def test_an_ignored_endpoint_is_not_used(aws: Path, ignored: str) -> None:
         f"endpoint_url = http://127.0.0.1:9000\nignore_configured_endpoint_urls = {ignored}\n"
     )
     assert aws_config().endpoint == (None if ignored == "true" else "http://127.0.0.1:9000")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "use_fips_endpoint = true",
+        "use_dualstack_endpoint = True",
+        "s3 =\n  use_dualstack_endpoint = true",
+    ],
+)
+def test_a_setting_of_another_host_is_refused(aws: Path, text: str) -> None:
+    """Else the objects would go by hosts that the user must not use, or can't reach."""
+    keys = "[default]\nregion = us-east-1\naws_access_key_id = k\naws_secret_access_key = s\n"
+    aws.write_text(f"{keys}{text.lower().replace('true', 'false')}\n")
+    assert s3_location(aws_config(), "bucket", "key").host == "bucket.s3.us-east-1.amazonaws.com"
+    aws.write_text(f"{keys}{text}\n")
+    with pytest.raises(Unsupported, match=r"use_\w+_endpoint"):
+        s3_location(aws_config(), "bucket", "key")
+    aws.write_text(f"{keys}endpoint_url = http://127.0.0.1:9000\n{text}\n")
+    assert s3_location(aws_config(), "bucket", "key").host == "127.0.0.1"
 
 
 def test_a_helper_that_fails_at_a_renewal_raises_ours(aws: Path, tmp_path: Path) -> None:

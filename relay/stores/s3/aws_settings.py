@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import KW_ONLY, dataclass, field, replace
-from typing import Final
+from typing import Any, Final
 
 from relay.errors import (
     ConfigError,
@@ -19,6 +19,7 @@ from relay.errors import (
     KeyTooLong,
     RequestError,
     UnsafeKey,
+    Unsupported,
 )
 from relay.headers import parse_headers
 from relay.hosts import aws_domain
@@ -57,6 +58,8 @@ class S3Config:
     """Fields of every upload."""
     asked: Fields = ()
     """Fields of every request."""
+    unsupported: str = ""
+    """The setting that asks for another host of AWS than relay uses."""
     signers: dict[str, Signer] = field(default_factory=dict, repr=False, compare=False)
 
     def signer_of(self, bucket: str) -> Signer:
@@ -162,9 +165,8 @@ def aws_config(profile: str | None = None) -> S3Config:
         # botocore applies this when it makes a client, and relay makes none.
         ignored = session.get_config_variable("ignore_configured_endpoint_urls")
         endpoint = None if ignored else configured.provide()
-        style = ((session.get_scoped_config().get("s3") or {}) if found is not None else {}).get(
-            "addressing_style"
-        )
+        nested = (session.get_scoped_config().get("s3") or {}) if found is not None else {}
+        unsupported = next((name for name in _HOSTS if _is_set(session, nested, name)), "")
     if found is None:
         raise ConfigError(
             "there are no credentials for s3://",
@@ -191,11 +193,20 @@ def aws_config(profile: str | None = None) -> S3Config:
     return S3Config(
         Signer(credentials, region, reread=reread),
         endpoint,
-        virtual=style == "virtual",
+        virtual=nested.get("addressing_style") == "virtual",
         owner=owner,
+        unsupported=unsupported,
     )
 
 
+def _is_set(session: Any, nested: Mapping[str, object], name: str) -> bool:
+    """Return whether a yes-or-no setting is on, in the environment or the profile, or in its
+    section `s3`."""
+    return bool(session.get_config_variable(name)) or str(nested.get(name)).lower() == "true"
+
+
+_HOSTS: Final = ("use_fips_endpoint", "use_dualstack_endpoint")
+"""AWS's settings that choose other hosts (docs.aws.amazon.com, "Dual-stack and FIPS endpoints")."""
 _LASTING = frozenset({"env", "shared-credentials-file", "config-file", "boto-config"})
 """botocore's names of the settings that contain an access key itself."""
 
@@ -231,6 +242,11 @@ def s3_location(config: S3Config, bucket: str, key: str, headers: Given = ()) ->
     for name, _ in checked:
         if name.lower() in _SIGNED:
             raise ForbiddenHeader(f"{name} is part of the signature, which relay makes itself")
+    if config.endpoint is None and config.unsupported:
+        raise Unsupported(
+            f"AWS's settings have {config.unsupported}, which relay does not support",
+            hint="Name the host as the endpoint, such as AWS_ENDPOINT_URL_S3; or unset it.",
+        )
     try:
         base = parse_location(config.endpoint or _aws_endpoint(config.signer.region))
     except RequestError as error:
