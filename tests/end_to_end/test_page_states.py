@@ -67,6 +67,7 @@ def test_e24_a_ledger_that_is_away(tmp_path: Path, chromium: Any) -> None:
             with visit(chromium, base) as watcher, visit(chromium, base) as visitor:
                 page = watcher.open(f"migrations/{number}")
                 page.get_by_text("Paused. Nothing is under way.").wait_for()
+                watcher.refusals = 1  # its stream, if that was not open yet
                 database.control("stop", "-m", "fast")
                 page.locator("#connection", has_text=AWAY).wait_for(timeout=30_000)
                 assert page.locator(".badge.paused").count() == 1

@@ -142,7 +142,7 @@
     if (stale) { stale = false; body.classList.remove('stale'); }
     say(polling ? body.dataset.polling : '');
   }
-  let source = null, polling = 0, looks = 0, lost = false, ended = false, hiddenAt = 0;
+  let source = null, polling = 0, looks = 0, away = false, lost = false, ended = false, hiddenAt = 0;
   function open() {
     if (source || polling || ended || !live) return;
     source = new EventSource(`${root}/stream${live}`);
@@ -160,14 +160,19 @@
     setTimeout(() => { if (source && !heard && Date.now() - opened >= 20000) { close(); poll(); } }, 20100);
   }
   function close() { if (source) { source.close(); source = null; } }
+  function again() { clearInterval(polling); polling = 0; open(); }
   async function look() {
     // A stream may be free again, or the way to it.
     looks += 1;
-    if (looks % 30 === 0) { clearInterval(polling); polling = 0; open(); return; }
+    if (looks % 30 === 0) { again(); return; }
     try {
       const answer = await fetch(`${root}/values${live}`, { headers: { Accept: 'application/json' } });
       if (answer.status === 401) { location.reload(); return; }
-      if (answer.ok) apply(await answer.json());
+      if (!answer.ok) return;
+      const news = await answer.json();
+      apply(news);
+      if (away && !news.trouble) again();
+      away = Boolean(news.trouble);
     } catch { /* the next look may succeed; the banner names the age of the values */ }
   }
   function poll() { if (!polling && !ended) { polling = setInterval(look, 10000); say(body.dataset.polling); look(); } }
