@@ -32,6 +32,7 @@ from relay.errors.bugs import bug
 from relay.hosts import is_loopback
 from relay.ledger.ledger import Ledger
 from relay.ledger.opening import open_database
+from relay.ledger.tokens import LiveTokens
 from relay.settings_sources import load_settings, settings_file
 from relay.wire.tls.choice import client_context
 
@@ -150,6 +151,7 @@ def check_listening(addresses: Iterable[Any]) -> None:
     _HOLDER.held = replace(accepted_settings(), addresses=tuple(addresses))
     try:
         _check_open(_HOLDER.held.addresses, _HOLDER.held.settings)
+        _report_dead_tokens(_HOLDER.held.settings)
     except Refused as refused:
         refuse(refused)
 
@@ -246,16 +248,37 @@ def _check_open(addresses: Iterable[Any], settings: Settings) -> None:
 
 
 def has_tokens(settings: Settings) -> bool:
-    """Return whether a client could send a valid token. Opens the ledger if no file has tokens;
-    raises Refused as `_check_ledger`."""
+    """Return whether every request needs a token: also if all have expired or were revoked, since
+    nothing is open then. Opens the ledger if no file has tokens; raises Refused as
+    `_check_ledger`."""
+    return settings.tokens_file is not None or _tokens_of_ledger(settings).ever
+
+
+def _report_dead_tokens(settings: Settings) -> None:
+    """Print that no token is valid. The server starts all the same: its migrations continue."""
     if settings.tokens_file is not None:
-        return True
+        return
+    try:
+        found = _tokens_of_ledger(settings)
+    except Refused:
+        return  # a worker waits for its ledger, and reports that
+    if found.ever and not found.tokens:
+        with suppress(OSError, AttributeError):  # stderr has no reader
+            sys.stderr.write(
+                "relay: every token has expired or was revoked, so every request is refused."
+                " `relay token create` makes one.\n"
+            )
+            sys.stderr.flush()
+
+
+def _tokens_of_ledger(settings: Settings) -> LiveTokens:
+    """Return the tokens of the ledger. Raises Refused as `_check_ledger`."""
     try:
         ledger = Ledger(open_database(settings.ledger_url()))
     except ConfigError as error:
         raise Refused(error.message, error.hint) from None
     try:
-        return bool(ledger.live_tokens().tokens)
+        return ledger.live_tokens()
     except LedgerFailed as error:
         raise Refused(error.message, error.hint) from None
     finally:

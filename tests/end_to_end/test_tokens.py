@@ -111,8 +111,13 @@ def test_a_public_address_needs_a_token(terminal: Terminal) -> None:
         server.host = "127.0.0.1"
         assert (status_of(server), status_of(server, **made)) == (401, 200)
         assert status_of(server, path="/healthz") == 200
+    # A restart after the last token has ended must not stop the migrations.
     terminal.run("token", "revoke", "ops")
-    assert start(GUNICORN, **settings)[0] == 2
+    with run_server(SERVE, **settings) as server:
+        server.host = "127.0.0.1"
+        assert status_of(server, **made) == 401
+        assert server.stop() == 0
+    assert "every token has expired or was revoked" in server.stderr
 
 
 def test_a_tokens_file_still_works_and_is_deprecated(terminal: Terminal) -> None:
