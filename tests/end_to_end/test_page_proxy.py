@@ -22,6 +22,7 @@ import pytest
 from loadtests.bench.ports import free_ports
 from tests.end_to_end.browser import Visitor, run_chromium, visit
 from tests.end_to_end.page_ledger import ledger_url, open_ledger, pause_tree
+from tests.end_to_end.test_cli import relay
 from tests.end_to_end.test_serve import ROOT, SERVE, Server, run_server
 
 TOKEN = "planted-token-0123456789"
@@ -41,15 +42,7 @@ http {{
     scgi_temp_path {home}/temp;
     server {{
         listen 127.0.0.1:{port};
-        location {prefix}/ {{
-            proxy_pass http://127.0.0.1:{relay}/;
-            proxy_http_version 1.1;
-            proxy_set_header Connection "";
-            proxy_set_header Host $http_host;
-            proxy_set_header X-Forwarded-Prefix {prefix};
-            proxy_buffering off;
-            proxy_read_timeout 1h;
-        }}
+        {location}
     }}
 }}
 """
@@ -77,15 +70,18 @@ def run_proxy(command: list[str], port: int) -> Iterator[str]:
 
 
 def run_nginx(home: Path, server: Server) -> AbstractContextManager[str]:
-    """Run nginx in front of a server, as Front says."""
+    """Run nginx in front of a server with the snippet of `docs/page.md`, as Front says."""
     binary = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
     if binary is None:
         pytest.skip("nginx is not installed (Debian: nginx-full)")
     (port,) = free_ports(1)
     (home / "temp").mkdir()
     user = "user root;" if os.geteuid() == 0 else ""
-    ports = {"port": port, "relay": server.port, "prefix": PREFIX}
-    text = NGINX.format(home=home, user=user, **ports)
+    location = (ROOT / "docs/page.md").read_text().partition("```nginx\n")[2].partition("```")[0]
+    assert location.count("127.0.0.1:8080") == 1 and location.count("/relay") == 2
+    location = location.replace("/relay", PREFIX)
+    location = location.replace("127.0.0.1:8080", f"127.0.0.1:{server.port}")
+    text = NGINX.format(home=home, user=user, port=port, location=location)
     (home / "nginx.conf").write_text(text)
     files = ("-p", str(home), "-c", str(home / "nginx.conf"), "-e", str(home / "error.log"))
     return run_proxy([binary, *files], port)
@@ -219,3 +215,26 @@ def test_e15_behind_a_buffering_proxy_it_polls(visitor: Visitor) -> None:
         page.clock.fast_forward(10_500)
         sleep(0.2)
     other.close()
+
+
+@pytest.mark.parametrize("run_front", [NGINX_FRONT, CADDY_FRONT])
+def test_no_client_chooses_its_own_address(tmp_path: Path, run_front: Front) -> None:
+    """An address may try to sign in ten times a minute; a client may send any X-Forwarded-For."""
+    settings = {
+        "RELAY_LEDGER": f"sqlite:///{tmp_path}/l.db",
+        "RELAY_TRUSTED_PROXIES": "127.0.0.1",
+    }
+    assert relay("token", "create", "ops", **settings).returncode == 0
+    with run_server(SERVE, **settings) as server, run_front(tmp_path, server) as base:
+        address, _, path = base.removeprefix("http://").partition("/")
+        statuses = []
+        for number in range(11):
+            with closing(http.client.HTTPConnection(address)) as client:
+                sent = {
+                    "Content-Type": "application/x-www-form-urlencoded",
+                    "X-Forwarded-For": f"203.0.113.{number}",
+                    "X-Forwarded-Host": "evil.example",
+                }
+                client.request("POST", f"/{path}/ui/sign-in", "token=wrong", sent)
+                statuses.append(client.getresponse().status)
+    assert statuses == [401] * 10 + [429]
