@@ -15,6 +15,8 @@ import sqlite3
 import subprocess
 import sys
 import threading
+import time
+import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -31,7 +33,7 @@ from tests.end_to_end.test_serve import SERVE, Server, environment, run_server
 from tests.markers import Markers
 
 DATA = b"an object of some bytes"
-SECRET_TABLES = {"secrets"}
+SECRET_TABLES = {"secrets", "plan_secrets"}
 SECRET_COLUMNS = {("transfers", "url")}
 """Where the ledger keeps secrets until a migration has succeeded."""
 
@@ -250,7 +252,29 @@ def command_lines(server: Server) -> str:
     return "\n".join(" ".join(one.cmdline()) for one in (master, *master.children()))
 
 
-def visit_page(client: Client, token: str, number: int, markers: Markers) -> None:
+def plan_on_page(browser: Client, csrf: str, listed: str) -> None:
+    """Plan a migration of a list in the form, and look at the plan until it is made."""
+    store = listed.removeprefix("list+").partition("/good/")[0]
+    form = {
+        "csrf": csrf,
+        "key": f"page-{uuid.uuid4()}",
+        "tree": "1",
+        "source_path": listed,
+        "destination_path": f"{store}/good/",
+        "do": "plan",
+    }
+    status, text, got = browser.ask("POST", "/ui/new", urlencode(form))
+    assert status in (302, 303), text
+    place = got["Location"].removeprefix("..").lstrip("./")
+    place = f"/ui/{place.removeprefix('/ui/').removeprefix('ui/')}"
+    until = time.monotonic() + 30
+    while "Start paused" not in (page := browser.ask("GET", place)[1]):
+        assert time.monotonic() < until, page
+    for path in ("/ui/plans", f"/ui/new?plan={place.rpartition('/')[2]}"):
+        assert browser.ask("GET", path)[0] == 200
+
+
+def visit_page(client: Client, token: str, number: int, listed: str, markers: Markers) -> None:
     """Sign in as a browser does, open every screen, and sign out."""
     base = {"Origin": f"http://{client.server.host}:{client.server.port}"}
     form = {"Content-Type": "application/x-www-form-urlencoded"}
@@ -274,6 +298,7 @@ def visit_page(client: Client, token: str, number: int, markers: Markers) -> Non
     ):
         assert browser.ask("GET", f"/ui/{path}")[0] == (404 if path == "no-such-page" else 200)
     browser.stream(f"/ui/stream?m={number}", "\n\n")
+    plan_on_page(browser, csrf, listed)
     assert browser.ask("POST", "/ui/tokens", urlencode({"csrf": markers["wrong csrf"]}))[0] == 403
     browser.ask("POST", "/ui/remotes/test", urlencode({"csrf": csrf, "remote": "far"}))
     assert browser.ask("POST", "/ui/sign-out", urlencode({"csrf": csrf}))[0] in (302, 303)
@@ -323,7 +348,7 @@ def test_no_secret_leaves_a_server(tmp_path: Path) -> None:
                 client.ask("GET", path)
             assert json.loads(client.ask("GET", f"/migrations/{id}")[1])["state"] == "partial"
             send_mistakes(client, markers)
-            visit_page(client, token, number, markers)
+            visit_page(client, token, number, listed, markers)
             seen.add("command lines", command_lines(server))
             seen.add("ledger", dump(tmp_path / "ledger.db"))
             assert server.stop() == 0
