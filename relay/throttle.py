@@ -67,7 +67,9 @@ class Slots:
         deadline = monotonic() + self._wait_seconds
         self.waiting += 1
         try:
-            while not self._semaphore.acquire(timeout=min(1.0, max(deadline - monotonic(), 0.01))):
+            while not self._semaphore.acquire(
+                timeout=1.0 if admitted else min(1.0, max(deadline - monotonic(), 0.01))
+            ):
                 tick()
                 if not admitted and monotonic() >= deadline:
                     raise Overloaded(

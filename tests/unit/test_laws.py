@@ -157,6 +157,21 @@ def test_a_released_slot_goes_to_the_transfer_that_waits() -> None:
     assert order == "trtt"
 
 
+def test_a_transfer_of_the_ledger_polls_once_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also after the time that a request may wait."""
+    slots, waits = Slots(1, waiters=0, wait_seconds=0), list[float]()
+
+    class Taken:
+        def acquire(self, *, blocking: bool = True, timeout: float | None = None) -> bool:
+            if timeout is not None:
+                waits.append(timeout)
+            return len(waits) == 3
+
+    monkeypatch.setattr(slots, "_semaphore", Taken())
+    slots.acquire(admitted=True, tick=lambda: None)
+    assert waits == [1.0] * 3
+
+
 def _is_refused(slots: Slots) -> bool:
     try:
         with slots.slot():
