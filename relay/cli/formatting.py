@@ -23,7 +23,7 @@ from relay.ledger.states import (
     MigrationState,
     TransferState,
 )
-from relay.ledger.viewer import DEFAULT_TENANT
+from relay.views import migrations
 
 NAMED: Final = 10
 """Maximum number of failed objects that the table names."""
@@ -76,11 +76,8 @@ def under_way(migration: Members) -> int:
 
 
 def shown_number(migration: Members) -> str:
-    """Return the number by which commands find a migration; with its tenant, unless that is the
-    default one."""
-    tenant = migration.get("tenant", DEFAULT_TENANT)  # an older server has no tenants
-    number = str(migration["number"])
-    return number if tenant == DEFAULT_TENANT else f"{plain(str(tenant))}:{number}"
+    """Return the number by which commands find a migration, as a terminal can show it."""
+    return plain(migrations.shown_number(migration))
 
 
 def summary_line(migration: Members) -> str:

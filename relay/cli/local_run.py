@@ -177,7 +177,7 @@ def limits_note(migration: Migration) -> str:
     """Return the limits of a resumed migration as the end of a line, or '' without limits. They may
     have been set long ago, so the user should see them."""
     limits = ", ".join(f"{name} {most:,}" for name, most in migration.bounds.set_limits().items())
-    return f"; limits: {limits} (`relay limit {migration.number}`)" if limits else ""
+    return f"; limits: {limits} (`relay limit {migration.name}`)" if limits else ""
 
 
 def failures(ledger: Ledger, migration: Migration) -> list[dict[str, Any]]:

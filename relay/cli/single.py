@@ -39,7 +39,7 @@ def migrate_object(
         there = bytes_at_destination(summary(migration))
         kept = f": {decimal(there)} have arrived already" if there else ""
         say(
-            f"relay: resuming migration {migration.number}{kept}{limits_note(migration)}",
+            f"relay: resuming migration {migration.name}{kept}{limits_note(migration)}",
             sys.stderr,
         )
     ends: list[Outcome | RelayError] = []

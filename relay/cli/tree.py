@@ -66,7 +66,7 @@ def migrate_tree(
     if not new and not quiet and migration.state not in STOPPED_STATES:
         done = migration.count_in(*COMPLETED).objects
         say(
-            f"relay: resuming migration {migration.number}: {done:,} objects are there"
+            f"relay: resuming migration {migration.name}: {done:,} objects are there"
             f" already{limits_note(migration)}",
             sys.stderr,
         )

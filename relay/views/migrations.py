@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from relay.errors import LedgerFailed
 from relay.ledger.rows import EventCursor
 from relay.ledger.states import ENDED
+from relay.ledger.viewer import DEFAULT_TENANT
 
 if TYPE_CHECKING:  # importing SQLAlchemy takes a fifth of a second, which few commands need
     from relay.ledger.ledger import Ledger
@@ -142,9 +143,18 @@ def csv_line(row: dict[str, Any]) -> str:
     return line.getvalue()
 
 
+def shown_number(migration: Mapping[str, Any]) -> str:
+    """Return the number by which commands find a migration; with its tenant, unless that is the
+    default one."""
+    tenant = migration.get("tenant", DEFAULT_TENANT)  # an older server has no tenants
+    number = str(migration["number"])
+    return number if tenant == DEFAULT_TENANT else f"{tenant}:{number}"
+
+
 def html_lines(migration: Mapping[str, Any], rows: Iterable[Mapping[str, Any]]) -> Iterator[str]:
     """Yield the report of a migration as a page that needs no other file. `rows` are its lines."""
-    title = html.escape("Migration {number}: {source} to {destination}".format(**migration))
+    titled = {**migration, "number": shown_number(migration)}
+    title = html.escape("Migration {number}: {source} to {destination}".format(**titled))
     yield f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title>'
     yield "<style>:root{color-scheme:light dark}body{font:14px/1.4 system-ui;margin:2rem}"
     yield "table{border-collapse:collapse}"

@@ -327,6 +327,12 @@ def test_an_error_page_of_a_proxy_is_an_outage(status: int) -> None:
             Client(peer.url("")).ask("GET", "/migrations/7")
 
 
+@pytest.mark.parametrize(("tenant", "name"), [("default", "7"), ("acme", "acme:7")])
+def test_a_report_names_the_tenant_of_its_migration(tenant: str, name: str) -> None:
+    page = "".join(html_lines({**WHOLE[0], "number": 7, "tenant": tenant}, iter([])))
+    assert f"<title>Migration {name}: " in page
+
+
 @pytest.mark.parametrize(
     "name", [name for name, value in ROW.items() if name not in ("bytes", "seconds")]
 )
