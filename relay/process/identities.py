@@ -63,7 +63,8 @@ def _mount_of(path: str) -> list[str]:
     """Return the fields of the mount that holds a path, the last one of the longest mount point; []
     if none is shown."""
     found: list[str] = []
-    for line in _MOUNTS.read_text(encoding="utf-8", errors="surrogateescape").splitlines():
+    # A name may contain any other character at which `splitlines` splits too.
+    for line in _MOUNTS.read_bytes().decode(errors="surrogateescape").split("\n")[:-1]:
         mount = line.split(" ")
         # Blanks, tabs and backslashes are octal escapes (proc(5)).
         mount[4] = re.sub(r"\\(\d{3})", lambda match: chr(int(match[1], 8)), mount[4])

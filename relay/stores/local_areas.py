@@ -38,7 +38,7 @@ _ESCAPED: Final = re.compile(r"\\([0-7]{3})")
 def read_mounts() -> str:
     """Return the mounts of this process (proc(5), "mountinfo"); "" if they are not known."""
     try:
-        return Path("/proc/self/mountinfo").read_text(errors="surrogateescape")
+        return Path("/proc/self/mountinfo").read_bytes().decode(errors="surrogateescape")
     except OSError:
         return ""
 
@@ -65,7 +65,7 @@ def mount_points(text: str) -> tuple[str, ...]:
     """Return the mount points in the text of a `mountinfo` whose files may be slow, the longest
     first; without the root."""
     found = set()
-    for line in text.splitlines():
+    for line in text.split("\n"):
         # 36 35 98:0 /root /mount/point options [optional fields] - type source options
         fields, _, kind = line.partition(" - ")
         point = fields.split(" ", 5)[4:5]

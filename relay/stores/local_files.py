@@ -135,7 +135,7 @@ def _is_mount_numbered(device: int, _: int) -> bool:
     (fs/vboxsf/super.c), and SMB without the server's numbers (mount.cifs(8), `noserverino`)."""
     mounted = f"{os.major(device)}:{os.minor(device)}"
     try:
-        lines = Path("/proc/self/mountinfo").read_text(errors="replace").splitlines()
+        lines = Path("/proc/self/mountinfo").read_bytes().decode(errors="replace").split("\n")
     except OSError:
         return True
     mounts = [line.partition(" - ")[2] for line in lines if line.split(" ", 3)[2:3] == [mounted]]

@@ -40,6 +40,20 @@ def test_a_volume_is_what_is_mounted(path: str, volume: list[str]) -> None:
     assert identities.volume_of(Path(path)) == volume
 
 
+@pytest.mark.parametrize("character", "\r\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029")
+def test_a_mount_may_have_any_name(container: Path, character: str) -> None:
+    """The kernel escapes blanks, tabs, line feeds and backslashes alone (proc(5))."""
+    path = f"/a{character}b"
+    container.write_bytes(f"{MOUNTS}5 1 0:62 / {path} rw - nfs4 nas:/b rw\n".encode())
+    assert identities.volume_of(Path(path)) == ["/", "nfs4", "nas:/b"]
+    assert identities.volume_of(Path("/a")) == ["/", "overlay", "overlay", "0:50"]
+
+
+def test_a_chroot_shows_no_mount(container: Path) -> None:
+    container.write_text("")
+    assert identities.volume_of(Path("/models")) == []
+
+
 def test_a_disk_keeps_its_identity_under_another_name(container: Path, tmp_path: Path) -> None:
     volumes = []
     for disk in ("nvme1n1", "nvme2n1"):
