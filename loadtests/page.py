@@ -26,7 +26,7 @@ from statistics import median
 
 from loadtests.bench.large_ledger import LedgerSize, fill_ledger
 from loadtests.bench.measures import MIB, BenchError, percentile
-from loadtests.bench.page_server import Client, open_streams, page_server, scrapes
+from loadtests.bench.page_server import Answer, Client, open_streams, page_server, scrapes
 from loadtests.bench.paints import has_chromium, measure_paints
 from loadtests.bench.postgres import postgresql, programs
 from loadtests.bench.processes import cpu_seconds, memory
@@ -107,23 +107,26 @@ class Bench:
             for path in paths:
                 client.get(path)
             self._forget_ticks()
-            found = {path: list[tuple[float, int]]() for path in paths}
+            found = {path: list[Answer]() for path in paths}
             for _ in range(20 * self.rounds):
                 for path in paths:
-                    answer = client.get(path)
-                    found[path].append((answer.milliseconds, answer.statements))
+                    found[path].append(client.get(path))
             for kind, (most_ms, most_queries, some) in kinds.items():
-                p95 = {path: percentile([ms for ms, _ in found[path]], 0.95) for path in some}
+                p95 = {
+                    path: percentile([one.milliseconds for one in found[path]], 0.95)
+                    for path in some
+                }
                 worst = max(some, key=lambda path: p95[path])
-                where = "" if len(some) == 1 else f" (`{worst}`)"
+                where = "" if len(some) == 1 else f" of `{worst.removeprefix('/ui/')}`"
+                cpu = median(one.cpu for one in found[worst])
                 yield Measured(
                     what=f"{kind}: server p95",
-                    figure=f"{p95[worst]:.0f} ms{where}",
+                    figure=f"{p95[worst]:.0f} ms{where} (CPU {cpu:.0f} ms)",
                     budget=f"≤ {most_ms} ms",
                     met=p95[worst] <= most_ms,
                 )
                 # A poll of the worker may run meanwhile: the least is the page's own.
-                queries = max(min(count for _, count in found[path]) for path in some)
+                queries = max(min(one.statements for one in found[path]) for path in some)
                 yield Measured(
                     what=f"{kind}: queries",
                     figure=str(queries),

@@ -19,11 +19,12 @@ CONFIG = "loadtests/bench/page.conf.py"
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """One answer: its bytes, the milliseconds until its head was ready, and the number of
-    statements that the ledger ran meanwhile."""
+    """One answer: its bytes, the milliseconds until its head was ready, those of CPU, and the number
+    of statements that the ledger ran meanwhile."""
 
     body: bytes
     milliseconds: float
+    cpu: float
     statements: int
 
 
@@ -55,6 +56,7 @@ class Client:
         return Answer(
             body=body,
             milliseconds=float(found.headers["X-Bench-Ms"]),
+            cpu=float(found.headers["X-Bench-Cpu"]),
             statements=int(found.headers["X-Bench-After"]) - int(found.headers["X-Bench-Before"]),
         )
 

@@ -137,7 +137,8 @@ def find_objects(connection: Connection, id: str, wanted: ObjectSearch) -> Objec
     """Return a page of a migration's objects, in the order of their ids."""
     states = () if wanted.state is None else (wanted.state,)
     most = WINDOW if wanted.is_filtered else wanted.limit
-    ids = ids_behind(id, states, wanted.after, most, reason=wanted.reason)
+    sqlite = connection.dialect.name == "sqlite"
+    ids = ids_behind(id, states, wanted.after, most, reason=wanted.reason, sqlite=sqlite)
     end: int | None = None
     if wanted.is_filtered:
         window = ids.subquery()

@@ -52,7 +52,8 @@ def page(
 ) -> list[TransferRow]:
     """Return up to `limit` transfers with ids above `after`, in the order of their ids; with
     `states`, only those in one of them, and with a `reason`, only those that failed for it."""
-    query = page_query(migration, states, after, limit, reason=reason)
+    sqlite = connection.dialect.name == "sqlite"
+    query = page_query(migration, states, after, limit, reason=reason, sqlite=sqlite)
     return [transfer_row(row) for row in connection.execute(query)]
 
 
@@ -63,24 +64,31 @@ def page_query(
     limit: int = 1000,
     *,
     reason: str | None = None,
+    sqlite: bool,
 ) -> Select[Any]:
     """Return the query for the rows of a page."""
     (first, *others) = _ranges(migration, states, after, reason)
     if not others:
-        return first.of(select_rows()).limit(limit)
-    ids = ids_behind(migration, states, after, limit, reason=reason)
+        return first.of(select_rows(), sqlite=sqlite).limit(limit)
+    ids = ids_behind(migration, states, after, limit, reason=reason, sqlite=sqlite)
     return select_rows().where(transfers.c.id.in_(ids)).order_by(transfers.c.id)
 
 
 def ids_behind(
-    migration: str, states: Iterable[str], after: int, limit: int, *, reason: str | None = None
+    migration: str,
+    states: Iterable[str],
+    after: int,
+    limit: int,
+    *,
+    reason: str | None = None,
+    sqlite: bool,
 ) -> Select[Any]:
     """Return the query for the ids of the rows of a page, in order.
 
     No index has the ids of several states in order, and SQLite would sort all objects of a
     migration for each page. So each state is asked for its own page, and the pages are merged."""
     pages = [
-        one.of(select(transfers.c.id)).limit(limit)
+        one.of(select(transfers.c.id), sqlite=sqlite).limit(limit)
         for one in _ranges(migration, states, after, reason)
     ]
     if len(pages) == 1:
@@ -101,15 +109,19 @@ class _PageRange:
     value: str
     after: int
 
-    def of(self, query: Select[Any]) -> Select[Any]:
-        """Return these rows of a query, in the order of their ids.
+    def of(self, query: Select[Any], *, sqlite: bool) -> Select[Any]:
+        """Return these rows of a query, in the order of their ids, by an index on migration, column
+        and id.
 
-        Condition and order are those of an index on migration, column and id. By `id > after` alone
-        PostgreSQL would take the primary key where it expects matching rows soon, and read a
-        million others: rows of one state often stand together."""
+        By `id > after` PostgreSQL would take the primary key where it expects matching rows soon,
+        and read a million others: rows of one state often stand together. SQLite finds no place in
+        an index by a pair with an id."""
+        mine = query.where(transfers.c.migration_id == self.migration)
+        if sqlite:
+            rows = mine.where(self.column == self.value, transfers.c.id > self.after)
+            return rows.order_by(transfers.c.id)
         place = tuple_(self.column, transfers.c.id)
-        return query.where(
-            transfers.c.migration_id == self.migration,
+        return mine.where(
             place > tuple_(literal(self.value), literal(self.after, transfers.c.id.type)),
             self.column <= self.value,
         ).order_by(self.column, transfers.c.id)
@@ -119,9 +131,9 @@ class _PageRange:
 class _FailureRange(_PageRange):
     """The same for the failed rows of a reason, which have an index of their own."""
 
-    def of(self, query: Select[Any]) -> Select[Any]:
+    def of(self, query: Select[Any], *, sqlite: bool) -> Select[Any]:
         """As _PageRange.of."""
-        return super().of(query.where(FAILED))
+        return super().of(query.where(FAILED), sqlite=sqlite)
 
 
 def _ranges(

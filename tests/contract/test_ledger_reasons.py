@@ -189,10 +189,10 @@ def test_the_failures_of_an_older_ledger_get_reasons(tmp_path: Path) -> None:
 
 def test_an_index_serves_the_objects_of_a_reason(ledger: Ledger) -> None:
     id = fail(ledger, DENIED, LONG, None)
-    query = page_query(id, reason="source:permission-denied:403")
+    sqlite = ledger.database.sqlite
+    query = page_query(id, reason="source:permission-denied:403", sqlite=sqlite)
 
     def explain(connection: Connection) -> str:
-        sqlite = connection.dialect.name == "sqlite"
         if not sqlite:  # a scan is the quickest for a few rows
             connection.exec_driver_sql("SET LOCAL enable_seqscan = off")
             connection.exec_driver_sql("SET LOCAL enable_sort = off")

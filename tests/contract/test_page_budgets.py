@@ -52,6 +52,7 @@ GROWING = "(transfers|migrations|tallies|counters|receipts|reasons|events|sample
 SCANS = re.compile(
     rf"SCAN {GROWING}\b(?! USING)"  # SQLite
     r"|SEARCH transfers USING (?:COVERING )?INDEX \w+ \(migration_id=\?\)"
+    r"|SEARCH transfers USING (?:COVERING )?INDEX \w+ \(migration_id=\? AND \w+[<>]"
     r"|SEARCH transfers USING INTEGER PRIMARY KEY \(rowid[<>]"
     rf"|Seq Scan on {GROWING}\b"  # PostgreSQL
     r"|Index (?:Only )?Scan using transfers_pkey on transfers\b.*\n *Index Cond: \(id >"
