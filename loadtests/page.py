@@ -26,7 +26,14 @@ from statistics import median
 
 from loadtests.bench.large_ledger import LedgerSize, fill_ledger
 from loadtests.bench.measures import MIB, BenchError, percentile
-from loadtests.bench.page_server import Answer, Client, open_streams, page_server, scrapes
+from loadtests.bench.page_server import (
+    Answer,
+    Client,
+    open_streams,
+    page_server,
+    scrapes,
+    statements,
+)
 from loadtests.bench.paints import has_chromium, measure_paints
 from loadtests.bench.postgres import postgresql, programs
 from loadtests.bench.processes import cpu_seconds, memory
@@ -222,11 +229,12 @@ class Bench:
 
     def _cost(self, relay: Relay, beside: AbstractContextManager[object]) -> tuple[float, float]:
         """Return the CPU of the worker, as a share of a core, and its statements a second."""
-        with beside, closing(Client(relay.port)) as client:
+        with beside:
             time.sleep(1)
-            began, spent, before = time.monotonic(), cpu_seconds(relay.workers), client.statements()
+            before = statements(relay.port)
+            began, spent = time.monotonic(), cpu_seconds(relay.workers)
             time.sleep(self.seconds)
-            wall, after = time.monotonic() - began, client.statements()
+            wall, after = time.monotonic() - began, statements(relay.port)
             return (cpu_seconds(relay.workers) - spent) / wall, (after - before) / wall
 
     def _await_no_stream(self, relay: Relay) -> None:

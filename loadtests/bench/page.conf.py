@@ -17,7 +17,7 @@ exec(compile(Path("loadtests/bench/ticking.conf.py").read_text(), "ticking.conf.
 _ticking = globals()["post_worker_init"]
 
 
-def _waited() -> float:
+def _core_waits() -> float:
     """Return the seconds for which threads of this process waited for a core (proc(5):
     schedstat)."""
     files = Path("/proc/self/task").glob("*/schedstat")
@@ -37,13 +37,13 @@ class _Costs:
     def __call__(self, environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
         """Answer a request."""
         began, waited, cpu, before = (
-            *(perf_counter(), _waited(), process_time()),
+            *(perf_counter(), _core_waits(), process_time()),
             self._statements,
         )
 
         def start_with_costs(status: str, head: list[tuple[str, str]], *rest: Any) -> Any:
             spent = process_time() - cpu
-            took = max(perf_counter() - began - (_waited() - waited), spent)
+            took = max(perf_counter() - began - (_core_waits() - waited), spent)
             costs = [
                 ("X-Bench-Ms", f"{took * 1e3:.3f}"),
                 ("X-Bench-Cpu", f"{spent * 1e3:.3f}"),

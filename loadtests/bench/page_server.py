@@ -60,16 +60,19 @@ class Client:
             statements=int(found.headers["X-Bench-After"]) - int(found.headers["X-Bench-Before"]),
         )
 
-    def statements(self) -> int:
-        """Return the number of statements that the server's ledger has run so far."""
-        self._connection.request("GET", "/healthz")
-        found = self._connection.getresponse()
-        found.read()
-        return int(found.headers["X-Bench-After"])
-
     def close(self) -> None:
         """Close the connection."""
         self._connection.close()
+
+
+def statements(port: int) -> int:
+    """Return the number of statements that a server's ledger has run so far."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    try:
+        connection.request("GET", "/healthz")
+        return int(connection.getresponse().headers["X-Bench-After"])
+    finally:
+        connection.close()
 
 
 @contextmanager
