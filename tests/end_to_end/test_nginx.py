@@ -329,6 +329,20 @@ def test_a_proxy_that_cuts_names_overwrites_nothing(
     assert [path.name for path in other.parent.glob("cut*")] == (["cut"] if there else [])
 
 
+@pytest.mark.parametrize("if_exists", ["overwrite", "changed", "skip", "fail"])
+def test_a_proxy_that_decodes_names_twice_overwrites_nothing(
+    engine: Engine, nginx: Nginx, if_exists: str
+) -> None:
+    other = nginx.stored_file("caf(e)")
+    other.write_bytes(DATA[::-1])
+    with pytest.raises(KeyCollision, match="twice"):
+        engine.migrate(
+            nginx.source("http", "a", DATA), nginx.front("caf%28e%29"), if_exists=if_exists
+        )
+    assert other.read_bytes() == DATA[::-1]
+    other.unlink()
+
+
 @CUT
 def test_a_proxy_that_cuts_names_is_no_source(engine: Engine, nginx: Nginx, name: str) -> None:
     nginx.stored_file("cut").write_bytes(DATA)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from urllib.parse import unquote_to_bytes
 
@@ -160,3 +161,23 @@ def test_an_object_of_the_cut_name_is_not_taken_for_another(
     with pytest.raises(KeyCollision, match="cuts the name"):
         _migrate(engine, dav, f"{root}/view.php%3Fid=1", if_exists=if_exists)
     assert dav.objects == {there: DATA[::-1]}
+
+
+@pytest.mark.parametrize(
+    ("propfind", "head", "deleted"),
+    [(403, 404, False), (403, 200, False), (405, 404, True), (405, 405, False), (404, 404, True)],
+)
+def test_a_temporary_name_is_deleted_where_the_folder_is_whole(
+    engine: Engine, propfind: int, head: int, deleted: bool
+) -> None:
+    part = b"/to/What%3F/.relay-token.part"
+    dav = Dav(
+        answers={b"PROPFIND": [EMPTY % propfind] * 9, b"HEAD": [EMPTY % head] * 9},
+        objects={part: DATA},
+    )
+    with Peer([dav] * 10) as peer:
+        place = webdav_location(peer.url(part.decode()))
+        store = engine.runner.stores.destination(place, Watchdog(QUICK))
+        with nullcontext() if deleted else pytest.raises(RelayError):
+            store.delete(place, Version())
+    assert (part not in dav.objects) is deleted
