@@ -10,7 +10,7 @@ import os
 import re
 import stat
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -128,15 +128,16 @@ def is_given(name: str, flags: Mapping[str, Any]) -> bool:
     return flags.get(name) is not None or bool(in_variables) or name in _in_file()
 
 
-def source_of(name: str) -> str:
-    """Return where a setting is set: its variable, the file's name, or `default`. Says `default`
-    too if the file can't be read now."""
-    if os.environ.get(f"RELAY_{name.upper()}"):
-        return f"RELAY_{name.upper()}"
+def sources_of(names: Iterable[str]) -> dict[str, str]:
+    """Return where each setting is set: its variable, the file's name, or `default`. Says `default`
+    too if the file can't be read now. Reads the file once, since it may be long."""
     try:
-        return str(_file()) if name in _in_file() else "default"
+        in_file, file = frozenset(_in_file()), str(_file())
     except (ConfigError, OSError, ValueError):
-        return "default"
+        in_file, file = frozenset(), ""
+    sources = {name: file if name in in_file else "default" for name in names}
+    set_here = {name: f"RELAY_{name.upper()}" for name in sources}
+    return sources | {name: text for name, text in set_here.items() if os.environ.get(text)}
 
 
 def is_found(name: str) -> bool:

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from itertools import chain
 from select import POLLRDHUP
 from time import monotonic
 from typing import Any
@@ -55,7 +56,7 @@ from relay.engine.migration_request import MigrationRequest
 from relay.engine.refresh import Refresh, apply_refresh
 from relay.engine.transfer_engine import TransferEngine
 from relay.engine.worker.worker import Worker
-from relay.errors import InvalidHeader, InvalidType, LedgerFailed, Overloaded
+from relay.errors import InvalidHeader, InvalidType, LedgerFailed, Overloaded, Unauthorized
 from relay.headers import is_idempotency_key
 from relay.ledger.ledger import Ledger
 from relay.ledger.migration_lists import MigrationFilter
@@ -605,7 +606,7 @@ def _transfers(ledger: Ledger, id: str) -> Response:
 def json_lines(
     ledger: Ledger, id: str, states: tuple[str, ...], reason: str | None = None
 ) -> Iterator[str]:
-    """Yield the report of a migration as NDJSON: an object with one of the states, and that failed
+    """Return the report of a migration as NDJSON: an object with one of the states, and that failed
     for the reason, in each line; all objects without them."""
     return (json.dumps(row) + "\n" for row in _every(ledger, id, states, reason))
 
@@ -613,13 +614,13 @@ def json_lines(
 def sheet(
     ledger: Ledger, id: str, states: tuple[str, ...], reason: str | None = None
 ) -> Iterator[str]:
-    """Yield the same report as CSV, with a header."""
-    yield ",".join(FIELDS) + "\r\n"
-    yield from (csv_line(row) + "\r\n" for row in _every(ledger, id, states, reason))
+    """Return the same report as CSV, with a header."""
+    rows = _every(ledger, id, states, reason)
+    return chain([",".join(FIELDS) + "\r\n"], (csv_line(row) + "\r\n" for row in rows))
 
 
 def html_page(ledger: Ledger, migration: Migration, states: tuple[str, ...]) -> Iterator[str]:
-    """Yield the same report as an HTML page of its own."""
+    """Return the same report as an HTML page of its own."""
     rows = _every(ledger, migration.id, states, None)
     named = ({**row, "name": row["name"] or migration.source} for row in rows)
     return html_lines(brief(migration), named)
@@ -628,7 +629,16 @@ def html_page(ledger: Ledger, migration: Migration, states: tuple[str, ...]) -> 
 def _every(
     ledger: Ledger, id: str, states: tuple[str, ...], reason: str | None
 ) -> Iterator[dict[str, Any]]:
-    after = 0
-    while found := ledger.page(id, states, after, reason=reason):
-        yield from (report_line(row) for row in found)
-        after = found[-1].id
+    """Return the lines of a report, which is cut off by an error once the token or the session of
+    this request ends. Call it in the request."""
+    still_admitted: Callable[[], bool] = g.still_admitted
+
+    def lines() -> Iterator[dict[str, Any]]:
+        after = 0
+        while found := ledger.page(id, states, after, reason=reason):
+            if not still_admitted():
+                raise Unauthorized("the token or the session has ended")
+            yield from (report_line(row) for row in found)
+            after = found[-1].id
+
+    return lines()

@@ -22,6 +22,7 @@ CLIENT: Final = "relay.client"
 """Key of the environ at which the ClientView of a request is found."""
 _UNIX: Final = "unix"
 """The word in RELAY_TRUSTED_PROXIES for every peer of a unix socket."""
+_PORTS: Final[Mapping[str, int]] = {"http": 80, "https": 443}
 _PREFIX = re.compile(r"(?:/[A-Za-z0-9._~!$&'()*+,;=:@%-]+){1,20}")
 _HOST = re.compile(r"(?:\[[0-9a-f:.]+\]|[a-z0-9._-]+)(?::[0-9]{1,5})?", re.I)
 
@@ -75,9 +76,11 @@ class Proxies:
             address = self._first_untrusted(environ, peer)
             host = _last(environ, "HTTP_X_FORWARDED_HOST") or host
             prefix = _prefix_in(environ) or prefix
-        return ClientView(
-            address=address, host=host.lower() if _HOST.fullmatch(host) else "", prefix=prefix
-        )
+        host = host.lower() if _HOST.fullmatch(host) else ""
+        if self.public is not None:
+            # A browser leaves out the port of its scheme, and some proxies add it.
+            host = host.removesuffix(f":{_PORTS[self.public.scheme]}")
+        return ClientView(address=address, host=host, prefix=prefix)
 
     def _trusts(self, text: str) -> bool:
         if not text:
@@ -151,7 +154,7 @@ def _public_url(text: str) -> PublicUrl:
             hint="Write https://relay.example, with the path prefix if a proxy adds one.",
         )
     # A browser leaves out the port of its scheme.
-    default = port == {"http": 80, "https": 443}[parts.scheme]
+    default = port == _PORTS[parts.scheme]
     host = parts.netloc.rpartition(":")[0] if default else parts.netloc
     if parts.scheme == "http" and not is_loopback(str(parts.hostname)):
         raise ConfigError(

@@ -22,7 +22,7 @@ from relay.api.migration_routes import create_migration, request_within_limits
 from relay.api.request_bodies import parse_order
 from relay.engine.migration_request import MigrationRequest
 from relay.engine.plan import IfExists, Verify
-from relay.errors import InvalidHeader, InvalidType, InvalidURL, RelayError
+from relay.errors import InvalidHeader, InvalidType, InvalidURL, KeyReused, RelayError
 from relay.headers import is_idempotency_key
 from relay.ledger.plan_values import StoredPlan
 from relay.stores.interfaces import Entry
@@ -137,6 +137,10 @@ def post_form(frame: PageFrame) -> Response:
         if button == "browse":
             side, _, path = argument.partition(":")
             return _browse(frame, values, side, path)
+    except KeyReused:
+        fresh = {**values, "key": f"page-{uuid.uuid4()}"}
+        error = KeyReused("this form was already sent with other values", hint=words.SEND_AGAIN)
+        return _page(frame, fresh, FormAnswer(error=error), error.status)
     except RelayError as error:
         if error.status >= 500 and error.side == "relay":
             raise

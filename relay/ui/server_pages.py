@@ -22,7 +22,7 @@ from relay.errors import LedgerFailed
 from relay.ledger.overview import Group
 from relay.ledger.schema import HEAD
 from relay.ledger.token_values import Scope
-from relay.settings_sources import source_of
+from relay.settings_sources import sources_of
 from relay.ui.figures import count, duration, size, stamp
 from relay.ui.frame import PageFrame
 from relay.views.problems import problem
@@ -54,11 +54,12 @@ class SettingRow:
 def settings_page(frame: PageFrame) -> Response:
     """Return every setting of this server."""
     settings = frame.engine.settings
+    sources = sources_of(Settings.model_fields)
     rows = [
         SettingRow(
             name=name,
             value=shown_value(name, getattr(settings, name)),
-            source=source_of(name),
+            source=sources[name],
             meaning=(field.description or "").replace("`", ""),
         )
         for name, field in Settings.model_fields.items()

@@ -28,6 +28,7 @@ LANGUAGE: Final = "en"
 DIRECTION: Final = "ltr"
 
 NO_TOKENS: Final = "No tokens: whoever uses this computer may do everything."
+SEND_AGAIN: Final = "Press the button again to send these values as well."
 SIGN_IN: Final = "Paste a relay token. Your browser gets a session for 12 hours."
 COPY_NOW: Final = "Copy it now: relay keeps only its hash."
 NO_TOKEN_YET: Final = "No tokens yet."

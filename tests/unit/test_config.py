@@ -21,7 +21,7 @@ from relay.cli.serve import serve
 from relay.config import Settings
 from relay.errors import ConfigError
 from relay.hosts import is_loopback
-from relay.settings_sources import load_settings, trusted_ledger_url
+from relay.settings_sources import load_settings, sources_of, trusted_ledger_url
 from relay.transfer_limits import MIB
 
 
@@ -450,3 +450,27 @@ def test_a_file_that_another_user_may_have_planted(
             load_settings()
     monkeypatch.setenv("RELAY_CONFIG", str(path))
     assert load_settings().slots == 7
+
+
+def test_the_sources_of_all_settings_are_one_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file with hundreds of remotes takes milliseconds to parse."""
+    (tmp_path / "relay.toml").write_text("slots = 7\n")
+    monkeypatch.setenv("RELAY_CONFIG", str(tmp_path / "relay.toml"))
+    monkeypatch.setenv("RELAY_WORKERS", "2")
+    reads: list[Path] = []
+
+    def read(path: Path) -> str:
+        reads.append(path)
+        return path.read_text()
+
+    monkeypatch.setattr("relay.settings_sources.read_small", read)
+    assert sources_of(["slots", "workers", "bind"]) == {
+        "slots": str(tmp_path / "relay.toml"),
+        "workers": "RELAY_WORKERS",
+        "bind": "default",
+    }
+    assert len(reads) == 1
+    monkeypatch.setenv("RELAY_CONFIG", str(tmp_path / "missing.toml"))
+    assert sources_of(["slots"]) == {"slots": "default"}

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from flask import Flask
+from flask import Flask, g
 from flask.testing import FlaskClient
 
 from relay.api import app as application
@@ -20,9 +20,9 @@ from relay.api.token_limits import may_name
 from relay.config import Settings
 from relay.engine.transfer_engine import TransferEngine
 from relay.engine.worker.worker import Worker
-from relay.errors import LedgerBusy
+from relay.errors import LedgerBusy, Unauthorized
 from relay.ledger.ledger import Ledger
-from relay.ledger.rows import SERVER, Spec
+from relay.ledger.rows import SERVER, ListedObject, Spec
 from relay.ledger.token_values import Scope, TokenLimits
 from relay.stores.kinds import Remote
 from relay.ui.assets import FOLDER, assets
@@ -47,7 +47,9 @@ def page_app(tmp_path: Path) -> Iterator[Flask]:
         spec = Spec("https://a/<b>", "https://b/", options=_OPTIONS, secret={})
         ledger.create(spec)
         works = ledger_context(ledger, Worker(ledger, engine, 1), engine)
-        yield create_app(engine, (), works)
+        app = create_app(engine, (), works)
+        app.config["ledger"] = engine.settings.ledger_url()
+        yield app
     engine.wire.pool.close()
 
 
@@ -160,8 +162,14 @@ def test_a_form_sent_twice_starts_one(client: FlaskClient) -> None:
     made = client.get("/migrations/2").json or {}
     assert made["limits"]["bytes_per_second"] == 20_000_000
     assert made["options"]["if_exists"] == "skip"
-    again = client.post("/ui/new", data={**form, "destination_path": "http://127.0.0.1/c/"})
-    assert again.status_code == 422 and "used for another request" in again.text
+    other = {**form, "destination_path": "http://127.0.0.1/c/"}
+    again = client.post("/ui/new", data=other)
+    assert again.status_code == 422 and "already sent with other values" in again.text
+    # The form in this answer has another key.
+    key = re.search('name="key" value="([^"]+)"', again.text)
+    assert key is not None and key[1] != "page-1"
+    answer = client.post("/ui/new", data={**other, "key": key[1]})
+    assert answer.headers["Location"] == "/ui/migrations/3"
 
 
 @pytest.mark.parametrize(
@@ -176,6 +184,40 @@ def test_a_form_sent_twice_starts_one(client: FlaskClient) -> None:
 def test_a_body_that_is_no_form(client: FlaskClient, body: bytes, kind: str, status: int) -> None:
     answer = client.post("/ui/migrations/1/retry", data=body, content_type=kind)
     assert answer.status_code == status
+
+
+def test_open_files_do_not_count_as_requests(tmp_path: Path) -> None:
+    """A page of a token with one request a second has its style, script and icon."""
+    settings = Settings(ledger=f"sqlite:///{tmp_path}/l.db")
+    engine = TransferEngine(settings, LOOPBACK)
+    with closing(Ledger.connect(settings.ledger_url(), SERVER)) as ledger:
+        limits = TokenLimits(requests_per_second=1)
+        _, value = ledger.create_token("x", tenant="default", scope=Scope.READ, limits=limits)
+        app = create_app(engine, (), ledger_context(ledger, Worker(ledger, engine, 1), engine))
+        client, sent = app.test_client(), {"Authorization": f"Bearer {value}"}
+        paths = [f"/ui/assets/{asset.name}" for asset in assets().values()] * 2
+        statuses = {client.get(path, headers=sent).status_code for path in paths}
+        pages = [client.get("/ui/health", headers=sent).status_code for _ in range(4)]
+    engine.wire.pool.close()
+    assert statuses == {200}
+    assert pages[0] == 200 and 429 in pages
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "html"])
+def test_a_report_is_cut_off_with_its_token(page_app: Flask, kind: str) -> None:
+    """By an error: a whole answer would look as if it had all objects."""
+    before_view = page_app.before_request_funcs[None]
+
+    def end_admission() -> None:
+        g.still_admitted = lambda: False
+
+    before_view.append(end_admission)
+    with closing(Ledger.connect(page_app.config["ledger"], SERVER)) as ledger:
+        listing = ledger.claim_listing()
+        assert listing is not None
+        ledger.add_page(listing, [ListedObject("a", size=1)], "a")
+    with pytest.raises(Unauthorized):
+        page_app.test_client().get(f"/ui/migrations/1/report.{kind}").get_data()
 
 
 @pytest.mark.parametrize(("length", "status"), [(2_000, 303), (9_000, 413)])

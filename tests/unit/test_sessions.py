@@ -282,3 +282,19 @@ WRONG += [{"trusted": text} for text in ("proxy.example", "10.0.0.1/8", "*")]
 def test_a_wrong_setting_of_proxies_is_refused(settings: dict[str, str]) -> None:
     with pytest.raises(ConfigError):
         proxies_of(**{"trusted": "", "public_url": "", **settings})
+
+
+@pytest.mark.parametrize(
+    ("public_url", "host", "found"),
+    [
+        ("https://relay.example", "Relay.example:443", "relay.example"),
+        ("https://relay.example", "relay.example:80", "relay.example:80"),
+        ("https://relay.example:8443", "relay.example:8443", "relay.example:8443"),
+        ("http://localhost", "localhost:80", "localhost"),
+        ("", "relay.example:443", "relay.example:443"),
+    ],
+)
+def test_the_port_of_the_scheme_is_left_out(public_url: str, host: str, found: str) -> None:
+    """A proxy with `Host $host:$server_port` names it, and a browser does not."""
+    environ = {"REMOTE_ADDR": "192.0.2.1", "HTTP_HOST": host}
+    assert proxies_of("", public_url).client_of(environ).host == found
