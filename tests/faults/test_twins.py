@@ -207,7 +207,8 @@ def test_b60_an_etag_that_always_changes_distinguishes_nothing(
 def test_b60_a_prior_object_under_a_folded_name_is_kept(
     tmp_path: Path, folds: object, one: str, other: str, if_exists: str
 ) -> None:
-    """Nothing shows that it is another object: its store reports it as existing."""
+    """Nothing shows that it is another object: its store reports it as existing. A server that
+    decodes a name twice shows itself."""
     plant(tmp_path / "from", other)
     plant(tmp_path / "before", one)
     shelf, terminal = Shelf(folds=folds), Terminal(tmp_path)  # type: ignore[arg-type]
@@ -217,9 +218,8 @@ def test_b60_a_prior_object_under_a_folded_name_is_kept(
         code, printed = terminal.tree(
             tmp_path / "from", there.url("/to/"), "--if-exists", if_exists
         )
-    assert (code, printed["objects"]) == (
-        (0, {"skipped": 1}) if if_exists == "skip" else (1, {"failed": 1})
-    )
+    is_skipped = if_exists == "skip" and folds is not _decode_path
+    assert (code, printed["objects"]) == ((0, {"skipped": 1}) if is_skipped else (1, {"failed": 1}))
     assert shelf.objects == before
 
 
