@@ -133,7 +133,7 @@ class Planner:
     def _with_time(self, claim: PlanClaim, findings: _Findings) -> dict[str, Any]:
         """Return the findings at the end, with the time that the migration will need."""
         report = findings.members()
-        measured = None
+        measured: list[Any] = []
         with suppress(LedgerFailed):
             measured = self.ledger.plans.find_measured(claim.plan)
         return {**report, "time": time_members(report["decisions"], measured)}

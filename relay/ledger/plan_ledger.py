@@ -140,14 +140,13 @@ class PlanLedger:
         """As plans.hand_back."""
         self.database.run(lambda c: plans.hand_back(c, claim))
 
-    def find_measured(self, plan: StoredPlan) -> tuple[Migration, list[Sample]] | None:
-        """Return the migration of plans.find_measured with its samples, or None."""
+    def find_measured(self, plan: StoredPlan) -> list[tuple[Migration, list[Sample]]]:
+        """Return the migrations of plans.find_measured with their samples, newest first."""
 
-        def look_up(connection: Connection) -> tuple[Migration, list[Sample]] | None:
-            id = plans.find_measured(connection, plan)
-            if id is None:
-                return None
-            return migration_rows.one(connection, id), samples.samples_of(connection, [id])[id]
+        def look_up(connection: Connection) -> list[tuple[Migration, list[Sample]]]:
+            ids = plans.find_measured(connection, plan)
+            found = samples.samples_of(connection, ids)
+            return [(migration_rows.one(connection, id), found[id]) for id in ids if found[id]]
 
         return self.database.run(look_up, write=False)
 

@@ -36,6 +36,7 @@ UNMADE: Final = 20
 """Maximum number of a tenant's plans that are being made, or wait for that."""
 LOST: Final = 3
 """Number of workers that may be lost with a plan. It fails then: it may be what ends them."""
+MEASURED: Final = 5
 MEASURED_AMONG: Final = 400
 """Number of the newest migrations among which `find_measured` looks."""
 AGAIN_SECONDS: Final = 30.0
@@ -226,20 +227,18 @@ def hand_back(connection: Connection, claim: PlanClaim) -> None:
     _change(connection, claim.plan.id, claim.fence, owner=None)
 
 
-def find_measured(connection: Connection, plan: StoredPlan) -> str | None:
-    """Return the id of the tenant's newest migration that has ended and went between the stores of
-    a plan, or None."""
+def find_measured(connection: Connection, plan: StoredPlan) -> list[str]:
+    """Return the ids of the tenant's newest migrations that have ended and went between the stores
+    of a plan, at most MEASURED."""
     ends = migrations.c.source, migrations.c.destination
     query = select(migrations.c.id, *ends).where(
         migrations.c.tenant == plan.tenant, migrations.c.ended.is_not(None)
     )
+    newest = query.order_by(migrations.c.ordinal.desc()).limit(MEASURED_AMONG)
     pair = store_of(plan.source), store_of(plan.destination)
-    for row in connection.execute(
-        query.order_by(migrations.c.ordinal.desc()).limit(MEASURED_AMONG)
-    ):
-        if (store_of(row.source), store_of(row.destination)) == pair:
-            return str(row.id)
-    return None
+    rows = connection.execute(newest)
+    found = [row.id for row in rows if (store_of(row.source), store_of(row.destination)) == pair]
+    return found[:MEASURED]
 
 
 def store_of(place: str) -> str:

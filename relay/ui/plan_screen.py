@@ -203,7 +203,8 @@ def _facts(report: Mapping[str, Any]) -> list[tuple[str, str]]:
     if report["looked"]:
         everything = report["looked"] == report["objects"]
         sample = "all" if everything else f"a random sample of {count(report['looked'])}"
-        facts.append(("Compared", f"{sample} on both sides"))
+        where = "the destination is empty" if report["destination_empty"] else "on both sides"
+        facts.append(("Compared", f"{sample}, {where}"))
     if report["server_copy"]:
         facts.append(("Copied", "by the store itself, if it permits that"))
     if report["in_parts"]["objects"]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from relay.engine.dry_run import Amount, DryRun, DryRunReport
@@ -51,6 +51,7 @@ def plan_members(dry_run: DryRun, report: DryRunReport) -> dict[str, Any]:
         "bytes": report.bytes,
         "unsized": report.unsized,
         "complete": report.is_complete,
+        "destination_empty": report.destination_empty,
         "refused": report.refused,
         "names": [{"name": name, "why": why} for name, why in report.names],
         "looked": report.inspected_count,
@@ -87,26 +88,19 @@ def decisions_of(if_exists: IfExists, report: DryRunReport) -> dict[str, Amount]
 
 def time_members(
     decisions: Mapping[str, Mapping[str, int]],
-    measured: tuple[Migration, list[Sample]] | None,
+    measured: Sequence[tuple[Migration, Sequence[Sample]]],
 ) -> dict[str, Any] | None:
-    """Return the time that the objects to be sent will need, in seconds with a range, by a
-    migration that has ended between the same two stores; None if that says nothing."""
-    if measured is None or not measured[1]:
-        return None
-    migration, samples = measured
+    """Return the time that the objects to be sent will need, in seconds with a range, by the first
+    of some migrations between the same two stores whose samples say it; None if none does."""
     sent = [decisions[name] for name in ("copy", "replace") if name in decisions]
     objects, size = (sum(one[name] for one in sent) for name in ("objects", "bytes"))
     rest = Rest(objects=objects, bytes=size, all_objects=objects, all_bytes=size)
-    last = samples[-1]
-    found = time_left(samples, rest, now=last.at + last.seconds)
-    if found is None:
-        return None
-    return {
-        "about": found.seconds,
-        "low": found.low,
-        "high": found.high,
-        "migration": migration.name,
-    }
+    for migration, samples in measured:
+        found = time_left(samples, rest, now=samples[-1].at + samples[-1].seconds)
+        if found is not None:
+            times = {"about": found.seconds, "low": found.low, "high": found.high}
+            return {**times, "migration": migration.name}
+    return None
 
 
 def _work(

@@ -13,6 +13,7 @@ from relay.ledger import plans
 from relay.ledger.ledger import Ledger
 from relay.ledger.plan_values import StoredPlan
 from relay.ledger.rows import SERVER
+from relay.ledger.sample_values import Traffic
 from relay.ledger.schema import plan_secrets
 from relay.ledger.schema import plans as table
 from relay.ledger.states import MigrationState, PlanState, PlanVerb
@@ -183,18 +184,19 @@ def test_a_tenant_has_a_maximum_of_plans(ledger: Ledger) -> None:
 
 
 def test_the_measured_migration_is_of_the_same_stores(ledger: Ledger) -> None:
+    """With its samples; without any it says nothing."""
     made = plan(ledger, tenant="default")
-    assert ledger.plans.find_measured(made) is None
     id = tree(ledger, 5)
     ledger.settle([verified_end(claim) for claim in ledger.claim(1, id)])
+    assert ledger.plans.find_measured(made) == []
+    ledger.write_samples({id: Traffic(moved=5)})
     ledger.finish()
-    found = ledger.plans.find_measured(made)
-    assert found is not None and found[0].id == id
-    assert ledger.plans.find_measured(plan(ledger, tenant="acme")) is None
+    ((found, samples),) = ledger.plans.find_measured(made)
+    assert (found.id, samples) == (id, ledger.samples(id)) and samples
+    assert ledger.plans.find_measured(plan(ledger, tenant="acme")) == []
     elsewhere = replace(TREE, destination="c:photos")
-    assert (
-        ledger.plans.find_measured(ledger.plans.create(elsewhere, None, tenant="default")) is None
-    )
+    other = ledger.plans.create(elsewhere, None, tenant="default")
+    assert ledger.plans.find_measured(other) == []
 
 
 @pytest.mark.parametrize(

@@ -120,8 +120,9 @@ def test_the_time_is_that_of_an_earlier_migration() -> None:
         for number in range(1, 8)
     ]
     decisions = {"copy": {"objects": 900, "bytes": 0}, "replace": {"objects": 100, "bytes": 0}}
-    found = time_members({**decisions, "skip": {"objects": 9, "bytes": 9}}, (TREE, samples))
+    found = time_members(
+        {**decisions, "skip": {"objects": 9, "bytes": 9}}, [(TREE, samples[:2]), (TREE, samples)]
+    )
     assert found is not None and found["about"] == pytest.approx(500, rel=0.02)
     assert found["low"] <= found["about"] <= found["high"] and found["migration"] == TREE.name
-    assert time_members(decisions, None) is None
-    assert time_members(decisions, (TREE, samples[:2])) is None
+    assert time_members(decisions, []) is time_members(decisions, [(TREE, samples[:2])]) is None
