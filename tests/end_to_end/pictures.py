@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -99,15 +100,6 @@ def main() -> None:
             )
             page = chromium.new_page(viewport={"width": 1280, "height": 900})
             base = f"http://{server.host}:{server.port}/ui"
-            page.goto(f"{base}/new")
-            for side, name, path in (("source", "old", "photos"), ("destination", "new", "backup")):
-                page.locator(f"#{side}_remote").select_option(name)
-                page.locator(f"#{side}_path").fill(f"relay-tests/{path}/")
-            page.locator(".order > .act").get_by_role("button", name="Plan first").click()
-            page.locator(".badge", has_text="Ready").wait_for()
-            page.set_viewport_size({"width": 1280, "height": 520})
-            page.screenshot(path=FOLDER / "plan.png")
-            page.set_viewport_size({"width": 1280, "height": 900})
             page.goto(f"{base}/migrations/{number}")
             page.wait_for_timeout(SECONDS * 1000)
             page.screenshot(path=FOLDER / "migration.png")
@@ -115,6 +107,19 @@ def main() -> None:
             page.wait_for_timeout(3000)
             page.set_viewport_size({"width": 1280, "height": 620})
             page.screenshot(path=FOLDER / "list.png")
+            while server.ask("GET", f"/migrations/{number}")[1]["ended"] is None:
+                time.sleep(0.5)
+            page.goto(f"{base}/new")
+            for side, name, path in (
+                ("source", "old", "photos"),
+                ("destination", "new", "backup/2026"),
+            ):
+                page.locator(f"#{side}_remote").select_option(name)
+                page.locator(f"#{side}_path").fill(f"relay-tests/{path}/")
+            page.locator(".order > .act").get_by_role("button", name="Plan first").click()
+            page.locator(".badge", has_text="Ready").wait_for()
+            page.set_viewport_size({"width": 1280, "height": 570})
+            page.screenshot(path=FOLDER / "plan.png")
 
 
 if __name__ == "__main__":
