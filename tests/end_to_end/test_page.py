@@ -337,10 +337,32 @@ def test_e12_report_and_receipt(site: Site, visitor: Visitor) -> None:
     suggested, text = download(page, "CSV")
     assert suggested == f"relay-{number}-verified.csv"
     assert [row["name"] for row in csv.DictReader(text.splitlines())] == ["last.txt"]
-    page.get_by_role("link", name="last.txt").click()
+
+
+def test_e12_the_receipt_says_what_was_proved(site: Site, visitor: Visitor) -> None:
+    order = {
+        "source": f"file://{site.home}/old/photos/00.jpg",
+        "destination": f"file://{site.home}/receipt.jpg",
+    }
+    number = site.server.ask("POST", "/migrate", order, Prefer="respond-async")[1]["number"]
+    site.wait(number, lambda found: found["state"] == "succeeded")
+    (row,) = site.server.ask("GET", f"/migrations/{number}/transfers")[1]["transfers"]
+    page = visitor.open(f"migrations/{number}/objects")
+    page.locator("tbody th a").click()
     page.wait_for_url(re.compile(r"/objects/\d+$"))
-    receipt = page.locator("main").inner_text()
-    assert "Receipt" in receipt and "whole_digest" in receipt and "Attempts" in receipt
+    found = dict(
+        zip(
+            page.locator(".pairs dt").all_inner_texts(),
+            page.locator(".pairs dd").all_inner_texts(),
+            strict=True,
+        )
+    )
+    assert found["Proof"] == row["level"] == "read_back"
+    assert found["Size"].replace("\u00a0", " ") == "2.00 kB (2,000 bytes)"
+    assert row["receipt"]["digests"].items() <= found.items()
+    assert found["Attempts"] == "1" and "Sent again" not in found
+    versions = page.locator("table").inner_text()
+    assert "Read from the source" in versions and "2000" in versions
 
 
 def download(page: Any, name: str) -> tuple[str, str]:
