@@ -51,7 +51,9 @@ def renew_credentials(frame: PageFrame, id: str) -> Response:
 
 def _end(fields: Mapping[str, str], side: str, migration: Migration) -> dict[str, Any]:
     """Return one end as the API takes it. Raises InvalidHeader."""
-    url = fields.get(f"{side}_url", "").strip() or getattr(migration, side)
+    given, known = fields.get(f"{side}_url", ""), getattr(migration, side)
+    # The path of a remote may end with a space.
+    url = given if given == known else given.strip() or known
     headers: dict[str, str] = {}
     for line in fields.get(f"{side}_headers", "").splitlines():
         name, colon, value = line.partition(":")

@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, Final
+from urllib.parse import quote
 
 from flask import Response, request
 
@@ -31,6 +32,7 @@ from relay.ui.deadlines import within
 from relay.ui.form_fields import read_form, require_choice
 from relay.ui.frame import PageFrame
 from relay.ui.plan_screen import plan_rows
+from relay.ui.printable import is_sent_exactly
 from relay.ui.remote_pages import locate_folder, named_remotes
 from relay.ui.rendering import redirect
 from relay.views.problems import problem
@@ -58,15 +60,22 @@ DEFAULTS: Final[Mapping[str, str]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Browser:
-    """One level of a folder, as the form shows it. `up` is the path of the folder above, None at
-    the top; `further` is how many entries the next answer shows, None if these are all."""
+    """One level of a folder, as the form shows it. `is_url` is whether its path is a URL; `up` is
+    the path of the folder above, None at the top; `further` is how many entries the next answer
+    shows, None if these are all."""
 
     side: str
     place: str
     path: str
+    is_url: bool
     entries: tuple[Entry, ...]
     up: str | None
     further: int | None
+
+    def path_of(self, entry: Entry) -> str | None:
+        """Return the path of an entry; None if a form can't send it back."""
+        name = quote(entry.name, errors="surrogateescape") if self.is_url else entry.name
+        return f"{self.path}{name}" if is_sent_exactly(name) else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,12 +190,18 @@ def _order(values: Mapping[str, str]) -> MigrationRequest:
 
 def _text(values: Mapping[str, str], side: str) -> str:
     """Return one end as the API takes it: `remote:path`, or a URL."""
-    remote, path = values[f"{side}_remote"], values[f"{side}_path"].strip()
+    remote, path = values[f"{side}_remote"], _path(values, side)
     if not remote and not path:
         raise InvalidURL(
             f"the {side} is empty", hint="Choose a remote, or give a URL.", pointer=f"/{side}"
         )
     return f"{remote}:{path}" if remote else path
+
+
+def _path(values: Mapping[str, str], side: str) -> str:
+    """Return the path of a form. The name of a folder of a remote may begin with a space."""
+    path = values[f"{side}_path"]
+    return path if values[f"{side}_remote"] else path.strip()
 
 
 def _number(text: str, name: str, unit: int) -> int | None:
@@ -215,11 +230,12 @@ def _browse(frame: PageFrame, values: Mapping[str, str], side: str, path: str) -
         found = within(BROWSE_SECONDS, name, lambda: _entries(frame, text, shown + 1))
     except RelayError as error:
         return _page(frame, chosen, FormAnswer(error=error, side=side), error.status)
-    here = chosen[f"{side}_path"].strip()
+    here = _path(chosen, side)
     browser = Browser(
         side=side,
         place=text,
         path=here if not here or here.endswith("/") else f"{here}/",
+        is_url=not chosen[f"{side}_remote"],
         entries=tuple(found[:shown]),
         up=_above(here),
         further=shown + ENTRIES if len(found) > shown else None,

@@ -16,11 +16,25 @@ _UNSEEN: Final = re.compile(
     "\ufff9-\ufffb\U000e0000-\U000e007f\ud800-\udfff]"
 )
 """Control, format and bidi characters, line separators, tags, and halves of surrogate pairs."""
+_CHANGED: Final = re.compile("[\0\r\n\ud800-\udfff]")
+"""Characters that a browser changes in the fields of a form, or that are not UTF-8."""
 
 
 def visible(text: str) -> str:
     """Return text with its control, bidi and invisible characters as escapes of Python."""
     return _UNSEEN.sub(_escape, text)
+
+
+def is_sent_exactly(text: str) -> bool:
+    """Return whether a form sends a text back as it is."""
+    return _CHANGED.search(text) is None
+
+
+def exact(text: object) -> Markup:
+    """Return the value of a form's field as HTML: escaped, and with its invisible characters, since
+    the form sends it back. A text that no form sends back exactly is shown instead."""
+    shown = str(text)
+    return escape(shown if is_sent_exactly(shown) else visible(shown))
 
 
 def _escape(found: re.Match[str]) -> str:

@@ -57,7 +57,7 @@ def test_remote(frame: PageFrame) -> Response:
     """Test a remote, and return the remotes with the findings. Raises a RequestError for a wrong
     form; an error of the store is a part of the page."""
     fields = read_form(frame.engine.settings, ("remote", "path", "kind"))
-    name, path = fields.get("remote", ""), fields.get("path", "").strip()
+    name, path = fields.get("remote", ""), fields.get("path", "")
     kind = require_choice(fields, "kind", TEST_SECONDS)
     text = f"{name}:{path}"
     check_text(current_caller().limits, text)

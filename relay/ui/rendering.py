@@ -2,8 +2,8 @@
 
 The policy allows scripts, styles and requests of this origin only, and no script may turn text
 into HTML (W3C, "Content Security Policy Level 3"; "Trusted Types"). Templates escape everything,
-and what they print has its control and bidi characters as escapes. Never here: which page
-answers."""
+and what they print has its control and bidi characters as escapes; the values of forms are exact.
+Never here: which page answers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from markupsafe import Markup
 from relay import __version__
 from relay.ui import figures, words
 from relay.ui.assets import assets
-from relay.ui.printable import bdi_of, visible
+from relay.ui.printable import bdi_of, exact, visible
 
 POLICY: Final = "; ".join(
     (
@@ -57,8 +57,9 @@ def environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters["bdi"] = bdi_of
     made.filters.update(
+        bdi=bdi_of,
+        exact=exact,
         count=figures.count,
         size=figures.size,
         duration=figures.duration,

@@ -175,6 +175,9 @@ PLAN_STATES: Final[Mapping[str, str]] = {
 GIVE_AGAIN: Final = "Give the {side} again: its address may have a secret, which no page shows."
 """The sentence about a side that the form of a changed plan leaves empty."""
 
+NAME_NOT_SENT: Final = "its name has characters that no form can send"
+"""Beside a folder that has no button, since its path would not come back as it is."""
+
 PLACES: Final[Mapping[str, str]] = {
     "source": "the source",
     "destination": "the destination",

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import html
 import re
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from flask import Flask, g
@@ -123,6 +125,39 @@ def test_a_verb_leads_back(client: FlaskClient) -> None:
     refused = client.post("/ui/migrations/1/retry")
     assert refused.status_code == 409 and 'role="alert"' in refused.text
     assert client.post("/ui/migrations/7/pause").status_code == 404
+
+
+UNSEEN = ' fam-\U0001f468\u200d\U0001f469/a\u202eb\u00ad&"\ufeff '
+
+
+@pytest.mark.parametrize(
+    ("path", "field"), [("/ui/?q={}x", "q"), ("/ui/migrations/1/objects?prefix={}", "prefix")]
+)
+def test_a_filter_comes_back_exactly(client: FlaskClient, path: str, field: str) -> None:
+    found = values_in(client.get(path.format(quote(f"x{UNSEEN}"))).text)
+    assert found[field] == f"x{UNSEEN}" + ("x" if field == "q" else "")
+
+
+def test_a_form_comes_back_exactly(client: FlaskClient) -> None:
+    """A button would start another migration else."""
+    form = {"do": "plan", "key": "k", "source_path": UNSEEN, "source_remote": "none"}
+    answer = client.post("/ui/new", data={**form, "destination_path": f"file:///{UNSEEN}/"})
+    found = values_in(answer.text)
+    assert answer.status_code == 422 and found["source_path"] == UNSEEN
+    assert found["destination_path"] == f"file:///{UNSEEN}/"
+
+
+def test_each_value_of_a_template_is_exact() -> None:
+    for path in sorted(FOLDER.with_name("templates").glob("*.html")):
+        for value in re.findall(r'(?<![\w-])value="([^"]*)"', path.read_text(encoding="utf-8")):
+            for expression in re.findall(r"{{ (.*?) }}", value):
+                assert expression.endswith("|exact") or expression == "live.value", path
+
+
+def values_in(text: str) -> dict[str, str]:
+    """Return the values of the fields of a page's forms."""
+    found = re.findall(r'<(?:input|textarea)\b[^>]*? name="(\w+)" value="([^"]*)"', text)
+    return {name: html.unescape(value) for name, value in found}
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -72,7 +73,11 @@ class Site:
 @pytest.fixture
 def make_site(tmp_path: Path) -> Iterator[Callable[..., Site]]:
     """Return a function that makes the application; each has the same ledger."""
-    settings = Settings(ledger=f"sqlite:///{tmp_path}/l.db", local_folders=str(tmp_path))
+    settings = Settings(
+        ledger=f"sqlite:///{tmp_path}/l.db",
+        local_folders=str(tmp_path),
+        remotes={"nas": {"type": "alias", "remote": f"{tmp_path}/all"}},
+    )
     made: list[tuple[LedgerContext, gevent.Greenlet, TransferEngine]] = []
 
     def make(runs: bool = True) -> Site:
@@ -173,6 +178,37 @@ def test_a_plan_is_changed_in_the_form(site: Site) -> None:
     assert 'name="rate" value="20"' in text
     assert re.search(r'value="skip" checked', text) and re.search(r'value="size" selected', text)
     assert site.client.get("/ui/new?plan=1").status_code == 404
+
+
+NAMES = (" Archive", "Archive", "fam-\U0001f468\u200d\U0001f469", "My%20Files", "My Files", "a?b")
+
+
+@pytest.mark.parametrize("is_remote", [True, False])
+def test_a_folder_is_opened_and_planned_exactly(site: Site, is_remote: bool) -> None:
+    """Though another one has nearly the same name."""
+    for number, name in enumerate(NAMES):
+        (site.home / "all" / name).mkdir(parents=True)
+        (site.home / "all" / name / f"file-{number}").write_bytes(b"x" * (number + 1))
+    (site.home / "all" / "line\nbreak").mkdir()
+    top = {"source_remote": "nas", "source_path": ""} if is_remote else {}
+    form = {"source_path": f"file://{site.home}/all/", **top}
+
+    def browse(button: str) -> str:
+        return site.client.post("/ui/new", data=site.form(**form, do=button)).text
+
+    text = browse("browse:source:")
+    buttons = re.findall(r'value="(browse:source:[^"]+)">(?!\.\.)', text)
+    assert len(buttons) == len(NAMES) + (0 if is_remote else 1)
+    assert ("no form can send" in text) == is_remote
+    opened = [browse(html.unescape(button)) for button in buttons]
+    files = [re.findall(r"file-\d", one) for one in opened]
+    assert sorted(files) == [[]] * (not is_remote) + [[f"file-{number}"] for number in range(6)]
+    for number, one in enumerate(opened):
+        (path,) = re.findall(r'name="source_path" value="([^"]*)"', one)
+        order = {**form, "source_path": html.unescape(path), "key": f"page-{number}"}
+        size = int(files[number][0][-1]) + 1 if files[number] else 0
+        found = f"1 object, {size}\u00a0B" if size else "Nothing was found"
+        assert found in site.wait(site.plan(**order), "Ready")
 
 
 def test_a_signature_is_on_no_page(site: Site) -> None:
