@@ -56,6 +56,11 @@ class Planner:
         self._wake, self._stopped = Event(), Event()
         self._making: Any = Pool(ABREAST)
 
+    @property
+    def making(self) -> int:
+        """The number of plans that this process makes now."""
+        return ABREAST - int(self._making.free_count())
+
     def wake(self) -> None:
         """Look for plans now."""
         self._wake.set()

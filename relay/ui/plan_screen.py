@@ -23,6 +23,7 @@ from relay.ui import words
 from relay.ui.figures import about, count, duration, plural, size
 from relay.ui.form_fields import read_form
 from relay.ui.frame import PageFrame
+from relay.ui.printable import visible
 from relay.ui.queries import link_query, number_in_query
 from relay.ui.rendering import redirect
 from relay.views.problems import problem
@@ -45,6 +46,8 @@ class PlanSummary:
     """What else was found: a name and a text each."""
     names: tuple[Mapping[str, str], ...] = ()
     """The first objects that are refused, and why."""
+    retry: str = ""
+    """Why the listing is retried at the moment."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +98,12 @@ def plan_rows(found: Sequence[StoredPlan]) -> list[PlanRow]:
 
 def plan_update(plan: StoredPlan) -> dict[str, Any]:
     """Return the live values of a plan."""
-    texts = {"state": words.PLAN_STATES[plan.state], "found": summary_of(plan).found}
+    summary = summary_of(plan)
+    texts = {
+        "state": words.PLAN_STATES[plan.state],
+        "found": summary.found,
+        "retry": visible(summary.retry),
+    }
     return {"texts": texts, "bars": {}, "shape": str(plan.state)}
 
 
@@ -166,7 +174,8 @@ def summary_of(plan: StoredPlan) -> PlanSummary:
         if not report["objects"] and plan.state != PlanState.PLANNING:
             return PlanSummary(found="", names=tuple(report["names"]))
         found = f"{plural(report['objects'], 'object')} so far, {size(report['bytes'])}"
-        return PlanSummary(found=found, names=tuple(report["names"]))
+        retry = words.retry_of_listing(report["retry"]) if "retry" in report else ""
+        return PlanSummary(found=found, names=tuple(report["names"]), retry=retry)
     decisions = report["decisions"]
     total = sum(one["objects"] for one in decisions.values())
     if not total:

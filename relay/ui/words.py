@@ -258,6 +258,11 @@ def measured_by(migration: str, low: str, high: str) -> str:
     return f"{low} to {high}, by the speed of migration #{migration}"
 
 
+def retry_of_listing(retry: Mapping[str, Any]) -> str:
+    """Return why the listing of a plan is retried."""
+    return f"The listing is retried: {retry['detail']}"
+
+
 def read_back_at(rate: str) -> str:
     """Return the rate of the reading back: 10.3 MB/s read back."""
     return f"{rate} read back"

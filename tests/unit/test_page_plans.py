@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import re
+import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -13,6 +14,7 @@ from pathlib import Path
 import gevent
 import pytest
 from flask.testing import FlaskClient
+from sqlalchemy import select
 from werkzeug.test import TestResponse
 
 from relay.api.app import create_app
@@ -22,6 +24,7 @@ from relay.engine.transfer_engine import TransferEngine
 from relay.engine.worker.worker import Worker
 from relay.ledger.ledger import Ledger
 from relay.ledger.rows import SERVER
+from relay.ledger.schema import plans
 from relay.ledger.token_values import Scope, TokenLimits
 from tests.conftest import LOOPBACK
 
@@ -280,6 +283,54 @@ def test_a_token_plans_only_what_it_may_name(site: Site) -> None:
     sent = {"Authorization": f"Bearer {value}"}
     answer = site.client.post("/ui/new", data=site.form(), headers=sent)
     assert answer.status_code == 403 and "may not name folders" in answer.text
+
+
+@pytest.fixture
+def silent_store() -> Iterator[str]:
+    """Return the URL of a folder on a server that accepts connections and never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield f"http://127.0.0.1:{server.getsockname()[1]}/from/"
+
+
+def await_making(site: Site, count: int) -> None:
+    """Wait until the planner makes this number of plans."""
+    until = time.monotonic() + SECONDS
+    while site.works.planner.making != count:
+        assert time.monotonic() < until
+        gevent.sleep(0.02)
+
+
+def test_a_stopped_plan_frees_its_place(site: Site, silent_store: str) -> None:
+    path = site.plan(source_path=silent_store)
+    await_making(site, 1)
+    assert site.press(path, "cancel").status_code == 303
+    await_making(site, 0)
+    path = site.plan(source_path=silent_store, key="page-2")
+    await_making(site, 1)
+    assert site.press(path, "delete").status_code == 303
+    await_making(site, 0)
+
+
+def test_a_server_that_stops_hands_its_plan_back(
+    make_site: Callable[..., Site], silent_store: str
+) -> None:
+    """It does not count as a process that was lost with the plan."""
+    site = make_site()
+    site.plan(source_path=silent_store)
+    await_making(site, 1)
+    site.works.planner.stop()
+    assert site.works.planner.making == 0
+    columns = select(plans.c.state, plans.c.owner, plans.c.lapses)
+    row = site.works.ledger.database.run(lambda c: c.execute(columns).one(), write=False)
+    assert tuple(row) == ("planning", None, 0)
+
+
+def test_a_listing_that_is_retried_says_why(site: Site) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        place = f"http://127.0.0.1:{server.getsockname()[1]}/from/"
+    path = site.plan(source_path=place)  # nothing listens there any longer
+    text = site.wait(path, "The listing is retried: no connection to")
+    assert "Planning" in text and 'http-equiv="refresh"' in text
 
 
 def test_a_restarted_server_finds_its_plans(make_site: Callable[..., Site]) -> None:
