@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import re
 import signal
+import socket
+from contextlib import closing
 from pathlib import Path
+from urllib.parse import urlencode
+from urllib.request import urlopen
 
 import pytest
 
@@ -59,3 +63,30 @@ def test_e14_the_server_is_killed_and_is_back(tmp_path: Path) -> None:
             page.locator("tbody a").click()
             page.wait_for_url(f"**/plans/{plan}")
             page.get_by_role("link", name="migration #1").wait_for()
+
+
+@pytest.mark.campaign
+def test_a_plan_survives_a_killed_server(tmp_path: Path) -> None:
+    """Another process makes it, from the beginning; here the source never answers."""
+    settings = {"RELAY_LEDGER": ledger_url(tmp_path), "RELAY_LOCAL_FOLDERS": str(tmp_path)}
+    with socket.create_server(("127.0.0.1", 0)) as source:
+        source.settimeout(60)
+        form = {
+            "do": "plan",
+            "key": "page-1",
+            "source_path": f"http://127.0.0.1:{source.getsockname()[1]}/from/",
+            "destination_path": f"file://{tmp_path}/to/",
+            "tree": "1",
+            "if_exists": "changed",
+            "verify": "auto",
+        }
+        with run_server(SERVE, **settings) as server:
+            base = f"http://127.0.0.1:{server.port}/ui"
+            with urlopen(f"{base}/new", urlencode(form).encode(), timeout=30) as page:
+                path = page.url.removeprefix(base)
+            first, _ = source.accept()
+            server.process.send_signal(signal.SIGKILL)
+        with closing(first), run_server(SERVE, **settings) as server:
+            second, _ = source.accept()
+            with closing(second), urlopen(f"http://127.0.0.1:{server.port}/ui{path}") as page:
+                assert "Planning" in page.read().decode()
