@@ -51,7 +51,7 @@ def apply_refresh(
     ledger: Ledger, engine: TransferEngine, migration: Migration, verb: str, fresh: Refresh
 ) -> Migration:
     """Apply `verb` to a migration, with fresh credentials. Raises as Ledger.act and `refresh_urls`;
-    nothing has changed then."""
+    nothing has changed then, but that a retry beyond a limit of a token keeps the fresh URLs."""
     if fresh.urls is not None:
         # This raises for a verb that the state does not allow, before a URL is replaced.
         state_after(MIGRATION, verb, migration.state)
