@@ -158,5 +158,13 @@ def difference(last: Values, found: Values) -> dict[str, Any]:
     return changed
 
 
+def silent_event(last: Values) -> str:
+    """Return the event of a stream that was silent for a while: the page is current, or the ledger
+    is still away."""
+    if "trouble" in last:
+        return f"event: set\ndata: {json.dumps(last)}\n\n"
+    return "event: beat\ndata: {}\n\n"
+
+
 _NOTHING: Final[Values] = {"texts": {}, "bars": {}, "points": [], "rows": []}
 """The members of a page that shows no values yet."""

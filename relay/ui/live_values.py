@@ -29,7 +29,7 @@ from relay.ledger.sample_values import Moving
 from relay.ledger.states import ENDED
 from relay.ledger.viewer import Viewer
 from relay.ui import words
-from relay.ui.feeds import Feed, Feeds, MigrationValues, SampleReader, Values
+from relay.ui.feeds import Feed, Feeds, MigrationValues, SampleReader, Values, silent_event
 from relay.ui.frame import PageFrame
 from relay.ui.migration_list import ROWS, list_update
 from relay.ui.migration_screen import migration_update
@@ -40,7 +40,7 @@ from relay.views.migrations import is_over
 LOOK_SECONDS: Final = 1.0
 SILENT_SECONDS: Final = 15.0
 """Seconds after which a silent stream says that it is there: the script of the page knows then that
-its values are current, and a write finds out if the client is gone."""
+its values are current, or still old, and a write finds out if the client is gone."""
 Groups = Mapping[Group, int]
 NOTHING_MOVES: Final = Moving()
 
@@ -100,7 +100,7 @@ def changes(
             yield f"event: set\ndata: {news}\n\n"
             sent = time.monotonic()
         elif time.monotonic() - sent > SILENT_SECONDS:
-            yield "event: beat\ndata: {}\n\n"
+            yield silent_event(last)
             sent = time.monotonic()
         if is_end:
             yield "event: end\ndata: {}\n\n"

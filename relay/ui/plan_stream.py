@@ -20,6 +20,7 @@ from relay.api.migration_routes import follow, has_hung_up, json_answer
 from relay.errors import LedgerFailed, PlanUnknown
 from relay.ledger.states import PlanState
 from relay.ui import words
+from relay.ui.feeds import silent_event
 from relay.ui.frame import PageFrame
 from relay.ui.live_values import LOOK_SECONDS, SILENT_SECONDS
 from relay.ui.plan_screen import plan_update
@@ -76,7 +77,7 @@ def _changes(
             yield f"event: set\ndata: {json.dumps(found)}\n\n"
             last, sent = found, time.monotonic()
         elif time.monotonic() - sent > SILENT_SECONDS:
-            yield "event: beat\ndata: {}\n\n"
+            yield silent_event(last)
             sent = time.monotonic()
         if found.get("shape", PlanState.PLANNING) != PlanState.PLANNING:
             yield "event: end\ndata: {}\n\n"

@@ -17,6 +17,8 @@ from relay.ledger.states import (
     ENDED,
     FAULTY,
     PRESENT,
+    UNLISTED,
+    ListingState,
     MigrationState,
     TransferState,
 )
@@ -42,6 +44,7 @@ class Pace:
 
 
 UNKNOWN_PACE: Final = Pace()
+_NOT_ALL_NAMED: Final = UNLISTED | {ListingState.FAILED}
 STALL_SECONDS: Final = 60.0
 """Seconds without a byte after which the page says so."""
 
@@ -143,15 +146,16 @@ def row_shape(migration: Migration) -> str:
 
 def note_of(migration: Migration) -> tuple[str, str]:
     """Return the second line of a migration in the list, and a store's own text behind it."""
-    error = migration.error
-    if error is not None and migration.state in (MigrationState.PAUSED, MigrationState.FAILED):
-        reason = words.needs_you(error)
-        note = f"Needs you: {reason}" if migration.needs_attention else reason
-        return note, str(error.get("detail", ""))
+    error = migration.error or {}
+    reason = words.needs_you(error) if error else ""
+    detail = str(error.get("detail", ""))
+    if reason and migration.state in (MigrationState.PAUSED, MigrationState.FAILED):
+        return f"Needs you: {reason}" if migration.needs_attention else reason, detail
     if migration.state in (MigrationState.PARTIAL, MigrationState.FAILED):
         tallies = {state: counted.objects for state, counted in migration.tally.items()}
         lost = words.outcome(tallies)
-        return f"{words.STATES[migration.state]}: {lost}" if lost else "", ""
+        note = f"{words.STATES[migration.state]}: {lost}" if lost else ""
+        return (f"{note}. {reason}", detail) if reason else (note, "")
     if migration.state in (MigrationState.PAUSED, MigrationState.CANCELLED):
         return words.pausing(migration.state, migration.under_way), ""
     return "", ""
@@ -207,8 +211,8 @@ def _value(migration: Migration, sizes: tuple[int, int], objects: tuple[int, int
         return 100
     done, total = sizes if sizes[1] else objects
     found = share(done, total) if total else 0
-    # Rounded or not: 100 means that nothing is left.
-    is_all = objects[0] >= objects[1]
+    # Rounded or not: 100 means that nothing is left, named by the listing or not.
+    is_all = objects[0] >= objects[1] and migration.listing not in _NOT_ALL_NAMED
     return found if is_all else min(found, 99)
 
 

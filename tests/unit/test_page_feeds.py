@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -12,7 +13,9 @@ import pytest
 from relay.errors import LedgerFailed
 from relay.ledger.rows import Migration
 from relay.ledger.sample_values import Moving
-from relay.ui.feeds import CHANGES, Feed, Feeds, Values, difference
+from relay.ui import live_values, plan_stream
+from relay.ui.feeds import CHANGES, Feed, Feeds, Values, difference, silent_event
+from relay.ui.live_values import LivePage
 
 NOTHING = Moving()
 
@@ -124,3 +127,27 @@ def test_trouble_is_said_once_and_its_end_too() -> None:
     assert difference(values, trouble) == trouble
     assert difference(trouble, {"trouble": "It still does not."}) == {}
     assert difference(trouble, values) == {"well": True, "texts": {"a": "1"}}
+
+
+def test_trouble_is_repeated_in_silence(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A beat would tell the page that its values are current."""
+    monkeypatch.setattr(live_values, "SILENT_SECONDS", -1.0)
+    monkeypatch.setattr(plan_stream, "SILENT_SECONDS", -1.0)
+    trouble = {"trouble": "away"}
+
+    def fail() -> Any:
+        raise LedgerFailed("away")
+
+    frame: Any = SimpleNamespace(
+        engine=SimpleNamespace(draining=False), ledger_away=lambda _: trouble["trouble"]
+    )
+    page = LivePage(latest=fail, ends=False, still_admitted=lambda: True)
+    streams = (
+        live_values.changes(frame, page, Feed(Counter()), lambda: False),
+        plan_stream._changes(frame, lambda: trouble, lambda: True, lambda: False),
+    )
+    for stream in streams:
+        next(stream)
+        events = [next(stream) for _ in range(3)]
+        assert events == [f"event: set\ndata: {json.dumps(trouble)}\n\n"] * 3
+    assert silent_event({"texts": {}}) == "event: beat\ndata: {}\n\n"

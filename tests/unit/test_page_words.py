@@ -104,6 +104,20 @@ def test_a_share_of_100_means_all() -> None:
     assert live_texts(empty).value == 99
 
 
+@pytest.mark.parametrize(
+    ("state", "listing"), [("partial", "failed"), ("cancelled", "due"), ("cancelled", "running")]
+)
+def test_a_tree_that_was_not_listed_is_never_all(state: str, listing: str) -> None:
+    """The listing broke off behind the objects that it had named, and they arrived."""
+    error = {"code": "store-unavailable", "side": "source", "detail": "after 2 of 9"}
+    tree = replace(TREE, state=state, listing=listing, error=error, tally={"verified": Count(2, 9)})
+    assert plain(live_texts(tree).texts["percent"]) == "99 %"
+    assert live_texts(replace(tree, listing="done")).value == 100
+    if state == "partial":
+        reason = words.needs_you(error)
+        assert note_of(tree) == (f"Partial: 2 verified. {reason}", "after 2 of 9")
+
+
 def test_the_texts_of_a_running_migration() -> None:
     left = TimeLeft(11_400, 10_200, 13_230)
     pace = Pace(bytes_per_second=1.84e8, objects_per_second=210, left=left)

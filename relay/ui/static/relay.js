@@ -113,7 +113,7 @@
   function apply(news) {
     heardAt = Date.now();
     fresh();
-    if (news.trouble) { say(news.trouble); return; }
+    if (news.trouble) { age(news.trouble); return; }
     for (const [name, text] of Object.entries(news.texts || {})) {
       for (const place of document.querySelectorAll(`[data-live="${CSS.escape(name)}"]`)) {
         if (place.textContent !== text) place.textContent = text;
@@ -137,6 +137,7 @@
     }
   }
   function say(text) { connection.textContent = text; connection.hidden = !text; }
+  function age(text) { stale = true; body.classList.add('stale'); say(text); }
   function fresh() {
     lost = false;
     if (stale) { stale = false; body.classList.remove('stale'); }
@@ -181,9 +182,7 @@
     setInterval(() => {
       const ago = Math.round((Date.now() - heardAt) / 1000);
       if (ended || document.hidden || (!lost && ago < 25) || ago < 2) return;
-      stale = true;
-      body.classList.add('stale');
-      say(body.dataset.lost.replace('{ago}', `${ago} s`).replace('{at}', clock(new Date(heardAt))));
+      age(body.dataset.lost.replace('{ago}', `${ago} s`).replace('{at}', clock(new Date(heardAt))));
     }, 1000);
     document.addEventListener('visibilitychange', () => {
       if (document.hidden) { hiddenAt = Date.now(); setTimeout(() => { if (document.hidden && Date.now() - hiddenAt >= 30000) close(); }, 30100); }
