@@ -153,6 +153,17 @@ def test_a_share_of_the_limits_is_reported_with_its_use(
     assert (code, "succeeded" in out) == (0, True), err
 
 
+def test_a_paused_submission_starts_with_a_resume(
+    server: Server, folders: Path, run_anywhere: Run
+) -> None:
+    assert submit_tree(server, folders, "--paused")[0] == 0
+    shown = json.loads(run_anywhere("status", "1", "--json")[1])
+    assert (shown["state"], shown["listing"], shown["objects"]) == ("paused", "due", {})
+    assert " running " in run_anywhere("resume", "1")[1]
+    assert run_anywhere("watch", "1", "--quiet")[0] == 0
+    assert len(list((folders / "to").rglob("object *"))) == COUNT
+
+
 def test_a_retry_of_one_reason_and_an_acknowledgement(
     server: Server, folders: Path, run_anywhere: Run
 ) -> None:
