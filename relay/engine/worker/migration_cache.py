@@ -29,6 +29,7 @@ from relay.errors import (
 from relay.ledger.acceptance import WITHDRAWN
 from relay.ledger.ledger import Ledger
 from relay.ledger.rows import Claim, ListingClaim, Settlement
+from relay.ledger.states import STOPPED
 from relay.location import Location
 from relay.throttle import Throttle
 from relay.wire.watchdog import Watchdog
@@ -207,8 +208,11 @@ class MigrationCache:
         return error is not None and error["side"] == side and error["code"] in WITHDRAWN
 
     def has_waited(self, claim: Claim) -> bool:
-        """Return whether a migration was paused for credentials of its source before. Raises
-        LedgerFailed."""
+        """Return whether a migration was paused for credentials of its source before, and resumed.
+        Raises LedgerFailed."""
+        # Transfers that were claimed before a pause are refused after it.
+        if self._ledger.migration(claim.migration_id).state in STOPPED:
+            return False
         error = self._ledger.last_pause_error(claim.migration_id)
         return error is not None and error["side"] == "source" and error["code"] in WITHDRAWN
 
