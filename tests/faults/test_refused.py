@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import gevent
@@ -18,11 +19,12 @@ from relay.config import Settings
 from relay.engine.migration_request import Endpoint, MigrationRequest
 from relay.engine.plan import IfExists
 from relay.engine.transfer_engine import TransferEngine
-from relay.engine.worker.refusals import PATIENCE
+from relay.engine.worker.migration_cache import MigrationCache
+from relay.engine.worker.refusals import PATIENCE, RefusalJudge, Verdict
 from relay.engine.worker.worker import Worker
-from relay.errors import LedgerRefused
+from relay.errors import LedgerRefused, Unauthenticated
 from relay.ledger.ledger import Ledger
-from relay.ledger.rows import SERVER
+from relay.ledger.rows import SERVER, ListedObject
 from relay.ledger.schema import migrations
 from relay.stores.local import LocalStore
 from tests.faults.scripted_http import Shelf, empty_answer
@@ -231,19 +233,35 @@ def test_a_full_store_fails_no_object_beside_free_ones(
 
 
 def test_a_list_with_many_denied_objects_ends(ledger: Ledger, tmp_path: Path, web: Web) -> None:
-    """A resume resets the count, twice at most: a later denial is final."""
+    """A resume resets the count, as long as others arrive: a later denial is final."""
     web.refused = lambda path, _: path.startswith("/private")
     runner = runner_of(tmp_path)
     private = range(2 * PATIENCE)
     id = ledger.create(list_request(tmp_path, web, private).spec(runner.remotes))[0].id
     assert "failed" not in run_worker(ledger, runner, id)
     assert ledger.migration(id).state == "paused"
-    ledger.act(id, "resume")
-    found = run_worker(ledger, runner, id)
-    if ledger.migration(id).state == "paused":
-        ledger.act(id, "resume")
-        found = run_worker(ledger, runner, id)
+    for _ in range(3):
+        if ledger.migration(id).state == "paused":
+            ledger.act(id, "resume")
+            found = run_worker(ledger, runner, id)
     assert found == {"failed": len(private), "verified": COUNT - len(private)}
+
+
+def test_a_denial_after_a_pause_is_not_final(ledger: Ledger, tmp_path: Path, web: Web) -> None:
+    """Transfers that were claimed before the pause go on, and are denied after it."""
+    runner = runner_of(tmp_path)
+    id = ledger.create(list_request(tmp_path, web, range(1)).spec(runner.remotes))[0].id
+    jobs, denied = MigrationCache(ledger, runner), Unauthenticated("no", side="source")
+    listing = ledger.claim_listing(id)
+    assert listing is not None
+    page = [ListedObject(f"{n}", size=4, url=web.url(f"/{n}")) for n in range(3 * PATIENCE)]
+    ledger.add_page(listing, page, "last")
+    claims = ledger.claim(len(page))
+    judge = RefusalJudge(jobs, monotonic, {})
+    verdicts = [judge.judge(claim, denied)[0] for claim in claims[:PATIENCE]]
+    assert verdicts[-1] is Verdict.ALL
+    jobs.pause(claims[PATIENCE - 1], denied)
+    assert Verdict.OWN not in [judge.judge(claim, denied)[0] for claim in claims[PATIENCE:]]
 
 
 def test_a_migration_that_is_denied_everything_waits(

@@ -41,6 +41,9 @@ class Door:
             lambda refused: self.busy or bool(self.running - {*refused}),
         )
 
+    def seconds_to_wait(self, id: int) -> float:
+        return self.refusals.seconds_to_wait(claim(id), lambda _: self.busy)
+
     def let_in(
         self,
         began: float | None = None,
@@ -129,14 +132,28 @@ def test_a_refusal_waits_for_a_transfer_that_runs(door: Door) -> None:
 
 
 def test_the_delay_of_a_refused_object_grows(door: Door) -> None:
+    """A store may refuse it after its last byte, while a large one moves for hours."""
+    door.busy, tries, claims = True, 0, 0
+    until = door.now + 10 * 3600
+    while door.now < until:
+        wait, claims = door.seconds_to_wait(1), claims + 1
+        assert wait <= MAX_AGAIN_SECONDS
+        if not wait:
+            door.refuse(1)
+            wait, tries = 1, tries + 1
+        door.now += wait
+    assert 10 < tries < 20
+    assert claims < 1500
+
+
+def test_a_decided_case_is_retried_at_once(door: Door) -> None:
     door.busy = True
-    waits = []
-    for _ in range(9):
+    for _ in range(5):
         door.refuse(1)
-        waits.append(door.refusals.seconds_to_wait(claim(1), "destination"))
-        door.now += waits[-1]
-    assert waits == sorted(waits)
-    assert (waits[0], waits[-1]) == (1, MAX_AGAIN_SECONDS)
+    assert door.seconds_to_wait(1) > 1
+    assert door.seconds_to_wait(2) == 0
+    door.let_in()
+    assert door.seconds_to_wait(1) == 0
 
 
 @pytest.mark.parametrize("need", NEEDS)

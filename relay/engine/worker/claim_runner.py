@@ -76,6 +76,9 @@ class ClaimRunner:
     def _run(self, claim: Claim, registration: int) -> Settlement:
         if self.over.is_set() or self.active.is_at_limit(claim.migration_id):
             return hand_back_unrun(claim)
+        wait = self.judge.seconds_to_wait(claim)
+        if wait:
+            return hand_back_unrun(claim, wait=wait)
         self._await_end_of_help(claim)
         transfer: Transfer | None = None
         active: ActiveTransfer | None = None

@@ -13,7 +13,7 @@ from relay.engine.outcome import Outcome
 from relay.engine.transfer.transfer import Transfer
 from relay.engine.tree_listing import error_members
 from relay.engine.worker.migration_cache import MigrationCache
-from relay.engine.worker.refusals import RefusalJudge, Verdict
+from relay.engine.worker.refusals import AGAIN_SECONDS, RefusalJudge, Verdict
 from relay.errors import KeyCollision, LeaseLost, LedgerFailed, RelayError
 from relay.ledger.ledger import Ledger
 from relay.ledger.rows import Claim, Settlement
@@ -51,8 +51,8 @@ class FailurePolicy:
             return hand_back(claim, transfer, error)
         verdict, error = self._judge.judge(claim, error)
         if verdict is Verdict.LATER:
-            wait = self._judge.seconds_to_wait(claim, error)
-            return hand_back(claim, transfer, error, wait=wait)
+            wait = self._judge.seconds_to_wait(claim)
+            return hand_back(claim, transfer, error, wait=max(wait, AGAIN_SECONDS))
         if verdict is Verdict.ALL:
             # Every other object would fail the same way, so the migration waits for new credentials
             # or for free space.

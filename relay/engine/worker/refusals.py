@@ -40,7 +40,7 @@ PATIENCE: Final = 8
 AGAIN_SECONDS: Final = 1.0
 """Delay before a refused object is retried for the first time. It doubles with each retry."""
 MAX_AGAIN_SECONDS: Final = 30.0
-"""Maximum delay before a refused object is retried, since it may be sent again each time."""
+"""Maximum delay before a refused object is claimed again, since its case may be decided by then."""
 KEPT: Final = 192
 """Maximum number of recorded successes."""
 
@@ -68,7 +68,8 @@ class RefusalHistory:
 
     clock: Callable[[], float]
     _good: dict[Key, float] = field(default_factory=dict)
-    _waiting: dict[Key, dict[int, float]] = field(default_factory=dict)
+    _waiting: dict[Key, dict[int, tuple[float, float]]] = field(default_factory=dict)
+    """The first and the last refusal of each object."""
 
     def note_success(self, claim: Claim, began: float, given: Collection[Need]) -> None:
         """Record that a transfer that `began` at a time of `clock` has succeeded, and that the
@@ -87,11 +88,17 @@ class RefusalHistory:
         claim."""
         return (claim.migration_id, claim.renewed, need) in self._good
 
-    def seconds_to_wait(self, claim: Claim, need: Need) -> float:
-        """Return the delay before a refused claim is retried: as long as it was refused so far."""
-        now, key = self.clock(), (claim.migration_id, claim.renewed, need)
-        first = self._waiting.get(key, {}).get(claim.id, now)
-        return min(max(now - first, AGAIN_SECONDS), MAX_AGAIN_SECONDS)
+    def seconds_to_wait(self, claim: Claim, is_busy: Callable[[Collection[int]], bool]) -> float:
+        """Return the delay before a claim is run, 0 unless it was refused. It doubles with each
+        refusal, as long as `is_busy`: a store may refuse an object after its last byte."""
+        for need in NEEDS:
+            key = (claim.migration_id, claim.renewed, need)
+            first, last = self._waiting.get(key, {}).get(claim.id, (-inf, -inf))
+            refused = self._refused_claims(key)
+            if claim.id in refused and is_busy(refused):
+                due = last + max(last - first, AGAIN_SECONDS)
+                return min(max(due - self.clock(), 0.0), MAX_AGAIN_SECONDS)
+        return 0.0
 
     def judge(
         self, claim: Claim, need: Need, is_busy: Callable[[Collection[int]], bool]
@@ -100,18 +107,24 @@ class RefusalHistory:
         that are not in a given collection of claims."""
         key, now = (claim.migration_id, claim.renewed, need), self.clock()
         waiting = self._waiting.setdefault(key, {})
-        first, good = waiting.setdefault(claim.id, now), self._good.get(key, -inf)
+        first, _ = waiting.get(claim.id, (now, now))
+        waiting[claim.id] = (first, now)
         # A transfer that began after this object's first refusal has succeeded.
-        if good > first:
+        if self._good.get(key, -inf) > first:
             self._forget_refusal(key, claim)
             return Verdict.OWN
-        refused = {id for id, since in waiting.items() if since > good}
+        refused = self._refused_claims(key)
         # Below PATIENCE the first refusal of an object (`first == now`) decides nothing: others may
         # succeed while it waits for its retry.
         if len(refused) < PATIENCE and (first == now or is_busy(refused)):
             return Verdict.LATER
         del self._waiting[key]
         return Verdict.ALL
+
+    def _refused_claims(self, key: Key) -> set[int]:
+        """Return the claims that were refused since the last transfer that succeeded began."""
+        good = self._good.get(key, -inf)
+        return {id for id, (first, _) in self._waiting.get(key, {}).items() if first > good}
 
     def _forget_refusal(self, key: Key, claim: Claim) -> None:
         """Forget the earlier refusals of an object whose case is decided."""
@@ -154,9 +167,9 @@ class RefusalJudge:
                 given.append("space")
         self._refusals.note_success(active.claim, active.began, given)
 
-    def seconds_to_wait(self, claim: Claim, error: RelayError) -> float:
-        """Return the delay before a claim is retried whose verdict is LATER."""
-        return self._refusals.seconds_to_wait(claim, _need_of(error))
+    def seconds_to_wait(self, claim: Claim) -> float:
+        """Return the delay before a claim is run, 0 unless it was refused while others run."""
+        return self._refusals.seconds_to_wait(claim, lambda refused: self._is_busy(claim, refused))
 
     def judge(self, claim: Claim, error: RelayError) -> tuple[Verdict, RelayError]:
         """Return what an error concerns, and the error to report: a denial (403) of all objects is
