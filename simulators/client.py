@@ -79,7 +79,11 @@ def talk(
     After one whole answer that keeps the connection the silence is short, unless `patient`.
     Raises OSError when it cannot connect, ssl.SSLError when the handshake fails.
     """
-    with socket.create_connection(("127.0.0.1", port), 10.0) as plain:
+    try:
+        plain = socket.create_connection(("127.0.0.1", port), 10.0)
+    except ConnectionResetError:  # accepted, and reset before `connect` had returned
+        return Reply(b"", "reset")
+    with plain:
         if tls is None:
             return _talk(plain, request, quiet_seconds, limit_bytes, patient)
         # An end without close_notify raises SSLEOFError then, which is reported as `ragged`.
