@@ -129,12 +129,13 @@ class Guard:
             return True
 
     def _credential_in(self, environ: Mapping[str, Any]) -> tuple[Credential, str]:
-        """Return what shows who sent a request: a token, else a cookie."""
+        """Return what shows who sent a request: a token, else a cookie. The field of another
+        scheme, such as Basic, is that of a proxy before the page, which passes it on."""
         token = bearer_token(environ)
-        if token is not None:
-            return Credential.BEARER, token
         cookie = self._sessions.cookie_in(environ) if self._sessions else None
-        return (Credential.NONE, "") if cookie is None else (Credential.COOKIE, cookie)
+        if cookie is not None and not _names_bearer(environ):
+            return Credential.COOKIE, cookie
+        return (Credential.NONE, "") if token is None else (Credential.BEARER, token)
 
     def _authenticate(self, credential: Credential, value: str) -> Admission | None:
         if credential is Credential.BEARER and value:
@@ -158,6 +159,12 @@ def bearer_token(environ: Mapping[str, Any]) -> str | None:
     header = environ.get("HTTP_AUTHORIZATION")
     given = None if header is None else _BEARER.fullmatch(header)
     return given[1] if given else (None if header is None else "")
+
+
+def _names_bearer(environ: Mapping[str, Any]) -> bool:
+    """Return whether a request has a token, or a field that was to be one."""
+    scheme = str(environ.get("HTTP_AUTHORIZATION", "")).lstrip().partition(" ")[0]
+    return scheme.lower() == "bearer"
 
 
 def check_csrf(environ: Mapping[str, Any], session: Session | None, field: str) -> None:

@@ -150,6 +150,7 @@ SENDERS = {
 CREDENTIALS = (
     *("nothing", "unknown token", "read token", "submit token", "admin token"),
     *("session", "session without csrf", "session with a wrong csrf", "forged session"),
+    "session behind a password",
 )
 SCOPES = {"read": 1, "submit": 2, "admin": 3}
 STRENGTH = {"read token": 1, "submit token": 2, "admin token": 3}
@@ -242,9 +243,11 @@ def headers_for(credential: str, ledger: Ledger, app: Flask) -> dict[str, str]:
     cookie = session.cookie if credential != "forged session" else f"{session.cookie[:-1]}~"
     csrf = {
         "session": {"X-Relay-CSRF": session.csrf},
+        "session behind a password": {"X-Relay-CSRF": session.csrf},
         "session with a wrong csrf": {"X-Relay-CSRF": f"{session.csrf}x"},
     }.get(credential, {})
-    return {"Cookie": f"{sessions.cookie_name}={cookie}; other=1", **csrf}
+    basic = {"Authorization": "Basic dXNlcjpwYXNz"} if credential.endswith("password") else {}
+    return {"Cookie": f"{sessions.cookie_name}={cookie}; other=1", **csrf, **basic}
 
 
 def mistakes(
