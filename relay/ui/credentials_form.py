@@ -38,7 +38,8 @@ def renew_credentials(frame: PageFrame, id: str) -> Response:
     is_paused = migration.state == MigrationState.PAUSED
     verb = MigrationVerb.RESUME if is_paused else MigrationVerb.RETRY
     try:
-        members = {side: _end(fields, side, migration) for side in SIDES}
+        stored = work.ledger.secret(migration.id) or {}
+        members = {side: _end(fields, side, migration, stored.get(side, {})) for side in SIDES}
         fresh = parse_fresh(members, migration, frame.engine.remotes)
         apply_refresh(work.ledger, frame.engine, migration, verb, fresh)
     except RelayError as error:
@@ -49,11 +50,24 @@ def renew_credentials(frame: PageFrame, id: str) -> Response:
     return redirect(f"migrations/{migration.name}")
 
 
-def _end(fields: Mapping[str, str], side: str, migration: Migration) -> dict[str, Any]:
-    """Return one end as the API takes it. Raises InvalidHeader."""
-    given, known = fields.get(f"{side}_url", ""), getattr(migration, side)
+def _end(
+    fields: Mapping[str, str], side: str, migration: Migration, stored: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return one end as the API takes it; what the form leaves as it is, is as `stored`. Raises
+    InvalidHeader."""
+    known = getattr(migration, side)
+    given = fields.get(f"{side}_url", "")
     # The path of a remote may end with a space.
     url = given if given == known else given.strip() or known
+    headers = _headers(fields, side)
+    if url == known and stored:
+        # The page shows it without its signature.
+        url, headers = stored["text"], headers or dict(stored["headers"])
+    method = {"method": stored["method"]} if stored.get("method") else {}
+    return {"url": url, "headers": headers, **method}
+
+
+def _headers(fields: Mapping[str, str], side: str) -> dict[str, str]:
     headers: dict[str, str] = {}
     for line in fields.get(f"{side}_headers", "").splitlines():
         name, colon, value = line.partition(":")
@@ -66,7 +80,7 @@ def _end(fields: Mapping[str, str], side: str, migration: Migration) -> dict[str
                 hint="Write one header a line.",
             )
         headers[name.strip()] = value.strip()
-    return {"url": url, "headers": headers}
+    return headers
 
 
 def _page(

@@ -15,7 +15,14 @@ from typing import Final
 
 from flask import Response
 
-from relay.errors import ConfigError, InvalidType, RelayError, TokenExists, TokenUnknown
+from relay.errors import (
+    ConfigError,
+    IllegalTransition,
+    InvalidType,
+    RelayError,
+    TokenExists,
+    TokenUnknown,
+)
 from relay.ledger.token_values import Scope, TokenLimits
 from relay.ledger.tokens import Token
 from relay.ledger.viewer import DEFAULT_TENANT
@@ -29,6 +36,8 @@ DAY_SECONDS: Final = 86400.0
 OVERLAP_SECONDS: Final = DAY_SECONDS
 """How long a replaced value stays valid."""
 FIELDS: Final = ("name", "tenant", "scope", "days", "local")
+SINCE: Final = "since"
+"""The field of a form for another value: of which value the form was made."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +45,7 @@ class TokenRow:
     """One token as the page shows it."""
 
     token: Token
+    since: str
     state: str
     limits: str
 
@@ -63,11 +73,19 @@ def create_token(frame: PageFrame) -> Response:
 
 
 def rotate_token(frame: PageFrame, token: str) -> Response:
-    """Give a token another value, and show it; the present one stays valid for a day. Raises
-    TokenUnknown."""
-    read_form(frame.engine.settings, ())
+    """Give a token another value, and show it; the present one stays valid for a day. A form that
+    is sent twice, as by a reload of the answer, does so once. Raises TokenUnknown."""
+    fields = read_form(frame.engine.settings, (SINCE,))
+    found = next((one for one in frame.ledger.list_tokens() if one.id == token), None)
+    if found is not None and fields.get(SINCE, "") != rotated_at(found):
+        return _page(frame, error=IllegalTransition(words.ROTATED_SINCE, hint=words.ROTATE_AGAIN))
     made, value = frame.ledger.rotate_token(token, OVERLAP_SECONDS)
     return _page(frame, made=made, value=value)
+
+
+def rotated_at(token: Token) -> str:
+    """Return a text that changes whenever a token gets another value. A page may show it."""
+    return "" if token.previous_until is None else repr(token.previous_until)
 
 
 def revoke_page(frame: PageFrame, token: str) -> Response:
@@ -107,7 +125,7 @@ def _page(
 ) -> Response:
     now = time.time()
     rows = [
-        TokenRow(token=one, state=_state(one, now), limits=_limits(one))
+        TokenRow(token=one, since=rotated_at(one), state=_state(one, now), limits=_limits(one))
         for one in frame.ledger.list_tokens()
     ]
     return frame.page(

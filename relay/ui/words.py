@@ -33,7 +33,14 @@ SIGN_IN: Final = "Paste a relay token. Your browser gets a session for 12 hours.
 COPY_NOW: Final = "Copy it now: relay keeps only its hash."
 NO_TOKEN_YET: Final = "No tokens yet."
 FIRST_TOKEN: Final = "As soon as there is a token, every request needs one, and so does this page."
-ROTATED: Final = "A value that is replaced stays valid for 24 hours."
+ROTATED: Final = (
+    "A value that is replaced stays valid for 24 hours, or until the next one is replaced as well."
+)
+ROTATED_SINCE: Final = "the token has got another value since this page was made"
+ROTATE_AGAIN: Final = (
+    "If that value is lost, press New value once more: the one before it, which your programs may"
+    " still use, ends then."
+)
 SCOPES: Final[Mapping[str, str]] = {
     Scope.READ: "read: look",
     Scope.SUBMIT: "submit: also start and steer",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import re
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -25,7 +26,9 @@ from relay.engine.worker.worker import Worker
 from relay.errors import LedgerBusy, Unauthorized
 from relay.ledger.ledger import Ledger
 from relay.ledger.rows import SERVER, ListedObject, Spec
+from relay.ledger.token_format import hash_of
 from relay.ledger.token_values import Scope, TokenLimits
+from relay.ledger.viewer import Viewer
 from relay.stores.kinds import Remote
 from relay.ui.assets import FOLDER, assets
 from relay.ui.remote_pages import _endpoint
@@ -158,6 +161,58 @@ def values_in(text: str) -> dict[str, str]:
     """Return the values of the fields of a page's forms."""
     found = re.findall(r'<(?:input|textarea)\b[^>]*? name="(\w+)" value="([^"]*)"', text)
     return {name: html.unescape(value) for name, value in found}
+
+
+def test_fresh_credentials_leave_the_other_end(page_app: Flask) -> None:
+    """With its headers, its signature and its method."""
+    client, far = page_app.test_client(), "http://127.0.0.1/b?sig=planted-b"
+    order = {
+        "source": {
+            "url": "http://127.0.0.1/a?sig=planted-a",
+            "headers": {"Authorization": "Bearer a"},
+        },
+        "destination": {"url": far, "headers": {"Authorization": "Bearer b"}, "method": "POST"},
+        "paused": True,
+    }
+    assert client.post("/migrate", json=order).status_code == 202
+    path = "/ui/migrations/2/credentials"
+    form = values_in(client.get(path).text)
+    assert "planted" not in str(form)
+    fresh = [
+        (
+            {"source_headers": "Authorization: c"},
+            ("http://127.0.0.1/a?sig=planted-a", [["Authorization", "c"]]),
+        ),
+        ({"source_url": "http://127.0.0.1/a?sig=c"}, ("http://127.0.0.1/a?sig=c", [])),
+    ]
+    with closing(Ledger.connect(page_app.config["ledger"], SERVER)) as ledger:
+        migration = ledger.migrations_by_name(["2"], Viewer(sees_all=True))[0].id
+        for fields, wanted in fresh:
+            answer = client.post(path, data=form | fields)
+            assert answer.status_code == 303, answer.text
+            secret = ledger.secret(migration) or {}
+            assert (secret["source"]["text"], secret["source"]["headers"]) == wanted
+            kept = {"text": far, "headers": [["Authorization", "Bearer b"]], "method": "POST"}
+            assert secret["destination"] == kept
+            client.post("/ui/migrations/2/pause")
+
+
+def test_a_value_is_replaced_once_by_one_form(page_app: Flask) -> None:
+    """A reload of the answer would end the value that programs use."""
+    with closing(Ledger.connect(page_app.config["ledger"], SERVER)) as ledger:
+        made, value = ledger.create_token(
+            "x", tenant="default", scope=Scope.ADMIN, limits=TokenLimits()
+        )
+        sent, client = {"Authorization": f"Bearer {value}"}, page_app.test_client()
+        path = f"/ui/tokens/{made.id}/rotate"
+        form = {"since": values_in(client.get("/ui/tokens", headers=sent).text)["since"]}
+        answers = [client.post(path, data=form, headers=sent) for _ in range(2)]
+        assert [answer.status_code for answer in answers] == [200, 409]
+        assert 'id="value"' in answers[0].text and 'id="value"' not in answers[1].text
+        (found,) = ledger.list_tokens()
+        assert found.hashes(time.time())[1:] == (hash_of(value),)
+        form = {"since": values_in(answers[1].text)["since"]}
+        assert client.post(path, data=form, headers=sent).status_code == 200
 
 
 @pytest.mark.parametrize(
