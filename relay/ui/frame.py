@@ -97,8 +97,17 @@ class PageFrame:
         """Why the ledger of this process does not answer now, or None."""
         return self.works().worker.trouble if self.has_works else None
 
-    def page(self, template: str, *, here: str, status: int = 200, **values: Any) -> Response:
-        """Return a page; `here` is its entry in the navigation."""
+    def page(
+        self,
+        template: str,
+        *,
+        here: str,
+        status: int = 200,
+        is_bad: bool = False,
+        **values: Any,
+    ) -> Response:
+        """Return a page; `here` is its entry in the navigation, and `is_bad` whether it shows what
+        needs a look itself."""
         # A request that was refused has no caller yet.
         caller = g.get("caller", ANONYMOUS)
         session: Session | None = g.get("session")
@@ -116,7 +125,7 @@ class PageFrame:
             banner=words.NO_TOKENS if caller is LOCAL else "",
             draining=self.engine.draining,
             trouble=trouble,
-            is_bad=trouble is not None or self.engine.draining,
+            is_bad=is_bad or trouble is not None or self.engine.draining or not self.has_works,
             has_session=session is not None,
             csrf=session.csrf if session is not None else "",
             **values,

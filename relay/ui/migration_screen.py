@@ -25,7 +25,7 @@ from relay.ui.frame import PageFrame
 from relay.ui.moving_rows import chart_points, moving_rows, moving_title
 from relay.ui.queries import link_query, number_in_query
 from relay.ui.rendering import redirect
-from relay.ui.summaries import can_acknowledge, live_texts, proofs, state_texts
+from relay.ui.summaries import can_acknowledge, count_retried, live_texts, proofs, state_texts
 from relay.views.problems import problem
 
 _REASON: Final = re.compile(r"[A-Za-z0-9_:-]{1,128}")
@@ -58,6 +58,7 @@ def migration_page(frame: PageFrame, id: str, error: RelayError | None = None) -
         can_acknowledge=can_acknowledge(migration),
         may_retry_reason=_may_retry_reason(migration),
         failed=failed,
+        retried=count_retried(migration),
         reasons=frame.ledger.reasons(migration.id) if failed else (),
         proofs=proofs(migration),
         limits=_limits(migration),

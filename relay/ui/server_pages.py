@@ -92,11 +92,13 @@ def health_page(frame: PageFrame) -> Response:
     """Return the state of this server process and of its ledger."""
     ledger, found = _ledger_facts(frame)
     error = found or frame.trouble
+    process = _process_facts(frame)
     return frame.page(
         "health.html",
         here="health",
+        is_bad=any(needs_look for _, _, needs_look in (*process, *ledger)),
         problem=None if error is None else problem(error),
-        groups=(("This process", _process_facts(frame)), ("Ledger", ledger)),
+        groups=(("This process", process), ("Ledger", ledger)),
     )
 
 

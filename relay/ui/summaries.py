@@ -17,10 +17,12 @@ from relay.ledger.states import (
     ENDED,
     FAULTY,
     PRESENT,
+    TRANSFER,
     UNLISTED,
     ListingState,
     MigrationState,
     TransferState,
+    TransferVerb,
 )
 from relay.ui import words
 from relay.ui.figures import count, duration, per_second, percent, rate, share, size, sizes
@@ -75,7 +77,8 @@ class MigrationRow:
     migration: Migration
     live: Live
     buttons: tuple[str, ...] = ()
-    failed: int = 0
+    retried: int = 0
+    """What `count_retried` returns."""
     can_acknowledge: bool = False
     note: str = ""
     detail: str = ""
@@ -115,17 +118,23 @@ def state_texts(migration: Migration) -> dict[str, str]:
 
 def row_of(migration: Migration, pace: Pace = UNKNOWN_PACE) -> MigrationRow:
     """Return a migration as a row of the list."""
-    failed = migration.count_in(TransferState.FAILED).objects
     note, detail = note_of(migration)
     return MigrationRow(
         migration=migration,
         live=live_texts(migration, pace),
         buttons=(words.OFFERED[migration.state][:1]),
-        failed=failed,
+        retried=count_retried(migration),
         can_acknowledge=can_acknowledge(migration),
         note=note,
         detail=detail,
     )
+
+
+def count_retried(migration: Migration) -> int:
+    """Return the number of objects that a retry queues again; 0 if it lists others first."""
+    if migration.listing in _NOT_ALL_NAMED:
+        return 0
+    return migration.count_in(*TRANSFER[TransferVerb.RETRY].origins).objects
 
 
 def can_acknowledge(migration: Migration) -> bool:

@@ -394,7 +394,9 @@ def test_a_page_without_a_ledger_says_so() -> None:
     client = create_app(TransferEngine(Settings())).test_client()
     answer = client.get("/ui/")
     assert answer.status_code == 503 and "this server has no ledger" in answer.text
-    assert client.get("/ui/health").status_code == 200
+    health = client.get("/ui/health")
+    assert health.status_code == 200 and "this server has no ledger" in health.text
+    assert "Something needs a look" in health.text and "The ledger answers" not in health.text
 
 
 def test_a_bug_is_a_page(client: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:

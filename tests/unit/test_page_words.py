@@ -18,7 +18,15 @@ from relay.ui.figures import duration, percent, rate, short_duration, size, size
 from relay.ui.moving_rows import _row, chart_points, moving_rows, moving_title, with_rates
 from relay.ui.paces import Paces
 from relay.ui.printable import bdi_of, visible
-from relay.ui.summaries import LEVELS, Pace, can_acknowledge, live_texts, note_of, row_shape
+from relay.ui.summaries import (
+    LEVELS,
+    Pace,
+    can_acknowledge,
+    live_texts,
+    note_of,
+    row_of,
+    row_shape,
+)
 from relay.views.time_left import WINDOW_SECONDS, TimeLeft
 
 TREE = Migration(
@@ -116,6 +124,18 @@ def test_a_tree_that_was_not_listed_is_never_all(state: str, listing: str) -> No
     if state == "partial":
         reason = words.needs_you(error)
         assert note_of(tree) == (f"Partial: 2 verified. {reason}", "after 2 of 9")
+
+
+def test_a_button_counts_what_it_queues() -> None:
+    tally = {
+        "verified": Count(9),
+        "failed": Count(3),
+        "cancelled": Count(4),
+        "unverified": Count(5),
+    }
+    tree = replace(TREE, state="cancelled", tally=tally)
+    assert row_of(tree).retried == 12
+    assert row_of(replace(tree, listing="running")).retried == 0
 
 
 def test_the_texts_of_a_running_migration() -> None:
