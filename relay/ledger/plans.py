@@ -34,6 +34,9 @@ KEPT: Final = 200
 are being made."""
 UNMADE: Final = 20
 """Maximum number of a tenant's plans that are being made, or wait for that."""
+MADE: Final = 3
+"""Maximum number of a tenant's plans that are made at a time: fewer than one process makes, so that
+a store that answers slowly does not keep the plans of other tenants waiting."""
 LOST: Final = 3
 """Number of workers that may be lost with a plan. It fails then: it may be what ends them."""
 MEASURED: Final = 5
@@ -179,13 +182,16 @@ def is_unmade(connection: Connection, runner: str) -> bool:
 
 
 def claim(connection: Connection, worker: str, runner: str) -> PlanClaim | None:
-    """Claim the oldest plan that waits for a worker, or whose worker was lost; None without one,
-    and for a worker that is not registered."""
+    """Claim the oldest plan that waits for a worker, or whose worker was lost, of a tenant with
+    fewer than MADE others; None without one, and for a worker that is not registered."""
     registered = select(runners.c.id)
     if connection.execute(registered.where(runners.c.id == worker)).first() is None:
         return None
     free = or_(plans.c.owner.is_(None), plans.c.owner.not_in(registered))
-    query = select(plans).where(_unmade(runner), free).order_by(plans.c.number)
+    held = select(plans.c.tenant).where(_unmade(runner), plans.c.owner.in_(registered))
+    full = held.group_by(plans.c.tenant).having(func.count() >= MADE)
+    due = free & plans.c.tenant.not_in(full)
+    query = select(plans).where(_unmade(runner), due).order_by(plans.c.number)
     for row in connection.execute(query.limit(KEPT)).all():
         lapses = row.lapses + (row.owner is not None)
         stored = secret(connection, row.id)

@@ -81,6 +81,21 @@ def test_one_worker_makes_a_plan(ledger: Ledger, open_ledger: Opened) -> None:
     assert not ledger.plans.note(claim, {}) and not ledger.plans.end(claim, {})
 
 
+def test_no_tenant_keeps_the_others_waiting(ledger: Ledger, open_ledger: Opened) -> None:
+    ours = [plan(ledger) for _ in range(plans.MADE + 1)]
+    theirs = plan(ledger, tenant="other")
+    other = open_ledger()
+    claims = [one.plans.claim() for one in (ledger, other) * 2]
+    assert [claim and claim.plan.id for claim in claims] == [
+        *(one.id for one in ours[: plans.MADE]),
+        theirs.id,
+    ]
+    assert ledger.plans.claim() is None
+    other.leave()  # two of the claims are free, in their order
+    again = [ledger.plans.claim() for _ in range(2)]
+    assert [claim and claim.plan.id for claim in again] == [ours[1].id, theirs.id]
+
+
 def test_a_lost_worker_is_replaced(ledger: Ledger, open_ledger: Opened) -> None:
     """The next one has a higher fence; after LOST of them the plan fails."""
     made, claim = plan(ledger), ledger.plans.claim()
