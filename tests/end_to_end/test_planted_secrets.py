@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import re
 import socket
-import sqlite3
 import subprocess
 import sys
 import threading
@@ -27,10 +26,12 @@ from urllib.parse import urlencode
 import psutil
 import pytest
 import requests
+from sqlalchemy import create_engine, inspect
 
 from tests.end_to_end.terminal import ROOT, Terminal
 from tests.end_to_end.test_serve import SERVE, Server, environment, run_server
 from tests.markers import Markers
+from tests.postgres import postgresql, programs
 
 DATA = b"an object of some bytes"
 SECRET_TABLES = {"secrets", "plan_secrets"}
@@ -230,19 +231,19 @@ def put_list(store: str, markers: Markers) -> str:
     return f"list+{store}/good/urls.csv?sig={markers['query of a list']}"
 
 
-def dump(ledger: Path) -> str:
+def dump(url: str) -> str:
     """Return every value of a ledger but those in their places."""
-    texts = []
-    with closing(sqlite3.connect(f"file:{ledger}?mode=ro", uri=True, timeout=10)) as connection:
-        names = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
-        for (table,) in names:
-            if table in SECRET_TABLES:
-                continue
-            rows = connection.execute(f'SELECT * FROM "{table}"')
-            columns = [one[0] for one in rows.description]
-            for row in rows:
-                values = zip(columns, row, strict=True)
-                texts += [repr(v) for c, v in values if (table, c) not in SECRET_COLUMNS]
+    texts, engine = [], create_engine(url)
+    with engine.connect() as connection:
+        for table in sorted(set(inspect(engine).get_table_names()) - SECRET_TABLES):
+            for row in connection.exec_driver_sql(f'SELECT * FROM "{table}"').mappings():
+                texts += [
+                    repr(value)
+                    for column, value in row.items()
+                    if (table, column) not in SECRET_COLUMNS
+                ]
+    engine.dispose()
+    assert len(texts) > 50
     return "\n".join(texts)
 
 
@@ -321,11 +322,23 @@ def send_mistakes(client: Client, markers: Markers) -> None:
         client.seen.add("answers to raw requests", client.server.raw(head.encode()).decode())
 
 
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.campaign)])
+def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """Return the URL of an empty ledger."""
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path / 'ledger.db'}"
+        return
+    if programs() is None:
+        pytest.skip("PostgreSQL is not installed")
+    with postgresql() as server:
+        yield server.database()
+
+
 @pytest.mark.timeout(120)
-def test_no_secret_leaves_a_server(tmp_path: Path) -> None:
+def test_no_secret_leaves_a_server(tmp_path: Path, database: str) -> None:
     markers, seen = Markers(), Seen()
     with echoing_store() as store:
-        settings = write_settings(tmp_path, store, markers)
+        settings = write_settings(tmp_path, store, markers) | {"RELAY_LEDGER": database}
         terminal = Terminal(tmp_path, **settings)
         token = _made_token(terminal, markers)
         listed = put_list(store, markers)
@@ -350,7 +363,7 @@ def test_no_secret_leaves_a_server(tmp_path: Path) -> None:
             send_mistakes(client, markers)
             visit_page(client, token, number, listed, markers)
             seen.add("command lines", command_lines(server))
-            seen.add("ledger", dump(tmp_path / "ledger.db"))
+            seen.add("ledger", dump(database))
             assert server.stop() == 0
             seen.add("log", server.stderr)
     assert len(markers.values) >= 16
@@ -421,7 +434,7 @@ def test_no_secret_leaves_a_command(tmp_path: Path) -> None:
         for words, more in runs:
             code, out, err = terminal.run(*words, **more)
             seen.add(f"relay {' '.join(words[:2])}", f"{code}\n{out}\n{err}")
-        seen.add("ledger", dump(tmp_path / "ledger.db"))
+        seen.add("ledger", dump(settings["RELAY_LEDGER"]))
     assert len(markers.values) >= 14
     assert seen.leaks(markers) == {}
 
@@ -486,7 +499,7 @@ def test_a_leak_is_found_in_log_answer_and_ledger(tmp_path: Path) -> None:
             members = next(orders(tmp_path, store, markers))
             client.order(members)
             assert client.order(members, Prefer="respond-async")[0] == 202
-            seen.add("ledger", dump(tmp_path / "ledger.db"))
+            seen.add("ledger", dump(settings["RELAY_LEDGER"]))
             assert server.stop() == 0
             seen.add("log", server.stderr)
     assert set(seen.leaks(markers)) == {"answers to orders", "ledger", "log"}
