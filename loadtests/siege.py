@@ -192,7 +192,8 @@ def besiege(relay: Relay, load: Load, kind: str, seconds: float, quiet: float) -
     share = during / ((before + after) / 2)
     p99 = percentile(answers, 0.99)
     print(f"{kind}: {json.dumps(done)}", file=sys.stderr, flush=True)
-    cores = f"(attackers {spent:.2f} and relay {taken:.2f} of a core)"
+    rates = f"{before:.0f}, {during:.0f}, {after:.0f} a second"
+    cores = f"({rates}; attackers {spent:.2f} and relay {taken:.2f} of a core)"
     yield Finding(
         attack=kind,
         what="objects a second, of those without an attack",

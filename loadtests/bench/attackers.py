@@ -20,6 +20,8 @@ from loadtests.bench.processes import raise_open_files
 
 DRIP_SECONDS = 1.0
 """Time between two bytes of a slow connection."""
+RETRY_SECONDS = 10.0
+"""When a refused stream is tried again: the answer asks for that."""
 AT_ONCE = 400
 """Maximum number of a flood's connections at a time: a server that answers late gets fewer."""
 WAIT_SECONDS = 10.0
@@ -91,6 +93,7 @@ class Attack:
             await loop.sock_sendall(sock, line + SIGNED + b"\r\n")
             if b" 200 " not in await loop.sock_recv(sock, 16):
                 self.done["streams, refused"] += 1
+                await asyncio.sleep(RETRY_SECONDS)
                 return
             while self.goes_on:
                 await asyncio.sleep(DRIP_SECONDS)

@@ -296,8 +296,12 @@ class Watcher:
             mark = self.ledger.mark()
             # Another client may have set it meanwhile: the earlier one leaves nothing out.
             self._mark = mark if self._mark is None else min(mark, self._mark)
-        self._known.update({one.id: one for one in migrations})
-        found = {one.id: one for one in migrations}
+        # Equal states are one object, however many clients there are: a list follows fifty.
+        shared = [
+            one if one != self._known.get(one.id) else self._known[one.id] for one in migrations
+        ]
+        self._known.update({one.id: one for one in shared})
+        found = {one.id: one for one in shared}
         subscription = Subscription(
             frozenset(found),
             wants_events=events,
