@@ -32,7 +32,7 @@ from relay.ledger.stages import count_stages
 from relay.ledger.states import ENDED, MigrationState
 from relay.ledger.viewer import Viewer
 
-WINDOW: Final = 20_000
+WINDOW: Final = 5_000
 """Maximum number of rows that one filtered page of objects looks at."""
 
 
