@@ -124,7 +124,7 @@ class Bench:
                     for path in some
                 }
                 worst = max(some, key=lambda path: p95[path])
-                where = "" if len(some) == 1 else f" of `{worst.removeprefix('/ui/')}`"
+                where = "" if len(some) == 1 else f" of `{worst.removeprefix('/ui')}`"
                 cpu = median(one.cpu for one in found[worst])
                 yield Measured(
                     what=f"{kind}: server p95",
