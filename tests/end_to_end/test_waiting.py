@@ -134,7 +134,9 @@ def test_a_stop_does_not_wait_for_waiters(number: signal.Signals) -> None:
         )
         events = open_.enter_context(closing(server.connect()))
         events.request("GET", "/migrations/1/events")
-        assert events.getresponse().readline()
+        # The response owns the connection, which ends with the object.
+        answer = open_.enter_context(closing(events.getresponse()))
+        assert answer.readline()
         await_requests(worker, server.port, 3)
         server.process.send_signal(number)
         assert status_of(waits) == 202
