@@ -23,6 +23,8 @@ from relay.stores.local_locations import folders_of, path_of
 
 REFRESH_SECONDS: Final = 10.0
 """How long the list of mounts is kept."""
+FOLDERS: Final = 1000
+"""Maximum number of folders whose mount point is kept."""
 _WITHOUT_FILES: Final = frozenset(
     [
         *("binfmt_misc", "bpf", "cgroup", "cgroup2", "configfs", "debugfs", "devpts"),
@@ -51,14 +53,35 @@ class Mounts:
     ) -> None:
         """Start without knowledge."""
         self._read, self._clock = read, clock
-        self._points: tuple[str, ...] = ()
+        self._points: dict[str, str] = {}
+        """The mount points by their paths with a final '/', the longest first."""
+        self._folders: dict[str, str] = {}
+        """The mount point of the folder of each path, dropped with each refresh."""
         self._until = -1.0
 
     def point_of(self, path: str) -> str:
         """Return the mount point of an absolute path, or "" for the root's mount."""
         if self._clock() >= self._until:
-            self._points, self._until = mount_points(self._read()), self._clock() + REFRESH_SECONDS
-        return next((point for point in self._points if _is_below(path, point)), "")
+            self._refresh()
+        if f"{path}/" in self._points:
+            return path
+        folder = os.path.dirname(path)
+        point = self._folders.get(folder)
+        if point is None:
+            point = self._point_above(f"{folder}/")
+            if len(self._folders) >= FOLDERS:
+                self._folders.clear()
+            self._folders[folder] = point
+        return point
+
+    def _refresh(self) -> None:
+        points = mount_points(self._read())
+        self._points, self._folders = {f"{point}/": point for point in points}, {}
+        self._until = self._clock() + REFRESH_SECONDS
+
+    def _point_above(self, folder: str) -> str:
+        """Return the innermost mount point of a folder, whose path ends in '/'."""
+        return next((point for top, point in self._points.items() if folder.startswith(top)), "")
 
 
 def mount_points(text: str) -> tuple[str, ...]:

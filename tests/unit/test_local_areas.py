@@ -15,7 +15,14 @@ from relay.engine.transfer_engine import TransferEngine
 from relay.location import Location
 from relay.stores import local
 from relay.stores.local import LocalStore
-from relay.stores.local_areas import REFRESH_SECONDS, Mounts, area_of, area_of_path, mount_points
+from relay.stores.local_areas import (
+    FOLDERS,
+    REFRESH_SECONDS,
+    Mounts,
+    area_of,
+    area_of_path,
+    mount_points,
+)
 from relay.stores.local_folders import AllowedFolders
 from relay.stores.local_locations import local_location
 from relay.wire.native import AREA_THREADS, POOLS, AreaPools, in_native_thread
@@ -72,6 +79,26 @@ def test_a_later_mount_is_found() -> None:
     assert mounts.point_of("/mnt/nas/a") == ""
     now[0] += REFRESH_SECONDS
     assert mounts.point_of("/mnt/nas/a") == "/mnt/nas"
+
+
+def test_a_known_folder_hides_no_mount_below_it() -> None:
+    mounts = Mounts(lambda: MOUNTED)
+    for path, point in [
+        ("/mnt/nas/a", "/mnt/nas"),
+        ("/mnt/nas/disk", "/mnt/nas/disk"),
+        ("/mnt/nas/disk/a", "/mnt/nas/disk"),
+        ("/mnt/nas/b", "/mnt/nas"),
+        ("/mnt/a", ""),
+        ("/", ""),
+    ]:
+        assert mounts.point_of(path) == point
+
+
+def test_the_memory_of_folders_is_bounded() -> None:
+    mounts = Mounts(lambda: MOUNTED)
+    for number in range(FOLDERS + 1):
+        assert mounts.point_of(f"/mnt/nas/{number}/a") == "/mnt/nas"
+    assert len(mounts._folders) <= FOLDERS
 
 
 def test_calls_that_hang_delay_no_other_area(gate: Callable[[], object]) -> None:
