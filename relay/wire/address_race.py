@@ -3,7 +3,8 @@
 Theory of operation. A host may have an address that swallows packets: broken IPv6, a dead member of
 a pool. Waiting for it would cost each connection seconds. So if an address has not answered within
 ATTEMPT_SECONDS, the next one is tried beside it, and the first connection is used; after a failure
-the next one is tried at once. An address that another one has overtaken is tried last for a while.
+the next one is tried at once. If no file is left for a further attempt, those that run may still
+answer. An address that another one has overtaken is tried last for a while.
 
 Decided here: the order and the times of the attempts. Never here: how a connection is opened, and
 which addresses are permitted (`dial.py`)."""
@@ -21,7 +22,7 @@ from typing import Any, Final
 import gevent
 from gevent.queue import SimpleQueue
 
-from relay.errors import ConnectFailed, RelayError, StoreTimeout
+from relay.errors import ConnectFailed, RelayError, StoreTimeout, TooManyFiles
 from relay.wire.native import catch
 
 Address = tuple[Any, ...]
@@ -85,7 +86,8 @@ class AddressRace:
 
     def run(self, addresses: Sequence[Address]) -> tuple[Address, Any]:
         """Return the address that answered first, and its connection. Raises the last failure if
-        none did, and at once an error that is not the peer's. No other connection is left open."""
+        none did, and at once an error that is not the peer's; but TooManyFiles only when no other
+        attempt runs any longer. No other connection is left open."""
         if len(addresses) == 1:
             return addresses[0], self._connect(addresses[0])
         waiting, running = deque(addresses), dict[Any, Address]()
@@ -104,10 +106,14 @@ class AddressRace:
                 if error is None:
                     self._learn(address, addresses, running.values())
                     return address, connection
-                if not isinstance(error, ConnectFailed | StoreTimeout):
+                if isinstance(error, TooManyFiles) and running:
+                    waiting.clear()
+                elif isinstance(error, ConnectFailed | StoreTimeout):
+                    self._silent.note_silent(address)
+                else:
                     raise error
-                self._silent.note_silent(address)
-                failure = error
+                # The caller can close idle connections after TooManyFiles, and try all again.
+                failure = failure if isinstance(failure, TooManyFiles) else error
         finally:
             _end(running)
         assert failure is not None, "there is at least one address"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -89,11 +89,33 @@ def test_the_last_failure_is_raised_if_none_answers() -> None:
 
 
 def test_an_error_of_this_system_ends_the_attempts() -> None:
-    network, known = Network(silent=(ONE,), failures={TWO: TooManyFiles("none")}), SilentAddresses()
+    network, known = Network(failures={ONE: TooManyFiles("none")}), SilentAddresses()
     with pytest.raises(TooManyFiles):
         run(network, known, ONE, TWO, THREE)
-    assert network.tried == [ONE, TWO]
+    assert network.tried == [ONE]
     assert known.last([ONE, TWO]) == [ONE, TWO]
+
+
+@pytest.mark.parametrize("answers", [True, False])
+def test_a_dial_without_a_file_for_more_goes_on(answers: bool) -> None:
+    """The first address answers late, after no socket could be opened for the second one."""
+    go, tried = Event(), list[Any]()
+
+    def connect(address: Any) -> Connection:
+        tried.append(address)
+        if address == TWO:
+            go.set()
+            raise TooManyFiles("none")
+        go.wait()
+        gevent.idle()
+        if not answers:
+            raise refusal()
+        return Connection(address)
+
+    race = AddressRace(connect, SilentAddresses(), attempt_seconds=0.01)
+    with gevent.Timeout(10), nullcontext() if answers else pytest.raises(TooManyFiles):
+        assert race.run([ONE, TWO, THREE])[0] == ONE
+    assert tried == [ONE, TWO]
 
 
 def test_a_connection_that_comes_too_late_is_closed() -> None:
