@@ -11,14 +11,17 @@ import pytest
 
 from relay.engine.cleanup import remove_lost_uploads
 from relay.engine.scratch import ScratchFolder
-from relay.errors import KeyCollision, RelayError
+from relay.errors import KeyCollision, ProtocolViolation, Rejected, RelayError
 from relay.location import Location, parse_location
 from relay.receipt import State, Version
+from relay.stores.http_client import HttpClient
 from relay.stores.webdav.account import NextcloudAccount, is_nextcloud, webdav_location
+from relay.stores.webdav.whole_names import require_deletable, require_whole_folder
+from relay.wire.exchange import Wire
 from relay.wire.watchdog import Watchdog
 from tests.conftest import QUICK, Engine
 from tests.faults.scripted_http import Shelf
-from tests.faults.test_webdav import EMPTY, Dav
+from tests.faults.test_webdav import EMPTY, MULTISTATUS, Dav, Proxied
 from tests.scripted import Peer
 
 DATA = b"the bytes of the object"
@@ -181,3 +184,39 @@ def test_a_temporary_name_is_deleted_where_the_folder_is_whole(
         with nullcontext() if deleted else pytest.raises(RelayError):
             store.delete(place, Version())
     assert (part not in dav.objects) is deleted
+
+
+ANY = {
+    "a row": b"HTTP/1.1 207 X\r\nContent-Length: %d\r\n\r\n%s" % (len(MULTISTATUS), MULTISTATUS),
+    "a redirect": b"HTTP/1.1 302 X\r\nLocation: /login/\r\nContent-Length: 0\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("answer", ANY.values(), ids=ANY)
+def test_a_server_that_shows_any_name_cuts_no_folder(wire: Wire, answer: bytes) -> None:
+    dav = Dav(answers={b"PROPFIND": [answer] * 4})
+    with Peer([dav] * 9) as peer:
+        folder = webdav_location(peer.url("/to/a%3Fb%26c/"), destination=True)
+        client = HttpClient(wire, "destination", Watchdog(wire.limits))
+        require_whole_folder(client, folder)
+        with pytest.raises(Rejected, match="nothing shows"):
+            require_deletable(client, folder.with_target(f"{folder.path}x"))
+    assert dav.asked == [b"PROPFIND"] * 4
+
+
+def test_a_second_delimiter_hides_no_cut_of_a_folder(wire: Wire) -> None:
+    with Peer([Proxied(objects={b"/to/a": DATA})] * 9) as peer:
+        folder = webdav_location(peer.url("/to/a%3Fb%26c/"), destination=True)
+        client = HttpClient(wire, "destination", Watchdog(wire.limits))
+        with pytest.raises(KeyCollision, match="cuts the name"):
+            require_whole_folder(client, folder)
+
+
+def test_another_document_shows_no_cut_of_a_folder(wire: Wire) -> None:
+    page = b"HTTP/1.1 207 X\r\nContent-Length: 7\r\n\r\n<html/>"
+    with Peer([Dav(answers={b"PROPFIND": [page]})] * 9) as peer:
+        folder = webdav_location(peer.url("/to/q%3F/"), destination=True)
+        client = HttpClient(wire, "destination", Watchdog(wire.limits))
+        with pytest.raises(ProtocolViolation) as caught:
+            require_whole_folder(client, folder)
+    assert caught.value.retryable

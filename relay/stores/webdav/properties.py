@@ -35,6 +35,10 @@ NO_METHOD = frozenset({405, 501})
 """Statuses of a server that does not support the method."""
 
 
+class OtherRow(ProtocolViolation):
+    """A listing has the row of another place, and none of the one that was asked for."""
+
+
 class Properties:
     """PROPFIND of one server."""
 
@@ -92,12 +96,12 @@ class Properties:
 
     def _own_row(self, response: Response, place: Location) -> Element:
         """Return the row of a 207 answer that is about `place`: a server may ignore the depth and
-        name other objects first. Raises ProtocolViolation (retryable) if there is no such row, and
-        as `rows` and `refuse_negotiated`."""
+        name other objects first. Raises OtherRow (retryable) if there is no such row, and as `rows`
+        and `refuse_negotiated`."""
         with closing(self.rows(response, place)) as rows:
             found = own_row(rows, place.path)
         if found is None:
-            raise ProtocolViolation(
+            raise OtherRow(
                 f"the answer to PROPFIND of {place} does not name it",
                 side=self._client.side,
                 retryable=True,

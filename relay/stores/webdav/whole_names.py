@@ -3,7 +3,8 @@
 Theory of operation. A proxy that decodes a path and does not encode it again asks the server for
 `/to/What` in place of `/to/What%3F/.relay-….part`, and a DELETE of the folder `What` deletes all
 its content (RFC 4918 section 9.6). There a name that never existed shows that folder too. So such a
-name is asked for before an upload, as soon as its folder exists, and before a DELETE.
+name is asked for before an upload, as soon as its folder exists, and before a DELETE. A name
+without a delimiter must show nothing then: some servers answer for any name.
 
 Decided here: whether the name of a folder is cut. Never here: whether an object's name is cut
 (`engine/transfer/cut_names.py`, `moves.py`)."""
@@ -14,18 +15,20 @@ import re
 from typing import Final
 from uuid import uuid4
 
-from relay.errors import KeyCollision, ProtocolViolation, Rejected, StoreError
+from relay.errors import KeyCollision, Rejected, StoreError
 from relay.location import Location
 from relay.receipt import Version
 from relay.stores.http_client import HttpClient
 from relay.stores.http_reads import IsFolder
 from relay.stores.http_uploads import delete_object
 from relay.stores.webdav.objects import DavObjects
-from relay.stores.webdav.properties import NO_METHOD, Properties
+from relay.stores.webdav.properties import NO_METHOD, OtherRow, Properties
 
-_DELIMITERS: Final = re.compile(r".*%(?:25)*(?:3f|23|26)", re.I)
-"""A path to the end of its last encoded '?', '#' or '&', encoded any number of times. (A server
-that cuts a parameter at a ';' keeps the temporary name behind it.)"""
+_DELIMITER: Final = re.compile("%(?:25)*(?:3f|23|26)", re.I)
+"""A '?', '#' or '&', encoded any number of times. (A server that cuts a parameter at a ';' keeps
+the temporary name behind it.)"""
+_DELIMITERS: Final = re.compile(f".*{_DELIMITER.pattern}", re.I)
+"""A path to the end of its last delimiter."""
 _MISSING: Final = frozenset({404, 409, 410})
 _HINT: Final = (
     "Let the proxy in front of the server pass the path on as it came (in nginx: proxy_pass without"
@@ -76,15 +79,23 @@ def _shows_any_name(client: HttpClient, folder: Location) -> bool | None:
     the folder's; None if the server does not show that. Raises retryable StoreErrors."""
     begin = _DELIMITERS.match(folder.path)
     assert begin is not None, "the path has a delimiter"
-    unused = folder.with_target(f"{begin[0]}{uuid4().hex[:8]}")
+    word, whole = uuid4().hex[:8], _DELIMITER.split(folder.path, maxsplit=1)[0]
+    is_there = _is_there(client, folder.with_target(f"{begin[0]}{word}"))
+    # A server that answers for any name shows nothing.
+    if is_there and _is_there(client, folder.with_target(f"{whole}-{word}")) is not False:
+        return None
+    return is_there
+
+
+def _is_there(client: HttpClient, unused: Location) -> bool | None:
+    """Return whether the server shows something at a name that never existed; None if it does not
+    show that. Raises retryable StoreErrors."""
     properties = Properties(client)
     try:
         status, row = properties.refuse_folder(unused)
         if status in NO_METHOD:
             return DavObjects(client, properties).exists(unused)
-    except IsFolder:
-        return True
-    except ProtocolViolation:  # the row of the root, or of another name
+    except (IsFolder, OtherRow):  # also the row of the root
         return True
     except StoreError as error:
         if error.retryable:
