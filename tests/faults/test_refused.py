@@ -125,6 +125,22 @@ def test_a_private_object_of_a_list_stops_no_other(
     assert errors == {"store-unauthenticated"}
 
 
+class Private(Shelf):
+    """A server that shows one object to others only."""
+
+    def _other(self, talk: Talk, method: bytes, path: bytes, request: bytes) -> bool:
+        self.refused = {method: empty_answer(401)} if path == b"/to/05" else {}
+        return super()._other(talk, method, path, request)
+
+
+def test_a_refused_look_among_skips_stops_no_other(ledger: Ledger, tmp_path: Path) -> None:
+    files = {f"{number:02}": b"text" for number in range(COUNT)}
+    private = Private({f"/to/{name}".encode(): data for name, data in files.items()})
+    with Peer(private) as there:
+        found = run_to(there, ledger, tmp_path, files, slots=1, if_exists=IfExists.SKIP)
+    assert found == ({"failed": 1, "skipped": COUNT - 1}, "partial")
+
+
 class Quota(Shelf):
     """A server whose free space one object exceeds."""
 

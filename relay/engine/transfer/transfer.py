@@ -170,6 +170,11 @@ class Transfer:
         return self._progress.source_answered
 
     @property
+    def has_inspected(self) -> bool:
+        """True if the destination has answered an inspection of the place."""
+        return self._progress.answered
+
+    @property
     def place(self) -> str:
         """The object's location as it is printed; that of its folder, until its source has named
         it and an attempt sends it."""

@@ -135,7 +135,12 @@ class ClaimRunner:
         # Bytes that were read of a skipped object do not count as moved.
         self.moved(min(transfer.moved_bytes, outcome.bytes))
         self.ended(active.claim, outcome)
-        self.judge.note_success(active, outcome, is_read=transfer.has_read_source)
+        self.judge.note_success(
+            active,
+            outcome,
+            is_read=transfer.has_read_source,
+            is_inspected=transfer.has_inspected,
+        )
         return settlement_of(active.claim, outcome, transfer.resent)
 
     def _settle_bug(

@@ -49,7 +49,8 @@ class FailurePolicy:
                 self._ledger.leave_folded(claim)
         if stopped or isinstance(error, LedgerFailed):
             return hand_back(claim, transfer, error)
-        verdict, error = self._judge.judge(claim, error)
+        has_sent = transfer is None or not transfer.has_sent_nothing
+        verdict, error = self._judge.judge(claim, error, has_sent=has_sent)
         if verdict is Verdict.LATER:
             wait = self._judge.seconds_to_wait(claim)
             return hand_back(claim, transfer, error, wait=max(wait, AGAIN_SECONDS))

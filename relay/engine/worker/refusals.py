@@ -8,8 +8,8 @@ store accepts the credentials, and the refusal concerns that object only. If all
 have been refused as well, it concerns all objects, and the migration is paused. A full store is
 judged in the same way: a folder may have a quota of its own, and a smaller object may fit.
 
-Only a transfer that did what was refused proves something: a skipped object was not sent, and an
-empty one needs no space.
+Only a transfer that did what was refused proves something: a skipped object was inspected and not
+sent, and an empty one needs no space.
 
 Decided here: whether a refusal concerns one object or all. Never here: the retry and the pause
 (`failure_policy.py`)."""
@@ -41,11 +41,12 @@ AGAIN_SECONDS: Final = 1.0
 """Delay before a refused object is retried for the first time. It doubles with each retry."""
 MAX_AGAIN_SECONDS: Final = 30.0
 """Maximum delay before a refused object is claimed again, since its case may be decided by then."""
-KEPT: Final = 192
+KEPT: Final = 256
 """Maximum number of recorded successes."""
 
-Need = Literal["source", "destination", "space"]
-"""What is refused or given: access to a side, or space at the destination."""
+Need = Literal["source", "destination", "inspection", "space"]
+"""What is refused or given: access to a side, a look at the destination before anything is sent, or
+space there."""
 NEEDS: Final[tuple[Need, ...]] = get_args(Need)
 Key = tuple[str, int, Need]
 """A migration's id, the number of its credentials (`Claim.renewed`), and a need."""
@@ -157,9 +158,14 @@ class RefusalJudge:
         self._refusals = RefusalHistory(clock)
         self._asked: dict[str, float] = {}
 
-    def note_success(self, active: UnderWay, outcome: Outcome, *, is_read: bool) -> None:
-        """Record that a transfer has succeeded; `is_read` says if its source has answered."""
+    def note_success(
+        self, active: UnderWay, outcome: Outcome, *, is_read: bool, is_inspected: bool
+    ) -> None:
+        """Record that a transfer has succeeded; `is_read` says if its source has answered,
+        `is_inspected` if its destination has described the place."""
         given: list[Need] = ["source"] if is_read else []
+        if is_inspected or outcome.receipt is not None:
+            given.append("inspection")
         if outcome.receipt is not None:
             given.append("destination")
             self._jobs.note_success(active.claim)
@@ -171,24 +177,30 @@ class RefusalJudge:
         """Return the delay before a claim is run, 0 unless it was refused while others run."""
         return self._refusals.seconds_to_wait(claim, lambda refused: self._is_busy(claim, refused))
 
-    def judge(self, claim: Claim, error: RelayError) -> tuple[Verdict, RelayError]:
+    def judge(
+        self, claim: Claim, error: RelayError, *, has_sent: bool = True
+    ) -> tuple[Verdict, RelayError]:
         """Return what an error concerns, and the error to report: a denial (403) of all objects is
-        CredentialsWithdrawn. While the ledger does not answer, the verdict is LATER."""
+        CredentialsWithdrawn. While the ledger does not answer, the verdict is LATER. `has_sent` is
+        False if no claim has sent a byte: a destination has refused an inspection then."""
+        need = _need_of(error, has_sent)
         try:
             if not isinstance(error, PermissionDenied | Unauthenticated | StoreFull):
                 return Verdict.OWN, error
             if self._jobs.is_outdated(claim):
                 return Verdict.LATER, error
             if isinstance(error, PermissionDenied):
-                return self._judge_denial(claim, error)
+                return self._judge_denial(claim, error, need)
             # A single object is the whole migration, and these credentials worked before.
             if not claim.name or isinstance(error, CredentialsWithdrawn):
                 return Verdict.ALL, error
-            return self._judge_refusal(claim, error), error
+            return self._judge_refusal(claim, error, need), error
         except LedgerFailed:
             return Verdict.LATER, error
 
-    def _judge_denial(self, claim: Claim, error: PermissionDenied) -> tuple[Verdict, RelayError]:
+    def _judge_denial(
+        self, claim: Claim, error: PermissionDenied, need: Need
+    ) -> tuple[Verdict, RelayError]:
         """Judge a denial. It concerns that object only, unless the source denies its listing too.
         After a pause for credentials it may concern all, as long as nothing has succeeded with the
         new ones: then other objects decide, as for a 401. Raises LedgerFailed."""
@@ -200,14 +212,12 @@ class RefusalJudge:
             return Verdict.ALL, withdrawn
         if not self._jobs.is_still_denied(claim, error.side):
             return Verdict.OWN, error
-        verdict = self._judge_refusal(claim, error) if claim.name else Verdict.ALL
+        verdict = self._judge_refusal(claim, error, need) if claim.name else Verdict.ALL
         return verdict, withdrawn if verdict is Verdict.ALL else error
 
-    def _judge_refusal(self, claim: Claim, error: StoreError) -> Verdict:
+    def _judge_refusal(self, claim: Claim, error: StoreError, need: Need) -> Verdict:
         """Judge a refusal by the other objects of the migration. Raises LedgerFailed."""
-        verdict = self._refusals.judge(
-            claim, _need_of(error), lambda refused: self._is_busy(claim, refused)
-        )
+        verdict = self._refusals.judge(claim, need, lambda refused: self._is_busy(claim, refused))
         # The user has resumed the migration, and the source permits its listing: another pause
         # would ask for credentials that are right.
         if (
@@ -258,8 +268,10 @@ class RefusalJudge:
         return False
 
 
-def _need_of(error: RelayError) -> Need:
+def _need_of(error: RelayError, has_sent: bool) -> Need:
     """Return what a refusal did not give."""
     if isinstance(error, StoreFull):
         return "space"
-    return "source" if error.side == "source" else "destination"
+    if error.side == "source":
+        return "source"
+    return "destination" if has_sent else "inspection"
