@@ -8,18 +8,23 @@ import re
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from urllib.parse import unquote_to_bytes
 
 import gevent
 import pytest
 
+from relay.engine.transfer import attempt
 from relay.engine.transfer.names_under_way import NamesUnderWay, Sending
+from relay.engine.worker import claim_runner
 from relay.errors import KeyCollision, Rejected
+from relay.ledger.ledger import Ledger
 from relay.location import parse_location
 from relay.receipt import State
 from relay.stores.webdav.account import webdav_location
 from tests.conftest import Engine
 from tests.faults.scripted_http import Shelf, empty_answer
+from tests.faults.test_refused import run_to
 from tests.faults.test_webdav import Dav
 from tests.scripted import Peer, Talk
 
@@ -190,6 +195,31 @@ def test_a_name_waits_while_it_may_be_the_cut_name_of_another(engine: Engine) ->
         longer.get(timeout=20)
         assert shorter.get(timeout=20) is State.VERIFIED
     assert there.objects == {b"/to/a": b"another"}
+
+
+def test_a_claim_that_waits_for_a_name_frees_its_slot(
+    ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two slots, and two names of which one may be cut to the other: a third object goes on."""
+    monkeypatch.setattr(attempt, "PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr(claim_runner, "RIVAL_SECONDS", 0.1)
+    stored = threading.Event()
+    starved: list[bytes] = []
+
+    @dataclass
+    class Long(Shelf):
+        def _put(self, talk: Talk, path: bytes, request: bytes) -> bool:
+            if path == b"/to/z":
+                stored.set()
+            elif not stored.wait(20):
+                starved.append(path)
+            return super()._put(talk, path, request)
+
+    files = {"a": b"one", "a?b": b"two", "z": b"three"}
+    with Peer([Long()] * 30) as there:
+        found = run_to(there, ledger, tmp_path, files, slots=2)
+    assert found == ({"verified": 3}, "succeeded")
+    assert not starved
 
 
 def test_names_that_are_cut_to_one_are_sent_in_turn() -> None:

@@ -18,7 +18,7 @@ from relay.engine.transfer.cut_names import STORES, CutNames
 from relay.engine.transfer.finalize import Finalizer, ReadableAccounts
 from relay.engine.transfer.folded_names import refuse_folded_names, refuse_short_name
 from relay.engine.transfer.local_links import refuse_link_to_other_object, refuse_link_to_source
-from relay.engine.transfer.names_under_way import Sending
+from relay.engine.transfer.names_under_way import PATIENCE_SECONDS, NameUnderWay, Sending
 from relay.engine.transfer.precheck import DestinationCheck
 from relay.engine.transfer.progress import Progress
 from relay.engine.transfer.server_copy import ServerCopier
@@ -194,13 +194,21 @@ class Attempt:
 
     def _enter_name(self) -> None:
         """Wait until no other transfer of this process may send the same object by a name that the
-        server cuts. Raises Cancelled."""
+        server cuts. Raises Cancelled; NameUnderWay if that lasts, and the object is claimed."""
         context, target = self._context, self._target
         if target.place.store not in STORES or target.place.method == "POST":
             return
         names = CutNames(target.destination, target.place, context.memory, "destination")
+        began = context.meter.seconds()
+
+        def tick() -> None:
+            context.meter.check()
+            is_claimed = context.journal is not None
+            if is_claimed and context.meter.seconds() - began >= PATIENCE_SECONDS:
+                raise NameUnderWay(f"another transfer may send {target.place}, by a cut name")
+
         self._sending = context.names.enter(
-            target.place, names.unproved_rests, context.meter.check, context.meter.tick_seconds
+            target.place, names.unproved_rests, tick, context.meter.tick_seconds
         )
 
     def _refuse_cut_name(self, shown: bool) -> None:

@@ -3,19 +3,32 @@
 Theory of operation. Whether a server cuts a name at a delimiter (`cut_names.py`) shows once the
 object is there. Until that is known, the object `a` may be sent and proved while the object `a?b`
 is under way, which then replaces it. So a name waits until no other transfer sends its cut name, or
-another name that is cut so. Names without a delimiter wait for no other name without one.
+another name that is cut so. Names without a delimiter wait for no other name without one. The
+other one may move for hours, so a claimed object is handed back after PATIENCE_SECONDS: its slot is
+free for others meanwhile.
 
 Decided here: which transfers wait for each other. Never here: whether a name is cut."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Final
 
 from gevent.event import Event
 
+from relay.errors import Cancelled
 from relay.location import Location, Origin
 
+PATIENCE_SECONDS: Final = 5.0
+"""How long a claimed object waits with its slot for another name."""
 Key = tuple[Origin, str]
+
+
+class NameUnderWay(Cancelled):
+    """Another transfer of this process still sends an object that may be the same. The claim is
+    handed back, and no attempt follows before that."""
+
+    default_retryable = False
 
 
 class Sending:
@@ -51,7 +64,7 @@ class NamesUnderWay:
     ) -> Sending:
         """Add a place, whose name may be cut to one of `cut_names`; `leave` must follow. If another
         transfer may send the same object, wait for its end, with a `tick` every `tick_seconds`: the
-        server's ways may be known then, and no cut name be left."""
+        server's ways may be known then, and no cut name be left. Raises as `tick`."""
         name = _key_of(place)
         while True:
             rests = tuple(_key_of(rest) for rest in cut_names())

@@ -17,6 +17,7 @@ from gevent import GreenletExit
 from gevent.event import Event
 
 from relay.engine.outcome import Outcome
+from relay.engine.transfer.names_under_way import NameUnderWay
 from relay.engine.transfer.transfer import Transfer
 from relay.engine.transfer_engine import TransferEngine
 from relay.engine.tree_listing import error_members
@@ -39,6 +40,8 @@ HELP_CHECK_SECONDS = 0.1
 """How often a transfer checks if this process has stopped helping with the same object."""
 TWIN_SECONDS = 1.0
 """Delay of an object whose name the destination may fold into that of a running transfer."""
+RIVAL_SECONDS = 30.0
+"""Delay of an object whose name the destination may cut to that of a running transfer."""
 
 
 @dataclass(eq=False, kw_only=True)
@@ -106,6 +109,8 @@ class ClaimRunner:
         except RelayError as error:
             self.moved(transfer.moved_bytes if transfer else 0)
             stopped = self.over.is_set() or (active is not None and active.stopped)
+            if isinstance(error, NameUnderWay) and not stopped:
+                return hand_back(claim, transfer, error, wait=RIVAL_SECONDS)
             return self.failures.settle(claim, transfer, error, stopped=stopped)
         except (Exception, GreenletExit, gevent.Timeout) as error:  # noqa: BLE001
             return self._settle_bug(claim, transfer, error)
