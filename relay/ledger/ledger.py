@@ -42,6 +42,7 @@ from relay.ledger import (
     overview,
     pages,
     part_leases,
+    plans,
     poll,
     prior_states,
     retried,
@@ -179,6 +180,7 @@ class Ledger:
             self.database,
             self.worker,
             shown_kind=self._shown_kind,
+            actor=self._actor,
             record=self._record,
             note_deleted_secret=self._note_deleted_secret,
         )
@@ -368,16 +370,17 @@ class Ledger:
         self._log.has_secrets = True  # it may still hold the old ones
 
     def finish(self) -> list[Migration]:
-        """As endings.finish, endings.forget_secrets and actions.complete_cancels; reads
-        first.
+        """As endings.finish, endings.forget_secrets, plans.forget_secrets and
+        actions.complete_cancels; reads first.
 
         Deleted secrets are then in no file. If another process is reading the log, that holds after
         a later call."""
         now = time.time()
-        due, over, half_cancelled = self.database.run(
+        due, over, old_plans, half_cancelled = self.database.run(
             lambda c: (
                 endings.finishable_ids(c),
                 endings.forgettable_ids(c, now),
+                plans.has_forgettable(c, now),
                 actions.half_cancelled_ids(c),
             ),
             write=False,
@@ -387,8 +390,10 @@ class Ledger:
             self.database.run(actions.complete_cancels)
         if over:
             self.database.run(lambda c: endings.forget_secrets(c, now))
+        if old_plans:
+            self.database.run(lambda c: plans.forget_secrets(c, now))
         done = self.database.run(endings.finish) if due else []
-        self._log.has_secrets |= bool(over or done)
+        self._log.has_secrets |= bool(over or old_plans or done)
         if self._log.has_secrets:
             self._log.has_secrets = not self.database.wipe_log()
         return done

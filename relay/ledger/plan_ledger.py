@@ -9,7 +9,8 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from relay.ledger import acceptance, migration_rows, plans, samples
+from relay.ledger import acceptance, ledger_log, migration_rows, plans, samples
+from relay.ledger.audit_log import Actor
 from relay.ledger.database import Database
 from relay.ledger.plan_values import PlanClaim, StoredPlan
 from relay.ledger.rows import Migration, Spec
@@ -22,13 +23,14 @@ from relay.ledger.workers import WorkerId
 
 @dataclass(frozen=True)
 class PlanLedger:
-    """The plans of a ledger, as one worker and one actor read and change them. `record` adds a row
-    to the audit log."""
+    """The plans of a ledger, as one worker and one `actor` read and change them. `record` adds a
+    row to the audit log."""
 
     database: Database
     worker: WorkerId
     _: KW_ONLY
     shown_kind: str | None
+    actor: Actor | None
     record: Callable[..., None]
     note_deleted_secret: Callable[[], None]
 
@@ -44,7 +46,9 @@ class PlanLedger:
             self.record(connection, "plan", _name_of(made), after=ends)
             return made
 
-        return self.database.run(create)
+        found = self.database.run(create)
+        self.note_deleted_secret()  # that of the tenant's oldest plans
+        return found
 
     def one(self, id: str, viewer: Viewer) -> StoredPlan:
         """As plans.one. The other methods take the id of the returned plan, which the viewer then
@@ -83,22 +87,26 @@ class PlanLedger:
 
     def start(self, id: str, spec: Spec, *, holder: TokenHolder | None = None) -> Migration:
         """Start the migration of a plan; if that was done before, return the same migration. Raises
-        PlanUnknown, IllegalTransition, and as acceptance.create."""
+        PlanUnknown, IllegalTransition, and as acceptance.create. Also raises LedgerFailed if the
+        file was removed or replaced."""
+        self.database.check_file()
 
-        def start(connection: Connection) -> Migration:
+        def start(connection: Connection) -> tuple[Migration, bool]:
             plan = plans.lock(connection, id)
             if plan.migration is not None:
-                return migration_rows.one(connection, plan.migration)
+                return migration_rows.one(connection, plan.migration), False
             made, _ = acceptance.create(
                 connection, spec, runner=self.worker.kind, holder=holder, tenant=plan.tenant
             )
             plans.start(connection, id, made.id)
             name = f"migration {made.name} {made.id}"
             self.record(connection, "plan start", _name_of(plan), after={"migration": name})
-            return made
+            return made, True
 
-        started = self.database.run(start)
+        started, is_new = self.database.run(start)
         self.note_deleted_secret()
+        if is_new:
+            ledger_log.log_accepted(self.actor, started)
         return started
 
     def remove(self, id: str) -> None:

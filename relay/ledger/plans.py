@@ -19,9 +19,22 @@ import uuid
 from collections.abc import Mapping
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Connection, Row, delete, func, insert, or_, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Row,
+    Select,
+    delete,
+    func,
+    insert,
+    or_,
+    select,
+    text,
+    update,
+)
 
-from relay.errors import PlanUnknown, TooManyRequests
+from relay.errors import IllegalTransition, PlanUnknown, TooManyRequests
+from relay.ledger.endings import KEPT_SECONDS
 from relay.ledger.plan_values import PlanClaim, StoredPlan
 from relay.ledger.rows import Spec
 from relay.ledger.schema import migrations, plan_secrets, plans, runners
@@ -45,6 +58,17 @@ MEASURED_AMONG: Final = 400
 AGAIN_SECONDS: Final = 30.0
 _ID: Final = re.compile(r"[0-9a-f-]{36}")
 _PLACE: Final = re.compile(r"[^:/]+:(?://[^/]*)?")
+_INSERT: Final = text(
+    "INSERT INTO plans (id, tenant, runner, state, source, destination, options, limits, key,"
+    " created) VALUES (:id, :tenant, :runner, :state, :source, :destination, :options, :limits,"
+    " :key, :created) ON CONFLICT (key) DO NOTHING"
+)
+_HOLDS_SECRET: Final = (
+    plan_secrets.c.locations.like("%?%")
+    | plan_secrets.c.locations.like('%"headers": [[%')
+    | plans.c.source.ilike("list+%")
+)
+"""As that of `endings.py`, of a plan."""
 _LOST_ERROR: Final = {
     "code": "plan-abandoned",
     "side": "relay",
@@ -72,21 +96,21 @@ def create(
             retry_after=AGAIN_SECONDS,
         )
     id = str(uuid.uuid4())
-    connection.execute(
-        insert(plans),
-        {
-            "id": id,
-            "tenant": tenant,
-            "runner": runner,
-            "state": PlanState.PLANNING,
-            "source": spec.source,
-            "destination": spec.destination,
-            "options": json.dumps(spec.options),
-            "limits": json.dumps({"priority": spec.priority, **spec.bounds.to_json()}),
-            "key": hash,
-            "created": time.time(),
-        },
-    )
+    values = {
+        "id": id,
+        "tenant": tenant,
+        "runner": runner,
+        "state": PlanState.PLANNING.value,
+        "source": spec.source,
+        "destination": spec.destination,
+        "options": json.dumps(spec.options),
+        "limits": json.dumps({"priority": spec.priority, **spec.bounds.to_json()}),
+        "key": hash,
+        "created": time.time(),
+    }
+    if not connection.execute(_INSERT, values).rowcount:
+        # The same request, sent twice at once, was accepted since this one looked.
+        return create(connection, spec, key, runner=runner, tenant=tenant)
     secret = {"plan_id": id, "locations": json.dumps(spec.secret)}
     connection.execute(insert(plan_secrets), secret)
     _delete_oldest(connection, tenant)
@@ -124,7 +148,8 @@ def newest(
 
 
 def secret(connection: Connection, id: str) -> Mapping[str, Any] | None:
-    """Return the stored locations and credentials of a plan, or None if it has started."""
+    """Return the stored locations and credentials of a plan, or None if it has started, or
+    `forget_secrets` has deleted them."""
     query = select(plan_secrets.c.locations).where(plan_secrets.c.plan_id == id)
     text = connection.execute(query).scalar()
     return None if text is None else json.loads(text)
@@ -134,18 +159,29 @@ def secret(connection: Connection, id: str) -> Mapping[str, Any] | None:
 
 
 def act(connection: Connection, id: str, verb: PlanVerb) -> StoredPlan:
-    """Stop a plan, or make it again. Idempotent. Raises PlanUnknown, IllegalTransition."""
+    """Stop a plan, or make it again. Idempotent. Raises PlanUnknown, and IllegalTransition, also
+    for a plan to make again whose credentials were forgotten."""
     found = lock(connection, id)
     state = state_after(PLAN, verb, found.state)
     if state is None:
         return found
     values: dict[str, Any] = {"state": state, "owner": None, "fence": plans.c.fence + 1}
     if verb is PlanVerb.AGAIN:
+        if secret(connection, id) is None:
+            raise forgotten()
         values |= {"report": None, "error": None, "ended": None, "lapses": 0}
     else:
         values |= {"ended": time.time()}
     connection.execute(update(plans).where(plans.c.id == id).values(**values))
     return one(connection, id)
+
+
+def forgotten() -> IllegalTransition:
+    """Return the error of a verb that needs the credentials of a plan, which were forgotten."""
+    return IllegalTransition(
+        "the credentials of the plan were forgotten after it ended",
+        hint="Give the credentials again, in a new plan.",
+    )
 
 
 def start(connection: Connection, id: str, migration: str) -> None:
@@ -162,6 +198,8 @@ def start(connection: Connection, id: str, migration: str) -> None:
 
 def remove(connection: Connection, id: str) -> None:
     """Delete a plan. One that is gone already is ignored."""
+    # As every verb: the plan is locked before its secrets, so that there is no deadlock.
+    connection.execute(select(plans.c.id).where(plans.c.id == id).with_for_update())
     connection.execute(delete(plan_secrets).where(plan_secrets.c.plan_id == id))
     connection.execute(delete(plans).where(plans.c.id == id))
 
@@ -170,6 +208,29 @@ def lock(connection: Connection, id: str) -> StoredPlan:
     """Return a plan, and lock its row until this transaction ends. Raises PlanUnknown."""
     connection.execute(select(plans.c.id).where(plans.c.id == id).with_for_update())
     return one(connection, id)
+
+
+# -- forgotten credentials
+
+
+def has_forgettable(connection: Connection, now: float) -> bool:
+    """Return whether `forget_secrets` has something to delete. Reads only."""
+    return connection.execute(_forgettable(now).limit(1)).first() is not None
+
+
+def forget_secrets(connection: Connection, now: float) -> None:
+    """Delete the credentials of the plans that have ended, and were not started for KEPT_SECONDS:
+    those of a failed migration are kept as long. A plan that a verb has locked is left for the next
+    call."""
+    due = _forgettable(now).with_for_update(of=plans, skip_locked=True)
+    ids = list(connection.execute(due).scalars())
+    connection.execute(delete(plan_secrets).where(plan_secrets.c.plan_id.in_(ids)))
+
+
+def _forgettable(now: float) -> Select[tuple[str]]:
+    ended = (plans.c.state != PlanState.PLANNING) & (plans.c.ended < now - KEPT_SECONDS)
+    of = select(plans.c.id).join(plan_secrets, plan_secrets.c.plan_id == plans.c.id)
+    return of.where(ended, _HOLDS_SECRET)
 
 
 # -- the workers
@@ -238,7 +299,9 @@ def find_measured(connection: Connection, plan: StoredPlan) -> list[str]:
     of a plan, at most MEASURED."""
     ends = migrations.c.source, migrations.c.destination
     query = select(migrations.c.id, *ends).where(
-        migrations.c.tenant == plan.tenant, migrations.c.ended.is_not(None)
+        migrations.c.tenant == plan.tenant,
+        migrations.c.ended.is_not(None),
+        migrations.c.ordinal.is_not(None),  # that of an older relay: PostgreSQL sorts null first
     )
     newest = query.order_by(migrations.c.ordinal.desc()).limit(MEASURED_AMONG)
     pair = store_of(plan.source), store_of(plan.destination)
@@ -287,9 +350,10 @@ def _delete_oldest(connection: Connection, tenant: str) -> None:
     if last is None:
         return
     surplus = mine & (plans.c.number < last) & (plans.c.state != PlanState.PLANNING)
-    of = select(plans.c.id).where(surplus)
-    connection.execute(delete(plan_secrets).where(plan_secrets.c.plan_id.in_(of)))
-    connection.execute(delete(plans).where(surplus))
+    of = select(plans.c.id).where(surplus).order_by(plans.c.number).with_for_update()
+    ids = list(connection.execute(of).scalars())
+    connection.execute(delete(plan_secrets).where(plan_secrets.c.plan_id.in_(ids)))
+    connection.execute(delete(plans).where(plans.c.id.in_(ids)))
 
 
 def _plan_of(row: Row[Any]) -> StoredPlan:

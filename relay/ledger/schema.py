@@ -511,4 +511,5 @@ plan_secrets = Table(
     Column("plan_id", String(36), ForeignKey("plans.id", ondelete="CASCADE"), primary_key=True),
     Column("locations", Text, nullable=False),
 )
-"""As `secrets`, for a plan. Deleted when it starts a migration, which has its own."""
+"""As `secrets`, for a plan. Deleted when it starts a migration, which has its own, or is not
+started for a day."""

@@ -3,18 +3,20 @@ databases."""
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 
 import pytest
-from sqlalchemy import func, insert, select, update
+from sqlalchemy import event, func, insert, select, update
 
 from relay.errors import IllegalTransition, PlanUnknown, TooManyRequests
-from relay.ledger import plans
+from relay.ledger import ledger_log, plans
+from relay.ledger.endings import KEPT_SECONDS
 from relay.ledger.ledger import Ledger
 from relay.ledger.plan_values import StoredPlan
 from relay.ledger.rows import SERVER
 from relay.ledger.sample_values import Traffic
-from relay.ledger.schema import plan_secrets
+from relay.ledger.schema import migrations, plan_secrets
 from relay.ledger.schema import plans as table
 from relay.ledger.states import MigrationState, PlanState, PlanVerb
 from relay.ledger.viewer import EVERYTHING, Viewer
@@ -44,6 +46,21 @@ def test_a_plan_sent_twice_is_one(ledger: Ledger) -> None:
     assert plan(ledger, "k", "other").id != first.id
     assert plan(ledger).id != plan(ledger).id
     assert ledger.plans.secret(first.id) == TREE.secret
+
+
+def test_a_plan_sent_twice_at_once_is_one(ledger: Ledger, open_ledger: Opened) -> None:
+    """The second one is accepted after the first has looked for its key."""
+    if ledger.database.sqlite:
+        pytest.skip("its writers wait for each other")
+    other, made = open_ledger(), list[StoredPlan]()
+
+    def race(*args: object) -> None:
+        if str(args[2]).startswith("INSERT INTO plans") and not made:
+            made.append(plan(other, "k"))
+
+    event.listen(ledger.database._engine, "before_cursor_execute", race)
+    assert plan(ledger, "k") == made[0]
+    assert ledger.plans.newest(9, EVERYTHING) == made and secrets_of(ledger) == 1
 
 
 def test_a_foreign_plan_is_an_unknown_one(ledger: Ledger) -> None:
@@ -166,6 +183,46 @@ def test_a_plan_starts_one_migration(ledger: Ledger) -> None:
         ledger.plans.act(made.id, PlanVerb.AGAIN)
 
 
+def test_a_started_plan_is_logged_once(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As any migration that is accepted; and its file is checked."""
+    logged, checked = list[str](), list[bool]()
+    monkeypatch.setattr(ledger_log, "log_accepted", lambda _, made: logged.append(made.id))
+    monkeypatch.setattr(ledger.database, "check_file", lambda: checked.append(True))
+    made = plan(ledger)
+    ledger.plans.act(made.id, PlanVerb.CANCEL)
+    ids = [ledger.plans.start(made.id, TREE).id for _ in range(2)]
+    assert logged == ids[:1] and len(checked) == 3
+
+
+def test_an_unstarted_plan_keeps_credentials_a_day(ledger: Ledger) -> None:
+    """Those of a plan that is being made stay, and so do places without any."""
+    signed = replace(TREE, secret={"source": {"text": "https://a/?sig=1", "headers": []}})
+    made = [ledger.plans.create(signed, None, tenant="acme") for _ in range(3)]
+    plain = plan(ledger)
+    for one in (*made[:2], plain):
+        ledger.plans.act(one.id, PlanVerb.CANCEL)
+    long_ago = {"ended": time.time() - KEPT_SECONDS - 1}
+    old = update(table).where(table.c.id.in_([made[0].id, plain.id])).values(**long_ago)
+    ledger.database.run(lambda c: c.execute(old))
+    ledger.finish()
+    kept = [ledger.plans.secret(one.id) is not None for one in (*made, plain)]
+    assert kept == [False, True, True, True]
+    with pytest.raises(IllegalTransition, match="forgotten") as caught:
+        ledger.plans.act(made[0].id, PlanVerb.AGAIN)
+    assert "again" in caught.value.hint
+    assert ledger.plans.one(made[0].id, ACME).state == PlanState.CANCELLED
+    assert ledger.plans.act(made[1].id, PlanVerb.AGAIN).state == PlanState.PLANNING
+
+
+def test_the_secrets_of_the_oldest_plan_leave_the_log(ledger: Ledger) -> None:
+    """SQLite's write-ahead log may hold what a new plan has deleted."""
+    ledger._log.has_secrets = False
+    plan(ledger)
+    assert ledger._log.has_secrets
+    ledger.finish()
+    assert not ledger._log.has_secrets
+
+
 def test_a_deleted_plan_leaves_nothing(ledger: Ledger) -> None:
     made, claim = plan(ledger), ledger.plans.claim()
     assert claim is not None
@@ -226,3 +283,18 @@ def test_the_measured_migration_is_of_the_same_stores(ledger: Ledger) -> None:
 )
 def test_a_printed_place_names_its_store(place: str, store: str) -> None:
     assert plans.store_of(place) == store
+
+
+def test_a_migration_of_an_older_relay_is_no_newest_one(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plans, "MEASURED_AMONG", 1)
+    made, ids = plan(ledger, tenant="default"), list[str]()
+    for _ in range(2):
+        ids.append(tree(ledger, 5))
+        ledger.settle([verified_end(claim) for claim in ledger.claim(1, ids[-1])])
+        ledger.write_samples({ids[-1]: Traffic(moved=5)})
+        ledger.finish()
+    older = update(migrations).where(migrations.c.id == ids[0]).values(ordinal=None)
+    ledger.database.run(lambda c: c.execute(older))
+    assert [found.id for found, _ in ledger.plans.find_measured(made)] == ids[1:]
