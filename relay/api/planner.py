@@ -3,9 +3,10 @@ to the ledger.
 
 Theory of operation. A client's plan is a row, which any process of the server may claim. The
 process that accepted it is woken at once; every process looks when it starts, and again every few
-seconds as long as some plan is unmade, since the process that makes it may be killed. Without
-unmade plans nothing is read. The findings are written once a second; that write says too whether
-the plan was stopped, deleted, started or claimed by another process, and its dry run ends then.
+seconds as long as some plan is unmade, since the process that makes it may be killed. Else each
+looks once a minute, since the process that accepted one may be gone. The findings are written once
+a second; that write says too whether the plan was stopped, deleted, started or claimed by another
+process, and its dry run ends then.
 
 Decided here: who makes which plan, and how long. Never here: what a dry run finds
 (`relay/engine/dry_run.py`)."""
@@ -41,6 +42,8 @@ NOTE_SECONDS: Final = 1.0
 STOP_SECONDS: Final = 2.0
 LOOK_SECONDS: Final = 2.0
 """How often a process looks for plans whose process is gone."""
+IDLE_SECONDS: Final = 60.0
+"""How often it looks while it knows of no unmade plan: one read of an index."""
 
 
 @dataclass(eq=False)
@@ -78,16 +81,15 @@ class Planner:
             self._wake.clear()
             self._wake.wait(self._start_due())
 
-    def _start_due(self) -> float | None:
-        """Start the plans that wait for a worker; return the seconds after which to look again,
-        None if nothing is unmade."""
+    def _start_due(self) -> float:
+        """Start the plans that wait for a worker; return the seconds after which to look again."""
         try:
             while self._making.free_count():
                 claim = self.ledger.plans.claim()
                 if claim is None:
                     break
                 self._making.spawn(self._make, claim)
-            return LOOK_SECONDS if self.ledger.plans.is_unmade() else None
+            return LOOK_SECONDS if self.ledger.plans.is_unmade() else IDLE_SECONDS
         except LedgerFailed:
             return LOOK_SECONDS
 

@@ -328,5 +328,5 @@ def _watch(
         # Its transfers are recorded in the ledger: other workers resume them, or this one after a
         # restart.
         works.worker.stop()
-        works.planner.stop()
+        gevent.spawn(works.planner.stop)  # beside the drain: it may wait for seconds
     engine.drain(seconds)

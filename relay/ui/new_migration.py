@@ -120,6 +120,7 @@ def form_of_plan(
         name, colon, path = given.partition(":")
         is_remote = bool(colon) and name in remotes
         is_plain = name == "file" or given.rstrip("/") == printed.rstrip("/")
+        is_plain = is_plain and not given.endswith("?…")  # printed, of forgotten secrets
         values[f"{side}_remote"] = name if is_remote else ""
         values[f"{side}_path"] = path if is_remote else given if is_plain else ""
     return values

@@ -17,6 +17,7 @@ from relay.api.caller import current_caller
 from relay.api.migration_routes import request_within_limits
 from relay.engine.migration_request import stored_request
 from relay.errors import IllegalTransition, RelayError
+from relay.ledger import plans
 from relay.ledger.plan_values import StoredPlan
 from relay.ledger.states import PlanState, PlanVerb
 from relay.ui import words
@@ -130,13 +131,15 @@ def start_plan(frame: PageFrame, plan: str) -> Response:
     fields = read_form(frame.engine.settings, (PAUSED,))
     works, caller = frame.works(), current_caller()
     found = works.ledger.plans.one(plan, frame.viewer)
-    started = works.ledger.plans.migration_of(found)
     secret = works.ledger.plans.secret(found.id)
+    # Read again: another request may have started it, and deleted its secret, since.
+    found = works.ledger.plans.one(found.id, frame.viewer)
+    started = works.ledger.plans.migration_of(found)
     if started is not None:
         return redirect(f"migrations/{started.name}")
     try:
         if secret is None:
-            raise IllegalTransition("its migration was started, and is gone")
+            raise _no_secret(found)
         order = stored_request(found, secret)
         order = replace(
             order,
@@ -152,6 +155,13 @@ def start_plan(frame: PageFrame, plan: str) -> Response:
         return plan_page(frame, plan, error)
     works.worker.wake()
     return redirect(f"migrations/{started.name}")
+
+
+def _no_secret(plan: StoredPlan) -> IllegalTransition:
+    """Return why a plan without secrets, and without a migration, does not start."""
+    if plan.state == PlanState.STARTED:
+        return IllegalTransition("its migration was started, and is gone")
+    return plans.forgotten()
 
 
 def delete_plan(frame: PageFrame, plan: str) -> Response:

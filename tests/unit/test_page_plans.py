@@ -10,21 +10,27 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import gevent
 import pytest
 from flask.testing import FlaskClient
-from sqlalchemy import select
+from gevent.event import Event
+from sqlalchemy import delete, select
 from werkzeug.test import TestResponse
 
+from relay.api import planner, serving
 from relay.api.app import create_app
 from relay.api.migration_routes import LedgerContext, ledger_context
+from relay.api.planner import Planner
 from relay.config import Settings
 from relay.engine.transfer_engine import TransferEngine
 from relay.engine.worker.worker import Worker
 from relay.ledger.ledger import Ledger
+from relay.ledger.plan_ledger import PlanLedger
 from relay.ledger.rows import SERVER
-from relay.ledger.schema import plans
+from relay.ledger.schema import plan_secrets, plans
 from relay.ledger.token_values import Scope, TokenLimits
 from tests.conftest import LOOPBACK
 
@@ -123,6 +129,36 @@ def test_a_plan_counts_and_starts_one(site: Site) -> None:
     assert "#1" in site.wait(path, "It has started")
     found = site.client.get("/migrations").json or {}
     assert [row["state"] for row in found["migrations"]] == ["running"]
+
+
+def test_a_start_beside_another_one_leads_to_the_same(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other request commits before this one reads the secret."""
+    path, secret = site.plan(), PlanLedger.secret
+    site.wait(path, "Ready")
+
+    def start_first(ledger: PlanLedger, id: str) -> object:
+        monkeypatch.setattr(PlanLedger, "secret", secret)
+        other = site.client.application.test_client()
+        assert other.post(f"{path}/start").status_code == 303
+        return ledger.secret(id)
+
+    monkeypatch.setattr(PlanLedger, "secret", start_first)
+    answer = site.press(path, "start")
+    assert (answer.status_code, answer.headers["Location"]) == (303, "/ui/migrations/1")
+
+
+def test_a_plan_whose_credentials_are_forgotten(make_site: Callable[..., Site]) -> None:
+    site = make_site(runs=False)
+    path = site.plan(source_path="http://127.0.0.1:9/a/?sig=planted-0123456789", tree="")
+    assert site.press(path, "cancel").status_code == 303
+    site.works.ledger.database.run(lambda c: c.execute(delete(plan_secrets)))
+    for verb in ("start", "again"):
+        answer = site.press(path, verb)
+        assert answer.status_code == 409 and "credentials again" in answer.text, verb
+    text = site.client.get(f"/ui/new?plan={path.rpartition('/')[2]}").text
+    assert "Give the source again" in text
 
 
 def test_what_is_there_is_not_copied(site: Site) -> None:
@@ -342,3 +378,39 @@ def test_a_restarted_server_finds_its_plans(make_site: Callable[..., Site]) -> N
     assert "copy 2" in make_site().wait(path, "Ready")
     with closing(Ledger.connect(f"sqlite:///{site.home}/l.db", SERVER)) as ledger:
         assert ledger.plans.claim() is None
+
+
+def test_an_idle_planner_looks_from_time_to_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For a plan of a process that is gone, which wakes no other one."""
+    monkeypatch.setattr(planner, "IDLE_SECONDS", 0.001)
+    looks, looked = list[bool](), Event()
+
+    def claim() -> None:
+        looks.append(True)
+        if len(looks) > 2:
+            looked.set()
+
+    ledger: Any = SimpleNamespace(plans=SimpleNamespace(claim=claim, is_unmade=lambda: False))
+    engine: Any = None
+    idle = Planner(ledger, engine)
+    running = gevent.spawn(idle.run)
+    assert looked.wait(SECONDS)
+    idle.stop()
+    running.get(timeout=SECONDS)
+
+
+def test_a_drain_does_not_wait_for_the_planner() -> None:
+    order, over = list[str](), Event()
+
+    def stop() -> None:
+        over.wait(SECONDS)
+        order.append("planner")
+
+    works: Any = SimpleNamespace(
+        worker=SimpleNamespace(stop=lambda: order.append("worker")),
+        planner=SimpleNamespace(stop=stop),
+    )
+    engine: Any = SimpleNamespace(drain=lambda _: order.append("drain"))
+    serving._watch(SimpleNamespace(alive=False), engine, 1.0, works)
+    assert order == ["worker", "drain"]
+    over.set()
