@@ -18,6 +18,7 @@ from sqlalchemy import update
 from relay.config import Settings
 from relay.engine.migration_request import Endpoint, MigrationRequest
 from relay.engine.plan import IfExists
+from relay.engine.transfer import precheck
 from relay.engine.transfer_engine import TransferEngine
 from relay.engine.worker.migration_cache import MigrationCache
 from relay.engine.worker.refusals import PATIENCE, RefusalJudge, Verdict
@@ -26,6 +27,7 @@ from relay.errors import LedgerRefused, Unauthenticated
 from relay.ledger.ledger import Ledger
 from relay.ledger.rows import SERVER, ListedObject
 from relay.ledger.schema import migrations
+from relay.location import Location
 from relay.stores.local import LocalStore
 from tests.faults.scripted_http import Shelf, empty_answer
 from tests.faults.test_claims import accept_tree
@@ -125,18 +127,21 @@ def test_a_private_object_of_a_list_stops_no_other(
     assert errors == {"store-unauthenticated"}
 
 
-class Private(Shelf):
-    """A server that shows one object to others only."""
+def test_a_refused_look_among_skips_stops_no_other(
+    ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The store answers 401 to the HEAD of one object, as an S3 server may."""
+    look = precheck.inspect_prior_state
 
-    def _other(self, talk: Talk, method: bytes, path: bytes, request: bytes) -> bool:
-        self.refused = {method: empty_answer(401)} if path == b"/to/05" else {}
-        return super()._other(talk, method, path, request)
+    def inspect(destination: Any, place: Location, needed: bool) -> Any:
+        if place.path == "/to/05":
+            raise Unauthenticated("no", side="destination")
+        return look(destination, place, needed)
 
-
-def test_a_refused_look_among_skips_stops_no_other(ledger: Ledger, tmp_path: Path) -> None:
+    monkeypatch.setattr(precheck, "inspect_prior_state", inspect)
     files = {f"{number:02}": b"text" for number in range(COUNT)}
-    private = Private({f"/to/{name}".encode(): data for name, data in files.items()})
-    with Peer(private) as there:
+    shelf = Shelf({f"/to/{name}".encode(): data for name, data in files.items()})
+    with Peer(shelf) as there:
         found = run_to(there, ledger, tmp_path, files, slots=1, if_exists=IfExists.SKIP)
     assert found == ({"failed": 1, "skipped": COUNT - 1}, "partial")
 
