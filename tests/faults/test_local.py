@@ -1039,7 +1039,7 @@ def test_a_file_is_the_same_under_another_inode_number(
     mounts = "1 1 0:0 / /proc rw - proc x rw\n2 1 {}:{} / / rw shared:1 - {}\n".format(
         *numbers, kind
     )
-    monkeypatch.setattr(local_files.Path, "read_text", lambda *_, **__: mounts)
+    monkeypatch.setattr(local_files.Path, "read_bytes", lambda *_: mounts.encode())
     local_files._is_mount_numbered.cache_clear()
     try:
         tags = {
@@ -1061,8 +1061,8 @@ def test_another_mount_may_have_the_number_of_an_earlier_one(
     local_files._is_mount_numbered.cache_clear()
     try:
         for kind, numbered in (("nfs4 server:/a rw", True), ("fuse.sshfs host:/a rw", False)):
-            text = f"{line}{kind}\n"
-            monkeypatch.setattr(local_files.Path, "read_text", lambda *_, text=text, **__: text)
+            text = f"{line}{kind}\n".encode()
+            monkeypatch.setattr(local_files.Path, "read_bytes", lambda *_, text=text: text)
             assert local_files._is_numbered(device) is numbered
             now += local_files.MOUNTS_SECONDS
     finally:
