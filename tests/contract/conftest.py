@@ -52,13 +52,24 @@ def postgres() -> Iterator[Postgres]:
         yield server
 
 
+@pytest.fixture(scope="session")
+def template(postgres: Postgres) -> str:
+    """Return the name of a database with the tables of a ledger, which others are copied from: each
+    of seven hundred tests would make the tables again."""
+    url = postgres.database()
+    open_database(url).close()
+    return url.rpartition("/")[2]
+
+
 @pytest.fixture(params=["sqlite", "postgresql"])
 def address(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """Return the URL of an empty ledger."""
+    """Return the URL of an empty ledger. It has no tables yet if the test opens it itself."""
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path}/relay.db"
     server: Postgres = request.getfixturevalue("postgres")
-    return server.database()
+    if "open_ledger" not in request.fixturenames:
+        return server.database()
+    return server.database(f'TEMPLATE "{request.getfixturevalue("template")}"')
 
 
 @pytest.fixture
