@@ -15,7 +15,7 @@ from tests.postgres import programs
 ROOT = Path(__file__).resolve().parents[2]
 OPEN, CLOSE = "<!-- bench-page -->", "<!-- /bench-page -->"
 
-pytestmark = pytest.mark.campaign
+pytestmark = [pytest.mark.campaign, pytest.mark.timeout(300)]
 
 
 def run(*words: str) -> subprocess.CompletedProcess[str]:
