@@ -140,7 +140,9 @@ def run_server(
         yield Server(process, found[1], int(found[2]))
     finally:
         if process.poll() is None:
-            workers = psutil.Process(process.pid).children()
+            workers = []
+            with suppress(psutil.NoSuchProcess):  # killed, and not yet known to have ended
+                workers = psutil.Process(process.pid).children()
             process.kill()
             for worker in workers:  # it would notice a second later, and hold stderr as long
                 with suppress(psutil.NoSuchProcess):
