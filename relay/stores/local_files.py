@@ -29,6 +29,7 @@ from relay.errors import ConnectionLost, RelayError, Side, SourceChanged, Unsupp
 from relay.parsing import http_text, moment
 from relay.receipt import Version
 from relay.stores.interfaces import PREFIX, SUFFIX, Entry, reject_temporary_name
+from relay.stores.local_areas import read_mounts
 from relay.stores.local_folders import AllowedFolders
 from relay.stores.metadata import MTIME
 from relay.wire.body import Body
@@ -134,10 +135,7 @@ def _is_mount_numbered(device: int, _: int) -> bool:
     fs/fat/inode.c and fs/exfat/inode.c, iunique). So do VirtualBox's shared folders
     (fs/vboxsf/super.c), and SMB without the server's numbers (mount.cifs(8), `noserverino`)."""
     mounted = f"{os.major(device)}:{os.minor(device)}"
-    try:
-        lines = Path("/proc/self/mountinfo").read_bytes().decode(errors="replace").split("\n")
-    except OSError:
-        return True
+    lines = read_mounts().split("\n")
     mounts = [line.partition(" - ")[2] for line in lines if line.split(" ", 3)[2:3] == [mounted]]
     return not any(
         mount.startswith(_UNNUMBERED) or "noserverino" in mount.split(",") for mount in mounts
