@@ -6,15 +6,15 @@ Never here: what follows if a process has ended (`ledger/leases.py`)."""
 from __future__ import annotations
 
 import os
-import re
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+from relay.process.mounts import Mount, read_mounts
+
 INITIAL_PID_NAMESPACE: Final = "pid:[4026531836]"
 """The pid namespace of the machine itself (include/linux/proc_ns.h, PROC_PID_INIT_INO)."""
 _MACHINE_ID: Final = "/etc/machine-id"
-_MOUNTS: Final = Path("/proc/self/mountinfo")
 
 
 def boot_id() -> str:
@@ -28,7 +28,7 @@ def boot_id() -> str:
 def machine_id() -> str:
     """Return an id of this machine (machine-id(5)). Without one it is the id of its start; so it is
     in a container, whose file comes from its image, unless the machine's file is mounted there."""
-    if is_container() and _mount_of(_MACHINE_ID)[4:5] != [_MACHINE_ID]:
+    if is_container() and not _is_mounted(_MACHINE_ID):
         return boot_id()
     try:
         found = Path(_MACHINE_ID).read_text(encoding="ascii").strip()
@@ -49,28 +49,28 @@ def volume_of(path: Path) -> list[str]:
     source without a name, as "overlay" or "tmpfs", has many file systems: these have the number
     of their device too, which lasts as long as they do."""
     mount = _mount_of(os.path.realpath(path))
-    if not mount:  # a chroot shows only the mounts below it
+    if mount is None:  # a chroot shows only the mounts below it
         return []
-    # Fields of varying number end with a '-'; the type and the source follow (proc(5)).
-    kind, source = mount[mount.index("-") + 1 :][:2]
+    source = mount.source
     if source.startswith("/dev/"):
         with suppress(OSError):
-            source = f"/{os.statvfs(mount[4]).f_fsid:x}"
-    return [mount[3], kind, source, *([] if "/" in source else [mount[2]])]
+            source = f"/{os.statvfs(mount.point).f_fsid:x}"
+    return [mount.root, mount.kind, source, *([] if "/" in source else [mount.device])]
 
 
-def _mount_of(path: str) -> list[str]:
-    """Return the fields of the mount that holds a path, the last one of the longest mount point; []
-    if none is shown."""
-    found: list[str] = []
-    # A name may contain any other character at which `splitlines` splits too.
-    for line in _MOUNTS.read_bytes().decode(errors="surrogateescape").split("\n")[:-1]:
-        mount = line.split(" ")
-        # Blanks, tabs and backslashes are octal escapes (proc(5)).
-        mount[4] = re.sub(r"\\(\d{3})", lambda match: chr(int(match[1], 8)), mount[4])
+def _is_mounted(path: str) -> bool:
+    mount = _mount_of(path)
+    return mount is not None and mount.point == path
+
+
+def _mount_of(path: str) -> Mount | None:
+    """Return the mount that holds a path, the last one of the longest mount point; None if none is
+    shown."""
+    found: Mount | None = None
+    for mount in read_mounts():
         # A later mount at the same place hides an earlier one, hence `>=`.
-        is_above = os.path.commonpath((path, mount[4])) == mount[4]
-        if is_above and (not found or len(mount[4]) >= len(found[4])):
+        is_above = os.path.commonpath((path, mount.point)) == mount.point
+        if is_above and (found is None or len(mount.point) >= len(found.point)):
             found = mount
     return found
 

@@ -11,13 +11,13 @@ Decided here: which paths share threads. Never here: how many threads they have.
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from time import monotonic
 from typing import Final
 
 from relay.location import Location
+from relay.process.mounts import Mount, read_mounts
 from relay.stores.local_folders import AllowedFolders
 from relay.stores.local_locations import folders_of, path_of
 
@@ -34,22 +34,15 @@ _WITHOUT_FILES: Final = frozenset(
     ]
 )
 """Types of file systems that wait for no disk and no server."""
-_ESCAPED: Final = re.compile(r"\\([0-7]{3})")
-
-
-def read_mounts() -> str:
-    """Return the mounts of this process (proc(5), "mountinfo"); "" if they are not known."""
-    try:
-        return Path("/proc/self/mountinfo").read_bytes().decode(errors="surrogateescape")
-    except OSError:
-        return ""
 
 
 class Mounts:
     """The mount points of this process, read again after REFRESH_SECONDS."""
 
     def __init__(
-        self, read: Callable[[], str] = read_mounts, clock: Callable[[], float] = monotonic
+        self,
+        read: Callable[[], Iterable[Mount]] = read_mounts,
+        clock: Callable[[], float] = monotonic,
     ) -> None:
         """Start without knowledge."""
         self._read, self._clock = read, clock
@@ -84,16 +77,10 @@ class Mounts:
         return next((point for top, point in self._points.items() if folder.startswith(top)), "")
 
 
-def mount_points(text: str) -> tuple[str, ...]:
-    """Return the mount points in the text of a `mountinfo` whose files may be slow, the longest
-    first; without the root."""
-    found = set()
-    for line in text.split("\n"):
-        # 36 35 98:0 /root /mount/point options [optional fields] - type source options
-        fields, _, kind = line.partition(" - ")
-        point = fields.split(" ", 5)[4:5]
-        if point and kind.partition(" ")[0] not in _WITHOUT_FILES:
-            found.add(_ESCAPED.sub(lambda escape: chr(int(escape[1], 8)), point[0]))
+def mount_points(mounts: Iterable[Mount]) -> tuple[str, ...]:
+    """Return the points of the mounts whose files may be slow, the longest first; without the
+    root."""
+    found = {mount.point for mount in mounts if mount.kind not in _WITHOUT_FILES}
     return tuple(sorted(found - {"/"}, key=len, reverse=True))
 
 

@@ -27,9 +27,9 @@ from gevent.monkey import get_original
 
 from relay.errors import ConnectionLost, RelayError, Side, SourceChanged, Unsupported
 from relay.parsing import http_text, moment
+from relay.process.mounts import read_mounts
 from relay.receipt import Version
 from relay.stores.interfaces import PREFIX, SUFFIX, Entry, reject_temporary_name
-from relay.stores.local_areas import read_mounts
 from relay.stores.local_folders import AllowedFolders
 from relay.stores.metadata import MTIME
 from relay.wire.body import Body
@@ -45,9 +45,8 @@ _NOT_NOW: Final = frozenset(
 )
 """Errors of preadv2 if the bytes are not in memory, or if the file system does not support
 RWF_NOWAIT."""
-_UNNUMBERED: Final = ("fuse", "vfat ", "msdos ", "exfat ", "vboxsf ")
-"""Types of file systems whose inode numbers are not permanent, as they begin a mount's line
-(proc(5), "mountinfo")."""
+_UNNUMBERED: Final = ("vfat", "msdos", "exfat", "vboxsf")
+"""Types of file systems whose inode numbers are not permanent, besides those of FUSE."""
 _AT_SYMLINK_NOFOLLOW: Final = 0x100
 _AT_EMPTY_PATH: Final = 0x1000
 _AT_STATX_FORCE_SYNC: Final = 0x2000
@@ -135,10 +134,10 @@ def _is_mount_numbered(device: int, _: int) -> bool:
     fs/fat/inode.c and fs/exfat/inode.c, iunique). So do VirtualBox's shared folders
     (fs/vboxsf/super.c), and SMB without the server's numbers (mount.cifs(8), `noserverino`)."""
     mounted = f"{os.major(device)}:{os.minor(device)}"
-    lines = read_mounts().split("\n")
-    mounts = [line.partition(" - ")[2] for line in lines if line.split(" ", 3)[2:3] == [mounted]]
     return not any(
-        mount.startswith(_UNNUMBERED) or "noserverino" in mount.split(",") for mount in mounts
+        mount.kind.startswith("fuse") or mount.kind in _UNNUMBERED or "noserverino" in mount.options
+        for mount in read_mounts()
+        if mount.device == mounted
     )
 
 

@@ -19,7 +19,7 @@ from relay.ledger.opening import open_database
 from relay.ledger.rows import SERVER, ListedObject, Spec
 from relay.ledger.schema import migrations, transfers
 from relay.ledger.workers import WorkerId
-from relay.process import identities
+from relay.process import identities, mounts
 from relay.stores.remotes import Remotes
 from relay.stores.s3.aws_settings import S3Config
 from relay.stores.s3.sigv4 import AwsCredentials, Signer
@@ -259,7 +259,7 @@ def test_a_volume_is_another_one_in_each_container(
 ) -> None:
     """Containers of one image have one machine id, and each its own volume at /models."""
     shown = tmp_path / "mountinfo"
-    monkeypatch.setattr(identities, "_MOUNTS", shown)
+    monkeypatch.setattr(mounts, "MOUNTINFO", shown)
     monkeypatch.setattr(identities, "pid_namespace", lambda: "pid:[4026532000]")
 
     def accept(boot: str, volume: str, key: str = "KEY") -> str:

@@ -20,6 +20,7 @@ ORDER: tuple[str, ...] = (
     "relay.errors",
     "relay.process.failpoints",
     "relay.process.small_files",
+    "relay.process.mounts",
     "relay.process.identities",
     "relay.parsing",
     "relay.caseless",
@@ -90,7 +91,7 @@ ORDER: tuple[str, ...] = (
 )
 """Each may import the entries above it, and itself. (wsgi and __main__ may import all.)"""
 
-PURE = ORDER[:18]
+PURE = ORDER[:19]
 FORBIDDEN_TO_PURE = ("gevent", "requests", "socket", "ssl", "flask")
 TOPS = ("relay.wsgi", "relay.__main__")
 LATE = {("relay.api.serving", "relay.wsgi")}

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from relay.process import identities
+from relay.process import identities, mounts
 
 MOUNTS = """\
 1 0 0:50 / / rw,relatime - overlay overlay rw,lowerdir=/l,upperdir=/u
@@ -21,7 +21,7 @@ def container(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """Show the mounts of a container; return their file."""
     shown = tmp_path / "mountinfo"
     shown.write_text(MOUNTS)
-    monkeypatch.setattr(identities, "_MOUNTS", shown)
+    monkeypatch.setattr(mounts, "MOUNTINFO", shown)
     monkeypatch.setattr(identities, "pid_namespace", lambda: "pid:[4026532000]")
     return shown
 

@@ -13,6 +13,7 @@ import pytest
 from relay.config import Settings
 from relay.engine.transfer_engine import TransferEngine
 from relay.location import Location
+from relay.process.mounts import parse_mounts
 from relay.stores import local
 from relay.stores.local import LocalStore
 from relay.stores.local_areas import (
@@ -28,12 +29,12 @@ from relay.stores.local_locations import local_location
 from relay.wire.native import AREA_THREADS, POOLS, AreaPools, in_native_thread
 from relay.wire.watchdog import Watchdog
 
-MOUNTED = r"""22 27 0:21 / /proc rw,relatime - proc proc rw
+MOUNTED = parse_mounts(r"""22 27 0:21 / /proc rw,relatime - proc proc rw
 27 1 254:0 / / rw,relatime - ext4 /dev/vda rw
 28 27 0:25 / /mnt/nas rw,relatime shared:7 - nfs4 nas:/ rw
 29 27 0:26 / /mnt/my\040files rw - fuse.sshfs host: rw
 30 28 8:1 / /mnt/nas/disk rw - xfs /dev/sdb1 rw
-"""
+""")
 
 
 @pytest.fixture
@@ -72,10 +73,10 @@ def test_a_path_is_in_the_innermost_area(path: str, area: str) -> None:
 
 
 def test_a_later_mount_is_found() -> None:
-    now, text = [0.0], [""]
-    mounts = Mounts(lambda: text[0], lambda: now[0])
+    now, found = [0.0], [()]
+    mounts = Mounts(lambda: found[0], lambda: now[0])
     assert mounts.point_of("/mnt/nas/a") == ""
-    text[0] = MOUNTED
+    found[0] = MOUNTED
     assert mounts.point_of("/mnt/nas/a") == ""
     now[0] += REFRESH_SECONDS
     assert mounts.point_of("/mnt/nas/a") == "/mnt/nas"
