@@ -24,12 +24,11 @@ from relay.errors import KeyCollision, NotFound, Rejected, Side, StoreError, Una
 from relay.location import Location
 from relay.stores.http_reads import IsFolder
 from relay.stores.interfaces import Destination, ObjectInfo, Source
+from relay.stores.unused_names import OBJECT_DELIMITER, UnusedNames, is_name_cut
 from relay.wire.capabilities import CapabilityCache
 
 STORES: Final = frozenset({"http", "webdav", "nextcloud"})
 """Stores whose names are paths of URLs, and behind any proxy."""
-_DELIMITER: Final = re.compile("%(?:3f|23|3b|26)", re.I)
-"""An encoded '?', '#', ';' or '&'. (A proxy may put a path into a query.)"""
 _TWICE: Final = re.compile("%25([0-9a-f]{2})", re.I)
 """A character that is percent-encoded in the name itself."""
 _LETTERS: Final = re.compile("%(?:25)*[0-9a-f]{2}|([0-9a-z])", re.I)
@@ -48,10 +47,8 @@ class _Cut:
     """The fact that the server does not do that in this folder."""
     rest: Location
     """The cut name."""
-    unused: Location
-    """A name that never existed, and that a server cuts to `rest`."""
-    plain: Location
-    """A name that never existed, without a delimiter."""
+    unused: UnusedNames
+    """The first of them is cut to `rest`."""
     is_twice: bool = False
     """True if the server does not cut the name, but decodes it twice."""
 
@@ -84,11 +81,10 @@ class CutNames:
         for cut in _cuts_of(self._place):
             if self._memory.has(self._place.origin, cut.fact):
                 continue
-            is_there = self._is_there(cut.unused)
-            # A server that answers for any name shows nothing.
-            if is_there and self._is_there(cut.plain) is False:
+            is_cut = is_name_cut(cut.unused, self._is_there)
+            if is_cut:
                 raise self._error(cut)
-            if is_there is False:
+            if is_cut is False:
                 self._free.append(cut.fact)
             else:
                 self.is_free = False
@@ -137,7 +133,7 @@ def _cuts_of(place: Location) -> Iterator[_Cut]:
     """Yield the ways to cut a name: at the first delimiter of each kind, and its second
     decoding."""
     path, query = place.path, place.target[len(place.path) :]
-    firsts = {found[0].lower(): found for found in reversed([*_DELIMITER.finditer(path)])}
+    firsts = {found[0].lower(): found for found in reversed([*OBJECT_DELIMITER.finditer(path)])}
     for kind, found in firsts.items():
         before, after = path[: found.start()], path[found.end() :]
         # A parameter ends with its segment, all else with the URL.
@@ -146,8 +142,10 @@ def _cuts_of(place: Location) -> Iterator[_Cut]:
         yield _Cut(
             fact=f"whole paths {before.rpartition('/')[0]}/ {kind}",
             rest=place.with_target(before + after + query),
-            unused=place.with_target(f"{before}{found[0]}{word}{after}{query}"),
-            plain=place.with_target(f"{before}-{word}{after}{query}"),
+            unused=UnusedNames(
+                place.with_target(f"{before}{found[0]}{word}{after}{query}"),
+                place.with_target(f"{before}-{word}{after}{query}"),
+            ),
         )
     again = _second_decoding(place)
     if again is not None:
@@ -156,7 +154,7 @@ def _cuts_of(place: Location) -> Iterator[_Cut]:
 
 def _second_decoding(place: Location) -> _Cut | None:
     """Return the second decoding of a name that has a percent-encoded character, and a letter or
-    digit, which `unused` has percent-encoded. Else return None."""
+    digit, which the unused name has percent-encoded. Else return None."""
     path, query = place.path, place.target[len(place.path) :]
     first = _TWICE.search(path)
     if first is None:
@@ -170,8 +168,10 @@ def _second_decoding(place: Location) -> _Cut | None:
     return _Cut(
         fact=f"whole paths {folder} %25",
         rest=place.with_target(_TWICE.sub(_decode_character, path) + query),
-        unused=place.with_target(f"{path[:at]}%25{code:x}{path[at + 1 :]}{query}"),
-        plain=place.with_target(f"{before}-{uuid4().hex[:8]}{after}{query}"),
+        unused=UnusedNames(
+            place.with_target(f"{path[:at]}%25{code:x}{path[at + 1 :]}{query}"),
+            place.with_target(f"{before}-{uuid4().hex[:8]}{after}{query}"),
+        ),
         is_twice=True,
     )
 

@@ -12,6 +12,7 @@ Decided here: whether the name of a folder is cut. Never here: whether an object
 from __future__ import annotations
 
 import re
+from functools import partial
 from typing import Final
 from uuid import uuid4
 
@@ -21,13 +22,11 @@ from relay.receipt import Version
 from relay.stores.http_client import HttpClient
 from relay.stores.http_reads import IsFolder
 from relay.stores.http_uploads import delete_object
+from relay.stores.unused_names import FOLDER_DELIMITER, UnusedNames, is_name_cut
 from relay.stores.webdav.objects import DavObjects
 from relay.stores.webdav.properties import NO_METHOD, OtherRow, Properties
 
-_DELIMITER: Final = re.compile("%(?:25)*(?:3f|23|26)", re.I)
-"""A '?', '#' or '&', encoded any number of times. (A server that cuts a parameter at a ';' keeps
-the temporary name behind it.)"""
-_DELIMITERS: Final = re.compile(f".*{_DELIMITER.pattern}", re.I)
+_DELIMITERS: Final = re.compile(f".*{FOLDER_DELIMITER.pattern}", re.I)
 """A path to the end of its last delimiter."""
 _MISSING: Final = frozenset({404, 409, 410})
 _HINT: Final = (
@@ -79,12 +78,11 @@ def _shows_any_name(client: HttpClient, folder: Location) -> bool | None:
     the folder's; None if the server does not show that. Raises retryable StoreErrors."""
     begin = _DELIMITERS.match(folder.path)
     assert begin is not None, "the path has a delimiter"
-    word, whole = uuid4().hex[:8], _DELIMITER.split(folder.path, maxsplit=1)[0]
-    is_there = _is_there(client, folder.with_target(f"{begin[0]}{word}"))
-    # A server that answers for any name shows nothing.
-    if is_there and _is_there(client, folder.with_target(f"{whole}-{word}")) is not False:
-        return None
-    return is_there
+    word, whole = uuid4().hex[:8], FOLDER_DELIMITER.split(folder.path, maxsplit=1)[0]
+    names = UnusedNames(
+        folder.with_target(f"{begin[0]}{word}"), folder.with_target(f"{whole}-{word}")
+    )
+    return is_name_cut(names, partial(_is_there, client))
 
 
 def _is_there(client: HttpClient, unused: Location) -> bool | None:
