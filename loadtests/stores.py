@@ -37,7 +37,7 @@ from loadtests.bench.ports import free_ports
 from loadtests.bench.processes import clean_environment
 from loadtests.bench.programs import find_juicefs, juicefs_mover, rclone_mover, relay_mover
 from loadtests.bench.report import write_into
-from loadtests.bench.runs import MIB, Program, Section, run, say, table
+from loadtests.bench.runs import MIB, Mover, Program, Section, run, say, table
 from loadtests.bench.seaweed import find_weed
 from loadtests.bench.seaweed_buckets import buckets, fill_bucket, remotes
 from loadtests.bench.starts import starts
@@ -196,22 +196,19 @@ def dav(home: Path, nginx: str) -> Iterator[tuple[str, str]]:
 def dav_small(stack: ExitStack, home: Path, rclone: str, nginx: str, count: int) -> Section:
     """Small objects by the thousand, from a web server to a WebDAV server. relay reads each back,
     unless an option limits it to what rclone compares."""
-    old, new = stack.enter_context(dav(home, nginx))
+    servers = stack.enter_context(dav(home, nginx))
+    check = _fill_web_server(home, count)
+    movers = [*_dav_relays(home, *servers), *_dav_rclones(home, rclone, *servers)]
+    title = f"{count:,} objects of 64 KiB, HTTP to WebDAV (nginx)"
+    return Section("dav-small", title, count, count * SMALL, movers, check)
+
+
+def _fill_web_server(home: Path, count: int) -> Callable[[str], None]:
+    """Make the objects of the old server; return the check of a folder of the new one, which it
+    removes."""
     data = random.Random(2).randbytes(SMALL)
     for index in range(count):
         (home / "old/small" / f"{index:06}").write_bytes(data)
-    environment, conf = (
-        clean_environment(home) | {"RELAY_CONFIG": str(home / "relay.toml")},
-        home / "rclone.conf",
-    )
-    (home / "relay.toml").write_text("")
-    conf.write_text(
-        f"[a]\ntype = http\nurl = http://{old}/\n\n[b]\ntype = webdav\nvendor = other\nurl ="
-        f" http://{new}/\n"
-    )
-
-    def words(flags: Sequence[str]) -> Callable[[str], Sequence[str]]:
-        return lambda target: ["copy", "a:small", f"b:{target}", *flags]
 
     def check(target: str) -> None:
         folder = home / "new" / target
@@ -222,43 +219,45 @@ def dav_small(stack: ExitStack, home: Path, rclone: str, nginx: str, count: int)
                 f"{target}: {len(found)} of {count} objects arrived, or not all of them whole"
             )
 
-    def relay_words(*flags: str, scheme: str = "webdav") -> Callable[[str], Sequence[str]]:
-        ends = f"http://{old}/small", f"{scheme}://{new}/{{}}"
-        return lambda target: [
-            "migrate",
-            "-r",
-            "-q",
-            "--slots",
-            "32",
-            *flags,
-            *(end.format(target) for end in ends),
-        ]
+    return check
 
-    movers = [
-        relay_mover(home, environment, relay_words()),
-        replace(
-            relay_mover(
-                home,
-                environment,
-                relay_words("--verify", "size"),
-                "relay, `--verify size`: rclone's proof",
-            ),
-            well=frozenset({UNVERIFIED}),
-        ),
-        replace(
-            relay_mover(
-                home,
-                environment,
-                relay_words("--verify", "size", scheme="http"),
-                "relay to `http://`: the same without MOVE",
-            ),
-            well=frozenset({UNVERIFIED}),
-        ),
+
+def _dav_relays(home: Path, old: str, new: str) -> list[Program]:
+    """Return relay as it is, with rclone's proof, and without MOVE."""
+    config = home / "relay.toml"
+    config.write_text("")
+    environment = clean_environment(home) | {"RELAY_CONFIG": str(config)}
+
+    def words(*flags: str, scheme: str = "webdav") -> Callable[[str], Sequence[str]]:
+        order = ["migrate", "-r", "-q", "--slots", "32", *flags, f"http://{old}/small"]
+        return lambda target: [*order, f"{scheme}://{new}/{target}"]
+
+    def mover_of_size(name: str, scheme: str) -> Program:
+        made = relay_mover(home, environment, words("--verify", "size", scheme=scheme), name)
+        return replace(made, well=frozenset({UNVERIFIED}))
+
+    return [
+        relay_mover(home, environment, words()),
+        mover_of_size("relay, `--verify size`: rclone's proof", "webdav"),
+        mover_of_size("relay to `http://`: the same without MOVE", "http"),
+    ]
+
+
+def _dav_rclones(home: Path, rclone: str, old: str, new: str) -> list[Mover]:
+    """Return rclone with its defaults, and with its best flags."""
+    conf = home / "rclone.conf"
+    conf.write_text(
+        f"[a]\ntype = http\nurl = http://{old}/\n\n[b]\ntype = webdav\nvendor = other\nurl ="
+        f" http://{new}/\n"
+    )
+
+    def words(flags: Sequence[str]) -> Callable[[str], Sequence[str]]:
+        return lambda target: ["copy", "a:small", f"b:{target}", *flags]
+
+    return [
         rclone_mover(home, rclone, conf, "rclone", words(())),
         rclone_mover(home, rclone, conf, "rclone, best flags", words(BEST_DAV)),
     ]
-    title = f"{count:,} objects of 64 KiB, HTTP to WebDAV (nginx)"
-    return Section("dav-small", title, count, count * SMALL, movers, check)
 
 
 def listing(

@@ -116,68 +116,25 @@ def add_pages(
 
 def page_routes(frame: PageFrame) -> Iterable[PageRoute]:
     """Return every route of the page."""
-    shared = SharedValues()
-    searched = frozenset({"group", "q", "before"})
-    filtered = frozenset({"state", "reason", "level", "prefix", "after"})
-    live = frozenset({"m", "list"})
-    one = "/migrations/<id>"
     return (
-        PageRoute(path="", view=lambda: redirect("")),
-        PageRoute(path="/", view=partial(list_page, frame), query=searched),
-        PageRoute(
-            path="/new",
-            view=partial(new_page, frame),
-            query=frozenset({"plan"}),
-            scope=Scope.SUBMIT,
-        ),
-        _post("/new", partial(post_form, frame), Scope.SUBMIT),
+        *_list_routes(frame),
         *_plan_routes(frame),
-        PageRoute(path=one, view=partial(migration_page, frame)),
-        PageRoute(path=f"{one}/cancel", view=partial(cancel_page, frame), scope=Scope.SUBMIT),
-        *(_post(f"{one}/{verb}", partial(act, frame, verb=verb), Scope.SUBMIT) for verb in VERBS),
-        _post(f"{one}/acknowledge", partial(acknowledge, frame), Scope.SUBMIT),
-        *_form(
-            f"{one}/credentials",
-            partial(credentials_page, frame),
-            partial(renew_credentials, frame),
-            Scope.SUBMIT,
-        ),
-        PageRoute(path=f"{one}/objects", view=partial(objects_page, frame), query=filtered),
-        PageRoute(path=f"{one}/objects/<transfer>", view=partial(object_page, frame)),
-        *(
-            PageRoute(
-                path=f"{one}/report.{kind}",
-                view=partial(report, frame, kind=kind),
-                query=frozenset({"state"}),
-                is_data=True,
-            )
-            for kind in REPORTS
-        ),
-        PageRoute(path="/remotes", view=partial(remotes_page, frame)),
-        _post("/remotes/test", partial(test_remote, frame), Scope.SUBMIT),
-        *_form("/tokens", partial(tokens_page, frame), partial(create_token, frame), Scope.ADMIN),
-        _post("/tokens/<token>/rotate", partial(rotate_token, frame), Scope.ADMIN),
-        *_form(
-            "/tokens/<token>/revoke",
-            partial(revoke_page, frame),
-            partial(revoke_token, frame),
-            Scope.ADMIN,
-        ),
-        PageRoute(path="/settings", view=partial(settings_page, frame), scope=Scope.ADMIN),
-        PageRoute(path="/health", view=partial(health_page, frame)),
-        PageRoute(path="/stream", view=lambda: stream(frame, shared), query=live, is_data=True),
-        PageRoute(path="/values", view=partial(values, frame), query=live, is_data=True),
+        *_migration_routes(frame),
+        *_server_routes(frame),
+        *_live_routes(frame),
+        *_sign_in_routes(frame),
         PageRoute(path=ASSETS, view=_asset, scope=None, is_data=True),
-        PageRoute(
-            path="/sign-in",
-            view=partial(sign_in_page, frame),
-            query=frozenset({"next"}),
-            scope=None,
-        ),
-        _post("/sign-in", partial(sign_in, frame), None),
-        _post("/sign-out", partial(sign_out, frame), None),
         PageRoute(path="/<path:rest>", view=_no_page),
     )
+
+
+def _list_routes(frame: PageFrame) -> Iterable[PageRoute]:
+    searched, prefilled = frozenset({"group", "q", "before"}), frozenset({"plan"})
+    new = partial(new_page, frame)
+    yield PageRoute(path="", view=lambda: redirect(""))
+    yield PageRoute(path="/", view=partial(list_page, frame), query=searched)
+    yield PageRoute(path="/new", view=new, query=prefilled, scope=Scope.SUBMIT)
+    yield _post("/new", partial(post_form, frame), Scope.SUBMIT)
 
 
 def _plan_routes(frame: PageFrame) -> Iterable[PageRoute]:
@@ -194,6 +151,61 @@ def _plan_routes(frame: PageFrame) -> Iterable[PageRoute]:
     yield PageRoute(path=f"/values{plan}", view=partial(plan_values, frame), is_data=True)
     for name, view in changes.items():
         yield _post(f"{plan}/{name}", view, Scope.SUBMIT)
+
+
+def _migration_routes(frame: PageFrame) -> Iterable[PageRoute]:
+    one = "/migrations/<id>"
+    filtered = frozenset({"state", "reason", "level", "prefix", "after"})
+    yield PageRoute(path=one, view=partial(migration_page, frame))
+    yield PageRoute(path=f"{one}/cancel", view=partial(cancel_page, frame), scope=Scope.SUBMIT)
+    for verb in VERBS:
+        yield _post(f"{one}/{verb}", partial(act, frame, verb=verb), Scope.SUBMIT)
+    yield _post(f"{one}/acknowledge", partial(acknowledge, frame), Scope.SUBMIT)
+    yield from _form(
+        f"{one}/credentials",
+        partial(credentials_page, frame),
+        partial(renew_credentials, frame),
+        Scope.SUBMIT,
+    )
+    yield PageRoute(path=f"{one}/objects", view=partial(objects_page, frame), query=filtered)
+    yield PageRoute(path=f"{one}/objects/<transfer>", view=partial(object_page, frame))
+    for kind in REPORTS:
+        yield PageRoute(
+            path=f"{one}/report.{kind}",
+            view=partial(report, frame, kind=kind),
+            query=frozenset({"state"}),
+            is_data=True,
+        )
+
+
+def _server_routes(frame: PageFrame) -> Iterable[PageRoute]:
+    yield PageRoute(path="/remotes", view=partial(remotes_page, frame))
+    yield _post("/remotes/test", partial(test_remote, frame), Scope.SUBMIT)
+    yield from _form(
+        "/tokens", partial(tokens_page, frame), partial(create_token, frame), Scope.ADMIN
+    )
+    yield _post("/tokens/<token>/rotate", partial(rotate_token, frame), Scope.ADMIN)
+    yield from _form(
+        "/tokens/<token>/revoke",
+        partial(revoke_page, frame),
+        partial(revoke_token, frame),
+        Scope.ADMIN,
+    )
+    yield PageRoute(path="/settings", view=partial(settings_page, frame), scope=Scope.ADMIN)
+    yield PageRoute(path="/health", view=partial(health_page, frame))
+
+
+def _live_routes(frame: PageFrame) -> Iterable[PageRoute]:
+    shared, shown = SharedValues(), frozenset({"m", "list"})
+    yield PageRoute(path="/stream", view=lambda: stream(frame, shared), query=shown, is_data=True)
+    yield PageRoute(path="/values", view=partial(values, frame), query=shown, is_data=True)
+
+
+def _sign_in_routes(frame: PageFrame) -> Iterable[PageRoute]:
+    back, page = frozenset({"next"}), partial(sign_in_page, frame)
+    yield PageRoute(path="/sign-in", view=page, query=back, scope=None)
+    yield _post("/sign-in", partial(sign_in, frame), None)
+    yield _post("/sign-out", partial(sign_out, frame), None)
 
 
 def _form(path: str, show: View, send: View, scope: Scope) -> tuple[PageRoute, PageRoute]:

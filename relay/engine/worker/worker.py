@@ -91,6 +91,16 @@ class Worker:
 
     def __post_init__(self) -> None:
         """Start without claims."""
+        self._start_idle()
+        jobs = MigrationCache(self.ledger, self.engine, self.clock)
+        traffic = TrafficCounter(self.engine.count)
+        self._build_claiming(jobs, traffic)
+        self._build_transfers(jobs)
+        self._build_services(jobs, traffic)
+        jobs.in_use = self._migrations
+
+    def _start_idle(self) -> None:
+        """Start with no slot, and with a ledger that is not known to fail."""
         self._slot_greenlets = Group()
         self._live_slots = 0
         self._large_slots = self.slots
@@ -106,12 +116,17 @@ class Worker:
         self._silent_since: float | None = None
         self._met: RelayError | None = None
         self._met_until = -inf
+
+    def _build_claiming(self, jobs: MigrationCache, traffic: TrafficCounter) -> None:
+        """Build what the poll of the ledger uses."""
         self._lease = Lease(self.ledger, self.lease_seconds, self.clock, lambda: self.slots)
         self._claims = ClaimsInHand(self.ledger)
         self._pace = PrefetchSizer(self.slots, self.clock)
-        self._jobs = jobs = MigrationCache(self.ledger, self.engine, self.clock)
-        traffic = TrafficCounter(self.engine.count)
+        self._jobs = jobs
         self._active = ActiveTransfers(self.engine, jobs, self.clock, traffic.note_end)
+
+    def _build_transfers(self, jobs: MigrationCache) -> None:
+        """Build what a slot uses to run a claim."""
         judge = RefusalJudge(jobs, self.clock, self._active.by_claim)
         self._failures = FailurePolicy(self.ledger, jobs, judge, self.ended)
         self._helped = HelpedUploads(
@@ -135,6 +150,9 @@ class Worker:
             ended=self.ended,
             moved=self._note_moved,
         )
+
+    def _build_services(self, jobs: MigrationCache, traffic: TrafficCounter) -> None:
+        """Build the greenlets beside the poll and the slots."""
         self._lister = Lister(
             self.ledger,
             self.engine,
@@ -145,7 +163,6 @@ class Worker:
             only=self.only,
             is_alone=self._is_alone,
         )
-        jobs.in_use = self._migrations
         self._sweeper = OrphanSweeper(
             self.ledger, self.engine, jobs=jobs, over=self._over, only=self.only
         )
