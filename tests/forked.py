@@ -34,18 +34,13 @@ def run(
     words: Sequence[str], environment: Mapping[str, str], seconds: float, cwd: Path = ROOT
 ) -> tuple[int, str, str]:
     """Run a command to its end; return its exit code and its output. Raises TimeoutExpired."""
-    zygote, began = _zygotes.get(os.getpid()) or _begin()
-    if _lasting(environment) != began:
-        command = [sys.executable, "-m", "relay", *words]
-        done = subprocess.run(
-            command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=seconds
-        )
-        return done.returncode, done.stdout, done.stderr
-    with tempfile.TemporaryDirectory(prefix="relay-forked-") as folder:
-        ended = zygote.begin(words, Path(folder), environment, cwd=cwd).wait(seconds)
-    if ended.code is None:
-        raise subprocess.TimeoutExpired(list(words), seconds, ended.out, ended.err)
-    return ended.code, ended.out, ended.err
+    with start(words, environment, cwd) as process:
+        try:
+            out, err = process.communicate(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            raise
+    return process.returncode, out, err
 
 
 def start(
