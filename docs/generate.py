@@ -23,7 +23,7 @@ from relay.api.openapi import document
 from relay.cli.__main__ import cli
 from relay.cli.commands import COMMANDS
 from relay.cli.exits import Exit
-from relay.config import Settings
+from relay.config import SETTINGS
 from relay.ledger.states import MIGRATION, PLAN, TRANSFER, Transition
 from relay.logs.event_table import ALWAYS, COMMON, EVENTS, MEMBERS, LineBound
 from relay.metrics.metric_table import METRICS, Metric
@@ -107,7 +107,7 @@ def _option(option: click.Option, context: click.Context) -> str:
 
 def settings() -> str:
     """Return the page of settings: each variable with its default and bounds."""
-    rows = "".join(_setting(name) for name in Settings.model_fields)
+    rows = "".join(_setting(name) for name in SETTINGS)
     return f"""# Settings
 
 Flags win over `RELAY_*` variables, those over `relay.toml`, those over the defaults. In `relay.toml` a setting stands
@@ -120,18 +120,12 @@ Sizes are bytes and times are seconds.
 
 
 def _setting(name: str) -> str:
-    field = Settings.model_fields[name]
-    assert field.description, f"{name} has no description"
-    shown = "" if field.default in (None, "", {}) else code(field.default)
-    signs = {"ge": "≥", "gt": "\\>", "le": "≤", "lt": "\\<"}
-    bounds = [
-        f"{signs[kind]} {getattr(bound, kind)}"
-        for bound in field.metadata
-        for kind in signs
-        if hasattr(bound, kind)
-    ]
+    declared = SETTINGS[name]
+    shown = "" if declared.default in (None, "", {}) else code(declared.default)
+    signs = {"ge": "≥", "gt": "\\>", "le": "≤"}
+    bounds = [f"{signs[kind]} {bound}" for kind, bound in declared.bounds.items()]
     variable = "`[remotes.NAME]`" if name == "remotes" else f"`RELAY_{name.upper()}`"
-    return f"| {variable} | {shown} | {' and '.join(bounds)} | {cell(field.description)} |\n"
+    return f"| {variable} | {shown} | {' and '.join(bounds)} | {cell(declared.description)} |\n"
 
 
 # -- the API

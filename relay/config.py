@@ -7,17 +7,18 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
 from pathlib import Path
 from pwd import getpwuid
-from typing import Any
-
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from typing import Any, Final
 
 from relay.egress import EgressPolicy, parse_allow
 from relay.errors import ConfigError
 from relay.logs.event_table import LogFormat, LogLevel
+from relay.setting_values import InvalidSettings, Mistake, setting, settings_of
 from relay.transfer_limits import KIB, MIB, Limits
 
 
@@ -29,24 +30,23 @@ class TlsLibrary(StrEnum):
     PYOPENSSL = "pyopenssl"
 
 
-class Settings(BaseModel):
+@dataclass(frozen=True, kw_only=True)
+class Settings:
     """The settings of an operator. `settings_sources.load_settings` reads them, and raises
-    ConfigError for an invalid one."""
+    ConfigError for an invalid one; to make some raises InvalidSettings."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    bind: str = Field(
+    bind: str = setting(
         "127.0.0.1:8080",
         description="Address to listen on; any address but loopback needs a token (`relay token`).",
     )
-    workers: int = Field(
+    workers: int = setting(
         1, ge=1, le=256, description="Number of server processes; each has its own slots."
     )
-    graceful_timeout: int = Field(
+    graceful_timeout: int = setting(
         30, ge=1, le=86400, description="Seconds that running transfers get to end after SIGTERM."
     )
 
-    slots: int = Field(
+    slots: int = setting(
         10,
         ge=1,
         le=100_000,
@@ -55,7 +55,7 @@ class Settings(BaseModel):
             " -r` takes up to 64 while throughput grows."
         ),
     )
-    waiters: int = Field(
+    waiters: int = setting(
         100,
         ge=0,
         le=100_000,
@@ -64,7 +64,7 @@ class Settings(BaseModel):
             " answered 503."
         ),
     )
-    streams: int = Field(
+    streams: int = setting(
         200,
         ge=0,
         le=100_000,
@@ -73,32 +73,32 @@ class Settings(BaseModel):
             " are answered 503."
         ),
     )
-    token_streams: int = Field(
+    token_streams: int = setting(
         20,
         ge=0,
         le=100_000,
         description="Maximum number of these streams of one token in a worker.",
     )
-    wait_seconds: float = Field(
+    wait_seconds: float = setting(
         30.0,
         ge=0,
         le=3600,
         description="Seconds that a request waits for a slot before it is answered 503.",
     )
 
-    connect_seconds: float = Field(
+    connect_seconds: float = setting(
         10.0,
         gt=0,
         le=600,
         description="Limit of a connection with its TLS handshake, in seconds.",
     )
-    head_seconds: float = Field(
+    head_seconds: float = setting(
         60.0,
         gt=0,
         le=3600,
         description="Limit from a request to the head of its answer, in seconds.",
     )
-    total_seconds: float = Field(
+    total_seconds: float = setting(
         24 * 3600.0,
         gt=0,
         description=(
@@ -106,7 +106,7 @@ class Settings(BaseModel):
             " retry."
         ),
     )
-    stall_seconds: float = Field(
+    stall_seconds: float = setting(
         60.0,
         gt=0,
         le=3600,
@@ -114,23 +114,23 @@ class Settings(BaseModel):
             "Seconds with fewer than stall_bytes a second after which a store counts as stalled."
         ),
     )
-    stall_bytes: int = Field(
+    stall_bytes: int = setting(
         KIB, ge=1, description="Bytes per second below which a store counts as stalled."
     )
-    settle_seconds: float = Field(
+    settle_seconds: float = setting(
         10.0,
         ge=0,
         le=600,
         description="Seconds that a destination may take to show an object that it acknowledged.",
     )
-    buffer_bytes: int = Field(
+    buffer_bytes: int = setting(
         MIB,
         ge=16 * KIB,
         le=64 * MIB,
         description="Maximum number of bytes that are copied at once.",
     )
 
-    parted_bytes: int = Field(
+    parted_bytes: int = setting(
         64 * MIB,
         ge=1,
         description=(
@@ -138,7 +138,7 @@ class Settings(BaseModel):
             " stores can."
         ),
     )
-    part_bytes: int = Field(
+    part_bytes: int = setting(
         16 * MIB,
         ge=5 * MIB,
         le=5 * 1024 * MIB,
@@ -147,14 +147,14 @@ class Settings(BaseModel):
             " destination allows."
         ),
     )
-    parts_in_flight: int = Field(
+    parts_in_flight: int = setting(
         4,
         ge=1,
         le=256,
         description="Maximum number of parts of one object that move concurrently.",
     )
 
-    retry_budget: float = Field(
+    retry_budget: float = setting(
         60.0,
         ge=0,
         le=86400,
@@ -164,43 +164,45 @@ class Settings(BaseModel):
         ),
     )
 
-    request_bytes: int = Field(MIB, ge=KIB, description="Maximum size of a request body in bytes.")
-    request_seconds: float = Field(
+    request_bytes: int = setting(
+        MIB, ge=KIB, description="Maximum size of a request body in bytes."
+    )
+    request_seconds: float = setting(
         10.0, gt=0, le=600, description="Seconds that a request body may take to arrive."
     )
 
-    egress_allow: str = Field(
+    egress_allow: str = setting(
         "",
         description=(
             "Private hosts and CIDRs that relay may connect to, separated by commas; each may name"
             " a port: nas.lan:9000,10.0.0.0/8."
         ),
     )
-    egress_ports: str = Field(
+    egress_ports: str = setting(
         "80,443,8080,8443", description="Ports that relay may connect to on all other hosts."
     )
-    ca_bundle: Path | None = Field(
+    ca_bundle: Path | None = setting(
         None,
         description=(
             "File with certificate authorities to trust besides the system's (PEM). Certificate"
             " checks can't be turned off."
         ),
     )
-    tls: TlsLibrary = Field(
+    tls: TlsLibrary = setting(
         TlsLibrary.AUTO,
         description=(
             "The TLS library: `ssl` (Python's own), `pyopenssl` (the OpenSSL in the cryptography"
             " package), or `auto`, the one with the newer OpenSSL. Both check certificates alike."
         ),
     )
-    tokens_file: Path | None = Field(
+    tokens_file: Path | None = setting(
         None,
         description=(
             "Deprecated in favour of `relay token create`: file with one token a line, which only"
             " its owner can read. Each of them may do everything."
         ),
     )
-    public_url: str = Field(
+    public_url: str = setting(
         "",
         description=(
             "Address at which browsers reach this server through a proxy with TLS:"
@@ -208,25 +210,25 @@ class Settings(BaseModel):
             " people can sign in only there."
         ),
     )
-    trusted_proxies: str = Field(
+    trusted_proxies: str = setting(
         "",
         description=(
             "Addresses and CIDRs of the proxies whose X-Forwarded-* fields count, separated by"
             " commas; `unix` is every peer of a unix socket."
         ),
     )
-    log_format: LogFormat = Field(
+    log_format: LogFormat = setting(
         LogFormat.JSON,
         description="Form of the lines in a server's log: `json`, or `text` for people.",
     )
-    log_level: LogLevel = Field(
+    log_level: LogLevel = setting(
         LogLevel.INFO,
         description=(
             "The lowest level in a server's log: debug, info, warning or error. With `debug` each"
             " object has a line."
         ),
     )
-    metrics_token_file: Path | None = Field(
+    metrics_token_file: Path | None = setting(
         None,
         description=(
             "File with one token a line, which only its owner can read. Each allows nothing but"
@@ -234,7 +236,7 @@ class Settings(BaseModel):
         ),
     )
 
-    ledger: str = Field(
+    ledger: str = setting(
         "",
         description=(
             "Database of migrations: sqlite:////folder/relay.db, or"
@@ -242,7 +244,7 @@ class Settings(BaseModel):
             " folder."
         ),
     )
-    lease_seconds: float = Field(
+    lease_seconds: float = setting(
         30.0,
         ge=1,
         le=3600,
@@ -252,61 +254,62 @@ class Settings(BaseModel):
         ),
     )
 
-    url: str = Field(
+    url: str = setting(
         "",
         description=(
             "URL of the server that relay submit, watch, status etc. use; empty is the ledger of"
             " this machine."
         ),
     )
-    token: str = Field("", repr=False, description="Token that these commands send.")
-    token_file: Path | None = Field(
+    token: str = setting("", shown=False, description="Token that these commands send.")
+    token_file: Path | None = setting(
         None,
         description=("File with that token, which only its owner can read; overrides `token`."),
     )
 
-    local_folders: str = Field(
+    local_folders: str = setting(
         "",
         description="Folders of this machine that the server may read and write, separated by ':'.",
     )
-    remotes: dict[str, dict[str, str]] = Field(
+    remotes: dict[str, dict[str, str]] = setting(
         {},
-        repr=False,
+        shown=False,
         description="Named stores, in relay.toml only, with the names of rclone's options.",
     )
 
-    @field_validator("*", mode="before")
-    @classmethod
-    def _text(cls, value: Any) -> Any:
-        # relay.toml can contain a NUL, and no system call accepts one.
-        if isinstance(value, str) and "\0" in value:
-            raise ValueError("it has a NUL")
-        return value
+    def __post_init__(self) -> None:
+        """Read each value in its setting's type."""
+        mistakes: list[Mistake] = []
+        for name, declared in SETTINGS.items():
+            value = (
+                _PREPARED[name](getattr(self, name)) if name in _PREPARED else getattr(self, name)
+            )
+            try:
+                read = declared.read(value)
+                if name in _CHECKS:
+                    _CHECKS[name](read)
+                object.__setattr__(self, name, read)
+            except InvalidSettings as error:
+                mistakes += [Mistake((name, *one.place), one.said) for one in error.mistakes]
+            except ValueError as error:
+                mistakes.append(Mistake((name,), str(error)))
+        if mistakes:
+            raise InvalidSettings(mistakes)
 
-    @field_validator("remotes", mode="before")
     @classmethod
-    def _option_texts(cls, remotes: Any) -> Any:
-        # TOML has `env_auth = true` and `chunk_size = 5` for what rclone.conf writes as text.
-        if not isinstance(remotes, dict):
-            return remotes
-        return {name: _as_texts(options) for name, options in remotes.items()}
-
-    @field_validator("bind")
-    @classmethod
-    def _address(cls, text: str) -> str:
-        _, colon, port = text.rpartition(":")
-        number = port.isascii() and port.isdigit() and int(port) <= 65535
-        if not text.startswith(("unix:", "fd://")) and not (colon and number):
-            raise ValueError(f"{text!r} is not host:port, unix:/path or fd://number")
-        return text
-
-    @field_validator("egress_ports")
-    @classmethod
-    def _ports(cls, text: str) -> str:
-        for port in filter(None, (p.strip() for p in text.split(","))):
-            if not port.isascii() or not port.isdigit() or not 1 <= int(port) <= 65535:
-                raise ValueError(f"{port!r} is not a port")
-        return text
+    def from_values(cls, values: Mapping[str, Any]) -> Settings:
+        """Return the settings with these values. Raises InvalidSettings, also for a name that is
+        none of a setting."""
+        mistakes = [
+            Mistake((name,), "there is no such setting") for name in values if name not in SETTINGS
+        ]
+        try:
+            made = cls(**{name: value for name, value in values.items() if name in SETTINGS})
+        except InvalidSettings as error:
+            raise InvalidSettings([*error.mistakes, *mistakes]) from None
+        if mistakes:
+            raise InvalidSettings(mistakes)
+        return made
 
     def limits(self) -> Limits:
         """Return the limits of one exchange."""
@@ -383,6 +386,31 @@ class Settings(BaseModel):
         return max(parted, growing)
 
 
+SETTINGS: Final = settings_of(Settings)
+"""The declaration of each setting, in the order in which pages and the help list them."""
+
+
+def _require_address(text: str) -> None:
+    _, colon, port = text.rpartition(":")
+    number = port.isascii() and port.isdigit() and int(port) <= 65535
+    if not text.startswith(("unix:", "fd://")) and not (colon and number):
+        raise ValueError(f"{text!r} is not host:port, unix:/path or fd://number")
+
+
+def _require_ports(text: str) -> None:
+    for port in filter(None, (p.strip() for p in text.split(","))):
+        if not port.isascii() or not port.isdigit() or not 1 <= int(port) <= 65535:
+            raise ValueError(f"{port!r} is not a port")
+
+
+def _option_texts(remotes: Any) -> Any:
+    """Return the tables of remotes with their options as texts."""
+    # TOML has `env_auth = true` and `chunk_size = 5` for what rclone.conf writes as text.
+    if not isinstance(remotes, dict):
+        return remotes
+    return {name: _as_texts(options) for name, options in remotes.items()}
+
+
 def _as_texts(options: Any) -> Any:
     """Return the options of a remote with booleans and whole numbers of TOML as rclone.conf writes
     them. The type stays as it is, and so does what is not a table of options."""
@@ -393,6 +421,15 @@ def _as_texts(options: Any) -> Any:
         if option != "type" and isinstance(value, bool | int):
             texts[option] = json.dumps(value)
     return texts
+
+
+_PREPARED: Final[Mapping[str, Callable[[Any], Any]]] = {"remotes": _option_texts}
+"""What is done with the values of a setting before they are read."""
+_CHECKS: Final[Mapping[str, Callable[[Any], None]]] = {
+    "bind": _require_address,
+    "egress_ports": _require_ports,
+}
+"""The further checks of settings. They raise ValueError with the mistake."""
 
 
 def home() -> Path:

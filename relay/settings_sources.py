@@ -14,12 +14,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
-from relay.config import Settings
+from relay.config import SETTINGS, Settings
 from relay.errors import ConfigError
 from relay.process.failpoints import check
 from relay.process.small_files import read_small
+from relay.setting_values import InvalidSettings, Mistake
 
 
 def load_settings(flags: Mapping[str, Any] | None = None) -> Settings:
@@ -27,9 +26,7 @@ def load_settings(flags: Mapping[str, Any] | None = None) -> Settings:
     names each invalid setting."""
     given = {name: value for name, value in (flags or {}).items() if value is not None}
     variables = _variables(os.environ)
-    unknown = sorted(
-        name for name in variables if name not in {*Settings.model_fields, *_NOT_SETTINGS}
-    )
+    unknown = sorted(name for name in variables if name not in {*SETTINGS, *_NOT_SETTINGS})
     if unknown:
         hint = "Is it a typo? `relay serve --help` lists them."
         raise ConfigError(f"RELAY_{unknown[0].upper()} is not a setting", hint=hint)
@@ -43,9 +40,10 @@ def load_settings(flags: Mapping[str, Any] | None = None) -> Settings:
         in_variables = {
             name: value for name, value in variables.items() if value and name not in _NOT_SETTINGS
         }
-        settings = Settings(**{**_in_file(), **in_variables, **given})
-    except ValidationError as error:
-        raise ConfigError("; ".join(_describe_mistake(e, given) for e in error.errors())) from None
+        settings = Settings.from_values({**_in_file(), **in_variables, **given})
+    except InvalidSettings as error:
+        text = "; ".join(_describe_mistake(mistake, given) for mistake in error.mistakes)
+        raise ConfigError(text) from None
     except OSError as error:  # the check whether the file exists failed
         raise ConfigError(f"{_file()} can't be read ({error.strerror})") from None
     except ValueError as error:  # tomllib names the line and the column
@@ -58,29 +56,11 @@ def load_settings(flags: Mapping[str, Any] | None = None) -> Settings:
     return settings
 
 
-_SAID: Mapping[str, str] = {
-    "extra_forbidden": "there is no such setting",
-    "int_parsing": "it is not a whole number",
-    "int_from_float": "it is not a whole number",
-    "float_parsing": "it is not a number",
-    "greater_than": "it must be greater than {gt:g}",
-    "greater_than_equal": "it must be at least {ge:g}",
-    "less_than": "it must be less than {lt:g}",
-    "less_than_equal": "it must be at most {le:g}",
-}
-"""The meanings of pydantic's errors, by their type."""
-
-
-def _describe_mistake(error: Any, given: Mapping[str, Any]) -> str:
+def _describe_mistake(mistake: Mistake, given: Mapping[str, Any]) -> str:
     """Return the mistake in a setting, and the setting's source; `given` are those from flags."""
-    name = ".".join(str(part) for part in error["loc"]) or "setting"
-    said = _SAID.get(error["type"])
-    reported = (
-        said.format(**error.get("ctx", {})) if said else error["msg"].removeprefix("Value error, ")
-    )
-    first = str(error["loc"][0]) if error["loc"] else name
+    first = mistake.place[0]
     source = f"--{first}".replace("_", "-") if first in given else _place(first)
-    return f"{name} ({source}): {reported}"
+    return f"{'.'.join(mistake.place)} ({source}): {mistake.said}"
 
 
 _NOT_SETTINGS = frozenset({"config", "failpoint"})

@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from relay.cli.terminal import say
-from relay.config import Settings
+from relay.config import SETTINGS
 
 NOT_SERVED = frozenset({"url", "token", "token_file", "remotes"})
 """Settings without a flag: those of the server's clients, and a table."""
@@ -24,7 +24,7 @@ unset."""
 
 def _flags(command: Callable[..., Any]) -> Callable[..., Any]:
     # click lists the flag first whose decorator is applied last.
-    for name, field in reversed(Settings.model_fields.items()):
+    for name, field in reversed(SETTINGS.items()):
         if name in NOT_SERVED:
             continue
         shown = f"  [default: {field.default}]" if field.default not in (None, "") else ""

@@ -17,7 +17,7 @@ from flask import Response
 
 from relay import __version__
 from relay.api.caller import current_caller
-from relay.config import Settings
+from relay.config import SETTINGS
 from relay.errors import LedgerFailed
 from relay.ledger.overview import Group
 from relay.ledger.schema import HEAD
@@ -54,15 +54,15 @@ class SettingRow:
 def settings_page(frame: PageFrame) -> Response:
     """Return every setting of this server."""
     settings = frame.engine.settings
-    sources = sources_of(Settings.model_fields)
+    sources = sources_of(SETTINGS)
     rows = [
         SettingRow(
             name=name,
             value=shown_value(name, getattr(settings, name)),
             source=sources[name],
-            meaning=(field.description or "").replace("`", ""),
+            meaning=field.description.replace("`", ""),
         )
-        for name, field in Settings.model_fields.items()
+        for name, field in SETTINGS.items()
     ]
     return frame.page("settings.html", here="settings", settings=rows)
 

@@ -79,7 +79,7 @@ def client(seaweed: Seaweed) -> Any:
 
 def retry_nothing(engine: Engine) -> None:
     """Retry nothing."""
-    engine.runner.settings = engine.runner.settings.model_copy(update={"retry_budget": 0})
+    engine.runner.settings = replace(engine.runner.settings, retry_budget=0)
 
 
 def receipt_of(outcome: Outcome) -> Receipt:

@@ -21,7 +21,7 @@ import pytest
 import yaml
 
 from relay.api.serving import gunicorn_settings
-from relay.config import Settings
+from relay.config import SETTINGS, Settings
 
 ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "deploy"
@@ -271,7 +271,7 @@ def test_the_formula_of_memory_is_the_codes(given: dict[str, int]) -> None:
     formula = re.search(r"## Memory.*?`(.+?)`", page, re.S)
     assert formula is not None
     settings = Settings(**given)
-    values = {name: getattr(settings, name) for name in Settings.model_fields}
+    values = {name: getattr(settings, name) for name in SETTINGS}
     counted = eval(formula[1].replace("×", "*"), {"max": max, "__builtins__": {}}, values)  # noqa: S307
     assert counted == settings.memory_ceiling_bytes()
     figure = re.search(r"With all defaults that is (\d+) MiB", page)

@@ -194,7 +194,7 @@ run()
             ("import", name)
             for name in ("gevent", "gevent._", "zope", "importlib.metadata", "click", "rich")
         ),
-        *(("import", name) for name in ("relay.errors", "relay.cli.exits", "pydantic")),
+        *(("import", name) for name in ("relay.errors", "relay.cli.exits", "relay.config")),
         *(("import", name) for name in ("sqlalchemy", "relay.ledger")),
         ("sqlite3.connect", ""),
         ("open", "/proc/"),

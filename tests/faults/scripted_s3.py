@@ -202,7 +202,7 @@ class Bucket:
 
 def with_retries(engine: Engine, seconds: float = 10) -> Engine:
     """Retry for some seconds; for less time where every attempt is to fail."""
-    engine.runner.settings = engine.runner.settings.model_copy(update={"retry_budget": seconds})
+    engine.runner.settings = replace(engine.runner.settings, retry_budget=seconds)
     return engine
 
 

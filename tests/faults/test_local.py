@@ -535,7 +535,7 @@ def test_a_mount_may_fail_when_the_file_is_closed(
             raise OSError(errno.EIO, "it was not uploaded")
 
     monkeypatch.setattr(os, "close", close_and_count)
-    engine.runner.settings = engine.runner.settings.model_copy(update={"retry_budget": 60})
+    engine.runner.settings = replace(engine.runner.settings, retry_budget=60)
     before = len(os.listdir("/proc/self/fd"))
     outcome = engine.migrate(place_here(tmp_path / "a"), place_there(tmp_path / "to" / "b"))
     assert outcome.state is State.VERIFIED
@@ -996,7 +996,7 @@ def test_a_name_the_file_system_refuses_fails_at_once(
     engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, if_exists: str
 ) -> None:
     """exfat-fuse reports such a name as absent."""
-    engine.runner.settings = engine.runner.settings.model_copy(update={"retry_budget": 60})
+    engine.runner.settings = replace(engine.runner.settings, retry_budget=60)
 
     def refuse(*_: object, **__: object) -> None:
         raise OSError(number, os.strerror(number))

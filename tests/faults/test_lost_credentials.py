@@ -4,6 +4,7 @@ helper or a file."""
 from __future__ import annotations
 
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import gevent
@@ -207,7 +208,7 @@ def plant_helper(aws: Path, endpoint: str) -> Path:
 def process_of(folder: Path, retry_budget: float) -> TransferEngine:
     """Return the engine of a process that has just started."""
     settings = Settings(local_folders=str(folder), egress_allow="127.0.0.1", settle_seconds=1)
-    return TransferEngine(settings.model_copy(update={"retry_budget": retry_budget}))
+    return TransferEngine(replace(settings, retry_budget=retry_budget))
 
 
 def accept(ledger: Ledger, folder: Path, tree: bool) -> str:

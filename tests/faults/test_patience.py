@@ -442,11 +442,11 @@ def test_a_cancelled_upload_is_aborted(certificates: Certificates) -> None:
 def leave_two_parts(engine: Engine, here: Peer, there: Peer, bucket: Shelf, notes: Book) -> None:
     """Let one attempt, without retries, send two parts and fail; the next ones have twenty seconds
     of retries."""
-    engine.runner.settings = engine.runner.settings.model_copy(update={"retry_budget": 0})
+    engine.runner.settings = replace(engine.runner.settings, retry_budget=0)
     bucket.answers["part"] = [accept_part(1), accept_part(2), refusal(503, "SlowDown")]
     with pytest.raises(RelayError):
         engine.runner.run(attempt(engine, here, there, notes))
-    engine.runner.settings = engine.runner.settings.model_copy(update={"retry_budget": 20})
+    engine.runner.settings = replace(engine.runner.settings, retry_budget=20)
 
 
 def test_a_resumed_upload_that_takes_no_part_restarts(
@@ -505,7 +505,7 @@ def test_an_outage_of_a_store_costs_no_part(
         bucket.answers["part"] = [accept_part(1), accept_part(2), refusal(503, "SlowDown")]
         with pytest.raises(RelayError):
             engine.runner.run(attempt(engine, here, there, notes))
-        engine.runner.settings = engine.runner.settings.model_copy(update={"retry_budget": 0.4})
+        engine.runner.settings = replace(engine.runner.settings, retry_budget=0.4)
         bucket.answers["part"] = [refusal(status, code)] * 99
         with pytest.raises(RelayError):
             engine.runner.run(attempt(engine, here, there, notes, begun=True))

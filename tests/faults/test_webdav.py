@@ -1170,7 +1170,7 @@ def test_a_move_that_replaced_nothing_fails(engine: Engine, status: int) -> None
         migrate(engine, dav)
     assert dav.objects == {FINAL: old}
     again = Dav(objects={FINAL: old}, answers={b"MOVE": [EMPTY % 412, EMPTY % status]})
-    engine.runner.settings = engine.runner.settings.model_copy(update={"retry_budget": 10})
+    engine.runner.settings = replace(engine.runner.settings, retry_budget=10)
     assert migrate(engine, again) is State.VERIFIED
     assert again.objects == {FINAL: DATA}
 

@@ -84,9 +84,7 @@ def order(folder: Path, peer: Peer, token: str) -> MigrationRequest:
 
 def runner_of(folder: Path, retry_budget: float = 0) -> TransferEngine:
     allowed = Settings(local_folders=str(folder), egress_allow="127.0.0.1")
-    return TransferEngine(
-        allowed.model_copy(update={"retry_budget": retry_budget, "settle_seconds": 1})
-    )
+    return TransferEngine(replace(allowed, retry_budget=retry_budget, settle_seconds=1))
 
 
 def run_worker(ledger: Ledger, runner: TransferEngine, id: str) -> None:

@@ -6,7 +6,7 @@ Over scripted buckets that know no checksum, or report none."""
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -97,9 +97,7 @@ def move_tree(
     common = Settings(
         remotes=remotes, local_folders=str(folder), egress_allow="127.0.0.1", settle_seconds=1
     )
-    runner = TransferEngine(
-        common.model_copy(update={"retry_budget": 5, "part_bytes": PART, "parted_bytes": PART})
-    )
+    runner = TransferEngine(replace(common, retry_budget=5, part_bytes=PART, parted_bytes=PART))
     order = MigrationRequest(
         Endpoint(f"file://{folder}/from"),
         Endpoint("far:bucket/a"),

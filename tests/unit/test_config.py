@@ -18,7 +18,7 @@ from relay.cli.migrate import migrate
 from relay.cli.migration_commands import resume, submit
 from relay.cli.serve import _export_flags as hand_on
 from relay.cli.serve import serve
-from relay.config import Settings
+from relay.config import SETTINGS, Settings, TlsLibrary
 from relay.errors import ConfigError
 from relay.hosts import is_loopback
 from relay.settings_sources import load_settings, sources_of, trusted_ledger_url
@@ -264,9 +264,7 @@ def test_serve_has_a_flag_for_each_setting() -> None:
     """A new setting needs a flag, with a line of help; remotes are tables, which only a file can
     hold."""
     flags = {option.name: option for option in serve.params if isinstance(option, click.Option)}
-    assert set(flags) == set(Settings.model_fields) - {"remotes", "url", "token", "token_file"} | {
-        "config"
-    }
+    assert set(flags) == set(SETTINGS) - {"remotes", "url", "token", "token_file"} | {"config"}
     assert all(option.help and len(option.help) > 20 for option in flags.values())
 
 
@@ -474,3 +472,50 @@ def test_the_sources_of_all_settings_are_one_read(
     assert len(reads) == 1
     monkeypatch.setenv("RELAY_CONFIG", str(tmp_path / "missing.toml"))
     assert sources_of(["slots"]) == {"slots": "default"}
+
+
+# -- values
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "read"),
+    [
+        *[("slots", value, 7) for value in ("7", " 7 ", "7.0", "+7", "0_7", 7.0)],
+        ("retry_budget", "1.5", 1.5),
+        ("retry_budget", 2, 2.0),
+        ("ca_bundle", "/ca.pem", Path("/ca.pem")),
+        ("tls", "ssl", TlsLibrary.SSL),
+        (
+            "remotes",
+            {"a": {"type": "s3", "env_auth": True}},
+            {"a": {"type": "s3", "env_auth": "true"}},
+        ),
+    ],
+)
+def test_values_have_their_settings_type(name: str, value: object, read: object) -> None:
+    """Variables and flags are texts; TOML has numbers and tables."""
+    found = getattr(Settings.from_values({name: value}), name)
+    assert (found, type(found)) == (read, type(read))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        *[("slots", value, "not a whole number") for value in (True, 2.5, "1e3", "٣", "9" * 5000)],
+        ("slots", [], "not a whole number"),
+        ("retry_budget", "nan", "at least 0"),
+        ("retry_budget", False, "not a number"),
+        ("total_seconds", 10**400, "not a number"),
+        ("bind", 8080, "not a text"),
+        ("bind", "a\0b:1", "NUL"),
+        ("ca_bundle", 1, "not a path"),
+        ("tls", "openssl", "one of auto, ssl, pyopenssl"),
+        ("remotes", "a", "not a table"),
+        ("remotes", {"a": "b"}, "remotes.a (.*): it is not a table"),
+    ],
+)
+def test_other_values_are_mistakes(name: str, value: object, said: str) -> None:
+    """Each is named with its setting, beside all others."""
+    with pytest.raises(ConfigError, match=said) as caught:
+        load_settings({name: value, "workers": 0})
+    assert caught.value.message.count("): it ") == 2 and "workers" in caught.value.message

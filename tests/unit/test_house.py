@@ -34,6 +34,7 @@ ORDER: tuple[str, ...] = (
     "relay.digest",
     "relay.receipt",
     "relay.transfer_limits",
+    "relay.setting_values",
     "relay.config",
     "relay.settings_sources",
     "relay.throttle",
