@@ -51,6 +51,7 @@ from relay.stores.webdav.account import (
 )
 
 _REMOTE = re.compile(r"(?P<name>[\w][\w .+@-]*):(?!//)(?P<path>.*)", re.S)
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 DEEPEST_ALIAS = 8
 
 
@@ -176,6 +177,8 @@ class Remotes:
         """Raise InvalidURL for a path that begins with the name of a remote, if the '/' in that
         name makes it a path: objects meant for a bucket would be written to a folder."""
         if ":" not in path.partition("/")[2] or path.startswith(("/", "./", "../")):
+            return
+        if _URL.match(path):  # its ':' is that of a port, mostly
             return
         with suppress(ConfigError):  # a path does not depend on the files of remotes
             name = next((one.name for one in self if path.startswith(f"{one.name}:")), "")

@@ -53,6 +53,17 @@ def test_a_path_like_a_remote_with_a_slash_is_refused() -> None:
         remotes.refuse_like_remote(path)
 
 
+def test_a_url_with_a_port_asks_for_no_profile() -> None:
+    """AWS's library, which lists them, takes longer to import than all the rest of a command."""
+
+    def no_profiles() -> list[str]:
+        raise AssertionError("the profiles are listed")
+
+    remotes = Remotes({}, {}, profiles=no_profiles, folders=None)
+    for url in ("http://127.0.0.1:8080/a", "webdav+https://nas.lan:9000/a:b", "S3://bucket/a:b"):
+        remotes.refuse_like_remote(url)
+
+
 @pytest.mark.parametrize(
     ("endpoint", "region", "bucket", "url"),
     [
