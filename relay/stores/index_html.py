@@ -42,7 +42,7 @@ _EXACT = re.compile(
 
 def read_html(texts: Iterator[str], page: IndexPage) -> Iterator[Entry]:
     """Yield the entries of an HTML page."""
-    folders, astray, found = [segments_of(path) for path in page.paths], 0, False
+    folders, astray, found = [segments_of(path) for path in dict.fromkeys(page.paths)], 0, False
     parser, links = IndexParser(), 0
     for href, inside, behind in read_links(parser, texts, page):
         links += 1
@@ -113,6 +113,8 @@ def _asks_for(href: str) -> set[str]:
 def _names_one(asks: set[str], inside: str) -> bool:
     """Return whether one of the values of a link's query ends with the name that is its text:
     `?dir=photos/2019` with the text `2019/`, or `[2019]`."""
+    if not asks:
+        return False
     text = inside.strip().strip("/[]").strip()
     return text not in ("", ".", "..") and any(
         value.rstrip("/").rpartition("/")[2] == text for value in asks

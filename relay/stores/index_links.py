@@ -24,6 +24,8 @@ _ELSEWHERE: Final = frozenset(
 name."""
 
 
+_PLAIN_NAME: Final = re.compile(r"[A-Za-z0-9_~-][A-Za-z0-9._~-]*/?")
+"""A link to an entry of the folder, without a character that has another meaning in a URL."""
 _COMPOSED_CHARACTERS: Final = 1024
 """Maximum length of a name that is normalized. No file system has longer names, and the time grows
 with the square of the number of marks after a letter."""
@@ -80,6 +82,8 @@ def read_link(href: str, folder: list[str], host: str) -> Link:
     """Return the target of a link on the page of the folder with these decoded segments, at this
     host."""
     href = href.strip()
+    if _PLAIN_NAME.fullmatch(href):  # as nearly all are
+        return Link(LinkTarget.BELOW, href)
     reference = _on_this_host(href, host)
     if isinstance(reference, Link):
         return _link_to_other_host(href, folder) if reference is _ABROAD else reference

@@ -20,6 +20,11 @@ from relay.stores.index_refusals import PENDING_CHARACTERS, IndexPage
 
 BEHIND_CHARACTERS: Final = 512
 """Maximum length of the text after a link that is searched for a size."""
+_LINK: Final = '<a href="'
+_LINE: Final = re.compile(
+    _LINK + r'([A-Za-z0-9._~%/-]{1,255})">([^<>&]{1,255})</a>([^<>&]{0,255}\n)'
+)
+"""A line of nginx's index, in which nothing needs a parser of HTML."""
 _TITLES = re.compile(r"\s*(?:index of|directory listing for|directory:)\s", re.I)
 _PARTIAL: Final = "There may be additional items to display"
 """What Sonatype Nexus writes before the links of a folder that has more than it shows."""
@@ -79,13 +84,40 @@ class IndexParser(HTMLParser):
         """Read a piece of the page, or None, its end. Raises Unsupported, and ProtocolViolation for
         an element without an end."""
         try:
-            self.close() if text is None else self.feed(text)
+            self.close() if text is None else self._feed(text)
         except (ValueError, AssertionError):
             page.refuse()
         if text is None:
             self._link_ended()
         if len(self.rawdata) > PENDING_CHARACTERS:
             raise ProtocolViolation(f"{page.shown} has an element without an end", side=page.side)
+
+    def _feed(self, text: str) -> None:
+        """As `feed`; lines of nginx's index are read by an expression, at a tenth of the cost."""
+        at, begin = 0, text.find(_LINK)
+        while begin >= 0:
+            self.feed(text[at:begin])
+            at = self._read_lines(text, begin) if self._is_between_links else begin
+            if at == begin:
+                break  # another element; most pages have either only such lines, or none
+            begin = text.find(_LINK, at)
+        self.feed(text[at:])
+
+    @property
+    def _is_between_links(self) -> bool:
+        """Whether a link may begin here, and counts as it is written."""
+        is_within = self.rawdata or self.cdata_elem is not None or self._in_title or self._in_link
+        return not is_within and self.base is None
+
+    def _read_lines(self, text: str, at: int) -> int:
+        """Read the lines that begin at a place of a text; return the end of the last one."""
+        while (found := _LINE.match(text, at)) is not None:
+            self._link_ended()
+            self.ended, self._has_links = False, True
+            self._href, self._inside = found[1], found[2]
+            self._follow(found[3])
+            at = found.end()
+        return at
 
     def take_links(self) -> list[tuple[str, str, str]]:
         """Return the complete links, each once."""

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from urllib.parse import quote
 
 import pytest
@@ -13,6 +14,7 @@ from relay.errors import StoreError, Unsupported
 from relay.stores import index_json
 from relay.stores.index_links import LinkTarget, read_link, segments_of
 from relay.stores.index_pages import read_entries
+from relay.stores.index_parser import IndexParser
 from relay.stores.index_refusals import IndexPage
 from relay.stores.interfaces import Entry
 
@@ -416,3 +418,41 @@ def test_a_folder_in_json_is_not_one_of_its_objects(row: str) -> None:
     found = read_index(f"[{row}]", "/pub/")
     assert found is not None
     assert [entry.name for entry in found] == ["in/"]
+
+
+class SlowParser(IndexParser):
+    """Reads each element as HTML."""
+
+    def _feed(self, text: str) -> None:
+        self.feed(text)
+
+
+LINE = '<a href="b.txt">b.txt</a>     23-Nov-2026 22:48      12\n'
+MARKUP = st.sampled_from(
+    [
+        *(LINE, LINE, LINE, '<a href="in/">in/</a>    -\n', '<a href="a&amp;b">a&amp;b</a> 1\n'),
+        *("<a href='q'>q</a>\n", "<h1>Index of /t/</h1>\n", f"<!-- {LINE} -->", "<!-- "),
+        *(f"<script>{LINE}</script>", f"<title>{LINE}</title>", '<base href="/t/">', "</html>"),
+        *("<div title='<a href=\"'>", "<td>a</td>", "more & ", "&am", "p; \n", "<", "<a href="),
+        *(f"<address>{LINE}</address>", "<a>", "</a>", "<html>", f"<a href=z>{LINE}", "\r\n"),
+    ]
+)
+
+
+@given(st.lists(MARKUP, max_size=12), st.lists(st.integers(0, 400), max_size=5))
+def test_plain_lines_are_read_as_their_markup(parts: list[str], cuts: list[int]) -> None:
+    """Whatever stands around them, and wherever the page comes in pieces."""
+    text = "".join(["<html><title>Index of /t/</title>\n", *parts])
+    ends = sorted({0, *cuts, len(text)})
+    pieces = [text[first:last] for first, last in pairwise(ends)]
+    page = IndexPage(shown="the page", side="source", paths=("/t/",))
+    seen = []
+    for parser in (IndexParser(), SlowParser()):
+        try:
+            for piece in (*pieces, None):
+                parser.read(piece, page)
+        except (StoreError, Unsupported) as error:
+            seen.append((type(error),))
+            continue
+        seen.append((parser.take_links(), parser.ended, parser.begun, parser.is_list, parser.base))
+    assert seen[0] == seen[1]
