@@ -32,6 +32,9 @@ VALID = "siege-token-0123456789"
 SIGNED = f"Host: 127.0.0.1\r\nAuthorization: Bearer {VALID}\r\n".encode()
 WRONG = b"relay_00000000_" + b"A" * 43 + b"_AAAAAA"
 
+KINDS = ("random bytes", "huge head", "deep JSON", "wrong token")
+"""The kinds of a flood's requests."""
+
 Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
@@ -119,7 +122,7 @@ class Attack:
         await asyncio.gather(*tasks)
 
     async def _send(self, number: int, places: asyncio.Semaphore) -> None:
-        kind, request = self._request(number)
+        kind, request = bad_request(number)
         try:
             async with asyncio.timeout(WAIT_SECONDS):
                 reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
@@ -134,18 +137,20 @@ class Attack:
         finally:
             places.release()
 
-    @staticmethod
-    def _request(number: int) -> tuple[str, bytes]:
-        host = b"Host: 127.0.0.1\r\nConnection: close\r\n"
-        if number % 4 == 0:
-            return "random bytes", random.randbytes(300) + b"\r\n\r\n"
-        if number % 4 == 1:
-            return "huge head", b"GET / HTTP/1.1\r\n" + host + b"X: " + b"a" * 9000 + b"\r\n\r\n"
-        if number % 4 == 2:
-            size = b"Content-Length: %d\r\n\r\n" % len(DEEP)
-            return "deep JSON", b"POST /migrate HTTP/1.1\r\n" + host + JSON + size + DEEP
-        field = b"Authorization: Bearer " + WRONG + b"\r\n\r\n"
-        return "wrong token", b"GET /migrations HTTP/1.1\r\n" + host + field
+
+def bad_request(number: int) -> tuple[str, bytes]:
+    """Return a bad request and its kind: one of each kind in turn."""
+    kind = KINDS[number % len(KINDS)]
+    host = b"Host: 127.0.0.1\r\nConnection: close\r\n"
+    if kind == "random bytes":
+        return kind, random.randbytes(300) + b"\r\n\r\n"
+    if kind == "huge head":
+        return kind, b"GET / HTTP/1.1\r\n" + host + b"X: " + b"a" * 9000 + b"\r\n\r\n"
+    if kind == "deep JSON":
+        size = b"Content-Length: %d\r\n\r\n" % len(DEEP)
+        return kind, b"POST /migrate HTTP/1.1\r\n" + host + JSON + size + DEEP
+    field = b"Authorization: Bearer " + WRONG + b"\r\n\r\n"
+    return kind, b"GET /migrations HTTP/1.1\r\n" + host + field
 
 
 async def main(kind: str, port: int, seconds: float, number: int, migration: str) -> None:
