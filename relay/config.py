@@ -171,6 +171,16 @@ class Settings:
         10.0, gt=0, le=600, description="Seconds that a request body may take to arrive."
     )
 
+    refusals_per_second: int = setting(
+        200,
+        ge=0,
+        le=1_000_000,
+        description=(
+            "Refused requests of one address a second that a worker answers in full. Beyond that,"
+            " requests without a valid token get a short 429. 0 disables the limit."
+        ),
+    )
+
     egress_allow: str = setting(
         "",
         description=(

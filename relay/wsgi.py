@@ -44,6 +44,7 @@ _check_patched()
 
 from relay.api.app import create_app  # noqa: E402
 from relay.api.migration_routes import ledger_context  # noqa: E402
+from relay.api.refusal_limit import RefusalLimit  # noqa: E402
 from relay.api.server_settings import accepted_settings  # noqa: E402
 from relay.engine.transfer_engine import TransferEngine  # noqa: E402
 from relay.engine.worker.worker import Worker  # noqa: E402
@@ -106,4 +107,5 @@ app = create_app(
     ledger_context(_ledger, _worker, _engine),
     metrics=_metrics,
     metrics_tokens=_accepted.metrics_tokens,
+    limit=RefusalLimit(_settings.refusals_per_second),
 )

@@ -31,6 +31,7 @@ class Access:
     nothing."""
 
 
+HEALTH_PATH: Final = "/healthz"
 METRICS_PATH: Final = "/metrics"
 _READ: Final = Access(scope=Scope.READ)
 _SUBMIT: Final = Access(scope=Scope.SUBMIT)
@@ -40,7 +41,7 @@ _PROBE: Final = Access(scope=None, is_probe=True)
 ACCESS: Final[Mapping[tuple[str, str], Access]] = {
     # It leads browsers to the page, where they sign in; the view checks the scope of all others.
     ("GET", "/"): Access(scope=None, is_page=True),
-    ("GET", "/healthz"): _PROBE,
+    ("GET", HEALTH_PATH): _PROBE,
     ("GET", "/readyz"): _PROBE,
     ("GET", "/openapi.json"): _READ,
     ("GET", METRICS_PATH): Access(scope=Scope.ADMIN, refusal="the metrics are of all tenants"),

@@ -16,16 +16,19 @@ from flask import Flask, Response, g, has_request_context, request
 
 from relay import __version__
 from relay.api import openapi, refusal_log, render, request_tally
-from relay.api.access import ACCESS, METRICS_PATH, Access, access_of
-from relay.api.auth import CSRF_FIELD, Admission, Guard, check_csrf
-from relay.api.caller import SCRAPER, current_actor, current_caller
+from relay.api.access import ACCESS, HEALTH_PATH, METRICS_PATH
+from relay.api.auth import CSRF_FIELD, Guard, check_csrf
+from relay.api.caller import current_actor, current_caller
+from relay.api.early_answers import HEALTHY, note_refusals, with_early_answers
+from relay.api.first_bytes import FirstBytes
 from relay.api.known_tokens import known_tokens
 from relay.api.lingering_close import with_lingering_close
 from relay.api.migrate_route import migrate_view
 from relay.api.migration_routes import JSON, LedgerContext, View, json_answer, ledger_routes
-from relay.api.origins import SAFE_METHODS
 from relay.api.page_forms import OPEN_BYTES, buffer_form, field_of
 from relay.api.proxies import CLIENT, proxies_of, with_client
+from relay.api.refusal_limit import RefusalLimit
+from relay.api.request_check import DECISION, CheckedFlask, Decision, RequestCheck, has_form
 from relay.api.scrapers import Scrapers
 from relay.api.sessions import Sessions
 from relay.config import Settings
@@ -39,7 +42,7 @@ from relay.errors import (
     UnknownMember,
 )
 from relay.ledger.token_values import Scope
-from relay.ui.routes import add_pages
+from relay.ui.routes import ROOT, add_pages
 from relay.wire.tls.choice import library_name
 
 ENGINE = "relay.engine"
@@ -49,6 +52,10 @@ LEDGER = "relay.works"
 """Name of the application's extension that holds its LedgerContext, or None."""
 SESSIONS = "relay.sessions"
 """Name of the application's extension that holds its Sessions, or None without a ledger."""
+CHECK = "relay.check"
+"""Name of the application's extension that holds its RequestCheck."""
+FIRST_BYTES = "relay.first_bytes"
+"""Name of the application's extension that holds its FirstBytes."""
 METRICS = "relay.metrics"
 """Name of the application's extension that holds its ServerMetrics, or None."""
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -75,14 +82,16 @@ def create_app(
     *,
     metrics: ServerMetrics | None = None,
     metrics_tokens: Iterable[str] = (),
+    limit: RefusalLimit | None = None,
 ) -> Flask:
     """Return the application. Without tokens it answers only requests from this machine
     (`relay.api.auth`).
 
     `works` is this process's access to the ledger. Without it, requests that need the ledger are
     answered 503; so is `/metrics` without `metrics`, which `metrics_tokens` may read besides.
+    Without a `limit` every refusal is answered in full.
     """
-    app = Flask("relay", static_folder=None, template_folder=None)
+    app = CheckedFlask("relay", static_folder=None, template_folder=None)
     # Flask would add OPTIONS to each path, which the OpenAPI document does not have.
     app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False
     app.url_map.merge_slashes = False  # '//' is a 404: the redirect would be HTML
@@ -106,40 +115,43 @@ def create_app(
         app.add_url_rule(path, endpoint=f"{method} {path}", view_func=view, methods=[method])
     pages = add_pages(app, engine, require_works, has_works=works is not None, sessions=sessions)
     guard = Guard(known, proxies, sessions)
+    table = {**ACCESS, **pages}
     scrapers = Scrapers(metrics_tokens)
-    admit = partial(_admit, guard, scrapers, settings, {**ACCESS, **pages})
+    check = RequestCheck(app.url_map, table, guard, scrapers)
+    app.extensions[CHECK] = check
+    limit = RefusalLimit(0) if limit is None else limit
+    note_refusals(app, limit)
+    app.extensions[FIRST_BYTES] = FirstBytes(
+        limit,
+        lambda token: known.may_be_valid(token) or scrapers.know(token or ""),
+        engine.tallies,
+    )
+    admit = partial(_admit, check, settings)
     app.before_request(request_tally.with_noted_refusals(admit))
     app.before_request(partial(_check_query, openapi.parameters()))
-    mounted = with_client(app.wsgi_app, proxies)
+    checked = with_early_answers(app.wsgi_app, check, engine.tallies, limit=limit, pages=ROOT)
+    mounted = with_client(checked, proxies)
     app.wsgi_app = with_lingering_close(mounted)  # type: ignore[assignment, method-assign]
     return app
 
 
-def _admit(
-    guard: Guard,
-    scrapers: Scrapers,
-    settings: Settings,
-    table: Mapping[tuple[str, str], Access],
-) -> None:
-    """Check a request before any other code sees it. Note its caller in `g.caller`, its session in
-    `g.session`, its client in `g.client`, and in `g.still_admitted` a function for streams."""
+def _admit(check: RequestCheck, settings: Settings) -> None:
+    """Refuse a request that the check has refused, and check a form before any other code sees it.
+    Note the caller in `g.caller`, the session in `g.session`, the client in `g.client`, and in
+    `g.still_admitted` a function for streams."""
     environ = request.environ
-    rule = request.url_rule.rule if request.url_rule else None
-    access = access_of(request.method, rule, table)
-    if scrapers.have_sent(environ):
-        admission = Admission(caller=SCRAPER)
-    else:
-        admission = guard.admit(environ, access)
+    decision: Decision = environ[DECISION]
+    admission = decision.admission
+    if admission is None:
+        raise decision.refusal or Unauthorized("the request was not checked")
     g.caller, g.session, g.client = admission.caller, admission.session, environ[CLIENT]
-    g.still_admitted = partial(guard.still_admits, admission)
-    field = ""
-    if access.is_page and request.method not in SAFE_METHODS:
+    g.still_admitted = partial(check.still_admits, admission)
+    if has_form(environ, decision.access):
         most = settings.request_bytes
-        if access.scope is None:
+        if decision.access.scope is None:
             most = min(OPEN_BYTES, most)
         form = buffer_form(environ, most, settings.request_seconds)
-        field = field_of(form, CSRF_FIELD)
-    check_csrf(environ, admission.session, field)
+        check_csrf(environ, admission.session, field_of(form, CSRF_FIELD))
 
 
 def _check_query(known: Mapping[tuple[str, str], frozenset[str]]) -> None:
@@ -194,7 +206,7 @@ def _routes(
             _home,
         ),
         ("/migrate", "POST", migrate_view(engine, works, has_works=has_works)),
-        ("/healthz", "GET", lambda: json_answer({"status": "ok"})),
+        (HEALTH_PATH, "GET", HEALTHY.as_response),
         ("/readyz", "GET", lambda: _ready(engine, trouble)),
         ("/openapi.json", "GET", lambda: Response(document, mimetype="application/json")),
     )

@@ -20,6 +20,7 @@ from gunicorn.glogging import Logger
 from gunicorn.http import errors
 from gunicorn.workers.ggevent import GeventWorker
 
+from relay.api.first_bytes import FirstBytes
 from relay.api.lingering_close import linger
 from relay.logs.emitter import emit
 from relay.logs.event_table import LogEvent
@@ -62,6 +63,17 @@ class GunicornWorker(GeventWorker):  # type: ignore[misc]  # gunicorn has no typ
     at_end: Callable[[], None] = staticmethod(lambda: None)
     """Called when the last request was answered and `claiming` has ended."""
     has_interrupt = False
+    first_bytes: FirstBytes | None = None
+    """None until the application is loaded."""
+
+    def handle(self, listener: Any, client: Any, addr: Any) -> None:
+        """Serve a connection, unless it is turned away."""
+        address = addr[0] if isinstance(addr, tuple) else ""
+        first = self.first_bytes
+        if first is not None and first.turn_away(client, address, self.cfg.keepalive):
+            client.close()
+            return
+        super().handle(listener, client, addr)
 
     def init_signals(self) -> None:
         """Set the handlers, and ignore SIGHUP: a terminal that is closed sends it to the whole
@@ -117,6 +129,8 @@ class GunicornWorker(GeventWorker):  # type: ignore[misc]  # gunicorn has no typ
             error=type(exc).__name__,
             address=addr[0] if isinstance(addr, tuple) else None,
         )
+        if self.first_bytes is not None and isinstance(addr, tuple):
+            self.first_bytes.note(addr[0])
         with suppress(OSError):
             client.sendall(refusal(status, detail))
             # The rest of the request is unread: a close now would reset the connection, and the

@@ -100,6 +100,25 @@ class KnownTokens:
         id = id_in(value)
         return None if id is None else self._caller_with(id, digest)
 
+    def may_be_valid(self, value: str | None) -> bool:
+        """Return whether a request with a token, or with None, may be admitted. It does not look
+        into the ledger, and so is True for a token for which `caller_of` would."""
+        if not (self._file or self._ever):
+            return True
+        if value is None:
+            return False
+        digest = hash_of(value)
+        if any([hmac.compare_digest(digest, known) for known in self._file]):
+            return True
+        id = id_in(value)
+        if id is None or self._look is None:
+            return False
+        found = self._live.get(id)
+        if not self._is_fresh(AGAIN_SECONDS if found is None else CACHE_SECONDS):
+            return True
+        hashes = () if found is None else found.hashes(self._now())
+        return any([hmac.compare_digest(digest, known) for known in hashes])
+
     def caller_with(self, id: str | None, digest: str) -> Caller | None:
         """Return the caller of a session that began with the token of this id and hash, or None if
         that token is not valid any longer. Without an id it is a token of the file. Raises as

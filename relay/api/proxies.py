@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -85,6 +86,8 @@ class Proxies:
     def _trusts(self, text: str) -> bool:
         if not text:
             return self.unix
+        if not self.networks:
+            return False
         address = _address(text)
         return address is not None and any(address in network for network in self.networks)
 
@@ -138,6 +141,18 @@ def with_client(app: Wsgi, proxies: Proxies) -> Wsgi:
         return app(environ, start_response)
 
     return mounted_app
+
+
+@lru_cache(maxsize=1024)
+def address_group(address: str) -> str:
+    """Return what counts as one address: a household has 64 bits of IPv6 addresses."""
+    try:
+        found = ip_address(address)
+    except ValueError:
+        return "unix"
+    if isinstance(found, IPv6Address):
+        return str(ip_network((found, 64), strict=False))
+    return str(found)
 
 
 def _public_url(text: str) -> PublicUrl:

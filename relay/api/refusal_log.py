@@ -9,8 +9,8 @@ from typing import Final
 
 from flask import Flask, Response, g, request
 
-from relay.api.caller import request_id
-from relay.api.proxies import CLIENT
+from relay.api.caller import Caller, request_id
+from relay.api.proxies import CLIENT, ClientView
 from relay.errors import Forbidden, RelayError, TooManyRequests, Unauthorized
 from relay.logs.emitter import emit
 from relay.logs.event_table import LogEvent
@@ -40,22 +40,41 @@ def refusal_event(status: int, side: str, error: RelayError | None) -> LogEvent 
     return LogEvent.REQUEST_REFUSED if side == "request" else None
 
 
-def _log(response: Response) -> Response:
-    if not 400 <= response.status_code < 500:
-        return response
-    error: RelayError | None = g.get("refused") or g.get("problem")
-    event = refusal_event(response.status_code, g.get("side", "request"), error)
+def log_refusal(
+    status: int,
+    error: RelayError | None,
+    *,
+    side: str,
+    route: str | None,
+    client: ClientView | None,
+    caller: Caller | None,
+    request: str,
+) -> None:
+    """Log a request that was answered 4xx, if that is its sender's fault. `request` is its id."""
+    event = refusal_event(status, side, error)
     if event is None:
-        return response
-    caller, client = g.get("caller"), request.environ.get(CLIENT)
+        return
     emit(
         REFUSALS[event],
-        tenant=getattr(caller, "tenant", None) or None,
-        token=getattr(caller, "token_id", None),
-        request=request_id(),
-        status=response.status_code,
+        tenant=None if caller is None else caller.tenant or None,
+        token=None if caller is None else caller.token_id,
+        request=request,
+        status=status,
         code=None if error is None else error.code,
-        route=None if request.url_rule is None else request.url_rule.rule,
+        route=route,
         address=None if client is None else client.address,
     )
+
+
+def _log(response: Response) -> Response:
+    if 400 <= response.status_code < 500:
+        log_refusal(
+            response.status_code,
+            g.get("refused") or g.get("problem"),
+            side=g.get("side", "request"),
+            route=None if request.url_rule is None else request.url_rule.rule,
+            client=request.environ.get(CLIENT),
+            caller=g.get("caller"),
+            request=request_id(),
+        )
     return response

@@ -39,14 +39,32 @@ def _begin() -> None:
     g.began = monotonic()
 
 
-def _end(tallies: Tallies, response: Response) -> Response:
-    rule = request.url_rule
-    route = OTHER if rule is None else rule.rule
-    tallies.http_requests[route, f"{response.status_code // 100}xx"] += 1
-    tallies.http_request_seconds[route,].add(monotonic() - g.began)
+def count_request(
+    tallies: Tallies,
+    route: str | None,
+    status: int,
+    *,
+    seconds: float,
+    refusal: str | None,
+) -> None:
+    """Count one request. `refusal` is the code of its error if its sender was refused; without a
+    `route` no path fits it."""
+    name = OTHER if route is None else route
+    tallies.http_requests[name, f"{status // 100}xx"] += 1
+    tallies.http_request_seconds[name,].add(seconds)
     # Also a sign-in with a wrong token, which a view refuses.
-    if "refusal" in g or response.status_code == Unauthorized.status:
-        tallies.auth_failures[g.get("refusal", Unauthorized.code),] += 1
+    if refusal is not None or status == Unauthorized.status:
+        tallies.auth_failures[refusal or Unauthorized.code,] += 1
+
+
+def _end(tallies: Tallies, response: Response) -> Response:
+    count_request(
+        tallies,
+        None if request.url_rule is None else request.url_rule.rule,
+        response.status_code,
+        seconds=monotonic() - g.began,
+        refusal=g.get("refusal"),
+    )
     if response.is_streamed:
         tallies.open_streams += 1
         response.call_on_close(partial(_end_stream, tallies))

@@ -26,6 +26,10 @@ class Scrapers:
         server."""
         if not self._known or environ.get("PATH_INFO") != METRICS_PATH:
             return False
-        digest = hash_of(bearer_token(environ) or "")
+        return self.know(bearer_token(environ) or "")
+
+    def know(self, token: str) -> bool:
+        """Return whether a token is one of theirs."""
+        digest = hash_of(token)
         # All are compared, in constant time, so that the time of an answer reveals nothing.
         return any([hmac.compare_digest(digest, known) for known in self._known])

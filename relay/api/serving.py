@@ -26,7 +26,7 @@ import gevent
 from gunicorn.app.base import BaseApplication
 
 from relay import __version__
-from relay.api.app import ENGINE, LEDGER, METRICS, ServerMetrics
+from relay.api.app import ENGINE, FIRST_BYTES, LEDGER, METRICS, ServerMetrics
 from relay.api.gunicorn_worker import ENDING
 from relay.api.migration_routes import LedgerContext
 from relay.api.server_settings import (
@@ -262,6 +262,7 @@ def post_worker_init(worker: Any) -> None:
     gc.collect()
     gc.freeze()
     engine: TransferEngine = worker.wsgi.extensions[ENGINE]
+    worker.first_bytes = worker.wsgi.extensions[FIRST_BYTES]
     names = (sock.getsockname() for sock in worker.sockets)
     engine.refuse_own_addresses(name[:2] for name in names if isinstance(name, tuple))
     works: LedgerContext | None = worker.wsgi.extensions[LEDGER]

@@ -19,7 +19,6 @@ from base64 import urlsafe_b64encode
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
-from ipaddress import IPv6Address, ip_address, ip_network
 from time import monotonic, time
 from typing import Any, Final
 
@@ -29,7 +28,7 @@ from werkzeug.http import parse_cookie
 
 from relay.api.caller import Caller, request_id
 from relay.api.known_tokens import KnownTokens
-from relay.api.proxies import ClientView, PublicUrl
+from relay.api.proxies import ClientView, PublicUrl, address_group
 from relay.errors import Forbidden, LedgerFailed, TooManyRequests, Unauthorized
 from relay.hosts import is_loopback
 from relay.ledger.audit_log import Actor
@@ -169,7 +168,7 @@ class Sessions:
     def _count(self, address: str) -> None:
         """Count an attempt. Raises TooManyRequests. This process refuses first, so that a flood
         costs the ledger nothing."""
-        group, now = _group(address), self._now()
+        group, now = address_group(address), self._now()
         self._attempts = [one for one in self._attempts if now - one[1] < WINDOW_SECONDS]
         wait = seconds_to_wait(self._attempts, group, now)
         if not wait:
@@ -231,14 +230,3 @@ def _hash(id: str) -> str:
 
 def _without_port(host: str) -> str:
     return host if host.endswith("]") else host.rpartition(":")[0] or host
-
-
-def _group(address: str) -> str:
-    """Return what counts as one address: a household has 64 bits of IPv6 addresses."""
-    try:
-        found = ip_address(address)
-    except ValueError:
-        return "unix"
-    if isinstance(found, IPv6Address):
-        return str(ip_network((found, 64), strict=False))
-    return str(found)

@@ -281,3 +281,24 @@ def test_the_audit_log_says_who_did_what(terminal: Terminal) -> None:
         file.execute("UPDATE audit SET actor = 'eve' WHERE id = 1")
     code, out, _ = terminal.run("audit", "log", "--verify")
     assert (code, out) == (1, "the audit log was changed by hand: row 1 was changed\n")
+
+
+def test_a_flood_hides_no_caller_of_its_address(terminal: Terminal, tmp_path: Path) -> None:
+    """A caller with a token is answered, also with one that is new. Wrong requests are turned
+    away, with the whole answer."""
+    file = tmp_path / "tokens"
+    file.write_text(f"{FILE_TOKEN}\n")
+    file.chmod(0o600)
+    settings = {"RELAY_TOKENS_FILE": str(file), "RELAY_REFUSALS_PER_SECOND": "1"}
+    known = {"Authorization": f"Bearer {FILE_TOKEN}"}
+    with run_with(terminal, **settings) as server:
+        assert [status_of(server) for _ in range(2)] == [401, 401]
+        await_(lambda: status_of(server) == 429)
+        await_(lambda: b" 429 " in server.raw(b"\0\r\n\r\n"))
+        head = b"POST /migrate HTTP/1.1\r\nHost: a\r\nContent-Length: 100000\r\n\r\n"
+        await_(lambda: b"too-many-requests" in server.raw(head, b"[" * 50_000))
+        made = make(terminal, "reader", "--scope", "read")
+        await_(lambda: status_of(server) == 429 and status_of(server, **made) == 200)
+        assert status_of(server, **known) == 200
+        assert status_of(server, path="/healthz") == 200
+        assert server.raw(b"GET /mig", b"rations HTTP/1.0\r\n\r\n").startswith(b"HTTP/1.")
