@@ -28,7 +28,7 @@ from sqlalchemy import (
 from relay.errors import LeaseLost
 from relay.ledger.counters import CounterDelta
 from relay.ledger.limits import room
-from relay.ledger.migration_rows import bounds_of
+from relay.ledger.migration_rows import bounds_of, number_of
 from relay.ledger.rows import Claim, PriorState
 from relay.ledger.schema import (
     LARGE,
@@ -70,9 +70,18 @@ CLAIMED: Final = (
 """The columns that a Claim is made of, in its order."""
 
 
-def claim_of(row: Any, renewed: int, looked: float | None = None, empty: bool = False) -> Claim:
+def claim_of(
+    row: Any,
+    renewed: int,
+    looked: float | None = None,
+    empty: bool = False,
+    *,
+    number: int | None = None,
+    tenant: str | None = None,
+) -> Claim:
     """Return the claim in a row of CLAIMED. `looked` is the time at which its tree's destination
-    was found empty; `empty` means that it was found empty at some time."""
+    was found empty; `empty` means that it was found empty at some time. `number` and `tenant` name
+    its migration."""
     # Unpacked, since access by name costs each claim a microsecond more.
     id, migration_id, fence, name, url, size, etag, modified, *counts, digests, before, twins = row
     attempts, crash_count, resent = counts
@@ -105,6 +114,8 @@ def claim_of(row: Any, renewed: int, looked: float | None = None, empty: bool = 
         twins=twins,
         rid=kept.rid if kept is not None else 0,
         untouched=untouched,
+        number=number,
+        tenant=tenant,
     )
 
 
@@ -139,6 +150,7 @@ _OURS: Final = (migrations.c.state == literal_column("'running'")) & or_(
 _WAITING = (
     select(migrations.c.id, migrations.c.renewed)
     .add_columns(migrations.c.looked, migrations.c.destination_empty)
+    .add_columns(migrations.c.ordinal, migrations.c.number, migrations.c.tenant)
     .add_columns(migrations.c.slots, migrations.c.bytes_per_second, migrations.c.connections)
     .where(_OURS)
     .order_by(migrations.c.priority.desc(), migrations.c.number)
@@ -233,7 +245,9 @@ class _Claiming:
             "the_owner": self.worker.id,
         }
         about = migration.renewed, migration.looked, migration.destination_empty
-        taken = [claim_of(row, *about) for row in self.connection.execute(which, reported).all()]
+        rows = self.connection.execute(which, reported).all()
+        number, tenant = number_of(migration), migration.tenant
+        taken = [claim_of(row, *about, number=number, tenant=tenant) for row in rows]
         # The order of RETURNING is arbitrary (sqlite.org/lang_returning.html).
         taken.sort(key=lambda claim: claim.id)
         claimed = (TransferState.QUEUED, TransferState.RUNNING)

@@ -159,6 +159,8 @@ def log_failure(claim: Claim, error: Mapping[str, Any]) -> None:
     emit(
         LogEvent.TRANSFER_FAILED,
         migration=claim.migration_id,
+        number=claim.number,
+        tenant=claim.tenant,
         transfer=claim.id,
         name=claim.name,
         side=error.get("side"),
@@ -174,6 +176,8 @@ def log_success(end: Settlement) -> None:
     emit(
         LogEvent.TRANSFER_SETTLED,
         migration=claim.migration_id,
+        number=claim.number,
+        tenant=claim.tenant,
         transfer=claim.id,
         name=claim.name,
         state=end.verb,

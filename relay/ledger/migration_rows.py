@@ -156,7 +156,7 @@ def migration_of_row(
     """Return a row of the table as a value, with its counters."""
     return Migration(
         id=row.id,
-        number=row.number if row.ordinal is None else row.ordinal,
+        number=number_of(row),
         sequence=row.number,
         tenant=row.tenant,
         needs_attention=bool(row.needs_attention),
@@ -180,6 +180,12 @@ def migration_of_row(
         efforts=efforts,
         helpers=helpers,
     )
+
+
+def number_of(row: Any) -> int:
+    """Return the number of a migration among those of its tenant, from its row; an older relay had
+    only the other one."""
+    return int(row.number if row.ordinal is None else row.ordinal)
 
 
 def bounds_of(row: Any) -> Bounds:

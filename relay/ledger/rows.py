@@ -403,6 +403,9 @@ class Claim:
     """Claims up to this fence have left nothing at the destination."""
     untouched: bool = False
     """No earlier claim has sent anything."""
+    number: int | None = None
+    """The number of its migration among those of `tenant`, for the log."""
+    tenant: str | None = None
 
 
 @dataclass(frozen=True)

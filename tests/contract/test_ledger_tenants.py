@@ -13,6 +13,7 @@ import pytest
 from sqlalchemy import Connection, event, select, text
 
 from relay.errors import IllegalTransition, KeyReused, MigrationUnknown
+from relay.ledger import ledger_log
 from relay.ledger.ledger import Ledger
 from relay.ledger.migration_lists import MigrationFilter, list_query
 from relay.ledger.migration_rows import with_name
@@ -35,6 +36,19 @@ def test_each_tenant_has_its_own_numbers(ledger: Ledger) -> None:
     ]
     assert [m.number for m in ledger.migrations(viewer=ACME)] == [2, 1]
     assert [m.id for m in ledger.migrations()] == [m.id for m in reversed(made)]
+
+
+def test_the_log_of_a_failed_object_names_its_migration(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines: list[dict[str, Any]] = []
+    ledger.create(OBJECT)
+    made, _ = ledger.create(OBJECT, tenant="acme")
+    monkeypatch.setattr(ledger_log, "emit", lambda _, **members: lines.append(members))
+    (claim,) = ledger.claim(1, made.id)
+    ledger.settle([Settlement(claim, "failed", error={"code": "not-found", "side": "source"})])
+    found = {name: lines[0][name] for name in ("migration", "number", "tenant", "transfer")}
+    assert found == {"migration": made.id, "number": 1, "tenant": "acme", "transfer": claim.id}
 
 
 def test_a_name_means_the_same_to_each_reader(ledger: Ledger) -> None:
