@@ -2,7 +2,7 @@
 the watcher has read, and each change of them is written as JSON once.
 
 Decided here: how long a result is shared. Never here: the values (`migration_screen.py`,
-`migration_list.py`), and when a stream looks (`live_values.py`)."""
+`migration_list.py`), and when a stream looks (`value_stream.py`)."""
 
 from __future__ import annotations
 
@@ -66,8 +66,7 @@ class Feed:
         key = id(last), id(now)
         known = self._changes.get(key)
         if known is None:
-            news = difference(last, now)
-            known = last, now, json.dumps(news) if news else ""
+            known = last, now, news_between(last, now)
             self._changes[key] = known
             if len(self._changes) > CHANGES:
                 self._changes.popitem(last=False)
@@ -156,6 +155,12 @@ def difference(last: Values, found: Values) -> dict[str, Any]:
         if one or name == "rows":
             changed[name] = one
     return changed
+
+
+def news_between(last: Values, now: Values) -> str:
+    """Return the members of `now` that `last` does not have, as JSON; '' if there are none."""
+    news = difference(last, now)
+    return json.dumps(news) if news else ""
 
 
 def silent_event(last: Values) -> str:

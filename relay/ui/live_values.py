@@ -1,24 +1,21 @@
 """The live values of a page: as server-sent events, or as one JSON answer for a page that polls.
 
 An event `set` has the changed texts and bars, ready to show; the script puts them into the elements
-with their names. A page whose `shape` has changed loads itself again. Decided here: when a value is
-sent. Never here: the values (`summaries.py`)."""
+with their names. A page whose `shape` has changed loads itself again. Decided here: which state of
+the ledger a page shows. Never here: the values (`summaries.py`), and the steps of a stream
+(`value_stream.py`)."""
 
 from __future__ import annotations
 
-import json
-import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from functools import partial
 from math import inf
 from typing import Final
 
 from flask import Response, g, request
 
-from relay.api.event_stream import JITTER, RETRY_MS, retry_field
 from relay.api.migration_routes import follow, has_hung_up, json_answer
 from relay.api.watcher import Subscription
 from relay.errors import InvalidType, LedgerFailed
@@ -28,33 +25,20 @@ from relay.ledger.rows import Migration
 from relay.ledger.sample_values import Moving
 from relay.ledger.states import ENDED
 from relay.ledger.viewer import Viewer
-from relay.ui import words
-from relay.ui.feeds import Feed, Feeds, MigrationValues, SampleReader, Values, silent_event
+from relay.ui.feeds import Feed, Feeds, MigrationValues, SampleReader, Values
 from relay.ui.frame import PageFrame
 from relay.ui.migration_list import ROWS, list_update
 from relay.ui.migration_screen import migration_update
 from relay.ui.moving_rows import HISTORY_SECONDS
 from relay.ui.queries import name_of
+from relay.ui.value_stream import LOOK_SECONDS, ValueStream
 from relay.views.migrations import is_over
 
-LOOK_SECONDS: Final = 1.0
-SILENT_SECONDS: Final = 15.0
-"""Seconds after which a silent stream says that it is there: the script of the page knows then that
-its values are current, or still old, and a write finds out if the client is gone."""
 Groups = Mapping[Group, int]
+Latest = Callable[[], tuple[Sequence[Migration], Moving]]
+"""Returns the migrations of a page as the watcher has seen them last, and what the only one of them
+moves. Raises LedgerFailed while the ledger is away."""
 NOTHING_MOVES: Final = Moving()
-
-
-@dataclass(frozen=True, kw_only=True)
-class LivePage:
-    """The page that one stream shows."""
-
-    latest: Callable[[], tuple[Sequence[Migration], Moving]]
-    """Returns its migrations as the watcher has seen them last, and what the only one of them
-    moves. Raises LedgerFailed while the ledger is away."""
-    ends: bool
-    """Whether the stream ends with its only migration."""
-    still_admitted: Callable[[], bool]
 
 
 class SharedValues:
@@ -80,64 +64,27 @@ class SharedValues:
         return count
 
 
-def changes(
-    frame: PageFrame, page: LivePage, feed: Feed, is_gone: Callable[[], bool]
-) -> Iterator[str]:
-    """Yield the changed values after each wait of `is_gone`, and the state of the ledger while it
-    is away, until the server drains, the client is gone, or nothing of its page changes any
-    more."""
-    last: Values = {}
-    sent = time.monotonic()
-    yield f"{retry_field(RETRY_MS * random.uniform(*JITTER))}\n"
-    while not frame.engine.draining:
-        if not page.still_admitted():
-            yield "event: gone\ndata: {}\n\n"
-            return
-        found, is_end = _look(frame, page, feed)
-        news = feed.change(last, found) if found is not last else ""
-        last = found
-        if news:
-            yield f"event: set\ndata: {news}\n\n"
-            sent = time.monotonic()
-        elif time.monotonic() - sent > SILENT_SECONDS:
-            yield silent_event(last)
-            sent = time.monotonic()
-        if is_end:
-            yield "event: end\ndata: {}\n\n"
-            return
-        # A person who goes from page to page leaves streams, whose places the next ones need.
-        if is_gone():
-            return
-    yield f"event: bye\ndata: {json.dumps({'text': words.DRAINING})}\nretry: 500\n\n"
-
-
 def stream(frame: PageFrame, shared: SharedValues) -> Response:
     """Return the live values of a page as a stream. Raises MigrationUnknown, TooManyStreams,
     LedgerFailed, and a RequestError for a wrong query."""
     asked = _migrations_in_query(frame)
     is_one = "m" in request.args
     is_gone = partial(has_hung_up, request.environ, LOOK_SECONDS)
+    still_admitted: Callable[[], bool] = g.still_admitted
     made = _feed_of(frame, shared, asked)
 
     def pieces(following: Subscription) -> Iterator[str]:
-        page = LivePage(
-            latest=partial(_latest, following, [one.id for one in asked]),
-            ends=is_one,
-            still_admitted=g.still_admitted,
-        )
-        return _pieces(frame, page, made, is_gone)
+        latest = partial(_latest, following, [one.id for one in asked])
+        with made as feed:
+            yield from ValueStream(
+                look=partial(look_at, frame, latest, feed, ends=is_one),
+                news=feed.change,
+                still_admitted=still_admitted,
+                is_draining=lambda: frame.engine.draining,
+                is_gone=is_gone,
+            ).events()
 
     return follow(frame.works(), asked, pieces, moving=is_one)
-
-
-def _pieces(
-    frame: PageFrame,
-    page: LivePage,
-    made: AbstractContextManager[Feed],
-    is_gone: Callable[[], bool],
-) -> Iterator[str]:
-    with made as feed:
-        yield from changes(frame, page, feed, is_gone)
 
 
 def values(frame: PageFrame) -> Response:
@@ -201,13 +148,13 @@ def _feed_of(
     )
 
 
-def _look(frame: PageFrame, page: LivePage, feed: Feed) -> tuple[Values, bool]:
-    """Return the values of a page now, or the trouble of the ledger, and whether they are the
-    last."""
+def look_at(frame: PageFrame, latest: Latest, feed: Feed, *, ends: bool) -> tuple[Values, bool]:
+    """Return the values of a page now, or the trouble of the ledger, and whether they are the last:
+    the only migration of a page that `ends` with it is over."""
     try:
-        shown, moving = page.latest()
+        shown, moving = latest()
         values = feed.values(shown, moving)
     except LedgerFailed as error:
         return {"trouble": frame.ledger_away(error)}, False
     frame.outage.end()
-    return values, page.ends and bool(shown) and is_over(shown[0])
+    return values, ends and bool(shown) and is_over(shown[0])

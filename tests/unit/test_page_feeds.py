@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -13,9 +14,10 @@ import pytest
 from relay.errors import LedgerFailed
 from relay.ledger.rows import Migration
 from relay.ledger.sample_values import Moving
-from relay.ui import live_values, plan_stream
+from relay.ui import value_stream
 from relay.ui.feeds import CHANGES, Feed, Feeds, Values, difference, silent_event
-from relay.ui.live_values import LivePage
+from relay.ui.live_values import look_at
+from relay.ui.value_stream import ValueStream
 
 NOTHING = Moving()
 
@@ -131,23 +133,51 @@ def test_trouble_is_said_once_and_its_end_too() -> None:
 
 def test_trouble_is_repeated_in_silence(monkeypatch: pytest.MonkeyPatch) -> None:
     """A beat would tell the page that its values are current."""
-    monkeypatch.setattr(live_values, "SILENT_SECONDS", -1.0)
-    monkeypatch.setattr(plan_stream, "SILENT_SECONDS", -1.0)
+    monkeypatch.setattr(value_stream, "SILENT_SECONDS", -1.0)
     trouble = {"trouble": "away"}
 
     def fail() -> Any:
         raise LedgerFailed("away")
 
-    frame: Any = SimpleNamespace(
-        engine=SimpleNamespace(draining=False), ledger_away=lambda _: trouble["trouble"]
-    )
-    page = LivePage(latest=fail, ends=False, still_admitted=lambda: True)
-    streams = (
-        live_values.changes(frame, page, Feed(Counter()), lambda: False),
-        plan_stream._changes(frame, lambda: trouble, lambda: True, lambda: False),
-    )
-    for stream in streams:
-        next(stream)
-        events = [next(stream) for _ in range(3)]
-        assert events == [f"event: set\ndata: {json.dumps(trouble)}\n\n"] * 3
+    frame: Any = SimpleNamespace(ledger_away=lambda _: trouble["trouble"])
+    feed = Feed(Counter())
+    never = lambda: False  # noqa: E731
+    stream = ValueStream(
+        look=lambda: look_at(frame, fail, feed, ends=False),
+        news=feed.change,
+        still_admitted=lambda: True,
+        is_draining=never,
+        is_gone=never,
+    ).events()
+    next(stream)
+    events = [next(stream) for _ in range(3)]
+    assert events == [f"event: set\ndata: {json.dumps(trouble)}\n\n"] * 3
     assert silent_event({"texts": {}}) == "event: beat\ndata: {}\n\n"
+
+
+def test_a_stream_says_what_changed_and_how_it_ends() -> None:
+    """Behind a trouble the page shows everything again; each look follows a wait."""
+    first: Values = {"texts": {"a": "1", "b": "2"}, "bars": {}}
+    second: Values = {"texts": {"a": "1", "b": "3"}, "bars": {}}
+    looks = iter([(first, False), ({"trouble": "away"}, False), (first, False), (second, True)])
+    stream = ValueStream(
+        look=lambda: next(looks),
+        still_admitted=lambda: True,
+        is_draining=lambda: False,
+        is_gone=lambda: False,
+    )
+    found = list(stream.events())[1:]
+    assert [json.loads(text.partition("data: ")[2]) for text in found] == [
+        {"texts": {"a": "1", "b": "2"}},
+        {"trouble": "away"},
+        {"well": True, "texts": {"a": "1", "b": "2"}},
+        {"texts": {"b": "3"}},
+        {},
+    ]
+    assert found[-1] == "event: end\ndata: {}\n\n"
+    for change, event in (
+        ({"still_admitted": lambda: False}, "gone"),
+        ({"is_draining": lambda: True}, "bye"),
+    ):
+        (text,) = list(replace(stream, **change).events())[1:]
+        assert text.startswith(f"event: {event}\n")
