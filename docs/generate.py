@@ -323,8 +323,8 @@ A migration that is listed again is `running`.
 {_transitions(TRANSFER)}
 ## A plan
 
-A plan that a server makes before a migration starts ([in the browser](page.md#plans)). The browser stops, repeats and
-starts it; a worker finishes it, or ends it as failed when the source can't be listed.
+A plan that a server makes before a migration starts ([in the browser](page.md#plans) or by
+[the API](api.md#plan-before-anything-moves)). A user stops, repeats and starts it; a worker finishes it, or ends it as failed when the source can't be listed.
 
 {_transitions(PLAN)}"""
 

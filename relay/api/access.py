@@ -53,6 +53,13 @@ ACCESS: Final[Mapping[tuple[str, str], Access]] = {
     ("GET", "/migrations/<id>/reasons"): _READ,
     ("GET", "/migrations/<id>/events"): _READ,
     ("POST", "/migrations/<id>/acknowledge"): _SUBMIT,
+    ("POST", "/plans"): _SUBMIT,
+    ("GET", "/plans"): _READ,
+    ("GET", "/plans/<plan>"): _READ,
+    ("DELETE", "/plans/<plan>"): _SUBMIT,
+    ("POST", "/plans/<plan>/cancel"): _SUBMIT,
+    ("POST", "/plans/<plan>/again"): _SUBMIT,
+    ("POST", "/plans/<plan>/start"): _SUBMIT,
     **{
         ("POST", f"/migrations/<id>/{verb}"): _SUBMIT
         for verb in (

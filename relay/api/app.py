@@ -26,6 +26,7 @@ from relay.api.lingering_close import with_lingering_close
 from relay.api.migrate_route import migrate_view
 from relay.api.migration_routes import JSON, LedgerContext, View, json_answer, ledger_routes
 from relay.api.page_forms import OPEN_BYTES, buffer_form, field_of
+from relay.api.plan_routes import plan_routes
 from relay.api.proxies import CLIENT, proxies_of, with_client
 from relay.api.refusal_limit import RefusalLimit
 from relay.api.request_check import DECISION, CheckedFlask, Decision, RequestCheck, has_form
@@ -111,6 +112,7 @@ def create_app(
         *_routes(engine, require_works, works is not None),
         (METRICS_PATH, "GET", lambda: _metrics(metrics)),
         *ledger_routes(require_works, engine),
+        *plan_routes(require_works, engine),
     ):
         app.add_url_rule(path, endpoint=f"{method} {path}", view_func=view, methods=[method])
     pages = add_pages(app, engine, require_works, has_works=works is not None, sessions=sessions)

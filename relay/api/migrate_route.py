@@ -35,7 +35,7 @@ from relay.api.migration_routes import (
     wants_ledger,
 )
 from relay.api.request_bodies import parse_order
-from relay.api.strict_json import read_object
+from relay.api.request_parts import members_of_body
 from relay.api.token_limits import locate_within, within_limits
 from relay.engine.outcome import Outcome
 from relay.engine.plan import IfExists, Plan
@@ -74,9 +74,7 @@ def migrate_view(
         g.draining = engine.draining
         if engine.draining:
             raise Overloaded("the server is stopping", retry_after=5.0)
-        settings = engine.settings
-        members = read_object(request.environ, settings.request_bytes, settings.request_seconds)
-        order = parse_order(members)
+        order = parse_order(members_of_body(engine))
         caller = current_caller()
         if wants_ledger(order) or caller.is_counted:
             return accept(works(), engine, order)

@@ -43,7 +43,13 @@ from relay.api.object_answer import object_end
 from relay.api.planner import Planner
 from relay.api.render import problem_answer
 from relay.api.request_bodies import check_empty, parse_change, parse_fresh, parse_retry
-from relay.api.strict_json import check_media_type, read_object
+from relay.api.request_parts import (
+    idempotency_key,
+    members_of_body,
+    optional_members,
+    place_in_list,
+    rows_of_page,
+)
 from relay.api.token_limits import (
     change_within_limits,
     check_list_place,
@@ -56,8 +62,7 @@ from relay.engine.migration_request import MigrationRequest
 from relay.engine.refresh import Refresh, apply_refresh
 from relay.engine.transfer_engine import TransferEngine
 from relay.engine.worker.worker import Worker
-from relay.errors import InvalidHeader, InvalidType, LedgerFailed, Overloaded, Unauthorized
-from relay.headers import is_idempotency_key
+from relay.errors import InvalidType, LedgerFailed, Overloaded, Unauthorized
 from relay.ledger.ledger import Ledger
 from relay.ledger.migration_lists import MigrationFilter
 from relay.ledger.rows import EventCursor, Migration
@@ -77,8 +82,6 @@ LOOK_SECONDS = 0.25
 """How often a request that waits looks whether its client is still there."""
 WAIT_SECONDS = 3600.0
 """Maximum time that a request with `Prefer: wait` waits."""
-PAGE, PAGES = 100, 1000
-"""Default and maximum number of rows on a page."""
 PAST_EVENTS = 500
 """Maximum number of past events that a stream begins with."""
 STOPPING = {
@@ -132,7 +135,7 @@ def wants_ledger(order: MigrationRequest) -> bool:
 def accept(works: LedgerContext, engine: TransferEngine, order: MigrationRequest) -> Response:
     """Write a migration to the ledger and answer 202, or wait for its end if the client prefers
     that."""
-    migration = create_migration(works, engine, order, _key())
+    migration = create_migration(works, engine, order, idempotency_key())
     # The ledger moves one object only because its token is counted, and the client waits for its
     # end.
     is_waited_for = not wants_ledger(order)
@@ -193,7 +196,7 @@ def ledger_routes(
     """Return the paths, methods and views of the operations on migrations."""
 
     def list_migrations() -> Response:
-        viewer, limit, wanted = current_caller().viewer, _number("limit", PAGE, PAGES), _filter()
+        viewer, limit, wanted = current_caller().viewer, rows_of_page(), _filter()
         found = works().ledger.migrations(limit, wanted, viewer)
         more = None
         if len(found) == limit:  # a full page may be the last one; the next is empty then
@@ -222,7 +225,8 @@ def ledger_routes(
         work = works()
         # `id` may be the number that people use; the ledger's other methods take only the id.
         migration = visible_migration(work, id)
-        change = change_within_limits(current_caller().limits, parse_change(_members(engine)))
+        asked = parse_change(members_of_body(engine))
+        change = change_within_limits(current_caller().limits, asked)
         changed = work.ledger.limit(migration.id, change)
         work.worker.wake()
         return json_answer(summary(changed))
@@ -260,7 +264,7 @@ def _failure_routes(
     def acknowledge(id: str) -> Response:
         work = works()
         migration = visible_migration(work, id)
-        check_empty(_optional_members(engine))
+        check_empty(optional_members(engine))
         return json_answer(summary(work.ledger.acknowledge(migration.id)))
 
     return (
@@ -297,7 +301,7 @@ def _filter() -> MigrationFilter:
         states=frozenset(_states(MigrationState)),
         needs_attention=None if needy is None else needy == "true",
         search=search,
-        before=_number("before", 0, 2**53) or None,
+        before=place_in_list("before") or None,
     )
 
 
@@ -323,44 +327,14 @@ def _wait_seconds() -> float:
     return 0.0 if found is None or _prefers("respond-async") else min(float(found[1]), WAIT_SECONDS)
 
 
-def _key() -> str | None:
-    key = request.headers.get("Idempotency-Key")
-    if key is not None and not is_idempotency_key(key):
-        raise InvalidHeader("Idempotency-Key is not 1 to 255 visible ASCII characters")
-    return key
-
-
-def _number(name: str, default: int, most: int) -> int:
-    text = request.args.get(name)
-    if text is None:
-        return default
-    if not (text.isascii() and text.isdigit() and len(text) < 17 and 1 <= int(text) <= most):
-        raise InvalidType(f"{name} is not a number from 1 to {most}", hint="Correct the query.")
-    return int(text)
-
-
 def _streams(media: str) -> bool:
     return request.accept_mimetypes.best_match((JSON, media), default=JSON) == media
-
-
-def _members(engine: TransferEngine) -> Mapping[str, Any]:
-    return read_object(
-        request.environ, engine.settings.request_bytes, engine.settings.request_seconds
-    )
-
-
-def _optional_members(engine: TransferEngine) -> Mapping[str, Any]:
-    """Return the members of a request that needs no body; without one there are none."""
-    if not request.content_length and "Transfer-Encoding" not in request.headers:
-        check_media_type(request.environ)
-        return {}
-    return _members(engine)
 
 
 def _fresh(engine: TransferEngine, migration: Migration, verb: str) -> Refresh:
     """Return the fresh credentials and URLs in a request, and what it retries; an empty Refresh
     without a body."""
-    members = _optional_members(engine)
+    members = optional_members(engine)
     if not members:
         return Refresh()
     parse = parse_retry if verb == MigrationVerb.RETRY else parse_fresh
@@ -572,13 +546,13 @@ def follow(
 
 def _transfers(ledger: Ledger, id: str) -> Response:
     states, reason = _states(TransferState), request.args.get("reason") or None
+    limit, after = rows_of_page(), place_in_list("after")
     kind = request.accept_mimetypes.best_match((JSON, NDJSON, CSV), default=JSON)
     if kind == NDJSON:
         return Response(json_lines(ledger, id, states, reason), mimetype=NDJSON)
     if kind == CSV:
         return Response(sheet(ledger, id, states, reason), mimetype=CSV)
-    limit = _number("limit", PAGE, PAGES)
-    found = ledger.page(id, states, _number("after", 0, 2**53), limit, reason)
+    found = ledger.page(id, states, after, limit, reason)
     more = None
     if len(found) == limit:
         query: dict[str, str | int] = {"after": found[-1].id, "limit": limit}

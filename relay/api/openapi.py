@@ -1,290 +1,43 @@
-"""The OpenAPI 3.1 document, built from the pydantic models and from one table of routes.
+"""The OpenAPI 3.1 document, built from the pydantic models and from the table of operations.
 
-Decided here: the table. Never here: the members of the models.
-"""
+Decided here: the form of the document. Never here: the operations (`operations.py`), and the
+members of the models."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 from pydantic import BaseModel
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaMode, models_json_schema
 
 from relay import __version__
-from relay.api.request_bodies import Change, Credentials, MigrateRequest, Retry
-from relay.api.schemas import (
-    LINES,
-    HealthSchema,
-    MigrationSchema,
-    MigrationsSchema,
-    ProblemSchema,
-    ReadySchema,
-    ReasonsSchema,
-    RecordedSchema,
-    ReportLineSchema,
-    RootSchema,
-    TransfersSchema,
-)
+from relay.api.operations import GUARDED, NDJSON, ROUTES, SSE, Route
+from relay.api.schemas import PlanSchema, ProblemSchema, ReadySchema, RecordedSchema
 
 _REF = "#/components/schemas/{model}"
 _PROBLEM_TYPE = "application/problem+json"
+_LED = "A browser, whose request prefers `text/html`, is led to the page at `ui/`"
 
-
-Asked = tuple[str, str, dict[str, Any], str]
-"""A parameter: its place (`query` or `header`), its name, its schema, its description."""
-
-_PAGE: Asked = (
-    "query",
-    "limit",
-    {"type": "integer", "minimum": 1, "maximum": 1000},
-    "Maximum number of rows on a page; default 100.",
-)
-_PLACE = {"type": "integer", "minimum": 1}
-_NDJSON, _CSV, _SSE = "application/x-ndjson", "text/csv", "text/event-stream"
-
-
-@dataclass(frozen=True)
-class Route:
-    """One operation: its path, its answers, and the statuses of its problems (those of `_GUARDED`
-    are added where the operation needs a token)."""
-
-    path: str
-    method: str
-    _: KW_ONLY
-    name: str
-    summary: str
-    answers: tuple[type[BaseModel], ...] | None
-    """Models of the JSON answer. None means any JSON object; an empty tuple means no JSON."""
-    takes: type[BaseModel] | None = None
-    """Model of the request body."""
-    problems: tuple[int, ...] = ()
-    open: bool = False
-    """Whether it needs no token."""
-    optional: bool = False
-    """Whether the request body may be left out."""
-    moves: bool = False
-    """Whether it may also answer 202."""
-    leads: bool = False
-    """Whether it leads a browser to the page."""
-    lines: tuple[type[BaseModel], ...] = ()
-    """Models of a line, if it can also answer with NDJSON."""
-    texts: tuple[str, ...] = ()
-    """Other media types that it can answer with."""
-    asked: tuple[Asked, ...] = ()
-    """Its parameters, except those in the path."""
-
-
-_GUARDED = (401, 403, 429, 503)
-"""Statuses of every operation that needs a token: the ledger, which has the tokens, may fail."""
-_MIGRATE_PROBLEMS = (400, 404, 408, 409, 412, 413, 415, 422, 500, 501, 502, 503, 504)
-_CONTROL_PROBLEMS = (400, 404, 408, 409, 413, 415, 422, 503)
-_REFRESH_PROBLEMS = (412, 500, 501, 502, 504)
-"""Statuses that reading a list of fresh URLs adds: it is read before the answer."""
-
-ROUTES = (
-    Route(
-        "/",
-        "get",
-        name="root",
-        summary="Name and version of the server",
-        answers=(RootSchema,),
-        leads=True,
+_LINKS: Mapping[type[BaseModel], tuple[str, ...]] = {
+    RecordedSchema: (
+        *("migration", "change", "transfers", "reasons", "events"),
+        *("pause", "resume", "cancel", "acknowledge", "retry"),
     ),
-    Route(
-        "/migrate",
-        "post",
-        name="migrate",
-        summary="Migrate an object or a tree",
-        answers=(MigrationSchema, RecordedSchema),
-        takes=MigrateRequest,
-        problems=_MIGRATE_PROBLEMS,
-        moves=True,
-        lines=LINES,
-        asked=(
-            (
-                "header",
-                "Idempotency-Key",
-                {"type": "string", "maxLength": 255},
-                "A second request with the same key returns the first one's migration.",
-            ),
-            (
-                "header",
-                "Prefer",
-                {"type": "string"},
-                "`respond-async` answers 202 at once; `wait=60` waits up to 60 seconds for the end"
-                " (RFC 7240).",
-            ),
-        ),
-    ),
-    Route(
-        "/migrations",
-        "get",
-        name="migrations",
-        summary="List migrations, the newest first",
-        answers=(MigrationsSchema,),
-        problems=(422, 503),
-        asked=(
-            _PAGE,
-            ("query", "before", _PLACE, "Only migrations behind this place; see `next`."),
-            (
-                "query",
-                "state",
-                {"type": "string"},
-                "Only migrations in this state, or in these states, separated by commas.",
-            ),
-            (
-                "query",
-                "needs_attention",
-                {"type": "string", "enum": ["true", "false"]},
-                "Only migrations that need a person, or only others.",
-            ),
-            (
-                "query",
-                "search",
-                {"type": "string", "maxLength": 200},
-                "Only migrations with this text in their source or destination, or this number.",
-            ),
-        ),
-    ),
-    Route(
-        "/migrations/{id}",
-        "get",
-        name="migration",
-        summary="Show a migration",
-        answers=(RecordedSchema,),
-        problems=(404, 422, 503),
-    ),
-    Route(
-        "/migrations/{id}",
-        "patch",
-        name="change",
-        summary="Change a migration's priority and limits",
-        answers=(RecordedSchema,),
-        takes=Change,
-        problems=_CONTROL_PROBLEMS,
-    ),
-    Route(
-        "/migrations/{id}/transfers",
-        "get",
-        name="transfers",
-        summary="List the objects of a migration",
-        answers=(TransfersSchema,),
-        problems=(404, 422, 503),
-        lines=(ReportLineSchema,),
-        texts=(_CSV,),
-        asked=(
-            (
-                "query",
-                "state",
-                {"type": "string"},
-                "Only objects in this state, or in these states, separated by commas.",
-            ),
-            (
-                "query",
-                "reason",
-                {"type": "string"},
-                "Only objects that failed for this reason, as in the migration's reasons.",
-            ),
-            _PAGE,
-            (
-                "query",
-                "after",
-                _PLACE,
-                "Only objects with a greater id. NDJSON and CSV have all objects, without pages.",
-            ),
-        ),
-    ),
-    Route(
-        "/migrations/{id}/reasons",
-        "get",
-        name="reasons",
-        summary="Count the failed objects of a migration by their reasons",
-        answers=(ReasonsSchema,),
-        problems=(404, 422, 503),
-    ),
-    Route(
-        "/migrations/{id}/events",
-        "get",
-        name="events",
-        summary="Follow a migration as server-sent events",
-        answers=(),
-        problems=(404, 422, 503),
-        texts=(_SSE,),
-        asked=(
-            (
-                "header",
-                "Last-Event-ID",
-                {"type": "string"},
-                "Id of the last event that the client received; the answer begins after it.",
-            ),
-        ),
-    ),
-    *(
-        Route(
-            f"/migrations/{{id}}/{verb}",
-            "post",
-            name=verb,
-            summary=text,
-            answers=(RecordedSchema,),
-            takes=takes,
-            problems=(*_CONTROL_PROBLEMS, *(_REFRESH_PROBLEMS if takes else ())),
-            optional=True,
-        )
-        for verb, text, takes in (
-            ("pause", "Pause a migration; running transfers stop within about a second", None),
-            ("resume", "Resume a migration, optionally with fresh credentials", Credentials),
-            ("cancel", "Cancel a migration; objects that have arrived stay", None),
-            ("acknowledge", "Record that a person has seen the failures of a migration", None),
-            (
-                "retry",
-                (
-                    "Queue the failed objects again, or those of one reason, optionally with fresh"
-                    " credentials"
-                ),
-                Retry,
-            ),
-        )
-    ),
-    Route(
-        "/healthz",
-        "get",
-        name="healthz",
-        summary="Liveness probe",
-        answers=(HealthSchema,),
-        open=True,
-    ),
-    Route(
-        "/readyz",
-        "get",
-        name="readyz",
-        summary="Readiness probe; 503 while the server stops or its ledger is unavailable",
-        answers=(ReadySchema,),
-        open=True,
-    ),
-    Route(
-        "/metrics",
-        "get",
-        name="metrics",
-        summary="The metrics of all workers, for Prometheus; needs the scope admin",
-        answers=(),
-        problems=(503,),
-        texts=("text/plain",),
-    ),
-    Route("/openapi.json", "get", name="openapi", summary="The OpenAPI document", answers=None),
-)
+    PlanSchema: ("plan", "cancel_plan", "again_plan", "start_plan", "delete_plan"),
+}
+"""The operations that take the id of an answer, by the model of the answer."""
 
 PHRASES: Mapping[int, str] = {
-    400: "The body is not JSON, or is ambiguous",
+    400: "The request is not valid HTTP, or its body is not JSON, or is ambiguous",
     401: "A token is required",
     403: "The client is not allowed, or the address policy denied a location",
-    404: "The source or the migration does not exist",
+    404: "The source, the migration or the plan does not exist",
     408: "The body did not arrive in time",
     409: (
-        "The destination exists and `if_exists` is `fail`, or the migration's state does not allow"
-        " this"
+        "The destination exists and `if_exists` is `fail`, or the state of the migration or of the"
+        " plan does not allow this"
     ),
     412: "The destination was changed during the transfer",
     413: "The body is too large",
@@ -300,23 +53,6 @@ PHRASES: Mapping[int, str] = {
     ),
     504: "A store did not answer in time, or the transfer stalled",
 }
-
-_ACCEPTED = """The migration is recorded in the ledger, and runs even if this connection closes;
-`Location` is its URL. Trees are always answered this way, and so are requests with an
-`Idempotency-Key` or `Prefer: respond-async`. With `Prefer: wait=60` the server waits up to 60
-seconds for the end before it answers."""
-
-_LED = "A browser, whose request prefers `text/html`, is led to the page at `ui/`"
-
-_MOVED = """The object was transferred, or was skipped. If the answer is a migration in the ledger
-(`Prefer: wait=60`), that has ended; its `state` may be `failed`."""
-
-_STREAMED = """With `Accept: application/x-ndjson` the answer has a line of JSON at least once a
-second while the transfer runs; the last line is the result or the problem. A client that closes
-such a stream cancels the transfer, but not a migration in the ledger: that continues. If the server
-stops while a client follows a migration in the ledger, the last line is a line of progress whose
-`trouble` says so. Without that media type the answer comes at the end, and the transfer continues
-if the client disconnects."""
 
 
 def parameters() -> dict[tuple[str, str], frozenset[str]]:
@@ -348,6 +84,7 @@ def document() -> dict[str, Any]:
         },
         "components": {
             "schemas": _schemas(),
+            "links": _every_link(),
             "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
         },
         # A server without tokens answers requests from its own machine without one.
@@ -359,9 +96,9 @@ def _operation(route: Route) -> dict[str, Any]:
     operation: dict[str, Any] = {
         "operationId": route.name,
         "summary": route.summary,
-        "responses": {"200": _success(route), **_problems(route)},
+        "responses": {**_success(route), **_problems(route)},
     }
-    names = re.findall(r"{(\w+)}", route.path)
+    names = _names_in(route.path)
     parameters: list[dict[str, Any]] = [
         {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
         for name in names
@@ -379,27 +116,60 @@ def _operation(route: Route) -> dict[str, Any]:
         operation["requestBody"] = {"required": not route.optional, "content": content}
     if route.leads:
         operation["responses"]["302"] = {"description": _LED}
-    if route.moves:
-        accepted = {
-            "description": _ACCEPTED,
-            "content": {"application/json": {"schema": _ref(RecordedSchema)}},
+    if route.later is not None:
+        model, text = route.later
+        content = {"application/json": {"schema": _ref(model)}}
+        operation["responses"]["202"] = {
+            "description": text,
+            "headers": {"Location": {"description": "Its URL", "schema": {"type": "string"}}},
+            "content": content,
+            **_links(model),
         }
-        operation["responses"]["202"] = accepted
-        operation["description"] = _STREAMED
+    if route.details is not None:
+        operation["description"] = route.details
     return operation
 
 
 def _success(route: Route) -> dict[str, Any]:
     content: dict[str, Any] = {}
+    if route.is_empty:
+        return {"204": {"description": "Done"}}
     if route.answers is None:
         content["application/json"] = {"schema": {"type": "object"}}
     elif route.answers:
         content["application/json"] = {"schema": _any_of(route.answers)}
     if route.lines:
-        content[_NDJSON] = {"schema": _any_of(route.lines)}
+        content[NDJSON] = {"schema": _any_of(route.lines)}
     for kind in route.texts:
         content[kind] = {"schema": {"type": "string"}}
-    return {"description": _MOVED if route.moves else "Done", "content": content}
+    if route.streams is not None:
+        content[SSE] = {"schema": _ref(route.streams)}
+    links = _links(route.answers[0]) if route.answers and len(route.answers) == 1 else {}
+    return {"200": {"description": route.done, "content": content, **links}}
+
+
+def _links(model: type[BaseModel]) -> dict[str, Any]:
+    """Return the links of an answer to the operations that take its id, {} without any."""
+    links = {name: {"$ref": f"#/components/links/{name}"} for name in _LINKS.get(model, ())}
+    return {"links": links} if links else {}
+
+
+def _every_link() -> dict[str, Any]:
+    """Return the links to each operation that takes the id of an answer."""
+    paths = {route.name: route.path for route in ROUTES}
+    return {
+        name: {
+            "operationId": name,
+            "parameters": dict.fromkeys(_names_in(paths[name]), "$response.body#/id"),
+        }
+        for names in _LINKS.values()
+        for name in names
+    }
+
+
+def _names_in(path: str) -> list[str]:
+    """Return the names of the parameters in a path."""
+    return re.findall(r"{(\w+)}", path)
 
 
 def _any_of(models: tuple[type[BaseModel], ...]) -> dict[str, Any]:
@@ -415,7 +185,7 @@ def _problems(route: Route) -> dict[str, Any]:
                 "content": {"application/json": {"schema": _ref(ReadySchema)}},
             }
         }
-    statuses = () if route.open else sorted({*_GUARDED, *route.problems})
+    statuses = () if route.open else sorted({*GUARDED, *route.problems})
     return {str(status): _problem(status) for status in statuses}
 
 
@@ -453,22 +223,10 @@ class _Components(GenerateJsonSchema):
 
 
 def _schemas() -> dict[str, Any]:
-    modes: list[tuple[type[BaseModel], JsonSchemaMode]] = [
-        (model, "validation") for model in (MigrateRequest, Credentials, Retry, Change)
-    ]
-    answers: tuple[type[BaseModel], ...] = (
-        MigrationSchema,
-        MigrationsSchema,
-        RecordedSchema,
-        TransfersSchema,
-        ReasonsSchema,
-        ProblemSchema,
-        ReadySchema,
-        HealthSchema,
-        RootSchema,
-        ReportLineSchema,
-        *LINES,
-    )
-    modes += [(model, "serialization") for model in answers]
+    taken = dict.fromkeys(route.takes for route in ROUTES if route.takes is not None)
+    answers = [model for route in ROUTES for model in route.models]
+    answered: dict[type[BaseModel], None] = dict.fromkeys([*answers, ProblemSchema])
+    modes: list[tuple[type[BaseModel], JsonSchemaMode]] = [(model, "validation") for model in taken]
+    modes += [(model, "serialization") for model in answered]
     _, schemas = models_json_schema(modes, ref_template=_REF, schema_generator=_Components)
     return {name: {**schema, "title": name} for name, schema in schemas["$defs"].items()}

@@ -7,6 +7,7 @@ converted. Never here: which URLs are valid (`relay/location.py`), which headers
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError
@@ -94,8 +95,8 @@ class LimitsSchema(_Strict):
     )
 
 
-class MigrateRequest(_Strict):
-    """A request to move one object or a tree."""
+class PlanRequest(_Strict):
+    """A request to find out what moving one object or a tree would do."""
 
     source: _SourceMember = Field(
         description="The object to read, or the folder of a tree: a URL, or a URL with headers."
@@ -160,13 +161,29 @@ class MigrateRequest(_Strict):
         default_factory=lambda: LimitsSchema.model_validate({}),
         description="Limits of the migration. They may be changed while it runs.",
     )
-    paused: bool = Field(
-        False,
+
+
+_Paused = Annotated[
+    bool,
+    Field(
         description=(
             "Accept the migration as paused, and answer 202: nothing is listed or moved until"
             " `POST /migrations/{id}/resume`."
         ),
-    )
+    ),
+]
+
+
+class MigrateRequest(PlanRequest):
+    """A request to move one object or a tree."""
+
+    paused: _Paused = False
+
+
+class PlanStart(_Strict):
+    """How the migration of a plan starts."""
+
+    paused: _Paused = False
 
 
 class Change(_Strict):
@@ -186,6 +203,12 @@ class Credentials(_Strict):
 
     Either `source` and `destination`, both with the same location as before; or `list`; or
     all three."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "dependentRequired": {"source": ["destination"], "destination": ["source"]}
+        }
+    )
 
     source: _SourceMember | None = Field(
         None, description="The same source, with fresh credentials or a fresh signature."
@@ -221,6 +244,20 @@ def parse_order(members: Mapping[str, Any]) -> MigrationRequest:
     """Return the migration that the members of a request ask for. Raises a RequestError with the
     JSON Pointer of the member at fault."""
     asked = _validate(MigrateRequest, members)
+    return replace(_order_of(asked), paused=asked.paused)
+
+
+def parse_plan(members: Mapping[str, Any]) -> MigrationRequest:
+    """Return the migration that is to be planned. Raises as `parse_order`."""
+    return _order_of(_validate(PlanRequest, members))
+
+
+def is_paused_start(members: Mapping[str, Any]) -> bool:
+    """Return whether the migration of a plan starts as paused. Raises as `parse_order`."""
+    return _validate(PlanStart, members).paused
+
+
+def _order_of(asked: PlanRequest) -> MigrationRequest:
     return MigrationRequest(
         _end(asked.source),
         _end(asked.destination),
@@ -232,7 +269,6 @@ def parse_order(members: Mapping[str, Any]) -> MigrationRequest:
         metadata=Metadata(asked.metadata),
         fail_on_empty=asked.fail_on_empty,
         bounds=Bounds(**asked.limits.model_dump()),
-        paused=asked.paused,
     )
 
 

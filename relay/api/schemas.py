@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from relay.api.choices import OneOf
 from relay.engine.transfer.progress import Phase
 from relay.errors import Side
-from relay.ledger.states import ListingState, MigrationState, TransferState
+from relay.ledger.states import ListingState, MigrationState, PlanState, TransferState
 from relay.receipt import Level, State
 
 
@@ -246,6 +246,96 @@ class TransfersSchema(_Schema):
     next: str | None = Field(description="URL of the next page, or null.")
 
 
+class AmountSchema(_Schema):
+    """A number of objects, and the sum of their bytes."""
+
+    objects: int
+    bytes: int
+
+
+class RefusedNameSchema(_Schema):
+    """An object that would be refused."""
+
+    name: str
+    why: str
+
+
+class TimeSchema(_Schema):
+    """The time that a migration will need, in seconds, measured by an earlier one between the same
+    two stores."""
+
+    about: float
+    low: float
+    high: float
+    migration: str = Field(description="The number of the earlier migration.")
+
+
+class FindingsSchema(_Schema):
+    """What was found out about a migration before anything moves: so far, while the plan's state is
+    `planning`."""
+
+    objects: int = Field(description="Number of objects at the source that can be moved.")
+    bytes: int = Field(description="Their total size in bytes.")
+    unsized: int = Field(description="Number of them without a known size.")
+    complete: bool = Field(description="Whether the source was listed to its end.")
+    destination_empty: bool = Field(description="Whether the destination has nothing.")
+    refused: int = Field(description="Number of names that would be refused.")
+    names: list[RefusedNameSchema] = Field(description="The first refused names.")
+    looked: int = Field(description="Number of objects that were compared on both sides.")
+    found: dict[str, int] = Field(
+        description="Those by the comparison: `new`, `unchanged`, `differs` or `unknown`."
+    )
+    fates: dict[str, int] = Field(
+        description="Those by their fate: `moved`, `overwritten`, `skipped`, `failed`."
+    )
+    decisions: dict[str, AmountSchema] = Field(
+        description=(
+            "The decisions about all objects: `copy`, `skip`, `replace`, `refuse` or `unknown`."
+        )
+    )
+    estimated: bool = Field(description="Whether the decisions come from a sample of the objects.")
+    in_parts: AmountSchema = Field(description="The objects that would be sent in parts.")
+    server_copy: bool = Field(description="Whether the store would copy the objects itself.")
+    unkept: int = Field(description="Number of compared objects that would lose metadata.")
+    level: Annotated[str, OneOf(Level)] = Field(description="The level of proof to expect.")
+    requests: int = Field(description="Number of requests to the stores to expect.")
+    time: TimeSchema | None = Field(
+        description="null until the plan is ready, and if no earlier migration was measured."
+    )
+    retry: TroubleSchema | None = Field(
+        description="Why the listing of the source is retried at the moment; null if it is not."
+    )
+
+
+class PlanSchema(_Schema):
+    """A plan: a request of a migration, kept with what was found out about it."""
+
+    id: str
+    tenant: str = Field(description="The tenant that it belongs to.")
+    state: Annotated[str, OneOf(PlanState)]
+    source: str = Field(description="URL without query and headers, which may be secrets.")
+    destination: str = Field(description="URL without query and headers.")
+    options: dict[str, str | bool]
+    priority: int = Field(description="A migration with a greater number runs first.")
+    limits: LimitedSchema
+    created: float = Field(description="Seconds since 1970, UTC.")
+    ended: float | None = Field(
+        description="When it was ready, failed or was cancelled, likewise; null until then."
+    )
+    findings: FindingsSchema | None = Field(description="null until something was found.")
+    error: dict[str, str | int | list[str]] | None = Field(description="Why it failed.")
+    migration: str | None = Field(
+        description="The id of the migration that it has started; null until then."
+    )
+
+
+class PlansSchema(_Schema):
+    """A page of plans, the newest first."""
+
+    plans: list[PlanSchema]
+    next: str | None = Field(description="URL of the next page, with older plans, or null.")
+
+
 class FieldErrorSchema(_Schema):
     """One invalid member of the request."""
 
@@ -307,6 +397,19 @@ class RecordedResultSchema(RecordedSchema):
     """The last line of a migration in the ledger that has ended or was paused; see `state`."""
 
     event: Literal["result"]
+
+
+class ServerEventSchema(BaseModel):
+    """One event of a stream: its fields, as clients of server-sent events read them."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    event: str = Field(
+        description="The kind of an event of the migration; `progress`, `resync` or `bye`."
+    )
+    data: str = Field(description="A JSON object; of `progress` a migration.")
+    id: str = Field("", description="For `Last-Event-ID`; empty if the event has no place.")
+    retry: int = Field(0, description="Milliseconds to wait before the next connection.")
 
 
 class SlotsSchema(_Schema):

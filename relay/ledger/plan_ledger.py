@@ -55,7 +55,7 @@ class PlanLedger:
         sees."""
         return self.database.run(lambda c: plans.one(c, id, self.shown_kind, viewer), write=False)
 
-    def newest(self, limit: int, viewer: Viewer, before: int | None = None) -> list[StoredPlan]:
+    def newest(self, limit: int, viewer: Viewer, before: str | None = None) -> list[StoredPlan]:
         """As plans.newest."""
         return self.database.run(
             lambda c: plans.newest(c, limit, before, runner=self.shown_kind, viewer=viewer),

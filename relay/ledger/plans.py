@@ -134,15 +134,16 @@ def one(
 def newest(
     connection: Connection,
     limit: int,
-    before: int | None = None,
+    before: str | None = None,
     *,
     runner: str | None = None,
     viewer: Viewer = EVERYTHING,
 ) -> list[StoredPlan]:
-    """Return the newest plans that a viewer sees, those after the number `before`."""
+    """Return the newest plans that a viewer sees, those behind the plan `before`. Raises
+    PlanUnknown, also for one that was deleted since: it no longer has a place among them."""
     query = select(plans).where(*_visible(runner, viewer))
     if before is not None:
-        query = query.where(plans.c.number < before)
+        query = query.where(plans.c.number < one(connection, before, runner, viewer).number)
     rows = connection.execute(query.order_by(plans.c.number.desc()).limit(limit))
     return [_plan_of(row) for row in rows]
 

@@ -19,7 +19,8 @@ from urllib.parse import quote
 
 from flask import Response, request
 
-from relay.api.migration_routes import create_migration, request_within_limits
+from relay.api.migration_routes import create_migration
+from relay.api.plan_routes import accept_plan
 from relay.api.request_bodies import parse_order
 from relay.engine.migration_request import MigrationRequest
 from relay.engine.plan import IfExists, Verify
@@ -267,11 +268,7 @@ def _above(path: str) -> str | None:
 
 def _plan(frame: PageFrame, values: Mapping[str, str]) -> Response:
     """Accept a plan of the form, and lead to it."""
-    works = frame.works()
-    order = request_within_limits(frame.engine, _order(values))
-    spec = order.spec(frame.engine.remotes)
-    plan = works.ledger.plans.create(spec, values["key"], tenant=frame.viewer.tenant)
-    works.planner.wake()
+    plan = accept_plan(frame.works(), frame.engine, _order(values), values["key"])
     return redirect(f"plans/{plan.id}")
 
 

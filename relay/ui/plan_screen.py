@@ -8,16 +8,17 @@ page and come back. Decided here: how a plan is shown. Never here: what it finds
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Final
 
-from flask import Response
+from flask import Response, request
 
-from relay.api.caller import current_caller
-from relay.api.migration_routes import request_within_limits
-from relay.engine.migration_request import stored_request
-from relay.errors import IllegalTransition, RelayError
-from relay.ledger import plans
+from relay.api.plan_routes import (
+    act_on_visible_plan,
+    remove_visible_plan,
+    start_visible_plan,
+)
+from relay.errors import IllegalTransition, PlanUnknown, RelayError
 from relay.ledger.plan_values import StoredPlan
 from relay.ledger.states import PlanState, PlanVerb
 from relay.ui import words
@@ -25,7 +26,7 @@ from relay.ui.figures import about, count, duration, plural, size
 from relay.ui.form_fields import read_form
 from relay.ui.frame import PageFrame
 from relay.ui.printable import visible
-from relay.ui.queries import link_query, number_in_query
+from relay.ui.queries import link_query
 from relay.ui.rendering import redirect
 from relay.views.problems import problem
 
@@ -78,16 +79,15 @@ def plan_page(frame: PageFrame, plan: str, error: RelayError | None = None) -> R
 
 
 def plans_page(frame: PageFrame) -> Response:
-    """Return one page of the list of plans. Raises LedgerFailed, and a RequestError for a wrong
-    query."""
-    before = number_in_query("before")
+    """Return one page of the list of plans. Raises PlanUnknown for a wrong query, LedgerFailed."""
+    before = request.args.get("before")
     found = frame.ledger.plans.newest(ROWS + 1, frame.viewer, before)
     return frame.page(
         "plans.html",
         here="new",
         plans=plan_rows(found[:ROWS]),
         before=before,
-        older=found[ROWS - 1].number if len(found) > ROWS else None,
+        older=found[ROWS - 1].id if len(found) > ROWS else None,
         query=link_query,
     )
 
@@ -115,13 +115,10 @@ def act_on_plan(frame: PageFrame, plan: str, verb: PlanVerb) -> Response:
     """Stop a plan or make it again, and lead back to it; an error is shown there. Raises
     PlanUnknown, LedgerFailed."""
     read_form(frame.engine.settings, ())
-    works = frame.works()
-    found = works.ledger.plans.one(plan, frame.viewer)
     try:
-        works.ledger.plans.act(found.id, verb)
+        found = act_on_visible_plan(frame.works(), plan, verb)
     except IllegalTransition as error:
         return plan_page(frame, plan, error)
-    works.planner.wake()
     return redirect(f"plans/{found.id}")
 
 
@@ -129,46 +126,22 @@ def start_plan(frame: PageFrame, plan: str) -> Response:
     """Start the migration of a plan, and lead to it: to the same one, if it has started already. An
     error is shown on the plan's page. Raises PlanUnknown, LedgerFailed."""
     fields = read_form(frame.engine.settings, (PAUSED,))
-    works, caller = frame.works(), current_caller()
-    found = works.ledger.plans.one(plan, frame.viewer)
-    secret = works.ledger.plans.secret(found.id)
-    # Read again: another request may have started it, and deleted its secret, since.
-    found = works.ledger.plans.one(found.id, frame.viewer)
-    started = works.ledger.plans.migration_of(found)
-    if started is not None:
-        return redirect(f"migrations/{started.name}")
+    paused = bool(fields.get(PAUSED))
     try:
-        if secret is None:
-            raise _no_secret(found)
-        order = stored_request(found, secret)
-        order = replace(
-            order,
-            priority=found.priority,
-            bounds=found.bounds,
-            paused=bool(fields.get(PAUSED)),
-        )
-        spec = request_within_limits(frame.engine, order).spec(frame.engine.remotes)
-        started = works.ledger.plans.start(found.id, spec, holder=caller.holder)
+        started = start_visible_plan(frame.works(), frame.engine, plan, paused=paused)
+    except PlanUnknown:
+        raise
     except RelayError as error:
         if error.status >= 500:
             raise
         return plan_page(frame, plan, error)
-    works.worker.wake()
     return redirect(f"migrations/{started.name}")
-
-
-def _no_secret(plan: StoredPlan) -> IllegalTransition:
-    """Return why a plan without secrets, and without a migration, does not start."""
-    if plan.state == PlanState.STARTED:
-        return IllegalTransition("its migration was started, and is gone")
-    return plans.forgotten()
 
 
 def delete_plan(frame: PageFrame, plan: str) -> Response:
     """Delete a plan, and lead to the list. Raises PlanUnknown, LedgerFailed."""
     read_form(frame.engine.settings, ())
-    ledger = frame.ledger
-    ledger.plans.remove(ledger.plans.one(plan, frame.viewer).id)
+    remove_visible_plan(frame.works(), plan)
     return redirect("plans")
 
 

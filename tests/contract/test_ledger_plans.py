@@ -71,7 +71,10 @@ def test_a_foreign_plan_is_an_unknown_one(ledger: Ledger) -> None:
             ledger.plans.one(id, ACME)
     assert ledger.plans.newest(9, ACME) == [ours]
     assert ledger.plans.newest(9, EVERYTHING) == [theirs, ours]
-    assert ledger.plans.newest(9, EVERYTHING, theirs.number) == [ours]
+    assert ledger.plans.newest(9, EVERYTHING, theirs.id) == [ours]
+    assert ledger.plans.newest(9, ACME, ours.id) == []
+    with pytest.raises(PlanUnknown):
+        ledger.plans.newest(9, ACME, theirs.id)
 
 
 def test_each_kind_of_worker_has_its_own_plans(ledger: Ledger, open_ledger: Opened) -> None:

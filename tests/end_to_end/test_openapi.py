@@ -72,9 +72,7 @@ class CheckedServer:
         answer = operation["responses"][str(response.status)]
         kind = str(response.getheader("Content-Type")).partition(";")[0]
         schema = answer["content"][kind]["schema"]
-        lines = text.splitlines() if kind == "application/x-ndjson" else [text]
-        for line in lines:
-            value = json.loads(line) if kind.endswith("json") else line
+        for value in values_in(text, kind):
             OAS31Validator({**schema, "components": self.document["components"]}).validate(value)
         for name in answer.get("headers", ()):
             assert response.getheader(name), name
@@ -86,6 +84,23 @@ class CheckedServer:
                 found: dict[str, Any] = item[method.lower()]
                 return found
         raise AssertionError(path)
+
+
+def values_in(text: str, kind: str) -> list[Any]:
+    """Return what the schema of a media type describes: a document, lines, or the fields of
+    events."""
+    if kind == "application/x-ndjson":
+        return [json.loads(line) for line in text.splitlines()]
+    if kind != "text/event-stream":
+        return [json.loads(text) if kind.endswith("json") else text]
+    events = [
+        dict(line.split(": ", 1) for line in event.splitlines() if not line.startswith(":"))
+        for event in text.split("\n\n")
+    ]
+    numbers = (
+        {name: int(value) for name, value in one.items() if name == "retry"} for one in events
+    )
+    return [one | more for one, more in zip(events, numbers, strict=True) if "data" in one]
 
 
 def test_rare_values_match_the_openapi_document(document: dict[str, Any]) -> None:
