@@ -37,6 +37,8 @@ costs microseconds."""
 STEP_BYTES = 4096
 """Number of bytes that are read at once. Chunks of one byte cost microseconds each, and other
 greenlets need the hub between them."""
+EXACT = 2**53
+"""Integers below it are exact as floats (RFC 8259 section 6)."""
 BODY_READ = "relay.body_read"
 """Key of the environ that is set when the body was read to its end: only then may the connection
 carry another request."""
@@ -178,11 +180,13 @@ def _constant(name: str) -> NoReturn:
     raise MalformedRequest(f"{name} is not JSON")
 
 
-def _float(text: str) -> float:
+def _float(text: str) -> float | int:
+    """Return a number with a fraction or an exponent: 70.0 is the integer 70 (JSON Schema 2020-12
+    section 4.2.2), as far as a float is exact."""
     value = float(text)
     if value in (float("inf"), float("-inf")):
         raise MalformedRequest("a number is too large")
-    return value
+    return int(value) if value.is_integer() and abs(value) < EXACT else value
 
 
 def _check_depth(value: Any) -> None:
