@@ -4,7 +4,9 @@ Theory of operation. The form is a compatibility caseless match (Unicode 15.0, s
 ZFS (`normalization=formKC` or `formKD`) and CephFS compare names by NFKC or NFKD, where U+00B2 is a
 2, and a no-break space a blank. It leaves out characters that have no width of their own, such as
 U+FE0F behind a symbol: the casefold of ext4 and f2fs ignores them in a name (docs.kernel.org, "ext4
-Case-insensitive file name lookups"), and so does HFS+.
+Case-insensitive file name lookups"), and so does HFS+. The dotless i of Turkish is an i, since ZFS
+compares capital letters (`casesensitivity=insensitive`), and both have the capital I. No other
+letter has an equal capital and a casefold of its own.
 
 Decided here: which letters may be one. Never here: other parts of a name, as blanks
 (`ledger/folded_names.py`)."""
@@ -22,8 +24,15 @@ _IGNORABLE: Final = re.compile(
 )
 """Characters with the property Default_Ignorable_Code_Point (Unicode 15.0,
 DerivedCoreProperties.txt)."""
+_DOTLESS_I: Final = "\u0131"
 
 
 def caseless_form(text: str) -> str:
     """Return a text composed, without case, and without ignorable characters."""
+    form = former_form(text)
+    return normalize("NFKC", form.replace(_DOTLESS_I, "i")) if _DOTLESS_I in form else form
+
+
+def former_form(text: str) -> str:
+    """Return the form of an older relay, which leaves a dotless i as it is."""
     return normalize("NFKC", normalize("NFKD", _IGNORABLE.sub("", text)).casefold())

@@ -5,7 +5,8 @@ Theory of operation. A name that differs from its folded form is stored with a d
 Names of a page that share a folded form are marked when they are listed. A worker enters a marked
 transfer before it sends it. So two transfers of one folded form never run at the same time, and the
 second one knows the first one's name, to check if the destination keeps them apart. A name that is
-its own folded form costs only one look-up in an index.
+its own folded form costs only one look-up in an index. Rows of an older relay have the digests of
+that one's forms, and are looked up by these too.
 
 Decided here: which names a store may fold into one. Never here: whether it does
 (`relay/engine/transfer/folded_names.py`)."""
@@ -14,13 +15,13 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, Final
 from urllib.parse import unquote
 
 from sqlalchemy import ColumnElement, Connection, case, select, update
 
-from relay.caseless import caseless_form
+from relay.caseless import caseless_form, former_form
 from relay.errors import LeaseLost
 from relay.ledger.names import has_name, in_chunks, md5
 from relay.ledger.rows import ARRIVED_EARLIER, Claim
@@ -45,29 +46,37 @@ _COLUMNS: Final = (
 )
 
 
-def fold(name: str) -> str:
+def fold(name: str, letters: Callable[[str], str] = caseless_form) -> str:
     """Return the folded form of a name. All names that some store may treat as the same have one
     folded form: without case (NTFS, APFS, SMB), composed (APFS, HFS+; by compatibility ZFS
     and CephFS), without ignorable characters (ext4 with casefold, HFS+), decoded once more (servers
     behind proxies), with '+' for a blank (servers that decode a path as a form), without empty
     segments (file systems), without dots and blanks at the end of a segment (Windows), and without
-    blanks at its beginning (servers that trim what they read)."""
+    blanks at its beginning (servers that trim what they read).
+
+    `letters` returns a segment without case."""
     if _OWN.fullmatch(name):
         return name
     plain = name.isascii() and not any(mark in name for mark in ("%", "+", "\\", "//"))
     # A compatible form may have a '+' or a '%', and a decoded name other letters.
-    text = name.lower() if plain else _compose(_decode(_compose(name)))
+    text = name.lower() if plain else _compose(_decode(_compose(name, letters)), letters)
     if not (text.startswith(" ") or any(end in f"{text}/" for end in ("./", " /", "//", "/ "))):
         return text
     segments = (segment.rstrip(". ").lstrip(" ") or segment for segment in text.split("/"))
     return "/".join(segment for segment in segments if segment)
 
 
-def _compose(name: str) -> str:
+def _keys(name: str) -> set[str]:
+    """Return the forms under which transfers of a name's folded form are looked up: this one, and
+    that of an older relay. (A transfer that the older one wrote under a third form is missed.)"""
+    return {fold(name), fold(name, former_form)}
+
+
+def _compose(name: str, letters: Callable[[str], str]) -> str:
     """Return the form of a name without case. A segment longer than LONGEST stays as it is: no
     composing store takes it, and ordering combining marks takes quadratic time."""
     return "/".join(
-        segment if len(segment) > LONGEST else caseless_form(segment) for segment in name.split("/")
+        segment if len(segment) > LONGEST else letters(segment) for segment in name.split("/")
     )
 
 
@@ -99,8 +108,8 @@ def mark_folded(connection: Connection, migration: str, names: Sequence[str]) ->
     if connection.execute(select(transfers.c.id).where(of).limit(1)).first() is None:
         return  # every name is its own folded form, so no two coincide
     groups: dict[str, set[int]] = defaultdict(set)
-    odd = _rows(connection, migration, keys={fold(name) for name in names})
-    plain = _rows(connection, migration, plain={fold(row.name) for row in odd})
+    odd = _rows(connection, migration, keys=_union(names))
+    plain = _rows(connection, migration, plain=_union(row.name for row in odd))
     for row in (*odd, *plain):
         groups[fold(row.name)].add(row.id)
     ids = [id for group in groups.values() if len(group) > 1 for id in group]
@@ -108,6 +117,11 @@ def mark_folded(connection: Connection, migration: str, names: Sequence[str]) ->
         fresh = transfers.c.id.in_(some) & (transfers.c.twins == 0)
         begun = case((transfers.c.fence > 0, transfers.c.fence + 1), else_=MARKED)
         connection.execute(update(transfers).where(fresh).values(twins=begun))
+
+
+def _union(names: Iterable[str]) -> set[str]:
+    """Return the forms of some names."""
+    return {key for name in names for key in _keys(name)}
 
 
 def _rows(
@@ -133,11 +147,9 @@ def enter_folded(connection: Connection, worker: WorkerId, claim: Claim) -> tupl
     """Record that a marked transfer is being sent; return the names of the transfers with the same
     folded form that may have arrived. Returns None, and records nothing, while one of them runs.
     Raises LeaseLost."""
-    key = fold(claim.name)
+    key, keys = fold(claim.name), _keys(claim.name)
     ids = [
-        row.id
-        for row in _rows(connection, claim.migration_id, {key}, {key})
-        if fold(row.name) == key
+        row.id for row in _rows(connection, claim.migration_id, keys, keys) if fold(row.name) == key
     ]
     # Rows are locked in the order that every transaction uses, and read after that.
     locked = (

@@ -16,6 +16,7 @@ from urllib.parse import quote, unquote
 import gevent
 import pytest
 
+from relay import caseless
 from relay.config import Settings
 from relay.engine.migration_request import Endpoint, MigrationRequest
 from relay.engine.plan import IfExists, Plan
@@ -58,6 +59,11 @@ def _compose_compatibly(path: bytes) -> bytes:
     return quote(unicodedata.normalize("NFKC", unquote(path.decode())), safe="/.").encode()
 
 
+def _capitalise(path: bytes) -> bytes:
+    """Fold a name as ZFS does with `casesensitivity=insensitive`."""
+    return quote(unquote(path.decode()).upper(), safe="/.").encode()
+
+
 def _ignore(path: bytes) -> bytes:
     """Fold a name as ext4's casefold does (fs/unicode, NFDICF)."""
     kept = "".join(one for one in unquote(path.decode()) if one not in "\u00ad\u200d\ufe0f")
@@ -91,6 +97,8 @@ FOLDING = {
     "a digit": (_compose_compatibly, "m\u00b2.txt", "m2.txt"),
     "a no-break space": (_compose_compatibly, "a\u00a0b/c", "a b/c"),
     "a wide plus": (_compose_compatibly, "a\uff0bb", "a+b"),
+    "a dotless i": (_capitalise, "s\u0131n\u0131r.pdf", "sinir.pdf"),
+    "a dotless i, a folder's": (_capitalise, "Sinav/1", "S\u0131nav/1"),
     "a variation": (_ignore, "\u2764.png", "\u2764\ufe0f.png"),
     "a joiner, a folder's": (_ignore, "a/name", "a\u200d/name"),
     "a hyphen": (_ignore, "Name", "na\u00adme"),
@@ -375,6 +383,7 @@ def test_folding_changes_only_names_that_stores_fold() -> None:
         ("a//b", "a/b"),
         ("a\\b", "a/b"),
         ("STRASSE", "stra\u00dfe"),
+        ("\u0131\u0301", "\u00cd"),
     ]:
         assert fold(one) == fold(other) == fold(fold(one))
     assert len({fold(name) for name in ("a", "b", "a/b", "ab", "\u00e4", "a.b", "a b")}) == 7
@@ -436,6 +445,34 @@ def test_names_that_may_fold_together_never_run_concurrently(ledger: Ledger) -> 
             )
         ]
     )
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (("S\u0131n", "s\u0131n"), ()),
+        (("s\u0131n",), ("S\u0131n",)),
+        (("S\u0131n",), ("s\u0131n",)),
+        (("S\u0131n",), ("s\u0131N",)),
+        (("sin",), ("s\u0131n",)),
+    ],
+)
+def test_rows_of_an_older_relay_fold_as_they_did(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch, old: tuple[str, ...], new: tuple[str, ...]
+) -> None:
+    """A migration goes on after an upgrade. The older relay kept a dotless i."""
+    ledger.create(TREE)
+    listing = ledger.claim_listing()
+    assert listing is not None
+    with monkeypatch.context() as patch:
+        patch.setattr(caseless, "_DOTLESS_I", "\0")
+        ledger.add_page(listing, [ListedObject(name, size=1) for name in old], "1")
+    ledger.add_page(listing, [ListedObject(name, size=1) for name in (*new, "last")], "2")
+    first, second = (claim for claim in ledger.claim(3) if claim.twins)
+    assert ledger.enter_folded(first) == ()
+    assert ledger.enter_folded(second) is None
+    ledger.settle([verified_end(first)])
+    assert ledger.enter_folded(second) == (first.name,)
 
 
 def test_an_arrived_object_stays_entered_after_a_collision(ledger: Ledger) -> None:
