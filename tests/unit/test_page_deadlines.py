@@ -1,0 +1,39 @@
+"""The limit for a store that a page waits for."""
+
+from __future__ import annotations
+
+import threading
+from contextvars import ContextVar
+
+import pytest
+
+from relay.errors import StoreTimeout
+from relay.ui.deadlines import within
+from relay.wire.native import in_native_thread
+
+SECONDS = 20.0
+CALLER: ContextVar[str] = ContextVar("caller")
+
+
+def test_a_call_that_hangs_is_left_behind() -> None:
+    """It can't be ended: as one into a mount whose server is away."""
+    answers, ended = threading.Event(), threading.Event()
+
+    def hang() -> None:
+        answers.wait(SECONDS)
+        ended.set()
+
+    try:
+        with pytest.raises(StoreTimeout, match="nas"):
+            within(0.01, "nas", lambda: in_native_thread(hang, "the mount"))
+        assert not ended.is_set()
+    finally:
+        answers.set()
+
+
+def test_a_call_answers_or_raises_as_it_does() -> None:
+    """With the values of its request."""
+    CALLER.set("ann")
+    assert within(SECONDS, "nas", CALLER.get) == "ann"
+    with pytest.raises(ZeroDivisionError):
+        within(SECONDS, "nas", lambda: 1 // 0)
