@@ -27,9 +27,11 @@ from relay.engine.migration_request import MigrationJob, stored_request
 from relay.engine.retries import listing_trouble
 from relay.engine.transfer_engine import TransferEngine
 from relay.engine.tree_listing import error_members
-from relay.errors import LedgerFailed, RelayError
+from relay.errors import ConfigError, LedgerFailed, RelayError
 from relay.ledger.ledger import Ledger
 from relay.ledger.plan_values import PlanClaim
+from relay.ledger.plans import LEADS_ELSEWHERE, LEADS_ELSEWHERE_HINT
+from relay.ledger.rows import Spec
 from relay.views.dry_runs import plan_members, time_members
 from relay.views.problems import bug
 
@@ -39,6 +41,9 @@ SAMPLE: Final = 1000
 """Number of objects that a plan compares on both sides: all of a smaller tree."""
 NOTE_SECONDS: Final = 1.0
 """How often the findings are written."""
+KILL_SECONDS: Final = 1.0
+"""How long a dry run has to end once it is stopped. One that is inside a call into a mount that
+hangs is left behind: nothing ends that."""
 STOP_SECONDS: Final = 2.0
 LOOK_SECONDS: Final = 2.0
 """How often a process looks for plans whose process is gone."""
@@ -103,8 +108,7 @@ class Planner:
             self._end(claim, {}, bug(error))
 
     def _carry_out(self, claim: PlanClaim) -> None:
-        job, stores = self._job(claim), self.engine.stores
-        findings = _Findings(DryRun(job, stores, limits=self.engine.limits, sample=self.sample))
+        findings = _Findings(lambda: self._dry_run(claim))
         running = gevent.spawn(findings.run)
         ends: Any = (running, self._stopped)
         try:
@@ -115,20 +119,33 @@ class Planner:
                 if not self._note(claim, findings.members()):
                     break
         finally:
-            running.kill()
+            running.kill(timeout=KILL_SECONDS)
         if findings.is_over:
             self._end(claim, self._with_time(claim, findings), findings.error)
         elif self._stopped.is_set():
             self._try(lambda: self.ledger.plans.hand_back(claim))
 
-    def _job(self, claim: PlanClaim) -> MigrationJob:
-        """Return the job of a plan. Raises as MigrationRequest.locate, and EgressDenied."""
+    def _dry_run(self, claim: PlanClaim) -> DryRun:
+        """Return the dry run of a plan. Raises as MigrationRequest.locate; ConfigError if the plan
+        now leads to other locations than when it was accepted; and EgressDenied."""
         order = stored_request(claim.plan, claim.secret)
         places = order.locate(self.engine.remotes)
+        if not self._is_at(claim, order.spec_at(*places, self.engine.remotes)):
+            raise ConfigError(LEADS_ELSEWHERE, hint=LEADS_ELSEWHERE_HINT)
         for place in places:
             if place.host:
                 self.engine.policy.check_name(place.host, place.port)
-        return MigrationJob.from_request(claim.plan.id, order, *places)
+        job = MigrationJob.from_request(claim.plan.id, order, *places)
+        limits = self.engine.limits
+        return DryRun(job, self.engine.stores, limits=limits, sample=self.sample)
+
+    def _is_at(self, claim: PlanClaim, spec: Spec) -> bool:
+        """As PlanLedger.is_at, however long the ledger is away."""
+        while True:
+            try:
+                return self.ledger.plans.is_at(claim.plan, spec)
+            except LedgerFailed:
+                gevent.sleep(LOOK_SECONDS)
 
     def _note(self, claim: PlanClaim, report: Mapping[str, Any]) -> bool:
         """Write the findings so far; return whether the plan is still to be made."""
@@ -140,6 +157,8 @@ class Planner:
     def _with_time(self, claim: PlanClaim, findings: _Findings) -> dict[str, Any]:
         """Return the findings at the end, with the time that the migration will need."""
         report = findings.members()
+        if not report:
+            return report
         measured: list[Any] = []
         with suppress(LedgerFailed):
             measured = self.ledger.plans.find_measured(claim.plan)
@@ -163,15 +182,17 @@ class Planner:
 
 @dataclass(eq=False)
 class _Findings:
-    """A dry run, and how it ended."""
+    """A dry run, and how it ended. Finding its locations is a part of it: that may hang too."""
 
-    dry_run: DryRun
+    begin: Callable[[], DryRun]
+    dry_run: DryRun | None = None
     is_over: bool = False
     error: RelayError | None = None
 
     def run(self) -> None:
         """Run to the end, or until this greenlet is killed."""
         try:
+            self.dry_run = self.begin()
             self.dry_run.run()
         except RelayError as error:
             self.error = error
@@ -181,6 +202,8 @@ class _Findings:
 
     def members(self) -> dict[str, Any]:
         """Return what was found so far, and the pending retry of the listing."""
+        if self.dry_run is None:
+            return {}
         waits = listing_trouble(self.dry_run.listing)
         retry = {} if waits is None or self.is_over else {"retry": waits.to_json()}
         return {**plan_members(self.dry_run, self.dry_run.report), **retry}

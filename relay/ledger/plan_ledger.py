@@ -9,6 +9,7 @@ from typing import Any
 
 from sqlalchemy import Connection
 
+from relay.errors import IllegalTransition
 from relay.ledger import acceptance, ledger_log, migration_rows, plans, samples
 from relay.ledger.audit_log import Actor
 from relay.ledger.database import Database
@@ -87,14 +88,16 @@ class PlanLedger:
 
     def start(self, id: str, spec: Spec, *, holder: TokenHolder | None = None) -> Migration:
         """Start the migration of a plan; if that was done before, return the same migration. Raises
-        PlanUnknown, IllegalTransition, and as acceptance.create. Also raises LedgerFailed if the
-        file was removed or replaced."""
+        PlanUnknown; IllegalTransition, also if its locations are no longer those of `spec`; and as
+        acceptance.create. Also raises LedgerFailed if the file was removed or replaced."""
         self.database.check_file()
 
         def start(connection: Connection) -> tuple[Migration, bool]:
             plan = plans.lock(connection, id)
             if plan.migration is not None:
                 return migration_rows.one(connection, plan.migration), False
+            if not plans.is_at(connection, plan, spec):
+                raise IllegalTransition(plans.LEADS_ELSEWHERE, hint=plans.LEADS_ELSEWHERE_HINT)
             made, _ = acceptance.create(
                 connection, spec, runner=self.worker.kind, holder=holder, tenant=plan.tenant
             )
@@ -130,6 +133,10 @@ class PlanLedger:
     def is_unmade(self) -> bool:
         """As plans.is_unmade, for this worker's kind."""
         return self.database.run(lambda c: plans.is_unmade(c, self.worker.kind), write=False)
+
+    def is_at(self, plan: StoredPlan, spec: Spec) -> bool:
+        """As plans.is_at."""
+        return self.database.run(lambda c: plans.is_at(c, plan, spec), write=False)
 
     def note(self, claim: PlanClaim, report: Mapping[str, Any]) -> bool:
         """As plans.note."""

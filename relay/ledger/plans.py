@@ -35,6 +35,7 @@ from sqlalchemy import (
 
 from relay.errors import IllegalTransition, PlanUnknown, TooManyRequests
 from relay.ledger.endings import KEPT_SECONDS
+from relay.ledger.identity_hashes import identity_hashes_of
 from relay.ledger.plan_values import PlanClaim, StoredPlan
 from relay.ledger.rows import Spec
 from relay.ledger.schema import migrations, plan_secrets, plans, runners
@@ -56,6 +57,14 @@ MEASURED: Final = 5
 MEASURED_AMONG: Final = 400
 """Number of the newest migrations among which `find_measured` looks."""
 AGAIN_SECONDS: Final = 30.0
+_PLACES: Final = "places"
+"""The member of the stored locations that has their keyed hash, as a migration has in a column."""
+LEADS_ELSEWHERE: Final = (
+    "the source or destination of the plan now leads to another location than when it was accepted"
+)
+LEADS_ELSEWHERE_HINT: Final = (
+    "Plan again from the same form, or restore the settings of its remotes and endpoints."
+)
 _ID: Final = re.compile(r"[0-9a-f-]{36}")
 _PLACE: Final = re.compile(r"[^:/]+:(?://[^/]*)?")
 _INSERT: Final = text(
@@ -111,7 +120,8 @@ def create(
     if not connection.execute(_INSERT, values).rowcount:
         # The same request, sent twice at once, was accepted since this one looked.
         return create(connection, spec, key, runner=runner, tenant=tenant)
-    secret = {"plan_id": id, "locations": json.dumps(spec.secret)}
+    locations = {**spec.secret, _PLACES: identity_hashes_of(connection, spec).places}
+    secret = {"plan_id": id, "locations": json.dumps(locations)}
     connection.execute(insert(plan_secrets), secret)
     _delete_oldest(connection, tenant)
     return one(connection, id)
@@ -151,9 +161,17 @@ def newest(
 def secret(connection: Connection, id: str) -> Mapping[str, Any] | None:
     """Return the stored locations and credentials of a plan, or None if it has started, or
     `forget_secrets` has deleted them."""
-    query = select(plan_secrets.c.locations).where(plan_secrets.c.plan_id == id)
-    text = connection.execute(query).scalar()
-    return None if text is None else json.loads(text)
+    stored = _locations(connection, id)
+    return None if stored is None else {name: stored[name] for name in stored if name != _PLACES}
+
+
+def is_at(connection: Connection, plan: StoredPlan, spec: Spec) -> bool:
+    """Return whether the locations of a plan are those of `spec`: an alias or an endpoint may lead
+    elsewhere since the plan was accepted. Reads only."""
+    places = (_locations(connection, plan.id) or {}).get(_PLACES)
+    if places is None:  # accepted by an older relay, or forgotten
+        return (plan.source, plan.destination) == (spec.source, spec.destination)
+    return bool(places == identity_hashes_of(connection, spec).places)
 
 
 # -- a person's verbs
@@ -321,6 +339,12 @@ def store_of(place: str) -> str:
 
 
 # -- rows
+
+
+def _locations(connection: Connection, id: str) -> dict[str, Any] | None:
+    query = select(plan_secrets.c.locations).where(plan_secrets.c.plan_id == id)
+    text = connection.execute(query).scalar()
+    return None if text is None else dict(json.loads(text))
 
 
 def _key_hash(tenant: str, key: str, spec: Spec) -> str:

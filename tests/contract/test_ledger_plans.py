@@ -3,6 +3,7 @@ databases."""
 
 from __future__ import annotations
 
+import json
 import time
 from dataclasses import replace
 
@@ -184,6 +185,28 @@ def test_a_plan_starts_one_migration(ledger: Ledger) -> None:
     assert ledger.secret(started[0].id) == TREE.secret
     with pytest.raises(IllegalTransition):
         ledger.plans.act(made.id, PlanVerb.AGAIN)
+
+
+def test_a_plan_that_leads_elsewhere_does_not_start(ledger: Ledger) -> None:
+    """Its remote is another one now: neither its numbers nor its title are of that."""
+    planned = replace(TREE, places=("a", "b"))
+    made = ledger.plans.create(planned, None, tenant="acme")
+    elsewhere = replace(planned, places=("a", "c"))
+    assert ledger.plans.is_at(made, planned) and not ledger.plans.is_at(made, elsewhere)
+    claim = ledger.plans.claim()
+    assert claim is not None and claim.secret == TREE.secret and ledger.plans.end(claim, REPORT)
+    with pytest.raises(IllegalTransition, match="another location"):
+        ledger.plans.start(made.id, elsewhere)
+    assert ledger.migrations() == []
+    assert ledger.plans.start(made.id, planned).id == ledger.plans.start(made.id, elsewhere).id
+
+
+def test_a_plan_of_an_older_relay_has_its_printed_places(ledger: Ledger) -> None:
+    made = plan(ledger)
+    older = update(plan_secrets).values(locations=json.dumps(TREE.secret))
+    ledger.database.run(lambda c: c.execute(older))
+    assert ledger.plans.is_at(made, replace(TREE, places=("a", "b")))
+    assert not ledger.plans.is_at(made, replace(TREE, destination="c:photos"))
 
 
 def test_a_started_plan_is_logged_once(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:

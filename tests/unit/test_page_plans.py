@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import re
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -25,6 +26,7 @@ from relay.api.app import create_app
 from relay.api.migration_routes import LedgerContext, ledger_context
 from relay.api.planner import Planner
 from relay.config import Settings
+from relay.engine.migration_request import MigrationRequest
 from relay.engine.transfer_engine import TransferEngine
 from relay.engine.worker.worker import Worker
 from relay.ledger.ledger import Ledger
@@ -32,6 +34,8 @@ from relay.ledger.plan_ledger import PlanLedger
 from relay.ledger.rows import SERVER
 from relay.ledger.schema import plan_secrets, plans
 from relay.ledger.token_values import Scope, TokenLimits
+from relay.stores.remotes import Remotes
+from relay.wire.native import in_native_thread
 from tests.conftest import LOOPBACK
 
 SECONDS = 20.0
@@ -159,6 +163,45 @@ def test_a_plan_whose_credentials_are_forgotten(make_site: Callable[..., Site]) 
         assert answer.status_code == 409 and "credentials again" in answer.text, verb
     text = site.client.get(f"/ui/new?plan={path.rpartition('/')[2]}").text
     assert "Give the source again" in text
+
+
+def test_a_plan_leads_where_it_was_accepted(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its remote leads elsewhere after a change of the settings: it neither starts nor is made
+    again there."""
+    path = site.plan(destination_path="nas:")
+    site.wait(path, "Ready")
+    other = {"nas": {"type": "alias", "remote": f"{site.home}/elsewhere"}}
+    engine = site.works.planner.engine
+    monkeypatch.setattr(engine, "remotes", Remotes(other, folders=(site.home,)))
+    answer = site.press(path, "start")
+    assert answer.status_code == 409 and "now leads to another location" in answer.text
+    assert (site.client.get("/migrations").json or {})["migrations"] == []
+    site.press(path, "again")
+    assert "now leads to another location" in site.wait(path, "Failed")
+
+
+def test_a_plan_in_a_mount_that_hangs_is_left_behind(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once it is stopped, its place is free, though its call has not ended."""
+    monkeypatch.setattr(planner, "KILL_SECONDS", 0.01)
+    locate, answers = MigrationRequest.locate, threading.Event()
+
+    def locate_in_thread(order: MigrationRequest, remotes: Remotes) -> Any:
+        in_native_thread(lambda: answers.wait(SECONDS), "the mount")
+        return locate(order, remotes)
+
+    try:
+        path = site.plan()
+        site.wait(path, "Ready")
+        monkeypatch.setattr(MigrationRequest, "locate", locate_in_thread)
+        for _ in range(planner.ABREAST):
+            site.press(path, "again")
+            await_making(site, 1)
+            site.press(path, "cancel")
+            await_making(site, 0)
+    finally:
+        answers.set()
 
 
 def test_what_is_there_is_not_copied(site: Site) -> None:
