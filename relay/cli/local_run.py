@@ -202,8 +202,9 @@ def work(
     """Run a worker until it ends or Ctrl-C stops it. Return the exit code of a signal, or None.
 
     Calls `look` every `look_seconds`, and `tell` with a line while the ledger is unavailable. After
-    a signal running transfers are released, so that they can be resumed. Raises as the worker does.
-    """
+    a signal running transfers are released, so that they can be resumed. Raises as the worker does,
+    and LedgerFailed if the ledger's file was removed or replaced: no other process knows what the
+    worker has recorded."""
     job = gevent.spawn(_run_worker, worker)
     stopped = Interrupt(worker.stop, STOP_SECONDS)
     last_line: float | None = None
@@ -222,6 +223,7 @@ def work(
     # A worker that did not stop in time has no value.
     if isinstance(job.value, RelayError):
         raise job.value
+    worker.ledger.check_file()
     return stopped.code
 
 

@@ -38,6 +38,7 @@ from sqlalchemy.exc import (
 )
 
 from relay.errors import LedgerBusy, LedgerFailed, LedgerRefused
+from relay.process import own_files
 from relay.tallies import Tallies
 
 Operation = Literal["turn", "look", "page", "watch", "other"]
@@ -195,17 +196,21 @@ class Database:
             )
 
     def check_opened_file(self) -> None:
-        """Remember the opened file's identity for `check_file`, and close it to other users."""
+        """Remember the opened file's identity for `check_file`, and close it to other users and to
+        objects (`process/own_files.py`)."""
         if self.sqlite:
             _close_to_others(Path(str(self.url.database)))
             found = os.stat(str(self.url.database))
             self._file = (found.st_dev, found.st_ino)
+            own_files.add(str(self.url.database))
 
     def close(self) -> None:
         """Close the connections."""
         if self._thread is not None:
             self._thread.apply(self._engine.dispose)
             self._thread.kill()
+            if self._file is not None:
+                own_files.remove(str(self.url.database))
         else:
             self._engine.dispose()
 

@@ -190,6 +190,10 @@ class Ledger:
 
     # -- migrations
 
+    def check_file(self) -> None:
+        """As Database.check_file."""
+        self.database.check_file()
+
     def create(
         self,
         spec: Spec,

@@ -31,6 +31,7 @@ from relay.errors import (
     PreconditionFailed,
     Rejected,
     RelayError,
+    ReservedKey,
     Side,
     SourceChanged,
     StoreFull,
@@ -82,6 +83,10 @@ _NO_OPERATION = (
     "The mount lacks an operation (AWS's Mountpoint for S3 renames nothing): name the store itself,"
     " as s3://."
 )
+_OWN = (
+    "Leave it out with a filter, or name a ledger outside of this folder in RELAY_LEDGER. SQLite's"
+    " own `.backup` copies it."
+)
 ERRORS: Mapping[int, tuple[type[RelayError], str | None]] = {
     errno.ENOENT: (NotFound, "Check the path; a URL begins with its scheme, as https:// or s3://."),
     errno.ENOTDIR: (
@@ -114,6 +119,7 @@ ERRORS: Mapping[int, tuple[type[RelayError], str | None]] = {
         "Name a file: relay does not read or write pipes, sockets and devices.",
     ),
     errno.EXDEV: (LocalDenied, None),
+    errno.ETXTBSY: (ReservedKey, _OWN),
     errno.ENOSYS: (Rejected, _NO_OPERATION),
     errno.EOPNOTSUPP: (Rejected, _NO_OPERATION),
 }

@@ -27,6 +27,7 @@ from gevent.monkey import get_original
 
 from relay.errors import ConnectionLost, RelayError, Side, SourceChanged, Unsupported
 from relay.parsing import http_text, moment
+from relay.process import own_files
 from relay.process.mounts import read_mounts
 from relay.receipt import Version
 from relay.stores.interfaces import PREFIX, SUFFIX, Entry, reject_temporary_name
@@ -153,6 +154,7 @@ def stat_regular(folders: AllowedFolders, path: Path) -> tuple[os.stat_result, V
     a deleted file (NFS for a minute, sshfs for 20 seconds). NFS asks its server for a fresh stat, a
     FUSE file system at an open. Raises OSError."""
     found = require_regular(folders.stat(path))
+    own_files.require_other(found)
     # A file in /proc has size 0 and bytes: one byte is read to see that. O_NONBLOCK, since a lease
     # on the file, or a pipe that replaced it, would block this thread (open(2)).
     opens = not found.st_size or not _is_numbered(found.st_dev)
@@ -180,6 +182,7 @@ def open_settled(
     descriptor = folders.open(path, os.O_RDONLY | os.O_NONBLOCK)
     try:
         found = require_regular(fresh(descriptor))
+        own_files.require_other(found)
         # A time in the future is that of another machine's clock, for which no wait helps.
         if settled and 0 <= time.time_ns() - found.st_ctime_ns < TICK_NS:
             # This is a native thread: gevent's sleep would need a hub here.
@@ -357,9 +360,12 @@ def scan_folder(
     entry with an error. At a destination temporary names are left out. Names that don't exist are
     appended to `missing`; without it they are entries with an error."""
     found: list[Entry | None] = []
+    own = own_files.numbers() if side == "source" else frozenset()
     for name in names:
         try:
-            found.append(_entry(folders, folder, descriptor, name, failed=failed, side=side))
+            found.append(
+                _entry(folders, folder, descriptor, name, failed=failed, side=side, own=own)
+            )
         except FileNotFoundError as error:
             if missing is not None:
                 missing.append(name)
@@ -382,10 +388,18 @@ def _name_of(raw: str) -> str:
 
 
 def _entry(
-    folders: AllowedFolders, folder: Path, descriptor: int, raw: str, *, failed: Failed, side: Side
+    folders: AllowedFolders,
+    folder: Path,
+    descriptor: int,
+    raw: str,
+    *,
+    failed: Failed,
+    side: Side,
+    own: frozenset[tuple[int, int]],
 ) -> Entry | None:
-    """Return the entry of a name, or None for a temporary name at a destination. Raises
-    FileNotFoundError if there is nothing of that name."""
+    """Return the entry of a name, or None for a temporary name at a destination. The ledger (its
+    numbers are `own`) is one with an error. Raises FileNotFoundError if there is nothing of that
+    name."""
     name, linked = _name_of(raw), False
     try:
         found = os.stat(raw, dir_fd=descriptor, follow_symlinks=False)
@@ -408,6 +422,7 @@ def _entry(
                     f"{_special_kind(found.st_mode)} is not a file", "Only files can be moved."
                 ),
             )
+        own_files.require_other(found, own)
     except OSError as error:
         if isinstance(error, FileNotFoundError) and not linked:
             raise

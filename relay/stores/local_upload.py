@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from relay.file_names import NAME_BYTES
+from relay.process import own_files
 from relay.stores.interfaces import PREFIX, SUFFIX
 from relay.stores.local_files import fresh, require_regular
 from relay.stores.local_folders import FOLDER, UNSYNCED, AllowedFolders, sync_folder
@@ -257,12 +258,15 @@ def remove_folder(folders: AllowedFolders, path: Path) -> None:
 
 
 def _stat_name(folder: int, name: str) -> os.stat_result | None:
-    """Return the stat of a name, or None. Raises IsADirectoryError, and ENXIO if it is not a
-    regular file."""
+    """Return the stat of a name, or None. Raises IsADirectoryError, ENXIO if it is not a regular
+    file, and ETXTBSY for the ledger."""
+    own_files.require_other_name(folder, name)
     try:
-        return require_regular(os.stat(name, dir_fd=folder, follow_symlinks=False))
+        found = require_regular(os.stat(name, dir_fd=folder, follow_symlinks=False))
     except FileNotFoundError:
         return None
+    own_files.require_other(found)
+    return found
 
 
 def _target(folders: AllowedFolders, part: Path, place: Path) -> Path:

@@ -21,6 +21,7 @@ ORDER: tuple[str, ...] = (
     "relay.process.failpoints",
     "relay.process.small_files",
     "relay.process.mounts",
+    "relay.process.own_files",
     "relay.process.identities",
     "relay.parsing",
     "relay.caseless",
@@ -92,7 +93,7 @@ ORDER: tuple[str, ...] = (
 )
 """Each may import the entries above it, and itself. (wsgi and __main__ may import all.)"""
 
-PURE = ORDER[:19]
+PURE = ORDER[:20]
 FORBIDDEN_TO_PURE = ("gevent", "requests", "socket", "ssl", "flask")
 TOPS = ("relay.wsgi", "relay.__main__")
 LATE = {("relay.api.serving", "relay.wsgi")}
