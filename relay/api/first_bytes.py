@@ -19,6 +19,7 @@ from collections.abc import Callable
 from time import monotonic
 from typing import Final
 
+from relay.api.head_limits import is_too_large
 from relay.api.proxies import ClientView
 from relay.api.refusal_limit import RefusalLimit
 from relay.api.refusal_log import log_refusal
@@ -79,7 +80,11 @@ class FirstBytes:
         if line is None:  # the parser refuses it, unless more of it comes
             return b"\n" not in first[2:]
         head, is_whole, _ = first.partition(b"\r\n\r\n")
-        if not is_whole or _is_open(line[1]):
+        if not is_whole:
+            return True
+        if is_too_large(head):
+            return False
+        if _is_open(line[1]):
             return True
         lower = head.lower() + b"\r\n"
         at = lower.find(_COOKIE)

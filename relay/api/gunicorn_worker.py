@@ -21,6 +21,7 @@ from gunicorn.http import errors
 from gunicorn.workers.ggevent import GeventWorker
 
 from relay.api.first_bytes import FirstBytes
+from relay.api.head_limits import FIELD_BYTES, FIELDS, LINE_BYTES
 from relay.api.lingering_close import linger
 from relay.logs.emitter import emit
 from relay.logs.event_table import LogEvent
@@ -28,10 +29,10 @@ from relay.views.log import current_handler
 from relay.views.problems import MEDIA_TYPE
 
 REFUSALS: Mapping[type[Exception], tuple[int, str]] = {
-    errors.LimitRequestLine: (414, "the request line is longer than 4,094 bytes"),
+    errors.LimitRequestLine: (414, f"the request line is longer than {LINE_BYTES:,} bytes"),
     errors.LimitRequestHeaders: (
         431,
-        "there are more than 100 header fields, or one is longer than 8,190 bytes",
+        f"there are more than {FIELDS} header fields, or one is longer than {FIELD_BYTES:,} bytes",
     ),
     errors.ExpectationFailed: (417, "the expectation is not 100-continue"),
     errors.UnsupportedTransferCoding: (501, "the transfer coding is not chunked"),

@@ -28,6 +28,7 @@ from gunicorn.app.base import BaseApplication
 from relay import __version__
 from relay.api.app import ENGINE, FIRST_BYTES, LEDGER, METRICS, ServerMetrics
 from relay.api.gunicorn_worker import ENDING
+from relay.api.head_limits import FIELD_BYTES, FIELDS, LINE_BYTES
 from relay.api.migration_routes import LedgerContext
 from relay.api.server_settings import (
     Refused,
@@ -86,10 +87,9 @@ def gunicorn_settings(settings: Settings) -> dict[str, Any]:
         "http_protocols": "h1",
         # A request's field never decides where the application is mounted (SCRIPT_NAME).
         "forwarder_headers": "",
-        # The texts of refusals name these three limits (relay/api/gunicorn_worker.py).
-        "limit_request_line": 4094,
-        "limit_request_fields": 100,
-        "limit_request_field_size": 8190,
+        "limit_request_line": LINE_BYTES,
+        "limit_request_fields": FIELDS,
+        "limit_request_field_size": FIELD_BYTES,
         "accesslog": None,
         "loglevel": "warning",
         "logger_class": "relay.api.gunicorn_worker.GunicornLog",

@@ -19,7 +19,9 @@ def emit(event: LogEvent, **members: Any) -> None:
     nothing where the level is not written."""
     level = _LEVELS[event]
     if _LOG.isEnabledFor(level):
-        _LOG.log(level, event.value, extra={"event": event, "members": members})
+        # Not by `log`, which would look for the place of the call: no line of an event has that.
+        extra = {"event": event, "members": members}
+        _LOG.handle(_LOG.makeRecord(LOGGER, level, "", 0, event.value, (), None, extra=extra))
 
 
 def is_written(event: LogEvent) -> bool:

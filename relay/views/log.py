@@ -57,6 +57,8 @@ def start_logging(
     """
     # Where a line can't be written, `logging` would print the record with its arguments.
     logging.raiseExceptions = False
+    # No line has the name of a thread, for which gevent would make an object for each greenlet.
+    logging.logThreads = False
     for name in SILENCED:
         logging.getLogger(name).disabled = True
     handler = current_handler()
