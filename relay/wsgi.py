@@ -50,7 +50,7 @@ from relay.engine.transfer_engine import TransferEngine  # noqa: E402
 from relay.engine.worker.worker import Worker  # noqa: E402
 from relay.errors import ConfigError  # noqa: E402
 from relay.ledger.ledger import Ledger  # noqa: E402
-from relay.ledger.rows import SERVER  # noqa: E402
+from relay.ledger.workers import SERVER  # noqa: E402
 from relay.logs.emitter import emit  # noqa: E402
 from relay.logs.event_table import LogEvent  # noqa: E402
 from relay.metrics.exposition import process_metrics  # noqa: E402

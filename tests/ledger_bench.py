@@ -31,7 +31,8 @@ from loadtests.bench.report import write_into
 from relay.views.migrations import summary
 from relay.ledger.claims import ClaimRequest
 from relay.ledger.ledger import Ledger
-from relay.ledger.rows import ListedObject, Settlement
+from relay.ledger.claim_values import Settlement
+from relay.ledger.listing_values import ListedObject
 from tests.ledgers import TREE
 from tests.postgres import Postgres, postgresql, programs
 

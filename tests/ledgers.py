@@ -9,10 +9,12 @@ from contextlib import contextmanager
 
 from sqlalchemy import func, select, update
 
+from relay.ledger.claim_values import Claim, Settlement
 from relay.ledger.claims import SUSPECT
 from relay.ledger.ledger import Ledger
+from relay.ledger.listing_values import ListedObject
+from relay.ledger.migration_values import Efforts, Spec
 from relay.ledger.pages import TransferRow
-from relay.ledger.rows import Claim, Efforts, ListedObject, Settlement, Spec
 from relay.ledger.schema import migrations, parts, transfers, uploads
 from relay.ledger.viewer import Viewer
 from tests.postgres import Postgres, run_deaf_proxy

@@ -7,7 +7,8 @@ from typing import Any
 from relay.engine.migration_request import MigrationJob
 from relay.engine.outcome import Outcome
 from relay.engine.plan import IfExists, Verify
-from relay.ledger.rows import Claim, StoredPart, UploadRecord
+from relay.ledger.claim_values import Claim
+from relay.ledger.upload_values import StoredPart, UploadRecord
 from relay.location import Location
 from relay.receipt import State
 

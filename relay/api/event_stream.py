@@ -20,7 +20,7 @@ from time import monotonic
 from typing import Any
 
 from relay.api.watcher import Notice, Subscription
-from relay.ledger.rows import EventCursor
+from relay.ledger.event_values import EventCursor
 from relay.views.migrations import PATIENCE, is_over
 
 COMMENT_SECONDS = 15.0

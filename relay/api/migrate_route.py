@@ -46,7 +46,7 @@ from relay.errors import Cancelled, Overloaded, RelayError
 from relay.identity import place_in_server
 from relay.ledger.audit_log import Actor
 from relay.ledger.ledger import Ledger
-from relay.ledger.rows import Spec
+from relay.ledger.migration_values import Spec
 from relay.ledger.states import TransferState
 from relay.location import Location
 from relay.logs.emitter import emit

@@ -63,9 +63,10 @@ from relay.engine.refresh import Refresh, apply_refresh
 from relay.engine.transfer_engine import TransferEngine
 from relay.engine.worker.worker import Worker
 from relay.errors import InvalidType, LedgerFailed, Overloaded, Unauthorized
+from relay.ledger.event_values import EventCursor
 from relay.ledger.ledger import Ledger
 from relay.ledger.migration_lists import MigrationFilter
-from relay.ledger.rows import EventCursor, Migration
+from relay.ledger.migration_values import Migration
 from relay.ledger.states import ENDED, MigrationState, MigrationVerb, TransferState
 from relay.views.migrations import (
     FIELDS,

@@ -10,8 +10,8 @@ from typing import Any
 
 from relay.errors import Cancelled
 from relay.ledger.ledger import Ledger
+from relay.ledger.migration_values import Migration
 from relay.ledger.pages import TransferRow
-from relay.ledger.rows import Migration
 from relay.ledger.states import PRESENT, TransferState
 from relay.views.problems import stored_problem
 

@@ -34,8 +34,8 @@ from relay.engine.migration_request import MigrationRequest, stored_request
 from relay.engine.transfer_engine import TransferEngine
 from relay.errors import IllegalTransition
 from relay.ledger import plans
+from relay.ledger.migration_values import Migration
 from relay.ledger.plan_values import StoredPlan
-from relay.ledger.rows import Migration
 from relay.ledger.states import ENDED, PlanState, PlanVerb
 from relay.views.migrations import summary
 from relay.views.stored_plans import plan_summary

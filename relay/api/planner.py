@@ -29,9 +29,9 @@ from relay.engine.transfer_engine import TransferEngine
 from relay.engine.tree_listing import error_members
 from relay.errors import ConfigError, LedgerFailed, RelayError
 from relay.ledger.ledger import Ledger
+from relay.ledger.migration_values import Spec
 from relay.ledger.plan_values import PlanClaim
 from relay.ledger.plans import LEADS_ELSEWHERE, LEADS_ELSEWHERE_HINT
-from relay.ledger.rows import Spec
 from relay.views.dry_runs import plan_members, time_members
 from relay.views.problems import bug
 

@@ -19,7 +19,7 @@ from relay.engine.plan import IfExists, Metadata, Verify
 from relay.engine.refresh import Refresh
 from relay.errors import InvalidType, MissingMember, RequestError, UnknownMember
 from relay.ledger.acceptance import other_places
-from relay.ledger.rows import Migration, Spec
+from relay.ledger.migration_values import Migration, Spec
 from relay.location import Location
 from relay.stores.remotes import Remotes
 from relay.stores.url_lists import as_list

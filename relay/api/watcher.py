@@ -32,8 +32,9 @@ from gevent.event import Event as Signal
 
 from relay.errors import LedgerFailed, RelayError
 from relay.errors.bugs import bug
+from relay.ledger.event_values import Event, EventCursor
 from relay.ledger.followed_state import Look
-from relay.ledger.rows import Event, EventCursor, Migration
+from relay.ledger.migration_values import Migration
 from relay.ledger.sample_values import Moving
 from relay.views.migrations import brief
 

@@ -11,7 +11,7 @@ from relay.cli.engines import engine_for
 from relay.config import Settings
 from relay.engine import refresh
 from relay.ledger.ledger import Ledger
-from relay.ledger.rows import Migration
+from relay.ledger.migration_values import Migration
 from relay.ledger.states import MigrationVerb
 from relay.stores.remotes import Remotes
 

@@ -25,7 +25,7 @@ from relay.engine.worker.arrived import ARRIVED, ArrivalCheck
 from relay.engine.worker.worker import Worker
 from relay.errors import IllegalTransition, RelayError
 from relay.ledger.ledger import Ledger
-from relay.ledger.rows import Migration
+from relay.ledger.migration_values import Migration
 from relay.ledger.states import STOPPED as STOPPED_STATES
 from relay.ledger.states import ListingState, MigrationState, MigrationVerb, TransferState
 from relay.stores.url_lists import SCHEME

@@ -24,7 +24,7 @@ from relay.engine.transfer_engine import TransferEngine
 from relay.engine.worker.worker import Worker
 from relay.errors import RelayError
 from relay.ledger.ledger import Ledger
-from relay.ledger.rows import Migration
+from relay.ledger.migration_values import Migration
 from relay.ledger.states import STOPPED
 from relay.views.migrations import summary
 

@@ -13,7 +13,7 @@ from relay.engine.worker.migration_cache import MigrationCache
 from relay.engine.worker.orphans import OrphanSweeper
 from relay.errors import RelayError
 from relay.ledger.ledger import Ledger
-from relay.ledger.rows import Migration
+from relay.ledger.migration_values import Migration
 from relay.stores.remotes import Remotes
 
 

@@ -34,8 +34,9 @@ from relay.engine.worker.part_helper import PartHelper
 from relay.engine.worker.slot_growth import SlotGrowth
 from relay.engine.worker.worker import Worker
 from relay.errors import LedgerFailed, RelayError
+from relay.ledger.claim_values import Claim
 from relay.ledger.ledger import Ledger
-from relay.ledger.rows import Claim, Migration
+from relay.ledger.migration_values import Migration
 from relay.ledger.states import COMPLETED
 from relay.ledger.states import STOPPED as STOPPED_STATES
 from relay.views.migrations import brief, summary

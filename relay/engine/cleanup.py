@@ -37,7 +37,9 @@ from relay.errors import (
     Throttled,
     is_whole,
 )
-from relay.ledger.rows import Claim, PriorState, UploadRecord
+from relay.ledger.claim_values import Claim
+from relay.ledger.prior_state_values import PriorState
+from relay.ledger.upload_values import UploadRecord
 from relay.location import Location
 from relay.parsing import http_date
 from relay.process.failpoints import reach

@@ -30,7 +30,8 @@ from relay.engine.proof_levels import predict_level
 from relay.engine.tree_listing import in_pages, listed_object
 from relay.errors import NotFound, PermissionDenied, RelayError
 from relay.file_names import name_after_source
-from relay.ledger.rows import Claim, ListedObject
+from relay.ledger.claim_values import Claim
+from relay.ledger.listing_values import ListedObject
 from relay.location import Location
 from relay.receipt import Level
 from relay.stores.interfaces import (

@@ -20,7 +20,7 @@ from relay.errors import (
     StoreError,
 )
 from relay.file_names import is_named_by_answer
-from relay.ledger.rows import PriorState
+from relay.ledger.prior_state_values import PriorState
 from relay.location import Location
 from relay.receipt import Version
 from relay.stores.interfaces import ByteRange, Destination, ObjectInfo, Source, UnknownObject

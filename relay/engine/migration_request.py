@@ -21,8 +21,9 @@ from relay.errors import ConfigError, InvalidType, SameObject, UnsafeKey
 from relay.headers import Headers
 from relay.hosts import is_loopback, literal_address
 from relay.identity import owner_of, place_identity, place_in_server, selecting_headers
+from relay.ledger.claim_values import Claim
+from relay.ledger.migration_values import Migration, Spec
 from relay.ledger.plan_values import StoredPlan
-from relay.ledger.rows import Claim, Migration, Spec
 from relay.location import Location, parse_location
 from relay.process.identities import is_container, network_namespace, volume_of
 from relay.stores.local_aliases import is_nested, same_file

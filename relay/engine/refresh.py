@@ -22,7 +22,7 @@ from relay.engine.tree_listing import PAGE, in_pages, listed_object
 from relay.errors import IllegalTransition, InvalidType, NamesUnknown
 from relay.ledger.acceptance import other_places
 from relay.ledger.ledger import Ledger
-from relay.ledger.rows import Migration, Spec
+from relay.ledger.migration_values import Migration, Spec
 from relay.ledger.states import MIGRATION, ListingState, state_after
 from relay.location import Location
 from relay.stores.interfaces import Entry

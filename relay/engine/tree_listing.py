@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from relay.digest import as_hex
 from relay.errors import KeyTooLong, NotFound, RelayError, StoreError, UnsafeKey
 from relay.identity import place_identity
-from relay.ledger.rows import ListedObject, ListingClaim
+from relay.ledger.listing_values import ListedObject, ListingClaim
 from relay.location import parse_location
 from relay.logs.emitter import emit
 from relay.logs.event_table import LogEvent

@@ -36,8 +36,8 @@ from relay.ledger.identity_hashes import (
     is_whole_text,
 )
 from relay.ledger.migration_rows import lock_migration, one, secret
+from relay.ledger.migration_values import Migration, Spec
 from relay.ledger.retried import split_listing_retry
-from relay.ledger.rows import TERMINAL, Migration, Spec
 from relay.ledger.schema import (
     APPLICATION_ID,
     migrations,
@@ -58,6 +58,7 @@ from relay.ledger.token_use import check_use
 from relay.ledger.token_values import TokenHolder
 from relay.ledger.unproved import find_unproved
 from relay.ledger.viewer import DEFAULT_TENANT
+from relay.ledger.workers import TERMINAL
 
 ACCEPTING = APPLICATION_ID + 1
 """Key of the PostgreSQL advisory lock under which migrations are accepted."""

@@ -29,7 +29,7 @@ from relay.ledger.acceptance import learn_owner
 from relay.ledger.counters import CounterDelta
 from relay.ledger.event_log import write_event
 from relay.ledger.migration_rows import lock_migration, one, secret
-from relay.ledger.rows import Migration, Spec
+from relay.ledger.migration_values import Migration, Spec
 from relay.ledger.schema import (
     FAILED,
     LAPSED,

@@ -26,10 +26,11 @@ from sqlalchemy import (
 )
 
 from relay.errors import LeaseLost
+from relay.ledger.claim_values import Claim
 from relay.ledger.counters import CounterDelta
 from relay.ledger.limits import room
 from relay.ledger.migration_rows import bounds_of, number_of
-from relay.ledger.rows import Claim, PriorState
+from relay.ledger.prior_state_values import PriorState
 from relay.ledger.schema import (
     LARGE,
     LARGE_BYTES,

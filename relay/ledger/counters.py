@@ -10,8 +10,8 @@ from typing import Any
 
 from sqlalchemy import Connection, Select, func, select, text
 
+from relay.ledger.migration_values import Count, Efforts
 from relay.ledger.reasons import ReasonDelta
-from relay.ledger.rows import Count, Efforts
 from relay.ledger.schema import MAX_SUM, counters, tallies, transfers, uploads
 
 _ADD = text(

@@ -19,7 +19,8 @@ from sqlalchemy import (
     update,
 )
 
-from relay.ledger.rows import ARRIVED, MARKED, UNNOTED, PriorState
+from relay.ledger.claim_values import MARKED
+from relay.ledger.prior_state_values import ARRIVED, UNNOTED, PriorState
 from relay.ledger.schema import RUNNING, migrations, transfers
 from relay.ledger.states import ListingState, MigrationState, TransferState
 

@@ -20,7 +20,7 @@ from sqlalchemy import (
 from relay.ledger.counters import tallies_of
 from relay.ledger.event_log import write_event
 from relay.ledger.migration_rows import lock_migration, one
-from relay.ledger.rows import Migration
+from relay.ledger.migration_values import Migration
 from relay.ledger.schema import (
     LAPSED,
     RUNNING,

@@ -21,20 +21,13 @@ from typing import Any, Final
 from sqlalchemy import Connection, bindparam, case, delete, exists, func, insert, select, update
 
 from relay.errors import DestinationLost
+from relay.ledger.claim_values import ARRIVED_EARLIER, MARKED
 from relay.ledger.counters import CounterDelta
 from relay.ledger.distrust import first_fence
 from relay.ledger.listed_objects import ListedRows, is_other, was_read
+from relay.ledger.listing_values import ListedObject, ListingClaim
 from relay.ledger.names import has_name, in_chunks
-from relay.ledger.rows import (
-    ARRIVED_EARLIER,
-    CONFIRMED,
-    MARKED,
-    REMAINING,
-    SENT,
-    ListedObject,
-    ListingClaim,
-    PriorState,
-)
+from relay.ledger.prior_state_values import CONFIRMED, REMAINING, SENT, PriorState
 from relay.ledger.schema import (
     LAPSED,
     TRUSTED,

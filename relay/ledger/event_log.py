@@ -33,7 +33,7 @@ from sqlalchemy import (
     update,
 )
 
-from relay.ledger.rows import Event, EventCursor
+from relay.ledger.event_values import Event, EventCursor
 from relay.ledger.schema import events
 from relay.ledger.states import EventKind
 

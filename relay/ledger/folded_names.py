@@ -23,9 +23,9 @@ from sqlalchemy import ColumnElement, Connection, case, select, update
 
 from relay.caseless import caseless_form, former_form
 from relay.errors import LeaseLost
+from relay.ledger.claim_values import ARRIVED_EARLIER, Claim
+from relay.ledger.claim_values import MARKED as MARKED
 from relay.ledger.names import has_name, in_chunks, md5
-from relay.ledger.rows import ARRIVED_EARLIER, Claim
-from relay.ledger.rows import MARKED as MARKED
 from relay.ledger.schema import FOLDED, RUNNING, transfers
 from relay.ledger.states import PRESENT, TransferState
 from relay.ledger.workers import WorkerId

@@ -34,10 +34,11 @@ from sqlalchemy import (
 
 from relay.ledger.counters import select_parts
 from relay.ledger.event_log import events_between, mark_column, mark_of
+from relay.ledger.event_values import Event, EventCursor
 from relay.ledger.live_rows import moving
 from relay.ledger.migration_rows import listing_retried, select_helpers, select_slots
+from relay.ledger.migration_values import Count, Migration
 from relay.ledger.retried import select_errors, shown_retries, split_listing_retry
-from relay.ledger.rows import Count, Event, EventCursor, Migration
 from relay.ledger.sample_values import Moving
 from relay.ledger.schema import NEEDY, migrations, tallies
 from relay.ledger.states import ENDED

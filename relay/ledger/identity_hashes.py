@@ -20,7 +20,7 @@ from typing import Any
 from sqlalchemy import Connection, select
 
 from relay.identity import is_whole, same_text, selecting_headers
-from relay.ledger.rows import Spec
+from relay.ledger.migration_values import Spec
 from relay.ledger.schema import keys
 from relay.process.identities import machine_id
 

@@ -56,36 +56,24 @@ from relay.ledger import (
     unproved,
     uploads,
 )
+from relay.ledger.claim_values import Claim, PollResult, Settlement
 from relay.ledger.counters import CounterDelta
 from relay.ledger.database import Database
 from relay.ledger.distrust import distrust_recent_commits
+from relay.ledger.event_values import Event, EventCursor
+from relay.ledger.listing_values import ListedObject, ListingClaim
+from relay.ledger.migration_values import Migration, MigrationView, Spec
 from relay.ledger.opening import open_database
 from relay.ledger.plan_ledger import PlanLedger
+from relay.ledger.prior_state_values import PriorState
 from relay.ledger.reasons import Reason, reasons_of
 from relay.ledger.releases import release_unknown_claims
-from relay.ledger.rows import (
-    TERMINAL,
-    Claim,
-    Event,
-    EventCursor,
-    ListedObject,
-    ListingClaim,
-    Migration,
-    MigrationView,
-    Orphan,
-    PartLease,
-    PollResult,
-    PriorState,
-    Settlement,
-    Spec,
-    StoredPart,
-    UploadRecord,
-)
 from relay.ledger.sample_values import Moving, Sample, Traffic
 from relay.ledger.states import MigrationVerb, TransferVerb
 from relay.ledger.token_values import Scope, TokenHolder, TokenLimits
+from relay.ledger.upload_values import Orphan, PartLease, StoredPart, UploadRecord
 from relay.ledger.viewer import DEFAULT_TENANT, EVERYTHING, Viewer
-from relay.ledger.workers import LEASE_SECONDS, WorkerId
+from relay.ledger.workers import LEASE_SECONDS, TERMINAL, WorkerId
 from relay.logs.emitter import is_written
 from relay.logs.event_table import LogEvent
 from relay.process.failpoints import reach

@@ -9,7 +9,9 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from relay.ledger.audit_log import Actor
-from relay.ledger.rows import Claim, ListingClaim, Migration, Settlement
+from relay.ledger.claim_values import Claim, Settlement
+from relay.ledger.listing_values import ListingClaim
+from relay.ledger.migration_values import Migration
 from relay.ledger.states import MigrationVerb
 from relay.logs.emitter import emit
 from relay.logs.event_table import LogEvent

@@ -15,7 +15,7 @@ from relay.ledger.actions import not_now
 from relay.ledger.event_log import write_event
 from relay.ledger.live_rows import is_watched
 from relay.ledger.migration_rows import bounds_of, lock_migration, one, select_helpers
-from relay.ledger.rows import Migration, MigrationView
+from relay.ledger.migration_values import Migration, MigrationView
 from relay.ledger.schema import migrations, tallies, transfers, watches
 from relay.ledger.states import ENDED, EventKind, ListingState, TransferState
 from relay.throttle import Bounds

@@ -19,8 +19,8 @@ from typing import Any, Final
 from sqlalchemy import Connection, select
 
 from relay.ledger.identity_hashes import key_of, keyed_hash
+from relay.ledger.listing_values import ListedObject, ListingClaim
 from relay.ledger.names import has_name, in_chunks
-from relay.ledger.rows import ListedObject, ListingClaim
 from relay.ledger.schema import transfers
 from relay.ledger.states import TransferState
 from relay.receipt import Version

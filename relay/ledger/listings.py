@@ -19,9 +19,9 @@ from relay.ledger.distrust import doubted_fence
 from relay.ledger.entries import forget_gone, write_page
 from relay.ledger.event_log import write_event
 from relay.ledger.folded_names import folded_digest, mark_folded
+from relay.ledger.listing_values import ListedObject, ListingClaim
 from relay.ledger.migration_rows import of_kind
 from relay.ledger.names import has_name, in_chunks
-from relay.ledger.rows import ListedObject, ListingClaim
 from relay.ledger.schema import migrations, transfers
 from relay.ledger.states import EventKind, ListingState, MigrationState
 from relay.ledger.workers import WorkerId

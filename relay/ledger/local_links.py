@@ -15,8 +15,8 @@ from urllib.parse import unquote
 
 from sqlalchemy import Connection, insert, select, update
 
+from relay.ledger.claim_values import Claim
 from relay.ledger.names import has_name, md5
-from relay.ledger.rows import Claim
 from relay.ledger.schema import links, migrations, transfers
 
 _UPLOADED = ~links.c.mark.startswith("s")

@@ -17,7 +17,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, Select, or_, select, union_all
 
 from relay.ledger.migration_rows import is_visible, of_kind, with_counts
-from relay.ledger.rows import Migration
+from relay.ledger.migration_values import Migration
 from relay.ledger.schema import NEEDY, migrations
 from relay.ledger.viewer import EVERYTHING, Viewer
 

@@ -31,8 +31,8 @@ from relay.errors import (
     MigrationUnknown,
 )
 from relay.ledger.counters import efforts_of, select_parts, tallies_of
+from relay.ledger.migration_values import Efforts, Migration
 from relay.ledger.retried import migration_retry, pending_retries, split_listing_retry
-from relay.ledger.rows import Efforts, Migration
 from relay.ledger.schema import (
     NOT_THERE,
     RUNNING,

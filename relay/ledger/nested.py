@@ -18,7 +18,7 @@ from sqlalchemy import Connection, Select, func, or_, select
 
 from relay.ledger.names import in_chunks
 from relay.ledger.place_forms import Form, base_of, forms_of, is_tree, names_later
-from relay.ledger.rows import ARRIVED, PriorState
+from relay.ledger.prior_state_values import ARRIVED, PriorState
 from relay.ledger.schema import migrations, transfers
 
 

@@ -23,13 +23,15 @@ from typing import Any, Final
 
 from sqlalchemy import ColumnElement, Connection, delete, exists, or_, select, update
 
+from relay.ledger.claim_values import Claim
 from relay.ledger.claims import CLAIMED, claim_of
 from relay.ledger.endings import KEPT_SECONDS as KEPT_SECONDS
 from relay.ledger.migration_rows import of_kind
-from relay.ledger.rows import Claim, Orphan, PriorState
+from relay.ledger.prior_state_values import PriorState
 from relay.ledger.schema import LAPSED, migrations, parts, transfers, uploads
 from relay.ledger.states import MigrationState, TransferState
 from relay.ledger.unproved import has_arrived_since
+from relay.ledger.upload_values import Orphan
 from relay.ledger.uploads import upload_of_row
 from relay.ledger.workers import WorkerId
 

@@ -25,8 +25,8 @@ from sqlalchemy import (
 from relay.ledger import migration_lists
 from relay.ledger.migration_lists import MigrationFilter
 from relay.ledger.migration_rows import is_visible, of_kind, with_counts, with_names
+from relay.ledger.migration_values import Migration
 from relay.ledger.pages import TransferRow, ids_behind, select_rows, transfer_row
-from relay.ledger.rows import Migration
 from relay.ledger.schema import migrations, transfers, uploads
 from relay.ledger.stages import count_stages
 from relay.ledger.states import ENDED, MigrationState

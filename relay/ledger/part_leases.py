@@ -16,9 +16,9 @@ from sqlalchemy import Connection, Select, exists, or_, select
 from relay.ledger.claims import CLAIMED, SUSPECT, claim_of
 from relay.ledger.limits import room
 from relay.ledger.migration_rows import bounds_of, of_kind
-from relay.ledger.rows import PartLease
 from relay.ledger.schema import NOT_THERE, migrations, parts, transfers, uploads
 from relay.ledger.states import MigrationState, TransferState
+from relay.ledger.upload_values import PartLease
 from relay.ledger.uploads import take_part, upload_of_row
 from relay.ledger.workers import WorkerId
 

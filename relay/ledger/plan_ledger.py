@@ -13,8 +13,8 @@ from relay.errors import IllegalTransition
 from relay.ledger import acceptance, ledger_log, migration_rows, plans, samples
 from relay.ledger.audit_log import Actor
 from relay.ledger.database import Database
+from relay.ledger.migration_values import Migration, Spec
 from relay.ledger.plan_values import PlanClaim, StoredPlan
-from relay.ledger.rows import Migration, Spec
 from relay.ledger.sample_values import Sample
 from relay.ledger.states import PlanVerb
 from relay.ledger.token_values import TokenHolder

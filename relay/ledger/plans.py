@@ -36,8 +36,8 @@ from sqlalchemy import (
 from relay.errors import IllegalTransition, PlanUnknown, TooManyRequests
 from relay.ledger.endings import KEPT_SECONDS
 from relay.ledger.identity_hashes import identity_hashes_of
+from relay.ledger.migration_values import Spec
 from relay.ledger.plan_values import PlanClaim, StoredPlan
-from relay.ledger.rows import Spec
 from relay.ledger.schema import migrations, plan_secrets, plans, runners
 from relay.ledger.states import PLAN, PlanState, PlanVerb, state_after
 from relay.ledger.viewer import EVERYTHING, Viewer

@@ -9,10 +9,11 @@ from collections.abc import Iterable, Sequence
 
 from sqlalchemy import Connection
 
+from relay.ledger.claim_values import Claim, PollResult, Settlement
 from relay.ledger.claims import ClaimRequest, claim, has_claimable
 from relay.ledger.counters import CounterDelta
 from relay.ledger.limits import migration_views
-from relay.ledger.rows import Claim, MigrationView, PollResult, Settlement
+from relay.ledger.migration_values import MigrationView
 from relay.ledger.settling import settle
 from relay.ledger.workers import WorkerId
 

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 
 from sqlalchemy import Connection, bindparam, update
 
-from relay.ledger.rows import Claim, PriorState
+from relay.ledger.claim_values import Claim
+from relay.ledger.prior_state_values import PriorState
 from relay.ledger.schema import RUNNING, transfers
 from relay.ledger.workers import WorkerId
 

@@ -16,11 +16,11 @@ from typing import Any, Final, NamedTuple
 
 from sqlalchemy import Connection, select, update
 
+from relay.ledger.claim_values import Claim
 from relay.ledger.counters import CounterDelta
 from relay.ledger.event_log import write_event
 from relay.ledger.names import in_chunks
 from relay.ledger.reasons import mark_failed
-from relay.ledger.rows import Claim
 from relay.ledger.schema import NOT_THERE, RUNNING, migrations, parts, transfers
 from relay.ledger.states import (
     TRANSFER,

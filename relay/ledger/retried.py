@@ -12,7 +12,8 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, Select, bindparam, select, update
 
-from relay.ledger.rows import Claim, ListingClaim
+from relay.ledger.claim_values import Claim
+from relay.ledger.listing_values import ListingClaim
 from relay.ledger.schema import RUNNING, migrations, transfers
 from relay.ledger.states import ListingState, MigrationState
 

@@ -193,7 +193,7 @@ number of listings when one last named the object. `size` to `digests` (in hex, 
 the listing. `folded` is the MD5 of the name's folded form if that differs from the name. `twins` is
 1 if another transfer has the same folded form, and more once this one was sent (`folded_names.py`).
 `before`, as JSON, is the destination's state before the first byte was sent, with possible
-leftovers of ours (`rows.PriorState`). `resent` counts the bytes that were sent more than once, over
+leftovers of ours (`PriorState`). `resent` counts the bytes that were sent more than once, over
 all attempts. `reason` is that of a failed transfer in `reasons`, else null."""
 Index("transfers_by_state", transfers.c.migration_id, transfers.c.state, transfers.c.id)
 # Partial indexes are declared in `versions/`, for both databases. Declared here, they would load

@@ -20,13 +20,14 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, bindparam, delete, select, text, update
 
+from relay.ledger.claim_values import Claim, Settlement
 from relay.ledger.counters import CounterDelta
 from relay.ledger.event_log import write_event
 from relay.ledger.listed_objects import was_read
 from relay.ledger.names import in_chunks
+from relay.ledger.prior_state_values import ARRIVED, PriorState
 from relay.ledger.reasons import mark_failed
 from relay.ledger.releases import free_parts
-from relay.ledger.rows import ARRIVED, Claim, PriorState, Settlement
 from relay.ledger.schema import RUNNING, migrations, parts, receipts, transfers, uploads
 from relay.ledger.states import (
     COMPLETED,

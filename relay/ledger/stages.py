@@ -11,7 +11,7 @@ from typing import Any
 
 from sqlalchemy import Connection, func, select, text, update
 
-from relay.ledger.rows import Migration
+from relay.ledger.migration_values import Migration
 from relay.ledger.schema import migrations, stage_counts
 from relay.ledger.viewer import Viewer
 

@@ -34,11 +34,13 @@ from sqlalchemy import (
     update,
 )
 
+from relay.ledger.claim_values import MARKED, Claim, Settlement
 from relay.ledger.identity_hashes import identity_hashes_of
+from relay.ledger.migration_values import Spec
 from relay.ledger.names import has_name, in_chunks
 from relay.ledger.nested import left_near, nested_rows
 from relay.ledger.place_forms import is_same_place, names_later
-from relay.ledger.rows import ARRIVED, MARKED, Claim, PriorState, Settlement, Spec
+from relay.ledger.prior_state_values import ARRIVED, PriorState
 from relay.ledger.schema import LAPSED, RUNNING, events, migrations, transfers
 from relay.ledger.states import COMPLETED, PRESENT, MigrationState, TransferState
 

@@ -20,11 +20,12 @@ from typing import Any
 from sqlalchemy import Connection, delete, exists, func, insert, select, text, update
 
 from relay.errors import LeaseLost, UploadGone
+from relay.ledger.claim_values import Claim
 from relay.ledger.claims import check_claim
 from relay.ledger.counters import CounterDelta
 from relay.ledger.releases import free_parts
-from relay.ledger.rows import Claim, StoredPart, UploadRecord
 from relay.ledger.schema import NOT_THERE, parts, transfers, uploads
+from relay.ledger.upload_values import StoredPart, UploadRecord
 from relay.ledger.workers import WorkerId
 from relay.receipt import Version
 

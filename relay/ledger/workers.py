@@ -7,9 +7,12 @@ import platform
 from dataclasses import dataclass
 from typing import Final
 
-from relay.ledger.rows import TERMINAL
 from relay.process.identities import boot_id, process_identity
 
+TERMINAL: Final = "terminal"
+SERVER: Final = "server"
+"""The kinds of workers. Each kind has its own remotes, folders and egress policy, and works only on
+the migrations that were accepted for it."""
 LEASE_SECONDS: Final = 30.0
 """How long claims hold after a renewal of the lease."""
 

@@ -11,7 +11,7 @@ from flask import Response
 from relay.api.request_bodies import parse_fresh
 from relay.engine.refresh import apply_refresh
 from relay.errors import InvalidHeader, RelayError
-from relay.ledger.rows import Migration
+from relay.ledger.migration_values import Migration
 from relay.ledger.states import MigrationState, MigrationVerb
 from relay.ui.form_fields import read_form
 from relay.ui.frame import PageFrame

@@ -17,7 +17,7 @@ from typing import Final
 import gevent
 
 from relay.ledger.ledger import Ledger
-from relay.ledger.rows import Migration
+from relay.ledger.migration_values import Migration
 from relay.ledger.sample_values import SAMPLE_SECONDS, Moving, Sample
 from relay.ledger.states import MigrationState
 from relay.ui import words

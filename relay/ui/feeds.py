@@ -17,7 +17,7 @@ from typing import Any, Final
 from gevent.lock import BoundedSemaphore
 
 from relay.ledger.ledger import Ledger
-from relay.ledger.rows import Migration
+from relay.ledger.migration_values import Migration
 from relay.ledger.sample_values import SAMPLE_SECONDS, Moving, Sample
 from relay.ui.frame import PageFrame
 from relay.ui.migration_screen import migration_update

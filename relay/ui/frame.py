@@ -17,7 +17,7 @@ from relay.api.sessions import Session, Sessions
 from relay.engine.transfer_engine import TransferEngine
 from relay.errors import LedgerFailed, MigrationUnknown, RelayError, Unauthorized
 from relay.ledger.ledger import Ledger
-from relay.ledger.rows import Migration
+from relay.ledger.migration_values import Migration
 from relay.ledger.sample_values import Moving
 from relay.ledger.token_values import Scope
 from relay.ledger.viewer import Viewer

@@ -20,8 +20,8 @@ from relay.api.migration_routes import follow, has_hung_up, json_answer
 from relay.api.watcher import Subscription
 from relay.errors import InvalidType, LedgerFailed
 from relay.ledger.ledger import Ledger
+from relay.ledger.migration_values import Migration
 from relay.ledger.overview import Group
-from relay.ledger.rows import Migration
 from relay.ledger.sample_values import Moving
 from relay.ledger.states import ENDED
 from relay.ledger.viewer import Viewer

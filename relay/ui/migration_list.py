@@ -8,8 +8,8 @@ from typing import Any, Final
 from flask import Response, request
 
 from relay.errors import InvalidType
+from relay.ledger.migration_values import Migration
 from relay.ledger.overview import Group, MigrationSearch
-from relay.ledger.rows import Migration
 from relay.ui import words
 from relay.ui.figures import count
 from relay.ui.frame import PageFrame

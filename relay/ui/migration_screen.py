@@ -13,9 +13,9 @@ from flask import Response, request
 from relay.api.migration_routes import html_page, json_lines, sheet
 from relay.engine.refresh import Refresh, apply_refresh
 from relay.errors import InvalidType, MigrationUnknown, RelayError
+from relay.ledger.migration_values import Migration
 from relay.ledger.overview import ObjectSearch
 from relay.ledger.pages import TransferRow
-from relay.ledger.rows import Migration
 from relay.ledger.sample_values import Moving, Sample
 from relay.ledger.states import MigrationState, MigrationVerb, TransferState
 from relay.ui import words

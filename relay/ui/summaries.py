@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from relay.ledger.rows import Migration
+from relay.ledger.migration_values import Migration
 from relay.ledger.states import (
     ENDED,
     FAULTY,

@@ -8,7 +8,7 @@ from typing import Any, Final
 from relay.engine.dry_run import Amount, DryRun, DryRunReport
 from relay.engine.plan import IfExists
 from relay.engine.request_counts import ExpectedWork, expected_requests
-from relay.ledger.rows import Migration
+from relay.ledger.migration_values import Migration
 from relay.ledger.sample_values import Sample
 from relay.views.time_left import Rest, time_left
 

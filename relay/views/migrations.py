@@ -9,14 +9,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from relay.errors import LedgerFailed
-from relay.ledger.rows import EventCursor
+from relay.ledger.event_values import EventCursor
 from relay.ledger.states import ENDED
 from relay.ledger.viewer import DEFAULT_TENANT
 
 if TYPE_CHECKING:  # importing SQLAlchemy takes a fifth of a second, which few commands need
     from relay.ledger.ledger import Ledger
+    from relay.ledger.migration_values import Migration
     from relay.ledger.pages import TransferRow
-    from relay.ledger.rows import Migration
 
 PATIENCE = 60
 """Seconds that a ledger may be unavailable while it is followed: its database may be restarted."""

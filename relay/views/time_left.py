@@ -22,7 +22,7 @@ from itertools import pairwise
 from random import Random
 from typing import Final
 
-from relay.ledger.rows import Migration
+from relay.ledger.migration_values import Migration
 from relay.ledger.sample_values import Moving, Sample
 from relay.ledger.states import PENDING, TransferState
 

@@ -15,9 +15,9 @@ from sqlalchemy import Connection, create_engine, insert, select, text, update
 
 from relay.ledger import event_log
 from relay.ledger.event_log import LAST_NUMBER, START, write_event
+from relay.ledger.event_values import EventCursor
 from relay.ledger.ledger import Ledger
 from relay.ledger.opening import _run_versions
-from relay.ledger.rows import EventCursor
 from relay.ledger.schema import events, keys
 from relay.ledger.states import EventKind
 from tests.ledgers import OBJECT, TREE, Opened

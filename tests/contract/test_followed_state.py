@@ -11,10 +11,12 @@ from typing import Any
 from sqlalchemy import event
 
 from relay.api.watcher import Watcher
+from relay.ledger.claim_values import Settlement
 from relay.ledger.event_log import write_event
+from relay.ledger.event_values import EventCursor
 from relay.ledger.followed_state import MOST_EVENTS
 from relay.ledger.ledger import Ledger
-from relay.ledger.rows import EventCursor, Migration, Settlement
+from relay.ledger.migration_values import Migration
 from relay.ledger.states import EventKind
 from relay.receipt import Version
 from relay.views.migrations import brief

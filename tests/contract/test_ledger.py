@@ -15,25 +15,17 @@ from sqlalchemy import inspect, update
 
 from relay.errors import IllegalTransition, KeyReused, LeaseLost, MigrationUnknown, UploadGone
 from relay.ledger import database, opening, schema, settling
+from relay.ledger.claim_values import Claim, Settlement
 from relay.ledger.claims import EMPTY_SECONDS
 from relay.ledger.ledger import Ledger
+from relay.ledger.listing_values import ListedObject
 from relay.ledger.migration_lists import MigrationFilter
+from relay.ledger.migration_values import Count, Efforts, MigrationView, Spec
 from relay.ledger.opening import NEW_FILE
+from relay.ledger.prior_state_values import PriorState
 from relay.ledger.releases import MOST_CRASHES
-from relay.ledger.rows import (
-    Claim,
-    Count,
-    Efforts,
-    ListedObject,
-    MigrationView,
-    PartLease,
-    PriorState,
-    Settlement,
-    Spec,
-    StoredPart,
-    UploadRecord,
-)
 from relay.ledger.schema import migrations
+from relay.ledger.upload_values import PartLease, StoredPart, UploadRecord
 from relay.process.identities import pid_namespace
 from relay.receipt import Version
 from relay.throttle import Bounds

@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 from sqlalchemy import Connection
 
 from relay.errors import IllegalTransition, LeaseLost, UploadGone
+from relay.ledger.claim_values import Claim, Settlement
 from relay.ledger.claims import ClaimRequest
 from relay.ledger.ledger import Ledger
-from relay.ledger.rows import Claim, PartLease, Settlement, StoredPart
+from relay.ledger.upload_values import PartLease, StoredPart
 from relay.receipt import Version
 from relay.views.migrations import summary
 from tests.ledgers import Opened, assert_counted, states, tree, verified_end

@@ -12,8 +12,11 @@ from sqlalchemy import delete, select, update
 from relay.engine.cleanup import lost_upload_tokens
 from relay.errors import IllegalTransition
 from relay.ledger import endings
+from relay.ledger.claim_values import Claim, Settlement
 from relay.ledger.ledger import Ledger
-from relay.ledger.rows import Claim, ListedObject, ListingClaim, PriorState, Settlement, Spec
+from relay.ledger.listing_values import ListedObject, ListingClaim
+from relay.ledger.migration_values import Spec
+from relay.ledger.prior_state_values import PriorState
 from relay.ledger.schema import transfers, uploads
 from relay.receipt import Version
 from tests.ledgers import TREE, assert_counted, learn_empty, states, verified_end

@@ -18,12 +18,15 @@ from sqlalchemy import Connection, delete, make_url, select, text, update
 
 from relay.errors import ConfigError, LeaseLost, LedgerBusy, LedgerFailed
 from relay.ledger import database, opening, poll
+from relay.ledger.claim_values import Claim, PollResult, Settlement
 from relay.ledger.claims import SUSPECT, ClaimRequest
 from relay.ledger.distrust import FORGOTTEN
 from relay.ledger.ledger import Ledger
+from relay.ledger.listing_values import ListedObject
+from relay.ledger.migration_values import Spec
 from relay.ledger.releases import MOST_CRASHES
-from relay.ledger.rows import Claim, ListedObject, PollResult, Settlement, Spec, UploadRecord
 from relay.ledger.schema import keys, migrations, runners, tallies, transfers
+from relay.ledger.upload_values import UploadRecord
 from relay.ledger.workers import LEASE_SECONDS
 from relay.receipt import Version
 from tests.ledgers import (

@@ -18,11 +18,13 @@ from sqlalchemy import text, update
 from relay.engine.worker.worker import Worker
 from relay.errors import IllegalTransition, LeaseLost, LedgerRefused
 from relay.ledger import claims, leases, workers
+from relay.ledger.claim_values import Settlement
 from relay.ledger.claims import SUSPECT
 from relay.ledger.endings import KEPT_SECONDS
 from relay.ledger.ledger import Ledger
+from relay.ledger.listing_values import ListedObject
+from relay.ledger.migration_values import Spec
 from relay.ledger.releases import MOST_CRASHES
-from relay.ledger.rows import ListedObject, Settlement, Spec
 from relay.ledger.schema import migrations, transfers
 from relay.ledger.workers import WorkerId
 from relay.process import identities

@@ -15,10 +15,11 @@ from sqlalchemy import update
 from relay.engine.migration_request import Endpoint, MigrationRequest
 from relay.errors import ConfigError, KeyReused, MigrationUnknown
 from relay.ledger.ledger import Ledger
+from relay.ledger.listing_values import ListedObject
+from relay.ledger.migration_values import Spec
 from relay.ledger.opening import open_database
-from relay.ledger.rows import SERVER, ListedObject, Spec
 from relay.ledger.schema import migrations, transfers
-from relay.ledger.workers import WorkerId
+from relay.ledger.workers import SERVER, WorkerId
 from relay.process import identities, mounts
 from relay.stores.remotes import Remotes
 from relay.stores.s3.aws_settings import S3Config

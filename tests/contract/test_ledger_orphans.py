@@ -7,8 +7,9 @@ from dataclasses import replace
 
 import pytest
 
+from relay.ledger.claim_values import Claim, Settlement
 from relay.ledger.ledger import Ledger
-from relay.ledger.rows import Claim, ListedObject, Settlement
+from relay.ledger.listing_values import ListedObject
 from tests.ledgers import Opened, states, tree, verified_end
 from tests.values import PART, UPLOAD
 

@@ -10,9 +10,9 @@ import pytest
 from sqlalchemy import event
 
 from relay.ledger import overview
+from relay.ledger.claim_values import Settlement
 from relay.ledger.ledger import Ledger
 from relay.ledger.overview import Group, MigrationSearch, ObjectSearch
-from relay.ledger.rows import Settlement
 from relay.ledger.viewer import EVERYTHING, Viewer
 from tests.ledgers import TREE, tree, verified_end
 

@@ -9,8 +9,11 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, event, update
 
+from relay.ledger.claim_values import Claim, Settlement
 from relay.ledger.ledger import Ledger
-from relay.ledger.rows import Claim, ListedObject, PriorState, Settlement, Spec
+from relay.ledger.listing_values import ListedObject
+from relay.ledger.migration_values import Spec
+from relay.ledger.prior_state_values import PriorState
 from relay.ledger.schema import migrations
 from relay.ledger.unproved import find_unproved
 from relay.receipt import Version

@@ -15,12 +15,12 @@ from relay.ledger import ledger_log, plans
 from relay.ledger.endings import KEPT_SECONDS
 from relay.ledger.ledger import Ledger
 from relay.ledger.plan_values import StoredPlan
-from relay.ledger.rows import SERVER
 from relay.ledger.sample_values import Traffic
 from relay.ledger.schema import migrations, plan_secrets
 from relay.ledger.schema import plans as table
 from relay.ledger.states import MigrationState, PlanState, PlanVerb
 from relay.ledger.viewer import EVERYTHING, Viewer
+from relay.ledger.workers import SERVER
 from relay.throttle import Bounds
 from tests.ledgers import TREE, Opened, tree, verified_end
 

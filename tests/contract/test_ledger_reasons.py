@@ -13,9 +13,10 @@ from sqlalchemy import Connection
 
 from relay.errors import IllegalTransition
 from relay.ledger import reasons
+from relay.ledger.claim_values import Settlement
 from relay.ledger.ledger import Ledger
+from relay.ledger.listing_values import ListedObject
 from relay.ledger.pages import page_query
-from relay.ledger.rows import ListedObject, Settlement
 from tests import new_ledger
 from tests.ledgers import TREE, Opened, assert_reasons_counted, states, tree, verified_end
 

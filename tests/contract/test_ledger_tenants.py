@@ -14,13 +14,15 @@ from sqlalchemy import Connection, event, select, text
 
 from relay.errors import IllegalTransition, KeyReused, MigrationUnknown
 from relay.ledger import ledger_log
+from relay.ledger.claim_values import Settlement
 from relay.ledger.ledger import Ledger
 from relay.ledger.migration_lists import MigrationFilter, list_query
 from relay.ledger.migration_rows import with_name
+from relay.ledger.migration_values import Spec
 from relay.ledger.overview import query_by_name
-from relay.ledger.rows import SERVER, Settlement, Spec
 from relay.ledger.schema import migrations
 from relay.ledger.viewer import EVERYTHING, Viewer
+from relay.ledger.workers import SERVER
 from tests.ledgers import OBJECT, TREE, Opened, assert_stages_counted, tree
 
 ACME, DEFAULT = Viewer(tenant="acme"), Viewer()

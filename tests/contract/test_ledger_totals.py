@@ -6,8 +6,8 @@ from __future__ import annotations
 import pytest
 
 from relay.errors import ConfigError, LedgerFailed, StoreFull, StoreTimeout, Unauthenticated
+from relay.ledger.claim_values import Settlement
 from relay.ledger.claims import ClaimRequest
-from relay.ledger.rows import Settlement
 from relay.ledger.states import MigrationState, MigrationVerb
 from relay.ledger.totals import REASONS
 from tests.ledgers import Opened, tree, verified_end

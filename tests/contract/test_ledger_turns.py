@@ -23,9 +23,12 @@ from relay.engine.worker.migration_cache import JOBS
 from relay.engine.worker.worker import Worker
 from relay.errors import LedgerBusy, LedgerFailed
 from relay.ledger import database, poll
+from relay.ledger.claim_values import Claim, Settlement
 from relay.ledger.claims import ClaimRequest
 from relay.ledger.ledger import Ledger
-from relay.ledger.rows import Claim, Count, ListedObject, PriorState, Settlement
+from relay.ledger.listing_values import ListedObject
+from relay.ledger.migration_values import Count
+from relay.ledger.prior_state_values import PriorState
 from tests.ledgers import OBJECT, TREE, Opened, lossy_ledger, states, tree, verified_end
 from tests.postgres import Postgres
 from tests.values import UPLOAD

@@ -13,8 +13,11 @@ from sqlalchemy import Connection, event
 
 from relay.engine.worker.conversions import hints_of_claim
 from relay.ledger import unproved
+from relay.ledger.claim_values import Claim, Settlement
 from relay.ledger.ledger import Ledger
-from relay.ledger.rows import Claim, ListedObject, PriorState, Settlement, Spec
+from relay.ledger.listing_values import ListedObject
+from relay.ledger.migration_values import Spec
+from relay.ledger.prior_state_values import PriorState
 from relay.receipt import Version
 from tests.ledgers import Opened, verified_end
 

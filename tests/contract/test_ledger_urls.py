@@ -4,7 +4,8 @@ last pause."""
 from __future__ import annotations
 
 from relay.ledger.ledger import Ledger
-from relay.ledger.rows import ListedObject, Spec
+from relay.ledger.listing_values import ListedObject
+from relay.ledger.migration_values import Spec
 from tests.ledgers import OBJECT, TREE, Opened, verified_end
 
 

@@ -14,8 +14,9 @@ from relay.engine.migration_request import Endpoint, MigrationRequest
 from relay.engine.transfer_engine import TransferEngine
 from relay.engine.worker.migration_cache import MigrationCache
 from relay.engine.worker.orphans import AGAIN_SECONDS, OrphanSweeper
+from relay.ledger.claim_values import Claim, Settlement
 from relay.ledger.ledger import Ledger
-from relay.ledger.rows import Claim, ListedObject, Settlement
+from relay.ledger.listing_values import ListedObject
 from tests.seaweed import KEY, REGION, SECRET, Seaweed
 from tests.values import UPLOAD
 

@@ -19,7 +19,7 @@ from relay.config import Settings
 from relay.engine.transfer_engine import TransferEngine
 from relay.engine.worker.worker import Worker
 from relay.ledger.ledger import Ledger
-from relay.ledger.rows import SERVER
+from relay.ledger.workers import SERVER
 from tests.conftest import LOOPBACK
 from tests.ledgers import assert_counted, assert_stages_counted
 

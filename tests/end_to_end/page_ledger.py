@@ -9,12 +9,15 @@ from pathlib import Path
 from sqlalchemy import insert
 
 from relay.engine.migration_request import Endpoint, MigrationRequest
+from relay.ledger.claim_values import Settlement
 from relay.ledger.ledger import Ledger
+from relay.ledger.listing_values import ListedObject
+from relay.ledger.migration_values import Migration, Spec
 from relay.ledger.plan_values import StoredPlan
-from relay.ledger.rows import SERVER, ListedObject, Migration, Settlement, Spec
 from relay.ledger.schema import migrations, stage_counts, tallies
 from relay.ledger.states import MigrationVerb
 from relay.ledger.viewer import DEFAULT_TENANT
+from relay.ledger.workers import SERVER
 from relay.stores.remotes import Remotes
 from tests.ledgers import verified_end
 

@@ -14,7 +14,8 @@ from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
-from relay.ledger.rows import ListedObject, Settlement
+from relay.ledger.claim_values import Settlement
+from relay.ledger.listing_values import ListedObject
 from tests.end_to_end.browser import run_chromium
 from tests.end_to_end.page_ledger import DENIED, ledger_url, open_ledger
 from tests.end_to_end.test_serve import SERVE, Server, run_server

@@ -316,7 +316,7 @@ from relay.engine.worker.worker import Worker
 from relay.engine.transfer_engine import TransferEngine
 from relay.errors import LedgerFailed
 from relay.ledger.ledger import Ledger
-from relay.ledger.rows import SERVER
+from relay.ledger.workers import SERVER
 folder = sys.argv[1]
 Path(folder, "from").mkdir()
 runner = TransferEngine(Settings(local_folders=folder))

@@ -9,7 +9,7 @@ from contextlib import closing
 from pathlib import Path
 
 from relay.ledger.ledger import Ledger
-from relay.ledger.rows import SERVER
+from relay.ledger.workers import SERVER
 from tests.end_to_end.test_serve import SERVE, gated_source, order, run_server
 from tests.faults.scripted_peers import DATA, Cloud, destination_script
 from tests.scripted import Peer

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from relay.ledger.ledger import Ledger
-from relay.ledger.rows import Spec
+from relay.ledger.migration_values import Spec
 from relay.ledger.token_values import NO_LIMITS, Scope
 from relay.ledger.viewer import DEFAULT_TENANT, Viewer
 from tests.end_to_end.browser import Visitor, run_chromium, visit

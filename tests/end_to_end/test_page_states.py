@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from relay.ledger.ledger import Ledger
-from relay.ledger.rows import SERVER
+from relay.ledger.workers import SERVER
 from tests.end_to_end.browser import run_chromium, visit
 from tests.end_to_end.page_ledger import ledger_url, open_ledger, pause_tree
 from tests.end_to_end.test_serve import SERVE, run_server

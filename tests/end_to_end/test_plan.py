@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from relay.engine.dry_run import _sample
-from relay.ledger.rows import ListedObject
+from relay.ledger.listing_values import ListedObject
 from simulators.proxy import Proxy
 from tests.end_to_end.terminal import Terminal
 from tests.end_to_end.test_client import run

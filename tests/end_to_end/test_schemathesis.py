@@ -22,8 +22,8 @@ from schemathesis.hooks import unregister
 
 from relay.api.openapi import document
 from relay.ledger.ledger import Ledger
-from relay.ledger.rows import SERVER
 from relay.ledger.token_values import Scope, TokenLimits
+from relay.ledger.workers import SERVER
 from tests.end_to_end.test_serve import SERVE, run_server
 
 CASES = 5000

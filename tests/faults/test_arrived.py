@@ -9,8 +9,8 @@ import pytest
 
 from relay.engine.plan import IfExists
 from relay.engine.worker.arrived import ArrivalCheck
+from relay.ledger.claim_values import Settlement
 from relay.ledger.ledger import Ledger
-from relay.ledger.rows import Settlement
 from relay.ledger.states import TransferVerb
 from relay.location import Location, parse_location
 from relay.stores.local_locations import local_location

@@ -24,9 +24,11 @@ from relay.engine.worker.helped_uploads import JOIN_SECONDS
 from relay.engine.worker.part_helper import PartHelper
 from relay.engine.worker.worker import Worker
 from relay.errors import LeaseLost, LedgerBusy, LedgerFailed, RelayError
+from relay.ledger.claim_values import Claim
 from relay.ledger.ledger import Ledger
+from relay.ledger.listing_values import ListedObject, ListingClaim
+from relay.ledger.migration_values import Count
 from relay.ledger.releases import MOST_CRASHES
-from relay.ledger.rows import Claim, Count, ListedObject, ListingClaim
 from relay.ledger.schema import runners
 from relay.receipt import Version
 from relay.stores.local import LocalStore

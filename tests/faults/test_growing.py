@@ -20,7 +20,7 @@ from relay.engine.transfer_engine import TransferEngine
 from relay.engine.worker.worker import Worker
 from relay.errors import IntegrityMismatch
 from relay.ledger.ledger import Ledger
-from relay.ledger.rows import UploadRecord
+from relay.ledger.upload_values import UploadRecord
 from relay.receipt import State
 from tests.conftest import Engine
 from tests.faults.scripted_s3 import (

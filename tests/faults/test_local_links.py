@@ -18,8 +18,9 @@ from relay.engine.plan import IfExists, Plan
 from relay.engine.transfer_engine import TransferEngine
 from relay.engine.worker.claim_journal import ClaimJournal
 from relay.errors import KeyCollision, LocalDenied, RelayError, SameObject
+from relay.ledger.claim_values import Claim, Settlement
 from relay.ledger.ledger import Ledger
-from relay.ledger.rows import Claim, ListedObject, Settlement
+from relay.ledger.listing_values import ListedObject
 from relay.location import Location
 from relay.receipt import State, Version
 from relay.stores import local_folders

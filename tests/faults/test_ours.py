@@ -32,7 +32,7 @@ from relay.errors import (
     Unavailable,
 )
 from relay.ledger.ledger import Ledger
-from relay.ledger.rows import PriorState
+from relay.ledger.prior_state_values import PriorState
 from relay.location import parse_location
 from relay.receipt import State, Version
 from relay.stores.http import HttpStore

@@ -32,7 +32,7 @@ from relay.errors import (
     Unavailable,
 )
 from relay.ledger.ledger import Ledger
-from relay.ledger.rows import UploadRecord
+from relay.ledger.upload_values import UploadRecord
 from relay.receipt import State
 from relay.retry import Backoff, Patience
 from relay.stores.remotes import Remotes

@@ -25,8 +25,9 @@ from relay.engine.worker.refusals import PATIENCE, RefusalJudge, Verdict
 from relay.engine.worker.worker import Worker
 from relay.errors import LedgerRefused, Unauthenticated
 from relay.ledger.ledger import Ledger
-from relay.ledger.rows import SERVER, ListedObject
+from relay.ledger.listing_values import ListedObject
 from relay.ledger.schema import migrations
+from relay.ledger.workers import SERVER
 from relay.location import Location
 from relay.stores.local import LocalStore
 from tests.faults.scripted_http import Shelf, empty_answer

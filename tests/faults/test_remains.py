@@ -24,7 +24,7 @@ from relay.errors import (
     StoreError,
     remaining,
 )
-from relay.ledger.rows import PriorState
+from relay.ledger.prior_state_values import PriorState
 from relay.receipt import State
 from relay.stores.s3.aws_settings import S3Config, s3_location
 from relay.stores.s3.sigv4 import AwsCredentials, Signer

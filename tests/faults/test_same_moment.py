@@ -18,8 +18,9 @@ from relay.engine.migration_request import Endpoint, MigrationRequest
 from relay.engine.plan import IfExists
 from relay.engine.transfer_engine import TransferEngine
 from relay.engine.worker.worker import Worker
+from relay.ledger.claim_values import Settlement
 from relay.ledger.ledger import Ledger
-from relay.ledger.rows import ListedObject, Settlement
+from relay.ledger.listing_values import ListedObject
 from relay.location import Location
 from relay.receipt import State
 from relay.throttle import Bounds

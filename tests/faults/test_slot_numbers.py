@@ -15,7 +15,7 @@ from relay.engine.transfer_engine import TransferEngine
 from relay.engine.worker.slot_growth import Load, SlotGrowth
 from relay.engine.worker.worker import Worker
 from relay.ledger.ledger import Ledger
-from relay.ledger.rows import Count
+from relay.ledger.migration_values import Count
 from relay.stores.local import LocalStore
 from tests.faults.test_claims import DATA, accept_tree
 

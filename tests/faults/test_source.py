@@ -29,7 +29,7 @@ from relay.errors import (
     TooManyRedirects,
     Unavailable,
 )
-from relay.ledger.rows import PriorState
+from relay.ledger.prior_state_values import PriorState
 from relay.receipt import Level, State
 from tests.conftest import Engine
 from tests.faults.scripted_peers import (

@@ -13,7 +13,7 @@ from relay.digest import Digester
 from relay.engine.plan import Verify
 from relay.engine.transfer.verify import Sent, Verification
 from relay.errors import IntegrityMismatch, SourceDigestWrong
-from relay.ledger.rows import PriorState
+from relay.ledger.prior_state_values import PriorState
 from relay.location import parse_location
 from relay.receipt import State, Version
 from relay.stores.interfaces import PutResult

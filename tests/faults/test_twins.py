@@ -25,9 +25,10 @@ from relay.engine.transfer_engine import TransferEngine
 from relay.engine.worker.conversions import hints_of_claim
 from relay.engine.worker.worker import Worker
 from relay.errors import KeyCollision, LedgerBusy
+from relay.ledger.claim_values import Settlement
 from relay.ledger.folded_names import fold
 from relay.ledger.ledger import Ledger
-from relay.ledger.rows import ListedObject, Settlement
+from relay.ledger.listing_values import ListedObject
 from relay.location import Location, parse_location
 from relay.receipt import Version
 from relay.stores.http import HttpStore

@@ -20,7 +20,7 @@ from relay.errors import (
     SourceUnstable,
     Unavailable,
 )
-from relay.ledger.rows import PriorState
+from relay.ledger.prior_state_values import PriorState
 from relay.receipt import State
 from relay.stores.local_locations import local_location
 from relay.stores.webdav.trials import TRIAL

@@ -21,8 +21,9 @@ from relay.engine.worker.migration_cache import MigrationCache
 from relay.engine.worker.refusals import RefusalJudge, Verdict
 from relay.engine.worker.worker import Worker
 from relay.errors import CredentialsWithdrawn, PermissionDenied, StoreError
+from relay.ledger.claim_values import Settlement
 from relay.ledger.ledger import Ledger
-from relay.ledger.rows import Settlement, StoredPart, UploadRecord
+from relay.ledger.upload_values import StoredPart, UploadRecord
 from relay.receipt import Level, State
 from relay.stores.local_locations import local_location
 from relay.stores.s3.quirks import TRAILERS

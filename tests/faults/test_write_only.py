@@ -19,7 +19,7 @@ from relay.engine.plan import IfExists
 from relay.engine.transfer_engine import TransferEngine
 from relay.engine.worker.worker import Worker
 from relay.ledger.ledger import Ledger
-from relay.ledger.rows import Migration
+from relay.ledger.migration_values import Migration
 from relay.stores.s3.quirks import UNSEEN
 from tests.end_to_end.terminal import bucket_terminal
 from tests.faults.scripted_s3 import (

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from relay.engine.multipart.journal import can_resume, confirmed_parts
 from relay.engine.multipart.part_sizes import MIB, split_into_ranges
-from relay.ledger.rows import StoredPart, UploadRecord
+from relay.ledger.upload_values import StoredPart, UploadRecord
 from relay.stores.interfaces import Part, PartLimits
 
 LIMITS = PartLimits(smallest=3 * MIB, largest=100 * MIB, most=10_000, object_bytes=10_000 * MIB)

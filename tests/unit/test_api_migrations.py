@@ -23,7 +23,7 @@ from relay.config import Settings
 from relay.engine.plan import IfExists, Plan
 from relay.engine.transfer_engine import TransferEngine
 from relay.errors import Cancelled, Overloaded, RelayError, Throttled
-from relay.ledger.rows import PriorState
+from relay.ledger.prior_state_values import PriorState
 from relay.location import Location, parse_location
 from relay.stores.s3.aws_settings import S3Config, s3_location
 from relay.stores.s3.sigv4 import AwsCredentials, Signer

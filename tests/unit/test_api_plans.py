@@ -23,8 +23,8 @@ from relay.config import Settings
 from relay.engine.transfer_engine import TransferEngine
 from relay.engine.worker.worker import Worker
 from relay.ledger.ledger import Ledger
-from relay.ledger.rows import SERVER
 from relay.ledger.token_values import Scope, TokenLimits
+from relay.ledger.workers import SERVER
 from tests.conftest import LOOPBACK
 
 SECONDS = 20.0

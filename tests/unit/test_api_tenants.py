@@ -24,10 +24,13 @@ from relay.api.migration_routes import ledger_context
 from relay.config import Settings
 from relay.engine.transfer_engine import TransferEngine
 from relay.engine.worker.worker import Worker
+from relay.ledger.claim_values import Settlement
 from relay.ledger.ledger import Ledger
-from relay.ledger.rows import SERVER, ListedObject, Migration, Settlement, Spec
+from relay.ledger.listing_values import ListedObject
+from relay.ledger.migration_values import Migration, Spec
 from relay.ledger.schema import migrations
 from relay.ledger.token_values import Scope, TokenLimits
+from relay.ledger.workers import SERVER
 from tests.conftest import LOOPBACK
 
 TOKEN_OF_FILE = "planted-token-of-the-file"

@@ -18,7 +18,7 @@ from relay.engine.worker.live_reporter import MOST_BYTES, MOST_OBJECTS, PATIENT_
 from relay.engine.worker.traffic import TrafficCounter
 from relay.errors import LedgerFailed
 from relay.ledger.ledger import Ledger
-from relay.ledger.rows import MigrationView
+from relay.ledger.migration_values import MigrationView
 from relay.ledger.sample_values import Traffic
 from relay.tallies import Carried
 from relay.throttle import Bounds

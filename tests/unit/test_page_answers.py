@@ -25,10 +25,12 @@ from relay.engine.transfer_engine import TransferEngine
 from relay.engine.worker.worker import Worker
 from relay.errors import LedgerBusy, Unauthorized
 from relay.ledger.ledger import Ledger
-from relay.ledger.rows import SERVER, ListedObject, Spec
+from relay.ledger.listing_values import ListedObject
+from relay.ledger.migration_values import Spec
 from relay.ledger.token_format import hash_of
 from relay.ledger.token_values import Scope, TokenLimits
 from relay.ledger.viewer import Viewer
+from relay.ledger.workers import SERVER
 from relay.stores.kinds import Remote
 from relay.ui.assets import FOLDER, assets
 from relay.ui.remote_pages import _endpoint

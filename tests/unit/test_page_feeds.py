@@ -12,7 +12,7 @@ from typing import Any, cast
 import pytest
 
 from relay.errors import LedgerFailed
-from relay.ledger.rows import Migration
+from relay.ledger.migration_values import Migration
 from relay.ledger.sample_values import Moving
 from relay.ui import value_stream
 from relay.ui.feeds import CHANGES, Feed, Feeds, Values, difference, silent_event

@@ -31,9 +31,9 @@ from relay.engine.transfer_engine import TransferEngine
 from relay.engine.worker.worker import Worker
 from relay.ledger.ledger import Ledger
 from relay.ledger.plan_ledger import PlanLedger
-from relay.ledger.rows import SERVER
 from relay.ledger.schema import plan_secrets, plans
 from relay.ledger.token_values import Scope, TokenLimits
+from relay.ledger.workers import SERVER
 from relay.stores.remotes import Remotes
 from relay.wire.native import in_native_thread
 from tests.conftest import LOOPBACK

@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import pytest
 
+from relay.ledger.migration_values import Count, Migration
 from relay.ledger.overview import Group
-from relay.ledger.rows import Count, Migration
 from relay.ledger.sample_values import Moving, MovingObject, Sample
 from relay.ledger.states import MIGRATION, ListingState, MigrationState, TransferState
 from relay.receipt import Level

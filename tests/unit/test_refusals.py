@@ -14,7 +14,7 @@ from relay.engine.worker.refusals import (
     RefusalHistory,
     Verdict,
 )
-from relay.ledger.rows import Claim
+from relay.ledger.claim_values import Claim
 from tests.values import claim_of
 
 OWN, LATER, ALL = Verdict.OWN, Verdict.LATER, Verdict.ALL

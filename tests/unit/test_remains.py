@@ -36,7 +36,7 @@ from relay.errors import (
     Unavailable,
     remaining,
 )
-from relay.ledger.rows import PriorState
+from relay.ledger.prior_state_values import PriorState
 from relay.location import Location, parse_location
 from relay.receipt import Level, Receipt, State, Version
 from relay.stores.interfaces import Destination, ObjectInfo, PutResult, UnknownObject, Upload

@@ -28,7 +28,8 @@ from relay.errors import (
     UnknownMember,
 )
 from relay.ledger.ledger import Ledger
-from relay.ledger.rows import ListedObject, Migration
+from relay.ledger.listing_values import ListedObject
+from relay.ledger.migration_values import Migration
 from relay.location import Location
 
 PLACES = {

@@ -11,7 +11,7 @@ from statistics import median
 
 import pytest
 
-from relay.ledger.rows import Count
+from relay.ledger.migration_values import Count
 from relay.ledger.sample_values import Moving, MovingObject, Sample
 from relay.views.time_left import CHANGE_SECONDS, Rest, ShownTime, TimeLeft, rest_of, time_left
 from tests.unit.test_page_words import TREE

@@ -20,8 +20,9 @@ from relay.api.event_stream import (
 )
 from relay.api.watcher import LOOK_SECONDS, MOST_QUEUED, STATE_SECONDS, Notice, Watcher
 from relay.errors import LedgerFailed
+from relay.ledger.event_values import Event, EventCursor
 from relay.ledger.followed_state import Look
-from relay.ledger.rows import Event, EventCursor, Migration
+from relay.ledger.migration_values import Migration
 from relay.views.migrations import PATIENCE
 
 RUNNING = Migration(

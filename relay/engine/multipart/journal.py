@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Protocol
 
-from relay.ledger.rows import PriorState, StoredPart, UploadRecord
+from relay.ledger.prior_state_values import PriorState
+from relay.ledger.upload_values import StoredPart, UploadRecord
 from relay.stores.interfaces import Part
 
 

@@ -20,7 +20,7 @@ from relay.engine.cleanup import abort_upload, uploads_of
 from relay.engine.multipart.journal import Journal
 from relay.engine.plan import Plan
 from relay.errors import Leftover, RelayError, StoreError, remaining
-from relay.ledger.rows import UploadRecord
+from relay.ledger.upload_values import UploadRecord
 from relay.location import Location
 from relay.process.failpoints import reach
 from relay.receipt import Version

@@ -39,7 +39,7 @@ from relay.errors import (
     Unavailable,
     UploadGone,
 )
-from relay.ledger.rows import StoredPart
+from relay.ledger.upload_values import StoredPart
 from relay.location import Location
 from relay.process.failpoints import reach
 from relay.retry import Backoff, Patience

@@ -55,7 +55,7 @@ from relay.errors import (
     Unavailable,
     UploadGone,
 )
-from relay.ledger.rows import UploadRecord
+from relay.ledger.upload_values import UploadRecord
 from relay.location import Location
 from relay.process.failpoints import reach
 from relay.receipt import Version

@@ -18,7 +18,7 @@ from relay.engine.plan import Plan, Verify
 from relay.engine.retries import PendingRetries
 from relay.engine.transfer.expectations import must_be_single_upload
 from relay.engine.transfer.names_under_way import NamesUnderWay
-from relay.ledger.rows import PriorState
+from relay.ledger.prior_state_values import PriorState
 from relay.location import Location
 from relay.receipt import Receipt, State, Version
 from relay.retry import Backoff

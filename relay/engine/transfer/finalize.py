@@ -32,7 +32,7 @@ from relay.errors import (
     UploadGone,
     is_whole,
 )
-from relay.ledger.rows import PriorState
+from relay.ledger.prior_state_values import PriorState
 from relay.location import Account, Location
 from relay.process.failpoints import reach
 from relay.receipt import Level, Receipt, Version

@@ -41,7 +41,7 @@ from relay.errors import (
     StoreError,
     Unavailable,
 )
-from relay.ledger.rows import PriorState
+from relay.ledger.prior_state_values import PriorState
 from relay.receipt import State, Version
 from relay.stores.interfaces import ObjectInfo, OpenedObject, PutResult
 from relay.stores.metadata import has_other_mtime, is_modified_since, shows_metadata

@@ -7,7 +7,7 @@ from typing import Literal
 
 from relay.engine.multipart.upload import MultipartUpload
 from relay.errors import Leftover, remaining
-from relay.ledger.rows import PriorState
+from relay.ledger.prior_state_values import PriorState
 from relay.location import Location
 from relay.tallies import Carried
 from relay.wire.body import Body

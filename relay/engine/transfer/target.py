@@ -8,7 +8,7 @@ from __future__ import annotations
 from relay.engine.plan import IfExists
 from relay.engine.transfer.context import TransferContext
 from relay.file_names import name_after_source
-from relay.ledger.rows import PriorState
+from relay.ledger.prior_state_values import PriorState
 from relay.location import Location
 from relay.stores.interfaces import Destination, ObjectInfo, PartLimits
 

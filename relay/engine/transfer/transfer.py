@@ -42,7 +42,7 @@ from relay.errors import (
     StoreError,
     remaining,
 )
-from relay.ledger.rows import PriorState
+from relay.ledger.prior_state_values import PriorState
 from relay.location import Location
 from relay.retry import Backoff, Patience
 from relay.stores.interfaces import ObjectInfo, StoreProvider

@@ -34,7 +34,7 @@ from relay.errors import (
     Unauthenticated,
     Unavailable,
 )
-from relay.ledger.rows import PriorState
+from relay.ledger.prior_state_values import PriorState
 from relay.location import Location
 from relay.process.failpoints import reach
 from relay.receipt import Level, Version

@@ -13,7 +13,8 @@ from relay.engine.transfer_engine import TransferEngine
 from relay.engine.worker.migration_cache import MigrationCache
 from relay.engine.worker.part_helper import PartHelper
 from relay.errors import Cancelled, LeaseLost
-from relay.ledger.rows import Claim, MigrationView
+from relay.ledger.claim_values import Claim
+from relay.ledger.migration_values import MigrationView
 from relay.ledger.states import STOPPED, MigrationState
 
 

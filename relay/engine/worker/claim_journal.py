@@ -11,8 +11,10 @@ from dataclasses import KW_ONLY, dataclass, field
 from gevent.lock import BoundedSemaphore
 
 from relay.errors import LeaseLost
+from relay.ledger.claim_values import Claim
 from relay.ledger.ledger import Ledger
-from relay.ledger.rows import Claim, PriorState, StoredPart, UploadRecord
+from relay.ledger.prior_state_values import PriorState
+from relay.ledger.upload_values import StoredPart, UploadRecord
 
 
 @dataclass(eq=False)

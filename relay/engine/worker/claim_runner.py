@@ -31,9 +31,9 @@ from relay.engine.worker.migration_cache import MigrationCache
 from relay.engine.worker.refusals import RefusalJudge
 from relay.errors import LeaseLost, Leftover, RelayError
 from relay.errors.bugs import bug
+from relay.ledger.claim_values import Claim, Settlement
 from relay.ledger.ledger import Ledger
 from relay.ledger.releases import MOST_CRASHES
-from relay.ledger.rows import Claim, Settlement
 from relay.ledger.states import TransferVerb
 
 HELP_CHECK_SECONDS = 0.1

@@ -12,9 +12,9 @@ from collections.abc import Collection, Sequence
 
 from relay.engine.tree_listing import error_members
 from relay.errors import LedgerRefused
+from relay.ledger.claim_values import Claim, PollResult, Settlement
 from relay.ledger.claims import SUSPECT, ClaimRequest, is_large
 from relay.ledger.ledger import Ledger
-from relay.ledger.rows import Claim, PollResult, Settlement
 from relay.ledger.states import TransferVerb
 from relay.process.failpoints import reach
 

@@ -10,8 +10,8 @@ from relay.engine.cleanup import lost_upload_tokens, upload_token
 from relay.engine.outcome import Outcome
 from relay.engine.transfer.context import ObjectHints
 from relay.errors import Leftover, remaining
+from relay.ledger.claim_values import Claim, Settlement
 from relay.ledger.folded_names import MARKED
-from relay.ledger.rows import Claim, Settlement
 from relay.ledger.states import TransferVerb
 from relay.parsing import http_text
 from relay.receipt import State, Version

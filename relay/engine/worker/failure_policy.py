@@ -15,8 +15,8 @@ from relay.engine.tree_listing import error_members
 from relay.engine.worker.migration_cache import MigrationCache
 from relay.engine.worker.refusals import AGAIN_SECONDS, RefusalJudge, Verdict
 from relay.errors import KeyCollision, LeaseLost, LedgerFailed, RelayError
+from relay.ledger.claim_values import Claim, Settlement
 from relay.ledger.ledger import Ledger
-from relay.ledger.rows import Claim, Settlement
 from relay.ledger.states import TransferVerb
 
 

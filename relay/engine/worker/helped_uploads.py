@@ -16,7 +16,7 @@ from relay.engine.worker.part_helper import PartHelper
 from relay.errors import LedgerFailed, RelayError
 from relay.errors.bugs import bug
 from relay.ledger.ledger import Ledger
-from relay.ledger.rows import PartLease
+from relay.ledger.upload_values import PartLease
 from relay.logs.emitter import emit
 from relay.logs.event_table import LogEvent
 

@@ -26,7 +26,8 @@ from relay.errors import (
 from relay.errors.bugs import bug
 from relay.ledger.claims import SUSPECT
 from relay.ledger.ledger import Ledger
-from relay.ledger.rows import ListingClaim, MigrationView
+from relay.ledger.listing_values import ListingClaim
+from relay.ledger.migration_values import MigrationView
 from relay.ledger.states import STOPPED
 from relay.stores.interfaces import Entry
 from relay.wire.watchdog import Watchdog

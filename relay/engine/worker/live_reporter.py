@@ -20,7 +20,7 @@ from relay.engine.worker.active_transfers import ActiveTransfer, ActiveTransfers
 from relay.engine.worker.traffic import TrafficCounter
 from relay.errors import LedgerFailed
 from relay.ledger.ledger import Ledger
-from relay.ledger.rows import MigrationView
+from relay.ledger.migration_values import MigrationView
 from relay.ledger.sample_values import SAMPLE_SECONDS, MovingObject, Traffic
 
 REPORT_SECONDS: Final = 1.0

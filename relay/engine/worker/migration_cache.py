@@ -27,8 +27,9 @@ from relay.errors import (
     Unauthenticated,
 )
 from relay.ledger.acceptance import WITHDRAWN
+from relay.ledger.claim_values import Claim, Settlement
 from relay.ledger.ledger import Ledger
-from relay.ledger.rows import Claim, ListingClaim, Settlement
+from relay.ledger.listing_values import ListingClaim
 from relay.ledger.states import STOPPED
 from relay.location import Location
 from relay.throttle import Throttle

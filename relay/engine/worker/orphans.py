@@ -51,7 +51,8 @@ from relay.errors import (
 from relay.errors.bugs import bug
 from relay.file_names import name_after_source
 from relay.ledger.ledger import Ledger
-from relay.ledger.rows import Orphan, PriorState
+from relay.ledger.prior_state_values import PriorState
+from relay.ledger.upload_values import Orphan
 from relay.location import Location
 from relay.logs.emitter import emit
 from relay.logs.event_table import LogEvent

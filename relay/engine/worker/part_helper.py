@@ -20,7 +20,7 @@ from relay.engine.transfer.progress import Phase
 from relay.engine.transfer.transfer import Transfer
 from relay.errors import RelayError, StoreError, UploadGone
 from relay.ledger.ledger import Ledger
-from relay.ledger.rows import PartLease, StoredPart
+from relay.ledger.upload_values import PartLease, StoredPart
 from relay.stores.interfaces import ObjectInfo, PartsDestination, Upload
 from relay.tallies import Carried
 from relay.wire.watchdog import Watchdog

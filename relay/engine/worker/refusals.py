@@ -33,7 +33,7 @@ from relay.errors import (
     StoreFull,
     Unauthenticated,
 )
-from relay.ledger.rows import Claim
+from relay.ledger.claim_values import Claim
 
 PATIENCE: Final = 8
 """Number of objects refused in a row at which the refusal concerns all objects."""

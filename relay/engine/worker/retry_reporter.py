@@ -15,7 +15,7 @@ from relay.engine.worker.active_transfers import ActiveTransfers
 from relay.engine.worker.lister import Lister
 from relay.errors import LedgerFailed
 from relay.ledger.ledger import Ledger
-from relay.ledger.rows import ListingClaim
+from relay.ledger.listing_values import ListingClaim
 
 REPORT_SECONDS = 1.0
 """How often the pending retries are compared with those in the ledger."""

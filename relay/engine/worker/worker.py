@@ -48,11 +48,12 @@ from relay.engine.worker.retry_reporter import RetryReporter
 from relay.engine.worker.slot_growth import Load, SlotGrowth
 from relay.engine.worker.traffic import TrafficCounter
 from relay.errors import LedgerBusy, LedgerFailed, RelayError
+from relay.ledger.claim_values import Claim, Settlement
 from relay.ledger.claims import ClaimRequest
 from relay.ledger.ledger import Ledger
 from relay.ledger.ledger_log import log_end
-from relay.ledger.rows import Claim, PartLease, Settlement
 from relay.ledger.states import MigrationState, TransferVerb
+from relay.ledger.upload_values import PartLease
 from relay.logs.emitter import emit
 from relay.logs.event_table import LogEvent
 
