@@ -202,4 +202,4 @@ def known_tokens(of_file: Iterable[str], ledger: Ledger | None) -> KnownTokens:
     """Return the tokens of this process, with those of its ledger if it has one."""
     if ledger is None:
         return KnownTokens(of_file)
-    return KnownTokens(of_file, ledger.live_tokens, ledger.note_token_use)
+    return KnownTokens(of_file, ledger.tokens.live, ledger.tokens.note_use)

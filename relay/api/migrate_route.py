@@ -105,7 +105,7 @@ def migrate_view(
         # one object needs no ledger.
         if has_works and caller.token_id is not None:
             ends = {"source": str(source), "destination": str(destination)}
-            works().ledger.note_audit("migrate", f"transfer {transfer.id}", after=ends)
+            works().ledger.audit.note("migrate", f"transfer {transfer.id}", after=ends)
         if request.accept_mimetypes.best_match((JSON, NDJSON), default=JSON) == NDJSON:
             return _stream_lines(transfer, settles)
         return _answer_json(settles)
@@ -121,7 +121,7 @@ def _hints_at(ledger: Ledger, spec: Spec, place: str | None) -> ObjectHints:
     """Return what the ledger knows about the object at the destination: an unproved one of ours
     does not count as existing. `place` is the object's location, once its source has named it.
     Raises LedgerFailed."""
-    left = ledger.find_unproved_at(spec, place)
+    left = ledger.destinations.find_unproved(spec, place)
     if left is None:
         return ObjectHints()
     return ObjectHints(begun=True, before=left, remains=left.remains)

@@ -115,7 +115,9 @@ class LedgerContext:
 def ledger_context(ledger: Ledger, worker: Worker, engine: TransferEngine) -> LedgerContext:
     """Return a process's access to the ledger, with the limits of the engine's settings."""
     settings = engine.settings
-    watcher = Watcher(ledger, trouble=lambda: worker.trouble, is_stopping=lambda: engine.draining)
+    watcher = Watcher(
+        ledger.live, trouble=lambda: worker.trouble, is_stopping=lambda: engine.draining
+    )
     places = StreamPlaces(settings.streams, settings.token_streams)
     return LedgerContext(
         ledger=ledger,

@@ -278,7 +278,7 @@ def _tokens_of_ledger(settings: Settings) -> LiveTokens:
     except ConfigError as error:
         raise Refused(error.message, error.hint) from None
     try:
-        return ledger.live_tokens()
+        return ledger.tokens.live()
     except LedgerFailed as error:
         raise Refused(error.message, error.hint) from None
     finally:

@@ -110,7 +110,7 @@ class Sessions:
         cookie = f"{id}.{self._mac(b'cookie', id)}"
         caller = found.caller
         ledger = self._ledger.by(_actor(caller, client))
-        ledger.start_session(_hash(id), caller.token_id, found.hash, self._now())
+        ledger.sessions.start(_hash(id), caller.token_id, found.hash, self._now())
         return self._session(caller, cookie)
 
     def find(self, cookie: str) -> Session | None:
@@ -131,7 +131,7 @@ class Sessions:
     def end(self, session: Session, client: ClientView) -> None:
         """End a session: at once here, and within five seconds on other workers."""
         hash = _hash(session.cookie.partition(".")[0])
-        self._ledger.by(_actor(session.caller, client)).end_session(hash)
+        self._ledger.by(_actor(session.caller, client)).sessions.end(hash)
         self._found[hash] = self._clock(), None
 
     def set_cookie(self, response: Response, session: Session) -> None:
@@ -173,7 +173,7 @@ class Sessions:
         wait = seconds_to_wait(self._attempts, group, now)
         if not wait:
             self._attempts.append((group, now))
-            wait = self._ledger.count_sign_in(group, now)
+            wait = self._ledger.sessions.count_attempt(group, now)
         if wait:
             seconds = max(1, round(wait))
             raise TooManyRequests(
@@ -186,7 +186,7 @@ class Sessions:
         now = self._clock()
         if at is not None and now - at < CACHE_SECONDS:
             return row
-        row = self._ledger.session(hash)
+        row = self._ledger.sessions.look_up(hash)
         if len(self._found) >= CACHED:
             self._found.clear()
         self._found[hash] = now, row
@@ -201,12 +201,12 @@ class Sessions:
 
     def _write_request(self, hash: str, at: float) -> None:
         try:
-            self._ledger.note_session(hash, at)
+            self._ledger.sessions.note_request(hash, at)
         except LedgerFailed as error:
             emit(LogEvent.SESSION_USE_UNKNOWN, detail=error.message)
 
     def _key(self) -> bytes:
-        self._secret = self._secret or self._ledger.cookie_key()
+        self._secret = self._secret or self._ledger.sessions.cookie_key()
         return self._secret
 
     def _mac(self, purpose: bytes, text: str) -> str:

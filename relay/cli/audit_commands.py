@@ -45,7 +45,7 @@ def log(limit: int, as_json: bool, verify: bool) -> int:
     try:
         if verify:
             return _verify(ledger)
-        rows = ledger.audit_rows(limit)
+        rows = ledger.audit.newest(limit)
         where = ledger.database.where
     finally:
         ledger.close()
@@ -59,7 +59,7 @@ def log(limit: int, as_json: bool, verify: bool) -> int:
 def _verify(ledger: Any) -> int:
     """Print what a check of the whole log found. The last hash proves everything before it, if it
     is kept in another place."""
-    found = ledger.verify_audit()
+    found = ledger.audit.verify()
     if found.fault is not None:
         confirm(f"the audit log was changed by hand: {found.fault}")
         return Exit.FAILED

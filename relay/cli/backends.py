@@ -210,7 +210,7 @@ class LocalLedger:
         """As MigrationBackend.sweep."""
         migration = self._ledger.migration(id)
         self._await_workers(migration.id)
-        if self._ledger.orphans(migration.id):
+        if self._ledger.destinations.orphans(migration.id):
             # Imported here because the engine takes a while, for which other commands should not
             # wait.
             from relay.cli.sweep import sweep

@@ -92,7 +92,7 @@ def create(
 
     until = time.time() + expires if isinstance(expires, float) else None
     with _opened_ledger() as ledger:
-        made, value = ledger.create_token(
+        made, value = ledger.tokens.create(
             name,
             tenant=tenant or DEFAULT_TENANT,
             scope=Scope(scope),
@@ -108,7 +108,7 @@ def create(
 def list_tokens(as_json: bool) -> int:
     """List all tokens; also those that have expired or were revoked."""
     with _opened_ledger() as ledger:
-        found = ledger.list_tokens()
+        found = ledger.tokens.every()
         where = ledger.database.where
     now = time.time()
     for one in found:
@@ -131,7 +131,7 @@ def limit(name: str, **limits: Any) -> int:
     if not change:
         raise click.UsageError("give a limit, such as --slots or --bytes-per-day")
     with _opened_ledger() as ledger:
-        limited = ledger.limit_token(name, change)
+        limited = ledger.tokens.limit(name, change)
     confirm(plain(_line(limited, time.time())))
     return Exit.VERIFIED
 
@@ -148,7 +148,7 @@ def limit(name: str, **limits: Any) -> int:
 def rotate(name: str, overlap: float) -> int:
     """Give the token NAME another value, and print it. Its limits and its migrations stay."""
     with _opened_ledger() as ledger:
-        rotated, value = ledger.rotate_token(name, overlap)
+        rotated, value = ledger.tokens.rotate(name, overlap)
     _show_value(rotated, value)
     return Exit.VERIFIED
 
@@ -163,7 +163,7 @@ def rotate(name: str, overlap: float) -> int:
 def revoke(name: str, forget: bool) -> int:
     """Revoke the token NAME: within five seconds no server accepts it. Its migrations continue."""
     with _opened_ledger() as ledger:
-        revoked = ledger.forget_token(name) if forget else ledger.revoke_token(name)
+        revoked = ledger.tokens.forget(name) if forget else ledger.tokens.revoke(name)
     confirm(f"token {revoked.name} is {'deleted' if forget else 'revoked'}")
     return Exit.VERIFIED
 

@@ -3,76 +3,68 @@ of `Ledger`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import KW_ONLY, dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Connection
 
 from relay.errors import IllegalTransition
 from relay.ledger import acceptance, ledger_log, migration_rows, plans, samples
-from relay.ledger.audit_log import Actor
-from relay.ledger.database import Database
+from relay.ledger.ledger_access import LedgerAccess
 from relay.ledger.migration_values import Migration, Spec
 from relay.ledger.plan_values import PlanClaim, StoredPlan
 from relay.ledger.sample_values import Sample
 from relay.ledger.states import PlanVerb
 from relay.ledger.token_values import TokenHolder
 from relay.ledger.viewer import Viewer
-from relay.ledger.workers import WorkerId
 
 
 @dataclass(frozen=True)
 class PlanLedger:
-    """The plans of a ledger, as one worker and one `actor` read and change them. `record` adds a
-    row to the audit log."""
+    """The plans of a ledger, as one worker and one actor read and change them."""
 
-    database: Database
-    worker: WorkerId
-    _: KW_ONLY
-    shown_kind: str | None
-    actor: Actor | None
-    record: Callable[..., None]
-    note_deleted_secret: Callable[[], None]
+    access: LedgerAccess
 
     # -- for people
 
     def create(self, spec: Spec, key: str | None, *, tenant: str) -> StoredPlan:
         """As plans.create. Also raises LedgerFailed if the file was removed or replaced."""
-        self.database.check_file()
+        self.access.database.check_file()
 
         def create(connection: Connection) -> StoredPlan:
-            made = plans.create(connection, spec, key, runner=self.worker.kind, tenant=tenant)
+            made = plans.create(
+                connection, spec, key, runner=self.access.worker.kind, tenant=tenant
+            )
             ends = {"source": made.source, "destination": made.destination}
-            self.record(connection, "plan", _name_of(made), after=ends)
+            self.access.record(connection, "plan", _name_of(made), after=ends)
             return made
 
-        found = self.database.run(create)
-        self.note_deleted_secret()  # that of the tenant's oldest plans
+        found = self.access.write(create)
+        self.access.note_deleted_secret()  # that of the tenant's oldest plans
         return found
 
     def one(self, id: str, viewer: Viewer) -> StoredPlan:
         """As plans.one. The other methods take the id of the returned plan, which the viewer then
         sees."""
-        return self.database.run(lambda c: plans.one(c, id, self.shown_kind, viewer), write=False)
+        return self.access.read(lambda c: plans.one(c, id, self.access.shown_kind, viewer))
 
     def newest(self, limit: int, viewer: Viewer, before: str | None = None) -> list[StoredPlan]:
         """As plans.newest."""
-        return self.database.run(
-            lambda c: plans.newest(c, limit, before, runner=self.shown_kind, viewer=viewer),
-            write=False,
+        return self.access.read(
+            lambda c: plans.newest(c, limit, before, runner=self.access.shown_kind, viewer=viewer)
         )
 
     def secret(self, id: str) -> Mapping[str, Any] | None:
         """As plans.secret."""
-        return self.database.run(lambda c: plans.secret(c, id), write=False)
+        return self.access.read(lambda c: plans.secret(c, id))
 
     def migration_of(self, plan: StoredPlan) -> Migration | None:
         """Return the migration that a plan has started, or None."""
         id = plan.migration
         if id is None:
             return None
-        return self.database.run(lambda c: migration_rows.one(c, id), write=False)
+        return self.access.read(lambda c: migration_rows.one(c, id))
 
     def act(self, id: str, verb: PlanVerb) -> StoredPlan:
         """As plans.act."""
@@ -81,16 +73,16 @@ class PlanLedger:
             before = plans.lock(connection, id)
             found = plans.act(connection, id, verb)
             states = {"before": {"state": before.state}, "after": {"state": found.state}}
-            self.record(connection, f"plan {verb}", _name_of(found), **states)
+            self.access.record(connection, f"plan {verb}", _name_of(found), **states)
             return found
 
-        return self.database.run(act)
+        return self.access.write(act)
 
     def start(self, id: str, spec: Spec, *, holder: TokenHolder | None = None) -> Migration:
         """Start the migration of a plan; if that was done before, return the same migration. Raises
         PlanUnknown; IllegalTransition, also if its locations are no longer those of `spec`; and as
         acceptance.create. Also raises LedgerFailed if the file was removed or replaced."""
-        self.database.check_file()
+        self.access.database.check_file()
 
         def start(connection: Connection) -> tuple[Migration, bool]:
             plan = plans.lock(connection, id)
@@ -99,17 +91,17 @@ class PlanLedger:
             if not plans.is_at(connection, plan, spec):
                 raise IllegalTransition(plans.LEADS_ELSEWHERE, hint=plans.LEADS_ELSEWHERE_HINT)
             made, _ = acceptance.create(
-                connection, spec, runner=self.worker.kind, holder=holder, tenant=plan.tenant
+                connection, spec, runner=self.access.worker.kind, holder=holder, tenant=plan.tenant
             )
             plans.start(connection, id, made.id)
             name = f"migration {made.name} {made.id}"
-            self.record(connection, "plan start", _name_of(plan), after={"migration": name})
+            self.access.record(connection, "plan start", _name_of(plan), after={"migration": name})
             return made, True
 
-        started, is_new = self.database.run(start)
-        self.note_deleted_secret()
+        started, is_new = self.access.write(start)
+        self.access.note_deleted_secret()
         if is_new:
-            ledger_log.log_accepted(self.actor, started)
+            ledger_log.log_accepted(self.access.actor, started)
         return started
 
     def remove(self, id: str) -> None:
@@ -117,10 +109,10 @@ class PlanLedger:
 
         def remove(connection: Connection) -> None:
             plans.remove(connection, id)
-            self.record(connection, "plan delete", f"plan {id}")
+            self.access.record(connection, "plan delete", f"plan {id}")
 
-        self.database.run(remove)
-        self.note_deleted_secret()
+        self.access.write(remove)
+        self.access.note_deleted_secret()
 
     # -- for the worker
 
@@ -128,19 +120,21 @@ class PlanLedger:
         """As plans.claim; reads first."""
         if not self.is_unmade():
             return None
-        return self.database.run(lambda c: plans.claim(c, self.worker.id, self.worker.kind))
+        return self.access.write(
+            lambda c: plans.claim(c, self.access.worker.id, self.access.worker.kind)
+        )
 
     def is_unmade(self) -> bool:
         """As plans.is_unmade, for this worker's kind."""
-        return self.database.run(lambda c: plans.is_unmade(c, self.worker.kind), write=False)
+        return self.access.read(lambda c: plans.is_unmade(c, self.access.worker.kind))
 
     def is_at(self, plan: StoredPlan, spec: Spec) -> bool:
         """As plans.is_at."""
-        return self.database.run(lambda c: plans.is_at(c, plan, spec), write=False)
+        return self.access.read(lambda c: plans.is_at(c, plan, spec))
 
     def note(self, claim: PlanClaim, report: Mapping[str, Any]) -> bool:
         """As plans.note."""
-        return self.database.run(lambda c: plans.note(c, claim, report))
+        return self.access.write(lambda c: plans.note(c, claim, report))
 
     def end(
         self,
@@ -149,11 +143,11 @@ class PlanLedger:
         error: Mapping[str, Any] | None = None,
     ) -> bool:
         """As plans.end."""
-        return self.database.run(lambda c: plans.end(c, claim, report, error))
+        return self.access.write(lambda c: plans.end(c, claim, report, error))
 
     def hand_back(self, claim: PlanClaim) -> None:
         """As plans.hand_back."""
-        self.database.run(lambda c: plans.hand_back(c, claim))
+        self.access.write(lambda c: plans.hand_back(c, claim))
 
     def find_measured(self, plan: StoredPlan) -> list[tuple[Migration, list[Sample]]]:
         """Return the migrations of plans.find_measured with their samples, newest first."""
@@ -163,7 +157,7 @@ class PlanLedger:
             found = samples.samples_of(connection, ids)
             return [(migration_rows.one(connection, id), found[id]) for id in ids if found[id]]
 
-        return self.database.run(look_up, write=False)
+        return self.access.read(look_up)
 
 
 def _name_of(plan: StoredPlan) -> str:

@@ -16,7 +16,7 @@ from typing import Final
 
 import gevent
 
-from relay.ledger.ledger import Ledger
+from relay.ledger.live_ledger import LiveLedger
 from relay.ledger.migration_values import Migration
 from relay.ledger.sample_values import SAMPLE_SECONDS, Moving, Sample
 from relay.ledger.states import MigrationState
@@ -49,7 +49,7 @@ class Estimates:
         self._clock = clock
         self._known: dict[str, _Estimate] = {}
 
-    def read(self, ledger: Ledger, migrations: Iterable[Migration]) -> None:
+    def read(self, ledger: LiveLedger, migrations: Iterable[Migration]) -> None:
         """Read the samples of those migrations that run and have newer ones, in one query or none.
         Raises LedgerFailed."""
         now = self._clock()

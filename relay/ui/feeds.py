@@ -109,7 +109,7 @@ class SampleReader:
         """Return the new samples; none before the next ones are due. Raises LedgerFailed."""
         if now < self._next:
             return []
-        found = self.ledger.samples(self.id, self.since)
+        found = self.ledger.live.samples(self.id, self.since)
         self._next = now + SAMPLE_SECONDS
         if found:
             self.since = found[-1].at

@@ -58,7 +58,7 @@ class SharedValues:
             if time.monotonic() - at > LOOK_SECONDS:
                 # Before the ledger answers: other lists show the last count meanwhile.
                 self._counts[viewer] = time.monotonic(), found
-                self._counts[viewer] = time.monotonic(), ledger.group_counts(viewer)
+                self._counts[viewer] = time.monotonic(), ledger.overview.group_counts(viewer)
             return self._counts[viewer][1]
 
         return count
@@ -100,11 +100,11 @@ def values(frame: PageFrame) -> Response:
 def _values(frame: PageFrame) -> Values:
     shown, ledger = _migrations_in_query(frame), frame.ledger
     if "list" in request.args:
-        return list_update(frame, shown, ledger.group_counts(frame.viewer))
+        return list_update(frame, shown, ledger.overview.group_counts(frame.viewer))
     if shown[0].state not in ENDED:
-        ledger.watch([shown[0].id])
-    samples = ledger.samples(shown[0].id, _history_begin(shown[0]))
-    return migration_update(frame, shown[0], ledger.moving(shown[0].id), samples)
+        ledger.live.watch([shown[0].id])
+    samples = ledger.live.samples(shown[0].id, _history_begin(shown[0]))
+    return migration_update(frame, shown[0], ledger.live.moving(shown[0].id), samples)
 
 
 def _migrations_in_query(frame: PageFrame) -> list[Migration]:
@@ -115,7 +115,7 @@ def _migrations_in_query(frame: PageFrame) -> list[Migration]:
     if "m" in request.args:
         return [frame.migration(name_of(request.args["m"], "m"))]
     names = [name_of(text, "list") for text in request.args["list"].split(",")][:ROWS]
-    found = {one.name: one for one in frame.ledger.migrations_by_name(names, frame.viewer)}
+    found = {one.name: one for one in frame.ledger.overview.migrations_by_name(names, frame.viewer)}
     return [found[name] for name in names if name in found]
 
 

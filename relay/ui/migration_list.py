@@ -24,9 +24,9 @@ def list_page(frame: PageFrame) -> Response:
     """Return one page of the list. Raises LedgerFailed, and a RequestError for a wrong query."""
     wanted = _search()
     # One row more than is shown says whether an older page exists.
-    found = frame.ledger.find_migrations(wanted, frame.viewer)
-    groups = frame.ledger.group_counts(frame.viewer)
-    frame.estimates.read(frame.ledger, found[:ROWS])
+    found = frame.ledger.overview.find_migrations(wanted, frame.viewer)
+    groups = frame.ledger.overview.group_counts(frame.viewer)
+    frame.estimates.read(frame.ledger.live, found[:ROWS])
     rows = [row_of(one, frame.pace(one)) for one in found[:ROWS]]
     has_older = len(found) > ROWS
     return frame.page(
@@ -47,7 +47,7 @@ def list_update(
     frame: PageFrame, shown: Sequence[Migration], groups: Mapping[Group, int]
 ) -> dict[str, Any]:
     """Return the live values of some migrations of the list. Raises LedgerFailed."""
-    frame.estimates.read(frame.ledger, shown)
+    frame.estimates.read(frame.ledger.live, shown)
     rows = [row_of(migration, frame.pace(migration)) for migration in shown]
     texts: dict[str, str] = {}
     bars: dict[str, Any] = {}

@@ -45,7 +45,7 @@ def migration_page(frame: PageFrame, id: str, error: RelayError | None = None) -
     migration = frame.migration(id)
     failed = migration.count_in(TransferState.FAILED).objects
     buttons = words.OFFERED[migration.state]
-    frame.estimates.read(frame.ledger, [migration])
+    frame.estimates.read(frame.ledger.live, [migration])
     return frame.page(
         "migration.html",
         here="migrations",
@@ -70,7 +70,7 @@ def migration_update(
 ) -> dict[str, Any]:
     """Return the live values of one migration, its moving objects, and a point of its chart for
     each sample. Raises LedgerFailed."""
-    frame.estimates.read(frame.ledger, [migration])
+    frame.estimates.read(frame.ledger.live, [migration])
     live = live_texts(migration, frame.pace(migration, moving))
     members = live.to_json()
     members["texts"] |= {"moving": moving_title(moving), **state_texts(migration)}
@@ -112,7 +112,7 @@ def _change(frame: PageFrame, id: str, change: Callable[[Migration], object]) ->
 def cancel_page(frame: PageFrame, id: str) -> Response:
     """Return the question before a cancel. Raises MigrationUnknown, LedgerFailed."""
     migration = frame.migration(id)
-    uploads = frame.ledger.unfinished_uploads(migration.id)
+    uploads = frame.ledger.overview.unfinished_uploads(migration.id)
     return frame.page(
         "cancel.html",
         here="migrations",
@@ -129,7 +129,7 @@ def objects_page(frame: PageFrame, id: str) -> Response:
     a wrong query."""
     migration = frame.migration(id)
     wanted = _wanted_objects()
-    found = frame.ledger.find_objects(migration.id, wanted)
+    found = frame.ledger.overview.find_objects(migration.id, wanted)
     return frame.page(
         "objects.html",
         here="migrations",
@@ -149,7 +149,7 @@ def object_page(frame: PageFrame, id: str, transfer: str) -> Response:
     """Return the page of one object, with its receipt. Raises MigrationUnknown, LedgerFailed."""
     migration = frame.migration(id)
     is_number = transfer.isascii() and transfer.isdigit() and len(transfer) < 16
-    row = frame.ledger.one_object(migration.id, int(transfer)) if is_number else None
+    row = frame.ledger.overview.one_object(migration.id, int(transfer)) if is_number else None
     if row is None:
         raise MigrationUnknown(
             f"migration {migration.name} has no object {transfer[:40]!a}",

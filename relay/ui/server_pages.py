@@ -131,7 +131,7 @@ def _ledger_facts(frame: PageFrame) -> tuple[list[Fact], LedgerFailed | None]:
         facts.insert(0, ("Address", _masked_url(text), False))
     began = time.monotonic()
     try:
-        groups = frame.ledger.group_counts(frame.viewer)
+        groups = frame.ledger.overview.group_counts(frame.viewer)
     except LedgerFailed as error:
         return [*facts, ("State", error.code, True)], error
     took = time.monotonic() - began

@@ -60,7 +60,7 @@ def create_token(frame: PageFrame) -> Response:
     fields = read_form(frame.engine.settings, FIELDS)
     try:
         days = _days(fields.get("days", ""))
-        made, value = frame.ledger.create_token(
+        made, value = frame.ledger.tokens.create(
             fields.get("name", "").strip(),
             tenant=fields.get("tenant", "").strip() or DEFAULT_TENANT,
             scope=Scope(require_choice(fields, "scope", [scope.value for scope in Scope])),
@@ -76,10 +76,10 @@ def rotate_token(frame: PageFrame, token: str) -> Response:
     """Give a token another value, and show it; the present one stays valid for a day. A form that
     is sent twice, as by a reload of the answer, does so once. Raises TokenUnknown."""
     fields = read_form(frame.engine.settings, (SINCE,))
-    found = next((one for one in frame.ledger.list_tokens() if one.id == token), None)
+    found = next((one for one in frame.ledger.tokens.every() if one.id == token), None)
     if found is not None and fields.get(SINCE, "") != rotated_at(found):
         return _page(frame, error=IllegalTransition(words.ROTATED_SINCE, hint=words.ROTATE_AGAIN))
-    made, value = frame.ledger.rotate_token(token, OVERLAP_SECONDS)
+    made, value = frame.ledger.tokens.rotate(token, OVERLAP_SECONDS)
     return _page(frame, made=made, value=value)
 
 
@@ -90,7 +90,7 @@ def rotated_at(token: Token) -> str:
 
 def revoke_page(frame: PageFrame, token: str) -> Response:
     """Ask whether a token is to be revoked. Raises TokenUnknown."""
-    found = next((one for one in frame.ledger.list_tokens() if one.id == token), None)
+    found = next((one for one in frame.ledger.tokens.every() if one.id == token), None)
     if found is None:
         raise TokenUnknown(f"there is no token {token[:80]!a}")
     return frame.page("revoke.html", here="tokens", token=found, question=words.revoke(found.name))
@@ -99,7 +99,7 @@ def revoke_page(frame: PageFrame, token: str) -> Response:
 def revoke_token(frame: PageFrame, token: str) -> Response:
     """Revoke a token, and lead to the list. Raises TokenUnknown."""
     read_form(frame.engine.settings, ())
-    frame.ledger.revoke_token(token)
+    frame.ledger.tokens.revoke(token)
     return redirect("tokens")
 
 
@@ -126,7 +126,7 @@ def _page(
     now = time.time()
     rows = [
         TokenRow(token=one, since=rotated_at(one), state=_state(one, now), limits=_limits(one))
-        for one in frame.ledger.list_tokens()
+        for one in frame.ledger.tokens.every()
     ]
     return frame.page(
         "tokens.html",

@@ -83,7 +83,7 @@ def test_crossing_commits_reach_the_followers_too(server_ledger: Ledger) -> None
     ledger = server_ledger
     migration = ledger.create(OBJECT)[0]
     known = {migration.id: migration}
-    mark, found = ledger.mark(), []
+    mark, found = ledger.live.mark(), []
     with transaction(ledger) as first, transaction(ledger) as second:
         for step in (
             lambda: write_failure(first, migration.id, "first"),
@@ -93,7 +93,7 @@ def test_crossing_commits_reach_the_followers_too(server_ledger: Ledger) -> None
             lambda: None,
         ):
             step()
-            seen = ledger.look(known, mark)
+            seen = ledger.live.look(known, mark)
             mark = seen.mark
             found += [event.members["name"] for event in seen.events]
     assert found == ["first", "second"]
@@ -115,7 +115,7 @@ def test_an_ended_migration_waits_for_no_other_program(server_ledger: Ledger) ->
     could still write one before it."""
     ledger = server_ledger
     migration = ledger.create(OBJECT)[0]
-    mark = ledger.mark()
+    mark = ledger.live.mark()
     with transaction(ledger) as other:
         other.execute(text("SELECT pg_current_xact_id()"))
         ended = ledger.act(migration.id, "cancel")
@@ -124,7 +124,7 @@ def test_an_ended_migration_waits_for_no_other_program(server_ledger: Ledger) ->
             "accepted",
             "cancel",
         ]
-        seen = ledger.look({ended.id: ended}, mark)
+        seen = ledger.live.look({ended.id: ended}, mark)
         assert [event.kind for event in seen.events] == ["cancel"]
         other.rollback()
 
@@ -271,9 +271,9 @@ def test_events_are_read_by_an_index(open_ledger: Opened) -> None:
 def test_the_mark_is_the_newest_complete_event(ledger: Ledger) -> None:
     id = ledger.create(OBJECT)[0].id
     (first,) = ledger.events_after(id, START, ended=True)
-    assert ledger.mark() >= first.cursor
+    assert ledger.live.mark() >= first.cursor
     ledger.act(id, "pause")
     second = ledger.events_after(id, first.cursor, ended=True)[0]
-    assert first.cursor < second.cursor <= ledger.mark()
+    assert first.cursor < second.cursor <= ledger.live.mark()
     assert event_log.mark_of(True, 5) == EventCursor(0, 5)
     assert event_log.mark_of(False, 5) == EventCursor(4, LAST_NUMBER)

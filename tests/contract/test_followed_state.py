@@ -49,9 +49,9 @@ def migrations_in_every_state(one: Ledger, two: Ledger) -> list[Migration]:
     id = tree(one, 30, 40, 50)
     at_first.append(replace(one.migration(id), state="running", tally={}, listing="due"))
     first, second = one.claim(2, only=id)
-    one.record_upload(first, PINNED)
-    assert two.join_upload() is not None
-    two.take_part(first, "upload-1", PART)
+    one.uploads.record(first, PINNED)
+    assert two.uploads.join() is not None
+    two.uploads.take_part(first, "upload-1", PART)
     one.note_retried([(second, {**TROUBLE, "since": 5.0, "again": 9.0})])
     (ended,) = one.claim(1, only=at_first[1].id)
     one.settle([verified_end(ended, 7)])
@@ -69,7 +69,7 @@ def migrations_in_every_state(one: Ledger, two: Ledger) -> list[Migration]:
 def test_a_look_finds_what_reading_each_finds(open_ledger: Opened) -> None:
     one, two = open_ledger(), open_ledger()
     known = {migration.id: migration for migration in migrations_in_every_state(one, two)}
-    found = one.look(known, None)
+    found = one.live.look(known, None)
     assert {id: brief(migration) for id, migration in found.migrations.items()} == {
         id: brief(one.migration(id)) for id in known
     }
@@ -82,7 +82,7 @@ def test_a_look_finds_what_reading_each_finds(open_ledger: Opened) -> None:
 def test_a_deleted_migration_is_missing(ledger: Ledger) -> None:
     migration = ledger.create(OBJECT)[0]
     gone = replace(migration, id="gone")
-    found = ledger.look({migration.id: migration, gone.id: gone}, EventCursor())
+    found = ledger.live.look({migration.id: migration, gone.id: gone}, EventCursor())
     assert list(found.migrations) == [migration.id]
 
 
@@ -91,7 +91,7 @@ def test_followers_cost_two_statements_a_look(open_ledger: Opened) -> None:
     that comes costs its past events."""
     ledger = open_ledger()
     made = [ledger.create(OBJECT, str(number))[0] for number in range(4)]
-    watcher = Watcher(ledger, spawn=lambda run: None)
+    watcher = Watcher(ledger.live, spawn=lambda run: None)
     following = [watcher.subscribe([made[number % 4]]) for number in range(100)]
     with statements(ledger) as asked:
         watcher.turn()
@@ -116,14 +116,14 @@ def test_followers_cost_two_statements_a_look(open_ledger: Opened) -> None:
 def test_a_burst_of_events_leaves_out_the_oldest(ledger: Ledger) -> None:
     """So that one look reads no more than MOST_EVENTS."""
     migration = ledger.create(OBJECT)[0]
-    mark = ledger.mark()
+    mark = ledger.live.mark()
 
     def burst(connection: Any) -> None:
         for number in range(MOST_EVENTS + 5):
             write_event(connection, migration.id, EventKind.FAILED, {"name": str(number)})
 
     ledger.database.run(burst)
-    found = ledger.look({migration.id: migration}, mark)
+    found = ledger.live.look({migration.id: migration}, mark)
     assert found.has_left_out and len(found.events) == MOST_EVENTS
     assert found.events[-1].members["name"] == str(MOST_EVENTS + 4)
-    assert ledger.look({migration.id: migration}, found.mark).events == []
+    assert ledger.live.look({migration.id: migration}, found.mark).events == []

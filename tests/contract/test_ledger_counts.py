@@ -62,16 +62,16 @@ class Runner:
         """Start an upload for one of its claims, or move a part of it."""
         for claim in self.held[:1]:
             with suppress(LeaseLost):
-                if self.ledger.recorded_upload(claim) is None or number == 0:
+                if self.ledger.uploads.find(claim) is None or number == 0:
                     pinned = Version(30, '"e"')
                     begun = replace(UPLOAD, upload_id="u", part_bytes=PART, pinned=pinned)
-                    self.ledger.record_upload(claim, begun)
+                    self.ledger.uploads.record(claim, begun)
                 self._finish_part(claim)
 
     def share_upload(self, _: int) -> None:
         """Help with a claim of the other worker, or move a part of it."""
         if self.share is None:
-            self.share = self.ledger.join_upload(self.id)
+            self.share = self.ledger.uploads.join(self.id)
             if self.share is not None:
                 self.moving[self.share.claim.id] = self.share.first
         else:
@@ -87,22 +87,22 @@ class Runner:
             )
         )
         with suppress(LeaseLost, UploadGone):
-            following = self.ledger.take_part(claim, "u", done)
+            following = self.ledger.uploads.take_part(claim, "u", done)
             if following is not None:
                 self.moving[claim.id] = following
 
     def give_back(self, number: int) -> None:
         """Stop helping."""
         if self.share is not None:
-            self.ledger.release_parts(self.share.claim, resent=number)
+            self.ledger.uploads.release_parts(self.share.claim, resent=number)
             self.share = None
 
     def resume_upload(self, number: int) -> None:
         """Resume an upload of which the store has lost a part."""
         for claim in self.held[:1]:
             with suppress(LeaseLost):
-                if self.ledger.recorded_upload(claim) is not None:
-                    self.ledger.resume_upload(claim, "u", [1 + number % 3], 3)
+                if self.ledger.uploads.find(claim) is not None:
+                    self.ledger.uploads.resume(claim, "u", [1 + number % 3], 3)
 
     def lose_worker(self, _: int) -> None:
         """Be presumed dead, and return without knowing it."""
@@ -214,7 +214,7 @@ LOOKS: dict[str, Callable[[Ledger, str], object]] = {
     "no room": lambda ledger, id: ledger.settle_and_claim(
         (), ClaimRequest(all=9, large=9, only_large=9), id, [id]
     ),
-    "share": lambda ledger, id: ledger.join_upload(),
+    "share": lambda ledger, id: ledger.uploads.join(),
 }
 
 
@@ -230,7 +230,7 @@ def test_reading_a_status_costs_the_same_for_many_objects(tmp_path: Path, name: 
             ledger.limit(id, {"slots": 2})
             ledger.settle([verified_end(claim) for claim in ledger.claim(1)])
             claims = ledger.claim(2)
-            ledger.record_upload(
+            ledger.uploads.record(
                 claims[0],
                 replace(UPLOAD, upload_id="u", part_bytes=PART, pinned=Version(30, '"e"')),
             )

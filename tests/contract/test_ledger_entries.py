@@ -111,7 +111,7 @@ def test_a_proved_object_that_moves_again_is_still_ours(ledger: Ledger, verb: st
     id, listing = begin(ledger, [listed_object("a", digests={"crc32c": "aa"})])
     ledger.end_listing(listing)
     (claim,) = ledger.claim(1, only=id)
-    ledger.note_prior_states([(claim, PriorState(known=True))])
+    ledger.destinations.note_prior_states([(claim, PriorState(known=True))])
     ledger.list_again(id, anyway=True)
     ledger.end_listing(go_on(ledger, id, [listed_object("a", digests={"crc32c": "bb"})]))
     stored = Version(5, '"x"', "Sun, 15 Jun 2025 15:06:40 GMT", id="v1")
@@ -566,7 +566,7 @@ def test_a_cancelled_sent_object_gone_from_the_source_is_kept(
     ledger.end_listing(listing)
     kept, sent = ledger.claim(2)
     prior = PriorState(known=True, sent=Version(5, '"e"') if is_sent else None)
-    ledger.note_prior_states([(sent, prior)])
+    ledger.destinations.note_prior_states([(sent, prior)])
     ledger.settle([verified_end(kept), Settlement(sent, "hand_back")])
     ledger.act(id, "cancel")
     list_again(ledger, id, [listed_object("kept")])
@@ -808,13 +808,13 @@ def test_a_row_is_kept_until_its_leftovers_are_checked(
         ]
     )
     ledger.act(id, "cancel")
-    (orphan,) = ledger.orphans()
+    (orphan,) = ledger.destinations.orphans()
     assert (orphan.claim.id, orphan.claim.fence) == (b.id, b.fence)
     list_again(ledger, id, [listed_object("a")])
     assert rows(ledger, id).keys() == {"a", "b"}
     ledger.finish()
     assert ledger.migration(id).state == "partial"
-    ledger.note_removed(orphan)
+    ledger.destinations.note_removed(orphan)
     list_again(ledger, id, [listed_object("a")])
     assert rows(ledger, id) == {"a": "verified"}
     ledger.finish()
@@ -837,7 +837,7 @@ def test_the_next_claim_knows_a_leftover_elsewhere(ledger: Ledger, verb: str) ->
         return claims["a"]
 
     left, claim = {"https://b/a, upload 7": "An unfinished upload may remain"}, claim_first()
-    ledger.note_prior_states([(claim, PriorState(known=True))])
+    ledger.destinations.note_prior_states([(claim, PriorState(known=True))])
     ledger.settle([replace(verified_end(claim), verb=verb, remains=left)])
     ledger.finish()
     if verb == "unverified":

@@ -175,13 +175,13 @@ def test_f81_a_suspect_is_not_claimed_beside_parts_of_others(
     one, two = open_ledger(), open_ledger()
     tree(one, 5, 30)
     suspect, shared = one.claim(2)
-    one.record_upload(shared, PINNED_UPLOAD)
-    share = two.join_upload()
+    one.uploads.record(shared, PINNED_UPLOAD)
+    share = two.uploads.join()
     assert share is not None
     hand_back_suspect(one, suspect)
     assert two.claim(2) == []
     assert one.claim(2, alone=False) == []
-    two.release_parts(share.claim)
+    two.uploads.release_parts(share.claim)
     assert [claim.id for claim in two.claim(2)] == [suspect.id]
 
 
@@ -208,14 +208,14 @@ def test_parts_of_a_failed_object_are_free_on_retry(open_ledger: Opened) -> None
     one, two = open_ledger(), open_ledger()
     id = tree(one, 30)
     (claim,) = one.claim(1)
-    one.record_upload(claim, PINNED_UPLOAD)
-    assert one.take_part(claim, "upload-1", None) == 1
+    one.uploads.record(claim, PINNED_UPLOAD)
+    assert one.uploads.take_part(claim, "upload-1", None) == 1
     one.settle([Settlement(claim, "failed", error={"code": "x"})])
     one.finish()
     one.act(id, "retry")
     (again,) = two.claim(1)
-    assert two.outstanding_parts(again) == {1: False}
-    assert [two.take_part(again, "upload-1", None) for _ in range(4)] == [2, 3, 1, None]
+    assert two.uploads.outstanding_parts(again) == {1: False}
+    assert [two.uploads.take_part(again, "upload-1", None) for _ in range(4)] == [2, 3, 1, None]
 
 
 def test_f81_claims_of_an_unregistered_worker_are_freed(open_ledger: Opened) -> None:
@@ -271,7 +271,7 @@ def test_f59_an_upload_is_recorded_before_it_is_created(open_ledger: Opened) -> 
     tree(one, 30)
     (mine,) = one.claim(1)
     before = time.time()
-    one.record_upload(
+    one.uploads.record(
         mine,
         UploadRecord(
             upload_id="", checked=False, place="s3://b/x", etag='"e"', size=30, part_bytes=10
@@ -280,7 +280,7 @@ def test_f59_an_upload_is_recorded_before_it_is_created(open_ledger: Opened) -> 
     one.renew(-1)
     two.reclaim()
     (yours,) = two.claim(1)
-    found = two.recorded_upload(yours)
+    found = two.uploads.find(yours)
     assert found is not None
     assert (found.upload_id, found.parts) == ("", ())
     assert before <= found.at <= time.time()

@@ -171,9 +171,9 @@ def test_a_worker_moves_the_migrations_of_its_claims(open_ledger: Opened, held: 
         assert one.claim_listing() is not None
     else:
         (claim,) = one.claim(1)
-        one.record_upload(claim, replace(UPLOAD, pinned=Version(30, '"e"', id="v1")))
+        one.uploads.record(claim, replace(UPLOAD, pinned=Version(30, '"e"', id="v1")))
     if held == "a part":
-        assert two.join_upload() is not None
+        assert two.uploads.join() is not None
         one.leave()
     assert three.has_worker(id)
     (two if held == "a part" else one).leave()
@@ -321,8 +321,8 @@ def test_a_cancelled_migration_keeps_credentials_for_cleanup(
     ledger.database.run(lambda c: c.execute(lapsed.values(lapses=1)))
     ledger.finish()
     assert ledger.secret(id) is not None
-    (orphan,) = ledger.orphans()
-    ledger.note_removed(orphan)
+    (orphan,) = ledger.destinations.orphans()
+    ledger.destinations.note_removed(orphan)
     ledger.finish()
     assert ledger.secret(id) is None
 

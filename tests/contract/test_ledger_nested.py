@@ -95,7 +95,7 @@ def assert_doubted(found: Claim) -> None:
 def test_a_nested_migration_knows_leftovers_of_the_other(ledger: Ledger, pair: str) -> None:
     first, second = PAIRS[pair]
     left = claim(ledger, accept(ledger, first, "changed"))
-    ledger.note_prior_states([(left, PriorState(known=True, sent=SENT))])
+    ledger.destinations.note_prior_states([(left, PriorState(known=True, sent=SENT))])
     fail(ledger, left, remains=REMAINS)
     id = accept(ledger, second, "skip")
     found = claim(ledger, id)
@@ -118,7 +118,7 @@ def test_an_object_that_its_source_named_is_known_by_its_place(
             fail(ledger, claim(ledger, id))
         left = claim(ledger, accept(ledger, ("https://h/to/a%20b/", ""), "overwrite"))
         if noted:
-            ledger.note_prior_states([(left, PriorState(known=False, place=place))])
+            ledger.destinations.note_prior_states([(left, PriorState(known=False, place=place))])
         fail(ledger, left, remains={} if noted else {place: "something"})
         if again:
             ledger.act(id, "retry")
@@ -154,7 +154,7 @@ def test_a_skip_of_a_source_named_object_is_judged_by_place(
 def test_unrelated_places_know_no_leftovers(ledger: Ledger, pair: str) -> None:
     first, second = APART[pair]
     left = claim(ledger, accept(ledger, first, "changed"))
-    ledger.note_prior_states([(left, PriorState(known=True, sent=SENT))])
+    ledger.destinations.note_prior_states([(left, PriorState(known=True, sent=SENT))])
     fail(ledger, left, remains=REMAINS)
     found = claim(ledger, accept(ledger, second, "skip"))
     assert (found.before, found.remains) == (None, {})
@@ -166,7 +166,7 @@ def test_a_repeated_command_learns_of_leftovers_of_another(ledger: Ledger, pair:
     id = accept(ledger, second, "skip")
     fail(ledger, claim(ledger, id))
     left = claim(ledger, accept(ledger, first, "changed"))
-    ledger.note_prior_states([(left, PriorState(known=True, sent=SENT))])
+    ledger.destinations.note_prior_states([(left, PriorState(known=True, sent=SENT))])
     fail(ledger, left, remains=REMAINS)
     ledger.act(id, "retry")
     assert_doubted(claim(ledger, id))
@@ -185,7 +185,7 @@ def test_an_overwrite_of_a_lost_worker_is_known_to_the_other(open_ledger: Opened
 def test_another_object_in_the_remotes_folder_has_no_leftover(ledger: Ledger) -> None:
     """Its source names it."""
     left = claim(ledger, accept(ledger, ("dav:", ""), "changed"))
-    ledger.note_prior_states([(left, PriorState(known=True, place="dav:x"))])
+    ledger.destinations.note_prior_states([(left, PriorState(known=True, place="dav:x"))])
     fail(ledger, left)
     assert claim(ledger, accept(ledger, ("dav:", ""), "skip", "b")).before is None
 
@@ -205,7 +205,7 @@ def test_an_object_that_another_migration_stored_is_no_piece(
     found = claim(two, accept(two, theirs, "overwrite", "b"))
     two.settle([replace(verified_end(found), verb=verb)])
     two.act(id, "cancel")
-    (orphan,) = two.orphans(id)
+    (orphan,) = two.destinations.orphans(id)
     assert orphan.before is not None
     assert orphan.before.arrived
 
@@ -220,6 +220,6 @@ def test_an_object_at_another_place_has_not_arrived(open_ledger: Opened, pair: s
     assert two.reclaim() == 1
     two.settle([verified_end(claim(two, accept(two, theirs, "overwrite", "b")))])
     two.act(id, "cancel")
-    (orphan,) = two.orphans(id)
+    (orphan,) = two.destinations.orphans(id)
     assert orphan.before is not None
     assert not orphan.before.arrived

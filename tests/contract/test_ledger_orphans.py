@@ -19,9 +19,9 @@ def leave_upload(ledger: Ledger, *, verb: str = "hand_back") -> tuple[str, Claim
     the claim."""
     id = tree(ledger, 30)
     (claim,) = ledger.claim(1)
-    ledger.record_upload(claim, UPLOAD)
-    assert ledger.take_part(claim, "upload-1", None) == 1
-    ledger.take_part(claim, "upload-1", PART)
+    ledger.uploads.record(claim, UPLOAD)
+    assert ledger.uploads.take_part(claim, "upload-1", None) == 1
+    ledger.uploads.take_part(claim, "upload-1", PART)
     assert (
         ledger.settle([Settlement(claim, verb, error={"code": "x"} if verb == "failed" else None)])
         == []
@@ -31,9 +31,9 @@ def leave_upload(ledger: Ledger, *, verb: str = "hand_back") -> tuple[str, Claim
 
 def test_an_upload_of_a_cancelled_migration_is_an_orphan(ledger: Ledger) -> None:
     id, claim = leave_upload(ledger)
-    assert ledger.orphans() == []
+    assert ledger.destinations.orphans() == []
     ledger.act(id, "cancel")
-    (orphan,) = ledger.orphans()
+    (orphan,) = ledger.destinations.orphans()
     assert (orphan.claim.id, orphan.claim.name, orphan.claim.fence) == (
         claim.id,
         "000",
@@ -41,12 +41,12 @@ def test_an_upload_of_a_cancelled_migration_is_an_orphan(ledger: Ledger) -> None
     )
     assert orphan.upload is not None
     assert (orphan.upload.upload_id, orphan.upload.place) == ("upload-1", "s3://b/x")
-    assert ledger.orphans(id) == [orphan]
-    assert ledger.orphans("another") == []
-    assert ledger.orphans(but=[claim.id]) == []
-    ledger.note_removed(orphan)
-    assert ledger.orphans() == []
-    assert ledger.recorded_upload(claim) is None
+    assert ledger.destinations.orphans(id) == [orphan]
+    assert ledger.destinations.orphans("another") == []
+    assert ledger.destinations.orphans(but=[claim.id]) == []
+    ledger.destinations.note_removed(orphan)
+    assert ledger.destinations.orphans() == []
+    assert ledger.uploads.find(claim) is None
     assert ledger.migration(id).in_parts == 0
 
 
@@ -55,21 +55,21 @@ def test_an_orphan_of_a_lost_worker_needs_no_upload(open_ledger: Opened) -> None
     id = tree(one, 5, 6)
     (claim,) = one.claim(1)
     two.act(id, "cancel")
-    assert two.orphans() == []  # it may still be created
+    assert two.destinations.orphans() == []  # it may still be created
     one.renew(-1)
     assert two.reclaim() == 1
-    (orphan,) = two.orphans()
+    (orphan,) = two.destinations.orphans()
     assert (orphan.claim.id, orphan.upload) == (claim.id, None)
-    two.note_removed(orphan)
-    assert two.orphans() == []
+    two.destinations.note_removed(orphan)
+    assert two.destinations.orphans() == []
     assert states(two, id) == ["cancelled", "cancelled"]
 
 
 def test_a_failed_object_waits_before_it_is_an_orphan(ledger: Ledger) -> None:
     _, claim = leave_upload(ledger, verb="failed")
     ledger.finish()
-    assert ledger.orphans() == []
-    (orphan,) = ledger.orphans(kept=-1)
+    assert ledger.destinations.orphans() == []
+    (orphan,) = ledger.destinations.orphans(kept=-1)
     assert orphan.claim.id == claim.id
 
 
@@ -77,10 +77,10 @@ def test_a_failed_object_of_a_running_migration_is_not_an_orphan(ledger: Ledger)
     """It failed long ago, and the migration still runs, or is listed again by its command: a retry
     resumes the upload."""
     id, _ = leave_upload(ledger, verb="failed")
-    assert ledger.orphans(kept=-1) == []
+    assert ledger.destinations.orphans(kept=-1) == []
     ledger.finish()
     ledger.list_again(id)
-    assert (states(ledger, id), ledger.orphans(kept=-1)) == (["failed"], [])
+    assert (states(ledger, id), ledger.destinations.orphans(kept=-1)) == (["failed"], [])
 
 
 def test_a_quarantined_row_becomes_an_orphan_like_any_failed(
@@ -90,34 +90,34 @@ def test_a_quarantined_row_becomes_an_orphan_like_any_failed(
     id = tree(one, 30)
     for _ in range(5):
         (claim,) = one.claim(1)
-        one.record_upload(claim, UPLOAD)
+        one.uploads.record(claim, UPLOAD)
         one.renew(-1)
         two.reclaim()
         one.renew()
     assert states(two, id) == ["failed"]
     two.finish()
-    assert two.orphans() == []
-    assert [orphan.claim.id for orphan in two.orphans(kept=-1)] == [claim.id]
+    assert two.destinations.orphans() == []
+    assert [orphan.claim.id for orphan in two.destinations.orphans(kept=-1)] == [claim.id]
 
 
 def test_a_queued_or_arrived_object_is_not_an_orphan(ledger: Ledger) -> None:
     leave_upload(ledger)
     (claim,) = ledger.claim(1)
     ledger.settle([verified_end(claim, 30)])
-    assert ledger.orphans(kept=-1) == []
+    assert ledger.destinations.orphans(kept=-1) == []
 
 
 @pytest.mark.parametrize("fresh", ["upload-2", "upload-1"], ids=["restarted", "resumed"])
 def test_a_concurrent_retry_keeps_its_state(ledger: Ledger, fresh: str) -> None:
     id, _ = leave_upload(ledger)
     ledger.act(id, "cancel")
-    (orphan,) = ledger.orphans()
+    (orphan,) = ledger.destinations.orphans()
     ledger.act(id, "retry")
     (claim,) = ledger.claim(1)
     if fresh != UPLOAD.upload_id:
-        ledger.record_upload(claim, replace(UPLOAD, upload_id=fresh))
-    ledger.note_removed(orphan)
-    found = ledger.recorded_upload(claim)
+        ledger.uploads.record(claim, replace(UPLOAD, upload_id=fresh))
+    ledger.destinations.note_removed(orphan)
+    found = ledger.uploads.find(claim)
     assert found is not None
     assert found.upload_id == fresh
 
@@ -125,10 +125,10 @@ def test_a_concurrent_retry_keeps_its_state(ledger: Ledger, fresh: str) -> None:
 def test_the_same_upload_found_twice_is_removed_once(ledger: Ledger) -> None:
     id, _ = leave_upload(ledger)
     ledger.act(id, "cancel")
-    (orphan,) = ledger.orphans()
-    ledger.note_removed(orphan)
-    ledger.note_removed(orphan)
-    assert ledger.orphans() == []
+    (orphan,) = ledger.destinations.orphans()
+    ledger.destinations.note_removed(orphan)
+    ledger.destinations.note_removed(orphan)
+    assert ledger.destinations.orphans() == []
     assert states(ledger, id) == ["cancelled"]
 
 
@@ -145,9 +145,9 @@ def test_leftovers_of_a_lost_worker_are_kept_until_removed(
     two.reset_crash_counts(id)
     for verb in (*verbs, "cancel"):
         two.act(id, verb)
-    (orphan,) = two.orphans()
-    two.note_removed(orphan)
-    assert two.orphans() == []
+    (orphan,) = two.destinations.orphans()
+    two.destinations.note_removed(orphan)
+    assert two.destinations.orphans() == []
 
 
 def test_a_lost_claim_ended_with_its_lease(open_ledger: Opened) -> None:
@@ -162,7 +162,7 @@ def test_a_lost_claim_ended_with_its_lease(open_ledger: Opened) -> None:
     two.list_again(id)
     relist_tree(two, id)
     two.act(id, "cancel")
-    (orphan,) = two.orphans()
+    (orphan,) = two.destinations.orphans()
     assert orphan.ended == pytest.approx(time.time() - 3600, abs=60)
 
 
@@ -188,7 +188,7 @@ def test_a_failure_without_leftovers_needs_no_inspection(
     (claim,) = two.claim(1)
     two.settle([Settlement(claim, "failed", error={"code": "not-found"}, rid=rid, remains=remains)])
     two.finish()
-    assert len(two.orphans(kept=-1)) == lapses
+    assert len(two.destinations.orphans(kept=-1)) == lapses
     two.act(id, "retry")
     assert [again.crash_count for again in two.claim(1)] == [lapses]
 
@@ -199,4 +199,4 @@ def test_a_failure_with_leftovers_is_an_orphan(ledger: Ledger) -> None:
     assert claim.crash_count == 0
     ledger.settle([Settlement(claim, "failed", error={"code": "x"}, remains={"place": "x"})])
     ledger.finish()
-    assert [orphan.claim.id for orphan in ledger.orphans(kept=-1)] == [claim.id]
+    assert [orphan.claim.id for orphan in ledger.destinations.orphans(kept=-1)] == [claim.id]

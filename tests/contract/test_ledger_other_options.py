@@ -43,7 +43,7 @@ def lose_at_work(open_ledger: Opened, spec: Spec) -> Ledger:
     id = list_tree(one, spec)
     learn_empty(one, id, True)  # then nothing need be recorded before bytes are sent
     claims = {claim.name: claim for claim in one.claim(9, id)}
-    one.note_prior_states(
+    one.destinations.note_prior_states(
         [
             (claims["noted"], PriorState(known=True, version=THERE)),
             (claims["arrived"], PriorState(known=True)),
@@ -181,7 +181,7 @@ def fail_claim(open_ledger: Opened, ledger: Ledger, claim: Claim) -> None:
 
 def hand_back_claim(open_ledger: Opened, ledger: Ledger, claim: Claim) -> None:
     """Record the prior state of a claim, and hand it back, as at Ctrl-C."""
-    ledger.note_prior_states([(claim, PriorState(known=True))])
+    ledger.destinations.note_prior_states([(claim, PriorState(known=True))])
     ledger.settle([Settlement(claim, "hand_back")])
 
 

@@ -61,7 +61,7 @@ def test_groups_are_found_and_counted(ledger: Ledger) -> None:
     ledger.act(ids[0], "pause")
     ledger.pause_for(ids[1], DENIED)
     ledger.act(ids[2], "cancel")
-    groups = ledger.group_counts(EVERYTHING)
+    groups = ledger.overview.group_counts(EVERYTHING)
     assert groups == {
         Group.ALL: 4,
         Group.RUNNING: 1,
@@ -70,7 +70,7 @@ def test_groups_are_found_and_counted(ledger: Ledger) -> None:
         Group.ENDED: 1,
     }
     for group, number in groups.items():
-        found = ledger.find_migrations(MigrationSearch(group=group), EVERYTHING)
+        found = ledger.overview.find_migrations(MigrationSearch(group=group), EVERYTHING)
         assert len(found) == number, group
         assert [one.number for one in found] == sorted((one.number for one in found), reverse=True)
 
@@ -81,7 +81,8 @@ def test_a_search_takes_every_character_as_itself(ledger: Ledger) -> None:
 
     def search(text: str) -> list[str]:
         return [
-            one.source[4:] for one in ledger.find_migrations(MigrationSearch(text=text), EVERYTHING)
+            one.source[4:]
+            for one in ledger.overview.find_migrations(MigrationSearch(text=text), EVERYTHING)
         ]
 
     assert search("a%b") == ["a%b"]
@@ -93,10 +94,14 @@ def test_a_search_takes_every_character_as_itself(ledger: Ledger) -> None:
 def test_pages_of_the_list_do_not_overlap(ledger: Ledger) -> None:
     for number in range(5):
         ledger.create(replace(TREE, source=f"old:{number}", places=None))
-    first = ledger.find_migrations(MigrationSearch(limit=3), EVERYTHING)
-    rest = ledger.find_migrations(MigrationSearch(limit=3, before=first[-1].number), EVERYTHING)
+    first = ledger.overview.find_migrations(MigrationSearch(limit=3), EVERYTHING)
+    rest = ledger.overview.find_migrations(
+        MigrationSearch(limit=3, before=first[-1].number), EVERYTHING
+    )
     assert [one.number for one in (*first, *rest)] == [5, 4, 3, 2, 1]
-    assert [one.number for one in ledger.migrations_by_name(["4", "2", "99"], EVERYTHING)] in (
+    assert [
+        one.number for one in ledger.overview.migrations_by_name(["4", "2", "99"], EVERYTHING)
+    ] in (
         [4, 2],
         [2, 4],
     )
@@ -106,28 +111,28 @@ def test_objects_are_filtered(ledger: Ledger) -> None:
     id = end_some(ledger)
 
     def names(**filters: str) -> list[str]:
-        return [row.name for row in ledger.find_objects(id, ObjectSearch(**filters)).rows]  # type: ignore[arg-type]
+        return [row.name for row in ledger.overview.find_objects(id, ObjectSearch(**filters)).rows]  # type: ignore[arg-type]
 
     assert names(state="failed") == ["002", "003", "004", "005"]
     assert names(reason="destination:key-too-long") == ["005"]
     assert names(level="whole_digest") == ["000", "001"]
     assert names(prefix="00") == [f"00{n}" for n in range(6)] and names(prefix="003") == ["003"]
     assert names(prefix="%") == []
-    first = ledger.find_objects(id, ObjectSearch(limit=4))
-    rest = ledger.find_objects(id, ObjectSearch(limit=4, after=first.next or 0))
+    first = ledger.overview.find_objects(id, ObjectSearch(limit=4))
+    rest = ledger.overview.find_objects(id, ObjectSearch(limit=4, after=first.next or 0))
     assert [row.name for row in (*first.rows, *rest.rows)] == [f"00{n}" for n in range(6)]
     assert rest.next is None
-    row = ledger.one_object(id, first.rows[0].id)
+    row = ledger.overview.one_object(id, first.rows[0].id)
     assert row is not None and row.receipt == {"level": "whole_digest"}
-    assert ledger.one_object("other", first.rows[0].id) is None
+    assert ledger.overview.one_object("other", first.rows[0].id) is None
 
 
 def test_a_filter_looks_at_a_window(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(overview, "WINDOW", 4)
     id = end_some(ledger)
-    first = ledger.find_objects(id, ObjectSearch(prefix="005"))
+    first = ledger.overview.find_objects(id, ObjectSearch(prefix="005"))
     assert first.rows == () and first.next is not None
-    rest = ledger.find_objects(id, ObjectSearch(prefix="005", after=first.next))
+    rest = ledger.overview.find_objects(id, ObjectSearch(prefix="005", after=first.next))
     assert [row.name for row in rest.rows] == ["005"] and rest.next is None
 
 
@@ -142,8 +147,8 @@ def test_a_page_costs_few_queries(ledger: Ledger, statements: list[str]) -> None
         return len(found)
 
     statements.clear()
-    ledger.find_migrations(MigrationSearch(limit=51), EVERYTHING)
-    ledger.group_counts(EVERYTHING)
+    ledger.overview.find_migrations(MigrationSearch(limit=51), EVERYTHING)
+    ledger.overview.group_counts(EVERYTHING)
     assert count_queries() <= 5
     ledger.migration(id)
     ledger.reasons(id)
@@ -154,9 +159,9 @@ def test_the_page_of_a_tenant_has_only_its_own(ledger: Ledger) -> None:
     ours, _ = ledger.create(TREE, tenant="acme")
     ledger.create(TREE)
     acme = Viewer(tenant="acme")
-    assert [one.id for one in ledger.find_migrations(MigrationSearch(), acme)] == [ours.id]
+    assert [one.id for one in ledger.overview.find_migrations(MigrationSearch(), acme)] == [ours.id]
     names = ["acme:1", "default:1", "2"]
-    assert [one.id for one in ledger.migrations_by_name(names, acme)] == [ours.id]
-    assert [one.name for one in ledger.migrations_by_name(["1"], EVERYTHING)] == ["1"]
-    assert ledger.group_counts(acme)[Group.ALL] == 1
-    assert ledger.group_counts(EVERYTHING)[Group.ALL] == 2
+    assert [one.id for one in ledger.overview.migrations_by_name(names, acme)] == [ours.id]
+    assert [one.name for one in ledger.overview.migrations_by_name(["1"], EVERYTHING)] == ["1"]
+    assert ledger.overview.group_counts(acme)[Group.ALL] == 1
+    assert ledger.overview.group_counts(EVERYTHING)[Group.ALL] == 2

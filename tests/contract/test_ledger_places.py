@@ -86,7 +86,7 @@ def leave(ledger: Ledger, at: Place) -> str:
     """Fail a migration of an object that was sent; return its id."""
     id = accept(ledger, at, "changed")
     found = claim(ledger, id)
-    ledger.note_prior_states([(found, PriorState(known=True, sent=SENT))])
+    ledger.destinations.note_prior_states([(found, PriorState(known=True, sent=SENT))])
     fail(ledger, found)
     return id
 
@@ -105,7 +105,7 @@ def test_one_place_of_two_names_has_one_object(ledger: Ledger, pair: str) -> Non
     ledger.act(again, "retry")
     assert is_doubted(claim(ledger, again))
     if not second[2]:
-        state = ledger.find_unproved_at(spec_of(second, "c", "skip"))
+        state = ledger.destinations.find_unproved(spec_of(second, "c", "skip"))
         assert state is not None and not state.known
 
 
@@ -115,7 +115,7 @@ def test_two_places_of_one_name_have_two_objects(ledger: Ledger, pair: str) -> N
     leave(ledger, first)
     assert claim(ledger, accept(ledger, second, "skip", "b")).before is None
     if not second[2]:
-        assert ledger.find_unproved_at(spec_of(second, "c", "skip")) is None
+        assert ledger.destinations.find_unproved(spec_of(second, "c", "skip")) is None
 
 
 @pytest.mark.parametrize("is_older", [(True, False), (False, True), (True, True)])
@@ -140,7 +140,7 @@ def test_the_place_of_an_older_row_is_learned_when_it_resumes(ledger: Ledger) ->
     spec = spec_of(SINGLE, "a", "changed")
     id = ledger.create(replace(spec, place=None))[0].id
     found = claim(ledger, id)
-    ledger.note_prior_states([(found, PriorState(known=True, sent=SENT))])
+    ledger.destinations.note_prior_states([(found, PriorState(known=True, sent=SENT))])
     fail(ledger, found)
     assert ledger.create(spec, go_on=True)[0].id == id
     assert is_doubted(claim(ledger, accept(ledger, TREE, "skip", "b")))
@@ -149,11 +149,13 @@ def test_the_place_of_an_older_row_is_learned_when_it_resumes(ledger: Ledger) ->
 def test_a_name_that_its_source_gave_is_known_at_the_place(ledger: Ledger) -> None:
     later: Place = ("web:d/", ("H", "/d/"), "")
     left = claim(ledger, accept(ledger, later, "overwrite"))
-    ledger.note_prior_states([(left, PriorState(known=False, place="http://h/d/a%20b"))])
+    ledger.destinations.note_prior_states(
+        [(left, PriorState(known=False, place="http://h/d/a%20b"))]
+    )
     fail(ledger, left)
     assert is_doubted(claim(ledger, accept(ledger, TREE, "skip", "b")))
     assert is_doubted(claim(ledger, accept(ledger, URL, "skip", "b")))
-    state = ledger.find_unproved_at(spec_of(later, "c", "skip"), "http://h/d/a%20b")
+    state = ledger.destinations.find_unproved(spec_of(later, "c", "skip"), "http://h/d/a%20b")
     assert state is not None and not state.known
 
 

@@ -81,7 +81,7 @@ def test_a_foreign_plan_is_an_unknown_one(ledger: Ledger) -> None:
 def test_each_kind_of_worker_has_its_own_plans(ledger: Ledger, open_ledger: Opened) -> None:
     ours = plan(ledger)
     server = open_ledger()
-    server.worker = replace(server.worker, kind=SERVER)
+    server.access = replace(server.access, worker=replace(server.worker, kind=SERVER))
     assert server.plans.newest(9, ACME) == [] and server.plans.claim() is None
     with pytest.raises(PlanUnknown):
         server.plans.one(ours.id, ACME)
@@ -242,11 +242,11 @@ def test_an_unstarted_plan_keeps_credentials_a_day(ledger: Ledger) -> None:
 
 def test_the_secrets_of_the_oldest_plan_leave_the_log(ledger: Ledger) -> None:
     """SQLite's write-ahead log may hold what a new plan has deleted."""
-    ledger._log.has_secrets = False
+    ledger.access.log.has_secrets = False
     plan(ledger)
-    assert ledger._log.has_secrets
+    assert ledger.access.log.has_secrets
     ledger.finish()
-    assert not ledger._log.has_secrets
+    assert not ledger.access.log.has_secrets
 
 
 def test_a_deleted_plan_leaves_nothing(ledger: Ledger) -> None:
@@ -287,10 +287,10 @@ def test_the_measured_migration_is_of_the_same_stores(ledger: Ledger) -> None:
     id = tree(ledger, 5)
     ledger.settle([verified_end(claim) for claim in ledger.claim(1, id)])
     assert ledger.plans.find_measured(made) == []
-    ledger.write_samples({id: Traffic(moved=5)})
+    ledger.live.write_samples({id: Traffic(moved=5)})
     ledger.finish()
     ((found, samples),) = ledger.plans.find_measured(made)
-    assert (found.id, samples) == (id, ledger.samples(id)) and samples
+    assert (found.id, samples) == (id, ledger.live.samples(id)) and samples
     assert ledger.plans.find_measured(plan(ledger, tenant="acme")) == []
     elsewhere = replace(TREE, destination="c:photos")
     other = ledger.plans.create(elsewhere, None, tenant="default")
@@ -319,7 +319,7 @@ def test_a_migration_of_an_older_relay_is_no_newest_one(
     for _ in range(2):
         ids.append(tree(ledger, 5))
         ledger.settle([verified_end(claim) for claim in ledger.claim(1, ids[-1])])
-        ledger.write_samples({ids[-1]: Traffic(moved=5)})
+        ledger.live.write_samples({ids[-1]: Traffic(moved=5)})
         ledger.finish()
     older = update(migrations).where(migrations.c.id == ids[0]).values(ordinal=None)
     ledger.database.run(lambda c: c.execute(older))

@@ -64,7 +64,7 @@ def test_a_name_means_the_same_to_each_reader(ledger: Ledger) -> None:
         assert len(shown) == 2
         names = [one.name for one in shown]
         assert [ledger.migration(name, viewer).id for name in names] == [one.id for one in shown]
-        found = ledger.migrations_by_name(names, viewer)
+        found = ledger.overview.migrations_by_name(names, viewer)
         assert {one.id for one in found} == {ours.id, theirs.id}
     assert ledger.migration("acme:1", ACME).id == ours.id
 

@@ -27,7 +27,7 @@ NOW = 1_800_000_000.0
 def make(ledger: Ledger, name: str = "ops", **more: Any) -> tuple[tokens.Token, str]:
     """Create a token of the tenant acme."""
     wanted = {"tenant": "acme", "scope": Scope.SUBMIT, "limits": TokenLimits()} | more
-    return ledger.create_token(name, **wanted)
+    return ledger.tokens.create(name, **wanted)
 
 
 def live_at(ledger: Ledger, now: float) -> list[str]:
@@ -47,7 +47,7 @@ def test_a_token_has_its_form_and_its_checksum() -> None:
 
 def test_the_ledger_keeps_only_the_hash(ledger: Ledger) -> None:
     made, value = make(ledger, limits=TokenLimits(slots=3, remotes=("new:*",)))
-    assert ledger.list_tokens() == [made]
+    assert ledger.tokens.every() == [made]
     assert (made.name, made.tenant, made.scope) == ("ops", "acme", Scope.SUBMIT)
     assert made.limits == TokenLimits(slots=3, remotes=("new:*",))
     row = ledger.database.run(lambda c: c.execute(select(token_rows)).one(), write=False)
@@ -61,50 +61,50 @@ def test_only_one_valid_token_has_a_name(ledger: Ledger) -> None:
     make(ledger)
     with pytest.raises(TokenExists):
         make(ledger)
-    ledger.revoke_token("ops")
+    ledger.tokens.revoke("ops")
     second, _ = make(ledger)
-    assert len(ledger.list_tokens()) == 2
-    assert ledger.revoke_token("ops").id == second.id
+    assert len(ledger.tokens.every()) == 2
+    assert ledger.tokens.revoke("ops").id == second.id
     for name in ("", "two words", "a" * 65, "-x", "x\n"):
         with pytest.raises(ConfigError):
             make(ledger, name)
     with pytest.raises(ConfigError):
         make(ledger, "other", tenant="a/b")
     with pytest.raises(TokenUnknown):
-        ledger.revoke_token("nosuch")
+        ledger.tokens.revoke("nosuch")
 
 
 def test_a_rotated_token_is_valid_for_the_overlap(ledger: Ledger) -> None:
     made, first = make(ledger)
     begun = time.time()
-    rotated, second = ledger.rotate_token("ops", 100.0)
+    rotated, second = ledger.tokens.rotate("ops", 100.0)
     assert rotated.id == made.id == id_in(second)
     assert rotated.hashes(begun + 50) == (hash_of(second), hash_of(first))
     assert rotated.hashes(begun + 200) == (hash_of(second),)
-    again, third = ledger.rotate_token("ops", 100.0)
+    again, third = ledger.tokens.rotate("ops", 100.0)
     assert again.hashes(begun + 50) == (hash_of(third), hash_of(second))
-    ledger.revoke_token("ops")
+    ledger.tokens.revoke("ops")
     with pytest.raises(TokenUnknown):
-        ledger.rotate_token("ops", 0.0)
+        ledger.tokens.rotate("ops", 0.0)
 
 
 def test_live_tokens_are_neither_revoked_nor_expired(ledger: Ledger) -> None:
-    assert ledger.live_tokens() == tokens.LiveTokens(tokens=(), ever=False)
+    assert ledger.tokens.live() == tokens.LiveTokens(tokens=(), ever=False)
     make(ledger, "always")
     make(ledger, "until", expires=NOW)
     assert sorted(live_at(ledger, NOW - 1)) == ["always", "until"]
     assert live_at(ledger, NOW) == ["always"]
-    ledger.revoke_token("always")
+    ledger.tokens.revoke("always")
     assert live_at(ledger, NOW) == []
-    assert ledger.live_tokens().ever
+    assert ledger.tokens.live().ever
     for name in ("always", "until"):
-        ledger.forget_token(name)
-    assert not ledger.live_tokens().ever
+        ledger.tokens.forget(name)
+    assert not ledger.tokens.live().ever
 
 
 def test_limits_of_a_token_change_one_by_one(ledger: Ledger) -> None:
     make(ledger, limits=TokenLimits(slots=3, migrations=5))
-    changed = ledger.limit_token("ops", {"slots": None, "hosts": ("*.example.com",)})
+    changed = ledger.tokens.limit("ops", {"slots": None, "hosts": ("*.example.com",)})
     assert changed.limits == TokenLimits(migrations=5, hosts=("*.example.com",))
     assert TokenLimits.from_json({"slots": 1, "of a newer relay": 2}) == TokenLimits(slots=1)
 
@@ -112,8 +112,8 @@ def test_limits_of_a_token_change_one_by_one(ledger: Ledger) -> None:
 def test_a_use_is_noted_and_never_set_back(ledger: Ledger) -> None:
     made, _ = make(ledger)
     for at in (NOW, NOW - 50, NOW + 50):
-        ledger.note_token_use(made.id, at)
-    assert ledger.list_tokens()[0].last_used == NOW + 50
+        ledger.tokens.note_use(made.id, at)
+    assert ledger.tokens.every()[0].last_used == NOW + 50
 
 
 def test_a_token_has_a_most_of_unfinished_migrations(ledger: Ledger) -> None:
@@ -181,21 +181,21 @@ def test_a_retry_begins_a_migration_of_its_token(ledger: Ledger) -> None:
 
 def look_up(ledger: Ledger, hash: str) -> session_rows.SessionRow | None:
     """Return a session's row."""
-    return ledger.session(hash)
+    return ledger.sessions.look_up(hash)
 
 
 def test_a_session_ends_with_its_token_row(ledger: Ledger) -> None:
     made, value = make(ledger)
-    ledger.start_session("a" * 64, made.id, hash_of(value), NOW)
+    ledger.sessions.start("a" * 64, made.id, hash_of(value), NOW)
     row = look_up(ledger, "a" * 64)
     assert row is not None
     assert (row.token_id, row.token_hash, row.seen) == (made.id, hash_of(value), NOW)
-    ledger.note_session("a" * 64, NOW + 100)
-    ledger.note_session("a" * 64, NOW + 50)
+    ledger.sessions.note_request("a" * 64, NOW + 100)
+    ledger.sessions.note_request("a" * 64, NOW + 50)
     row = look_up(ledger, "a" * 64)
     assert row is not None
     assert row.seen == NOW + 100
-    ledger.forget_token("ops")
+    ledger.tokens.forget("ops")
     assert look_up(ledger, "a" * 64) is None
 
 
@@ -208,25 +208,25 @@ def test_a_session_ends_idle_and_after_a_week(ledger: Ledger) -> None:
     )
     assert not busy.is_over(NOW + 7 * 86400 - 1)
     assert busy.is_over(NOW + 7 * 86400)
-    ledger.start_session("a" * 64, None, "b" * 64, NOW)
-    ledger.start_session("c" * 64, None, "b" * 64, NOW + 12 * 3600)
+    ledger.sessions.start("a" * 64, None, "b" * 64, NOW)
+    ledger.sessions.start("c" * 64, None, "b" * 64, NOW + 12 * 3600)
     found = ledger.database.run(lambda c: c.execute(select(sessions.c.id)).all(), write=False)
     assert [row.id for row in found] == ["c" * 64]
-    ledger.end_session("c" * 64)
-    ledger.end_session("c" * 64)
+    ledger.sessions.end("c" * 64)
+    ledger.sessions.end("c" * 64)
     assert look_up(ledger, "c" * 64) is None
 
 
 def test_attempts_to_sign_in_are_limited(ledger: Ledger) -> None:
     """Ten a minute of an address, a hundred in all."""
     for number in range(10):
-        assert ledger.count_sign_in("192.0.2.1", NOW + number) == 0
-    assert ledger.count_sign_in("192.0.2.1", NOW + 20) == pytest.approx(40)
-    assert ledger.count_sign_in("192.0.2.1", NOW + 60) == 0
+        assert ledger.sessions.count_attempt("192.0.2.1", NOW + number) == 0
+    assert ledger.sessions.count_attempt("192.0.2.1", NOW + 20) == pytest.approx(40)
+    assert ledger.sessions.count_attempt("192.0.2.1", NOW + 60) == 0
     for number in range(91):
-        assert ledger.count_sign_in(f"198.51.100.{number}", NOW + 61) == 0
-    assert ledger.count_sign_in("203.0.113.1", NOW + 61) > 0
-    assert ledger.count_sign_in("203.0.113.1", NOW + 125) == 0
+        assert ledger.sessions.count_attempt(f"198.51.100.{number}", NOW + 61) == 0
+    assert ledger.sessions.count_attempt("203.0.113.1", NOW + 61) > 0
+    assert ledger.sessions.count_attempt("203.0.113.1", NOW + 125) == 0
 
 
 # -- the audit log
@@ -241,11 +241,11 @@ def test_each_change_by_an_actor_is_recorded(ledger: Ledger) -> None:
     by_ops.limit(migration.id, {"slots": 3})
     by_ops.act(migration.id, MigrationVerb.PAUSE)
     make(by_ops)[0]
-    by_ops.rotate_token("ops", 0.0)
-    by_ops.revoke_token("ops")
-    by_ops.start_session("a" * 64, None, "b" * 64, NOW)
+    by_ops.tokens.rotate("ops", 0.0)
+    by_ops.tokens.revoke("ops")
+    by_ops.sessions.start("a" * 64, None, "b" * 64, NOW)
     ledger.act(migration.id, MigrationVerb.CANCEL)  # by a worker or in a terminal
-    rows = ledger.audit_rows(100)[::-1]
+    rows = ledger.audit.newest(100)[::-1]
     assert [row.verb for row in rows] == [
         *("migrate", "limit", "pause", "token create", "token rotate", "token revoke", "sign in")
     ]
@@ -257,7 +257,7 @@ def test_each_change_by_an_actor_is_recorded(ledger: Ledger) -> None:
         {"priority": 0, "slots": 3, "bytes_per_second": None, "connections": None},
     )
     assert (rows[2].before, rows[2].after) == ({"state": "running"}, {"state": "paused"})
-    checked = ledger.verify_audit()
+    checked = ledger.audit.verify()
     assert (checked.rows, checked.fault) == (7, None)
     assert checked.hash == rows[-1].hash
 
@@ -266,9 +266,9 @@ def test_a_change_that_fails_is_not_recorded(ledger: Ledger) -> None:
     migration, _ = ledger.create(TREE)
     by_ops = ledger.by(OPS)
     with pytest.raises(TokenUnknown):
-        by_ops.revoke_token("nosuch")
+        by_ops.tokens.revoke("nosuch")
     by_ops.act(migration.id, MigrationVerb.CANCEL)
-    assert [row.verb for row in ledger.audit_rows(100)] == ["cancel"]
+    assert [row.verb for row in ledger.audit.newest(100)] == ["cancel"]
 
 
 FORGERIES: dict[str, Any] = {
@@ -284,10 +284,10 @@ FORGERIES: dict[str, Any] = {
 def test_a_change_of_the_log_is_found(ledger: Ledger, fault: str) -> None:
     by_ops = ledger.by(OPS)
     for number in range(3):
-        by_ops.note_audit("migrate", f"transfer {number}")
-    assert ledger.verify_audit().fault is None
+        by_ops.audit.note("migrate", f"transfer {number}")
+    assert ledger.audit.verify().fault is None
     ledger.database.run(lambda c: c.execute(FORGERIES[fault]()))
-    assert ledger.verify_audit().fault == fault
+    assert ledger.audit.verify().fault == fault
 
 
 def test_old_rows_go_and_the_rest_is_still_proved(ledger: Ledger) -> None:
@@ -296,6 +296,6 @@ def test_old_rows_go_and_the_rest_is_still_proved(ledger: Ledger) -> None:
         ledger.database.run(
             lambda c, at=at: audit_log.append(c, OPS, "migrate", f"day {at / day:g}", now=NOW + at)
         )
-    assert [row.object for row in ledger.audit_rows(9)] == ["day 401", "day 400", "day 399"]
-    checked = ledger.verify_audit()
+    assert [row.object for row in ledger.audit.newest(9)] == ["day 401", "day 400", "day 399"]
+    checked = ledger.audit.verify()
     assert (checked.rows, checked.fault) == (3, None)

@@ -90,17 +90,17 @@ def test_part_records_end_with_arrival_and_outlive_a_hand_back(
     tree(ledger, 30, 31)
     first, second = ledger.settle_and_claim((), ALL).claims
     for claim in (first, second):
-        ledger.record_upload(
+        ledger.uploads.record(
             claim, replace(UPLOAD, upload_id="u", checked=False, size=claim.size or 0, total=4)
         )
-        assert ledger.take_part(claim, "u", None) == 1
+        assert ledger.uploads.take_part(claim, "u", None) == 1
     again = ledger.settle_and_claim(
         [verified_end(first), Settlement(second, "hand_back")], ALL
     ).claims
     assert [claim.id for claim in again] == [second.id]
-    assert ledger.recorded_upload(first) is None
-    assert ledger.recorded_upload(second) is not None
-    assert ledger.outstanding_parts(second) == {1: False}
+    assert ledger.uploads.find(first) is None
+    assert ledger.uploads.find(second) is not None
+    assert ledger.uploads.outstanding_parts(second) == {1: False}
 
 
 def test_the_newest_receipt_of_an_object_holds(ledger: Ledger) -> None:
@@ -169,7 +169,7 @@ NOTHING_TO_DO: dict[str, Callable[[Ledger], Any]] = {
     "finish": lambda ledger: tuple(ledger.finish()),
     "claim_listing": lambda ledger: ledger.claim_listing() or (),
     "reclaim": lambda ledger: ledger.reclaim() or (),
-    "join": lambda ledger: ledger.join_upload() or (),
+    "join": lambda ledger: ledger.uploads.join() or (),
 }
 
 
@@ -412,7 +412,7 @@ def test_a_cancel_waits_for_a_process_that_runs(
     try:
         id = tree(ledger, 5)
         (claim,) = ledger.claim(1)
-        ledger.record_upload(claim, UPLOAD)
+        ledger.uploads.record(claim, UPLOAD)
         command.control(id, "cancel")
         ((line, remains),) = command.sweep(id)
         assert (line == "swept", remains) == (stops, not stops)
@@ -435,7 +435,7 @@ def test_a_claim_during_a_resume_stays_valid(pair: tuple[Ledger, Ledger, str]) -
     one.settle([Settlement(claim, "hand_back")])
     one.act(ids[0], "pause")
     (claim,) = one.claim(1, only=ids[1])
-    one.note_prior_states([(claim, PriorState(known=True))])
+    one.destinations.note_prior_states([(claim, PriorState(known=True))])
     one.settle([Settlement(claim, "failed")])
     with psycopg.connect(dsn) as other:
         claimed = "UPDATE transfers SET state = 'running', owner = %s, fence = fence + 1"

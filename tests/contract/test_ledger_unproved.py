@@ -73,7 +73,7 @@ def test_an_unverified_object_and_its_name_are_known_later(
 
 def test_the_next_attempt_knows_notes_before_a_failure(ledger: Ledger) -> None:
     found = claim(ledger, accept(ledger))
-    ledger.note_prior_states([(found, OLD)])
+    ledger.destinations.note_prior_states([(found, OLD)])
     end(ledger, found, "failed", **FAILED)
     assert prior_state(claim(ledger, accept(ledger))) == OLD
 
@@ -128,7 +128,7 @@ def test_an_orphan_knows_what_arrived_in_another_migration(
     two.reclaim()
     end(two, claim(two, accept(two, "skip")), verb, **(FAILED if verb == "failed" else {}))
     two.act(id, "cancel")
-    (orphan,) = two.orphans(id)
+    (orphan,) = two.destinations.orphans(id)
     assert orphan.before is not None
     assert orphan.before.arrived == arrived
 

@@ -53,12 +53,12 @@ def test_a_worker_sees_who_watches_in_its_own_poll(ledger: Ledger) -> None:
     """Until some seconds after the last watcher has gone."""
     id, other = (ledger.create(spec)[0].id for spec in (OBJECT, TREE))
     assert not ledger.migration_views([id])[id].watched
-    ledger.watch({id, "deleted"})
+    ledger.live.watch({id, "deleted"})
     views = ledger.migration_views([id, other])
     assert (views[id].watched, views[other].watched) == (True, False)
     age(ledger, watches, "until", WATCHED_SECONDS + 1)
     assert not ledger.migration_views([id])[id].watched
-    ledger.watch([id])
+    ledger.live.watch([id])
     assert ledger.migration_views([id])[id].watched
 
 
@@ -66,18 +66,18 @@ def test_what_several_workers_move_is_shown_together(open_ledger: Opened) -> Non
     """Not what a worker wrote some seconds ago, and nothing of a worker that has left."""
     one, two, three = open_ledger(), open_ledger(), open_ledger()
     a, b = (one.create(spec)[0].id for spec in (OBJECT, TREE))
-    one.write_live(text(moving_object(a), **{a: 1, b: 7}))
-    two.write_live(text(moving_object(a, "y"), **{a: 4}))
-    assert one.moving(a) == Moving(objects=(moving_object(a), moving_object(a, "y")), count=5)
-    assert one.moving(b) == Moving(count=7)
-    two.write_live(text(**{a: 2}))
-    assert three.moving(a) == Moving(objects=(moving_object(a),), count=3)
+    one.live.write_live(text(moving_object(a), **{a: 1, b: 7}))
+    two.live.write_live(text(moving_object(a, "y"), **{a: 4}))
+    assert one.live.moving(a) == Moving(objects=(moving_object(a), moving_object(a, "y")), count=5)
+    assert one.live.moving(b) == Moving(count=7)
+    two.live.write_live(text(**{a: 2}))
+    assert three.live.moving(a) == Moving(objects=(moving_object(a),), count=3)
     one.leave()
-    assert three.moving(a) == Moving(count=2)
+    assert three.live.moving(a) == Moving(count=2)
     age(two, live, "at", FRESH_SECONDS + 1)
-    assert three.moving(a) == Moving()
-    one.write_live(text(**{a: 1}))
-    assert three.moving(a) == Moving(), "it is not registered any longer"
+    assert three.live.moving(a) == Moving()
+    one.live.write_live(text(**{a: 1}))
+    assert three.live.moving(a) == Moving(), "it is not registered any longer"
 
 
 def test_watchers_read_three_times_a_second(open_ledger: Opened) -> None:
@@ -85,12 +85,12 @@ def test_watchers_read_three_times_a_second(open_ledger: Opened) -> None:
     ledger = open_ledger()
     made = [ledger.create(OBJECT, str(number))[0] for number in range(3)]
     now = [0.0]
-    watcher = Watcher(ledger, clock=lambda: now[0], spawn=lambda run: None)
+    watcher = Watcher(ledger.live, clock=lambda: now[0], spawn=lambda run: None)
     following = [
         watcher.subscribe([made[number % 3]], events=True, moving=True) for number in range(60)
     ]
     watcher.turn()
-    ledger.write_live(text(moving_object(made[1].id), **{made[1].id: 1}))
+    ledger.live.write_live(text(moving_object(made[1].id), **{made[1].id: 1}))
     with statements(ledger) as asked:
         watcher.turn()
         watcher.turn()
@@ -114,17 +114,20 @@ def test_samples_of_all_workers_are_summed(open_ledger: Opened) -> None:
     (claim,) = one.claim(1)
     one.settle([verified_end(claim)])
     first = Traffic(moved=5, read_back=1, slot_seconds={"piping": 2.0, "opening": 0.5})
-    assert one.write_samples({id: first}, NOON + 10) == set()
+    assert one.live.write_samples({id: first}, NOON + 10) == set()
     assert (
-        two.write_samples({id: Traffic(moved=7, slot_seconds={"piping": 3.0})}, NOON + 11) == set()
+        two.live.write_samples({id: Traffic(moved=7, slot_seconds={"piping": 3.0})}, NOON + 11)
+        == set()
     )
-    two.write_samples({id: Traffic(moved=1)}, NOON + 19)  # its last one, in the same ten seconds
-    two.write_samples({id: Traffic(moved=2)}, NOON + 20)
-    found = one.samples(id)
+    two.live.write_samples(
+        {id: Traffic(moved=1)}, NOON + 19
+    )  # its last one, in the same ten seconds
+    two.live.write_samples({id: Traffic(moved=2)}, NOON + 20)
+    found = one.live.samples(id)
     assert [(sample.at, sample.seconds) for sample in found] == [(NOON, 10), (NOON + 10, 10)]
     assert (found[0].moved, found[0].read_back, found[0].objects) == (13, 1, 1)
     assert found[0].slot_seconds == {"opening": 0.5, "piping": 5.0}
-    assert [sample.at for sample in one.samples(id, NOON + 1)] == [NOON + 10]
+    assert [sample.at for sample in one.live.samples(id, NOON + 1)] == [NOON + 10]
 
 
 def test_a_worker_learns_which_migrations_have_ended(ledger: Ledger) -> None:
@@ -132,8 +135,8 @@ def test_a_worker_learns_which_migrations_have_ended(ledger: Ledger) -> None:
     running, ended = (ledger.create(spec)[0].id for spec in (OBJECT, TREE))
     ledger.act(ended, "cancel")
     done = {id: Traffic() for id in (running, ended, "deleted")}
-    assert ledger.write_samples(done, NOON) == {ended, "deleted"}
-    assert ledger.samples(running) == ledger.samples(ended) == []
+    assert ledger.live.write_samples(done, NOON) == {ended, "deleted"}
+    assert ledger.live.samples(running) == ledger.live.samples(ended) == []
 
 
 def fill(ledger: Ledger, id: str, begin: int, end: int) -> None:
@@ -160,8 +163,8 @@ def test_older_samples_are_merged_and_nothing_is_lost(ledger: Ledger) -> None:
     begin = NOON - DAY - HOUR
     fill(ledger, id, begin, NOON)
     for _ in range(2):  # a second time changes nothing
-        ledger.write_samples({id: Traffic(moved=1)}, NOON + 10)
-        found = ledger.samples(id)
+        ledger.live.write_samples({id: Traffic(moved=1)}, NOON + 10)
+        found = ledger.live.samples(id)
         steps = {step: [one for one in found if one.seconds == step] for step in (10, 60, 600)}
         assert [len(steps[step]) for step in (10, 60, 600)] == [361, 23 * 60, 6]
         assert steps[600][0].at == begin and steps[60][0].at == NOON - DAY
@@ -174,9 +177,9 @@ def test_older_samples_are_merged_and_nothing_is_lost(ledger: Ledger) -> None:
     ledger.database.run(
         lambda c: c.execute(insert(samples), {"migration_id": id, "runner": "late", **late})
     )
-    ledger.write_samples({id: Traffic(moved=1)}, NOON + 10)
-    assert sum(one.moved for one in ledger.samples(id)) == total + 6
-    assert ledger.samples(id)[0].moved == 63
+    ledger.live.write_samples({id: Traffic(moved=1)}, NOON + 10)
+    assert sum(one.moved for one in ledger.live.samples(id)) == total + 6
+    assert ledger.live.samples(id)[0].moved == 63
 
 
 def test_an_ended_migration_keeps_few_samples(ledger: Ledger) -> None:
@@ -186,13 +189,13 @@ def test_an_ended_migration_keeps_few_samples(ledger: Ledger) -> None:
     fill(ledger, id, begin, NOON)
     ledger.settle([verified_end(ledger.claim(1)[0])])
     ledger.finish()
-    assert ledger.write_samples({id: Traffic(moved=1)}, NOON + 10) == {id}
-    found = ledger.samples(id)
+    assert ledger.live.write_samples({id: Traffic(moved=1)}, NOON + 10) == {id}
+    found = ledger.live.samples(id)
     assert len(found) <= MOST_ENDED and sum(one.moved for one in found) == 2 * HOUR // 10 + 1
     assert {one.seconds for one in found} == {40}
     fill(ledger, id, NOON + 10, NOON + HOUR)
-    ledger.write_samples({id: Traffic()}, NOON + HOUR)
-    again = ledger.samples(id)
+    ledger.live.write_samples({id: Traffic()}, NOON + HOUR)
+    again = ledger.live.samples(id)
     assert len(again) <= MOST_ENDED and sum(one.moved for one in again) == 3 * HOUR // 10
 
 
@@ -200,8 +203,8 @@ def test_a_short_migration_keeps_all_its_samples(ledger: Ledger) -> None:
     id = ledger.create(OBJECT)[0].id
     fill(ledger, id, NOON - 600, NOON)
     ledger.act(id, "cancel")
-    ledger.write_samples({id: Traffic()}, NOON)
-    assert len(ledger.samples(id)) == 60
+    ledger.live.write_samples({id: Traffic()}, NOON)
+    assert len(ledger.live.samples(id)) == 60
 
 
 def test_two_workers_merge_the_same_samples_once(open_ledger: Opened) -> None:
@@ -210,7 +213,7 @@ def test_two_workers_merge_the_same_samples_once(open_ledger: Opened) -> None:
     id = one.create(OBJECT)[0].id
     fill(one, id, NOON - 2 * HOUR, NOON)
     for ledger in (one, two):
-        ledger.write_samples({id: Traffic(moved=1)}, NOON + 10)
-    assert sum(sample.moved for sample in one.samples(id)) == 2 * HOUR // 10 + 2
+        ledger.live.write_samples({id: Traffic(moved=1)}, NOON + 10)
+    assert sum(sample.moved for sample in one.live.samples(id)) == 2 * HOUR // 10 + 2
     count = select(samples.c.at).where(samples.c.step == 60)
     assert len(one.database.run(lambda c: c.execute(count).all(), write=False)) == 60

@@ -43,7 +43,7 @@ class Forsaken:
     def cancel_upload(self, upload: str) -> None:
         """Record that this upload was started, and cancel the migration."""
         place = f"s3://{self.seaweed.bucket}/{self.key}"
-        self.ledger.record_upload(self.claim, replace(UPLOAD, upload_id=upload, place=place))
+        self.ledger.uploads.record(self.claim, replace(UPLOAD, upload_id=upload, place=place))
         self.ledger.settle([Settlement(self.claim, "hand_back")])
         self.ledger.act(self.id, "cancel")
 
@@ -130,7 +130,7 @@ def test_f51_an_upload_without_a_recorded_id_is_found(
 def test_an_orphan_that_is_gone_already_is_forgotten(forsaken_upload: Forsaken) -> None:
     forsaken_upload.cancel_upload("0123456789abcdef0123456789abcdef")
     assert forsaken_upload.sweeper.sweep() == (1, [])
-    assert forsaken_upload.ledger.orphans() == []
+    assert forsaken_upload.ledger.destinations.orphans() == []
 
 
 def test_an_orphan_that_cannot_be_removed_is_retried(
@@ -156,7 +156,7 @@ def test_an_orphan_that_cannot_be_removed_is_retried(
 def test_a_remote_that_leads_elsewhere_is_not_touched(forsaken_upload: Forsaken) -> None:
     mine = forsaken_upload.begin_upload(forsaken_upload.key)
     place = f"s3://{forsaken_upload.seaweed.bucket}/another/place"
-    forsaken_upload.ledger.record_upload(
+    forsaken_upload.ledger.uploads.record(
         forsaken_upload.claim, replace(UPLOAD, upload_id=mine, place=place)
     )
     forsaken_upload.ledger.settle([Settlement(forsaken_upload.claim, "hand_back")])

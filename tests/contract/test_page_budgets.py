@@ -142,7 +142,7 @@ def test_the_watcher_takes_three_queries(large_ledger: Ledger) -> None:
     """However many migrations and clients there are."""
     known = {one.id: one for one in large_ledger.migrations(50)}
     with statements(large_ledger) as seen:
-        found = large_ledger.look(known, large_ledger.mark(), [*known][:1])
+        found = large_ledger.live.look(known, large_ledger.live.mark(), [*known][:1])
     reads = reads_of(seen)
     assert len(found.migrations) == 50
     assert len(reads) <= 1 + 3, [text for text, _ in reads]  # the mark is a client's own

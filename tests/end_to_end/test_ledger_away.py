@@ -316,6 +316,7 @@ from relay.engine.worker.worker import Worker
 from relay.engine.transfer_engine import TransferEngine
 from relay.errors import LedgerFailed
 from relay.ledger.ledger import Ledger
+from relay.ledger.live_ledger import LiveLedger
 from relay.ledger.workers import SERVER
 folder = sys.argv[1]
 Path(folder, "from").mkdir()
@@ -333,7 +334,7 @@ worker.trouble = None
 print(json.dumps(client.get(f"/migrations/{id}").get_json()))
 def away(*_):
     raise LedgerFailed("database or disk is full")
-ledger.look = away
+LiveLedger.look = away
 waited = client.post("/migrate", json=order, headers={"Prefer": "wait=1"})
 lines = client.post("/migrate", json=order, headers={"Accept": "application/x-ndjson"})
 print(json.dumps([waited.status_code, waited.headers["Location"].startswith("/migrations/"), lines.status_code]))

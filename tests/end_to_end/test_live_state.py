@@ -36,16 +36,16 @@ def test_a_watched_object_is_shown_and_its_bytes_are_kept(tmp_path: Path) -> Non
         wanted = order(source, destination)
         id = server.ask("POST", "/migrate", wanted, Prefer="respond-async")[1]["id"]
         assert begun.wait(30)
-        assert ledger.moving(id).count == 0, "nobody watches it"
-        ledger.watch([id])
-        await_true(lambda: bool(ledger.moving(id).objects))
-        (shown,) = ledger.moving(id).objects
+        assert ledger.live.moving(id).count == 0, "nobody watches it"
+        ledger.live.watch([id])
+        await_true(lambda: bool(ledger.live.moving(id).objects))
+        (shown,) = ledger.live.moving(id).objects
         assert (shown.migration_id, shown.name, shown.attempt) == (id, "", 1)
         assert (shown.phase, shown.total, shown.part) == ("piping", len(DATA), None)
         gate.set()
         await_true(lambda: server.ask("GET", f"/migrations/{id}")[1]["state"] == "succeeded")
         assert server.stop() == 0
-        samples = ledger.samples(id)
+        samples = ledger.live.samples(id)
         assert sum(sample.moved for sample in samples) == len(DATA)
         assert sum(sample.read_back for sample in samples) == len(DATA)
         assert samples[-1].objects == 1

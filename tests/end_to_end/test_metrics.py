@@ -288,7 +288,7 @@ def test_a_token_of_its_own_reads_the_metrics_only(folder: Path) -> None:
     address = f"sqlite:///{folder}/ledger.db"
     with closing(Ledger.connect(address)) as ledger:
         made = {
-            scope: ledger.create_token(scope, tenant="acme", scope=scope, limits=NO_LIMITS)[1]
+            scope: ledger.tokens.create(scope, tenant="acme", scope=scope, limits=NO_LIMITS)[1]
             for scope in Scope
         }
     with run_server(SERVE, **files, RELAY_LEDGER=address) as server:

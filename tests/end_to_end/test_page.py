@@ -216,7 +216,7 @@ def plant_samples(site: Site, id: str) -> None:
     with closing(open_ledger(site.home)) as ledger:
         for ago in range(28, 0, -1):
             traffic = Traffic(moved=40_000_000, slot_seconds={"piping": 20.0})
-            ledger.write_samples({id: traffic}, time.time() - 10 * ago)
+            ledger.live.write_samples({id: traffic}, time.time() - 10 * ago)
         ledger.leave()
 
 

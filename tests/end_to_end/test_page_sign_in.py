@@ -43,7 +43,9 @@ def token_server(tmp_path: Path, chromium: Any) -> Iterator[Guarded]:
     """Return a server whose ledger has a token that may look and one that may steer."""
     with closing(open_ledger(tmp_path)) as ledger:
         tokens = {
-            name: ledger.create_token(name, tenant=DEFAULT_TENANT, scope=scope, limits=NO_LIMITS)[1]
+            name: ledger.tokens.create(name, tenant=DEFAULT_TENANT, scope=scope, limits=NO_LIMITS)[
+                1
+            ]
             for name, scope in (("looker", Scope.READ), ("pilot", Scope.SUBMIT))
         }
         number = pause_tree(ledger, tmp_path, "tree", 3).number
@@ -98,7 +100,7 @@ def test_e19_a_revoked_token_ends_its_session(token_server: Guarded, chromium: A
         page = visitor.open(f"migrations/{token_server.number}")
         sign_in(visitor, token_server.tokens["looker"])
         page.wait_for_url(f"**/ui/migrations/{token_server.number}")
-        token_server.ledger.revoke_token("looker")
+        token_server.ledger.tokens.revoke("looker")
         visitor.refusals = 5  # the script's requests, until the page has noticed
         # The stream of the open page ends, and the page leads to the sign-in by itself.
         page.get_by_role("heading", name="Sign in").wait_for(timeout=40_000)
@@ -106,7 +108,7 @@ def test_e19_a_revoked_token_ends_its_session(token_server: Guarded, chromium: A
 
 def test_e19_a_token_is_shown_once_and_revoked(token_server: Guarded, chromium: Any) -> None:
     """An administrator creates it, replaces its value and revokes it; its holder is signed out."""
-    _, admin = token_server.ledger.create_token(
+    _, admin = token_server.ledger.tokens.create(
         "admin", tenant="acme", scope=Scope.ADMIN, limits=NO_LIMITS
     )
     with (
@@ -157,7 +159,7 @@ def test_e20_a_tenant_never_sees_another(token_server: Guarded, chromium: Any) -
     for tenant in ("acme", "beta", "beta"):
         ends = (f"old:planted-{tenant}", f"new:planted-{tenant}")
         ledger.create(Spec(*ends, options=options, secret={}, paused=True), tenant=tenant)
-    _, value = ledger.create_token("a", tenant="acme", scope=Scope.SUBMIT, limits=NO_LIMITS)
+    _, value = ledger.tokens.create("a", tenant="acme", scope=Scope.SUBMIT, limits=NO_LIMITS)
     with visit(chromium, token_server.base) as visitor:
         page = visitor.open()
         sign_in(visitor, value)

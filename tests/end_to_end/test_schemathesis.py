@@ -92,7 +92,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     limits = TokenLimits(local=True, requests_per_second=100_000)
     with closing(Ledger.connect(url, SERVER)) as ledger:
         made = {
-            scope: ledger.create_token(scope, tenant="acme", scope=scope, limits=limits)[1]
+            scope: ledger.tokens.create(scope, tenant="acme", scope=scope, limits=limits)[1]
             for scope in Scope
         }
     with run_server(SERVE, RELAY_LEDGER=url, RELAY_LOCAL_FOLDERS=str(home)) as running:

@@ -500,7 +500,7 @@ def test_f81_a_suspect_waits_while_parts_of_others_move(
     def share_briefly(self: PartHelper) -> None:
         sharing.set()
         enough.wait()
-        self.ledger.release_parts(self.share.claim)
+        self.ledger.uploads.release_parts(self.share.claim)
 
     def publish_late(*args: Any, **options: Any) -> Any:
         begun.set()
@@ -514,7 +514,7 @@ def test_f81_a_suspect_waits_while_parts_of_others_move(
         other.renew()
         mine, suspect = claim_both(other)
         pinned, place = Version(30, '"e"'), f"{tmp_path}/there/000"
-        other.record_upload(mine, replace(UPLOAD, place=place, pinned=pinned))
+        other.uploads.record(mine, replace(UPLOAD, place=place, pinned=pinned))
         worker = Worker(ledger, runner, 2, id)
         working = gevent.spawn(worker.run)
         with gevent.Timeout(60):

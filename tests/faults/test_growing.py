@@ -116,7 +116,7 @@ def test_f51_the_row_comes_before_the_upload_and_goes_after_it(
     assert begun == [""]
     sent = {known for operation, known in bucket.known if operation in ("part", "complete")}
     assert (bucket.asked.count("part"), sent) == (3, {"up/1"})
-    assert ledger.orphans(kept=0) == []
+    assert ledger.destinations.orphans(kept=0) == []
     with closing(sqlite3.connect(tmp_path / "ledger.db")) as connection:
         assert connection.execute("SELECT count(*) FROM uploads").fetchone() == (0,)
 
@@ -149,7 +149,7 @@ def test_f51_a_failed_upload_is_aborted_and_then_forgotten(
         id = move_once(ledger, runner_of(there), source)
     assert [row.state for row in ledger.page(id)] == ["failed"]
     assert bucket.known[-1] == ("abort", "up/1")
-    assert ledger.orphans(kept=0) == []
+    assert ledger.destinations.orphans(kept=0) == []
 
 
 def test_f51_an_upload_that_cannot_be_aborted_keeps_its_row(ledger: Ledger, tmp_path: Path) -> None:
@@ -161,7 +161,7 @@ def test_f51_an_upload_that_cannot_be_aborted_keeps_its_row(ledger: Ledger, tmp_
         (row,) = ledger.page(id)
         assert row.error is not None
         assert "An unfinished upload may remain at s3://bucket/a/b.bin" in row.error["hint"]
-        (orphan,) = ledger.orphans(kept=0)
+        (orphan,) = ledger.destinations.orphans(kept=0)
         assert isinstance(orphan.upload, UploadRecord)
         assert (orphan.upload.upload_id, orphan.upload.pinned) == ("up/1", None)
         bucket.answers.clear()

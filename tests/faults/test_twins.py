@@ -26,6 +26,7 @@ from relay.engine.worker.conversions import hints_of_claim
 from relay.engine.worker.worker import Worker
 from relay.errors import KeyCollision, LedgerBusy
 from relay.ledger.claim_values import Settlement
+from relay.ledger.destination_ledger import DestinationLedger
 from relay.ledger.folded_names import fold
 from relay.ledger.ledger import Ledger
 from relay.ledger.listing_values import ListedObject
@@ -431,12 +432,12 @@ def test_only_names_that_may_fold_are_marked(ledger: Ledger) -> None:
 def test_names_that_may_fold_together_never_run_concurrently(ledger: Ledger) -> None:
     _list_tree(ledger, ("A", "a"))
     one, other = ledger.claim(2)
-    assert ledger.enter_folded(one) == ()
-    assert ledger.enter_folded(other) is None
+    assert ledger.destinations.enter_folded(one) == ()
+    assert ledger.destinations.enter_folded(other) is None
     ledger.settle([Settlement(other, "hand_back"), verified_end(one)])
     (again,) = ledger.claim(1)
-    assert ledger.enter_folded(again) == (one.name,)
-    ledger.leave_folded(again)
+    assert ledger.destinations.enter_folded(again) == (one.name,)
+    ledger.destinations.leave_folded(again)
     ledger.settle(
         [
             Settlement(
@@ -470,10 +471,10 @@ def test_rows_of_an_older_relay_fold_as_they_did(
         ledger.add_page(listing, [ListedObject(name, size=1) for name in old], "1")
     ledger.add_page(listing, [ListedObject(name, size=1) for name in (*new, "last")], "2")
     first, second = (claim for claim in ledger.claim(3) if claim.twins)
-    assert ledger.enter_folded(first) == ()
-    assert ledger.enter_folded(second) is None
+    assert ledger.destinations.enter_folded(first) == ()
+    assert ledger.destinations.enter_folded(second) is None
     ledger.settle([verified_end(first)])
-    assert ledger.enter_folded(second) == (first.name,)
+    assert ledger.destinations.enter_folded(second) == (first.name,)
 
 
 def test_an_arrived_object_stays_entered_after_a_collision(ledger: Ledger) -> None:
@@ -481,15 +482,15 @@ def test_an_arrived_object_stays_entered_after_a_collision(ledger: Ledger) -> No
     the other name must not claim it as its own."""
     id = _list_tree(ledger, ("A", "a"))
     one, other = ledger.claim(2)
-    assert ledger.enter_folded(one) == ()
+    assert ledger.destinations.enter_folded(one) == ()
     ledger.settle([verified_end(one), Settlement(other, "hand_back")])
     ledger.begin_again(id, [one.id])
 
     claims = {claim.name: claim for claim in ledger.claim(2)}
-    assert ledger.enter_folded(claims[one.name]) == ()
-    ledger.leave_folded(claims[one.name])
+    assert ledger.destinations.enter_folded(claims[one.name]) == ()
+    ledger.destinations.leave_folded(claims[one.name])
 
-    assert ledger.enter_folded(claims[other.name]) == (one.name,)
+    assert ledger.destinations.enter_folded(claims[other.name]) == (one.name,)
 
 
 @pytest.mark.parametrize("rounds", [1, 3])
@@ -499,20 +500,20 @@ def test_the_first_of_two_killed_names_goes_and_one_waits(ledger: Ledger, rounds
     for _ in range(rounds):
         for number in range(2):
             claims = ledger.claim(2)
-            assert ledger.enter_folded(claims[number]) is not None
+            assert ledger.destinations.enter_folded(claims[number]) is not None
             ledger.settle([Settlement(claim, "hand_back") for claim in claims])
     one, other = ledger.claim(2)
     assert hints_of_claim(one).begun and hints_of_claim(other).begun
     for _ in range(3):
-        assert ledger.enter_folded(one) == (other.name,), (
+        assert ledger.destinations.enter_folded(one) == (other.name,), (
             "again too, as after an answer of the ledger that was lost"
         )
-        assert ledger.enter_folded(other) is None
+        assert ledger.destinations.enter_folded(other) is None
     ledger.settle([Settlement(other, "hand_back")])
     (other,) = ledger.claim(1)
-    assert ledger.enter_folded(other) is None
+    assert ledger.destinations.enter_folded(other) is None
     ledger.settle([verified_end(one)])
-    assert ledger.enter_folded(other) == (one.name,)
+    assert ledger.destinations.enter_folded(other) == (one.name,)
 
 
 @pytest.mark.parametrize("first", ["a", "A", "b "])
@@ -528,12 +529,12 @@ def test_an_earlier_claim_counts_as_under_way(ledger: Ledger, first: str) -> Non
     assert not before.twins
     ledger.add_page(listing, [ListedObject(other, size=1)], "2")
     (claim,) = ledger.claim(1)
-    assert ledger.enter_folded(claim) is None
+    assert ledger.destinations.enter_folded(claim) is None
     ledger.settle([Settlement(before, "hand_back")])
     (again,) = ledger.claim(1)
     assert hints_of_claim(again).begun, "something of it may be there"
     ledger.settle([Settlement(again, "failed", error={"code": "not-found"})])
-    assert ledger.enter_folded(claim) == (first,)
+    assert ledger.destinations.enter_folded(claim) == (first,)
 
 
 def test_a_busy_ledger_fails_no_object(
@@ -546,9 +547,9 @@ def test_a_busy_ledger_fails_no_object(
     )
     id = ledger.create(order.spec(runner.remotes))[0].id
     monkeypatch.setattr(
-        Ledger,
+        DestinationLedger,
         "enter_folded",
-        with_explosion(Ledger.enter_folded, LedgerBusy("it is locked"), 2, after=False),
+        with_explosion(DestinationLedger.enter_folded, LedgerBusy("it is locked"), 2, after=False),
     )
     with gevent.Timeout(30):
         Worker(ledger, runner, 1, id).run()

@@ -99,7 +99,7 @@ def server(tmp_path: Path) -> Iterator[Server]:
     ledger.renew()
     limits = TokenLimits(local=True, requests_per_second=10_000)
     tokens = {
-        f"{tenant} {scope}": ledger.create_token(
+        f"{tenant} {scope}": ledger.tokens.create(
             f"{tenant}-{scope}", tenant=tenant, scope=scope, limits=limits
         )[1]
         for tenant in ("acme", "other")
@@ -213,7 +213,7 @@ def test_a_foreign_plan_is_answered_as_an_unknown_one(server: Server) -> None:
 
 
 def test_a_token_plans_only_what_it_may_name(server: Server) -> None:
-    _, server.tokens["narrow"] = server.works.ledger.create_token(
+    _, server.tokens["narrow"] = server.works.ledger.tokens.create(
         "narrow", tenant="acme", scope=Scope.SUBMIT, limits=TokenLimits()
     )
     status, problem = server.ask("POST", "/plans", server.order(), caller="narrow")

@@ -69,7 +69,7 @@ def server(tmp_path: Path) -> Iterator[Server]:
     ledger.renew()
     limits = TokenLimits(requests_per_second=100_000)
     tokens = {
-        f"{tenant} {scope}": ledger.create_token(
+        f"{tenant} {scope}": ledger.tokens.create(
             f"{tenant}-{scope}", tenant=tenant, scope=scope, limits=limits
         )[1]
         for tenant in ("acme", "other")

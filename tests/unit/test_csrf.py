@@ -240,7 +240,7 @@ def headers_for(credential: str, ledger: Ledger, app: Flask) -> dict[str, str]:
     if credential == "unknown token":
         return {"Authorization": f"Bearer {new_value('nosuch00')}"}
     scope = credential.split()[0] if credential in STRENGTH else "admin"
-    _, value = ledger.create_token(
+    _, value = ledger.tokens.create(
         "tester", tenant="acme", scope=Scope(scope), limits=TokenLimits(requests_per_second=10**6)
     )
     if credential in STRENGTH:
@@ -282,7 +282,7 @@ def mistakes(
 @pytest.mark.parametrize("credential", CREDENTIALS)
 def test_no_foreign_page_acts_or_reads(ledger: Ledger, app: Flask, credential: str) -> None:
     known = headers_for(credential, ledger, app)
-    ledger.create_token("another", tenant="acme", scope=Scope.READ, limits=TokenLimits())
+    ledger.tokens.create("another", tenant="acme", scope=Scope.READ, limits=TokenLimits())
     assert mistakes(app, credential, known) == []
 
 

@@ -166,7 +166,7 @@ def test_flask_would_answer_the_same(
     caplog.set_level(logging.INFO, LOGGER)
     limits = TokenLimits(requests_per_second=10**6)
     scope = Scope(name) if name in SCOPES else Scope.READ
-    _, value = ledger.create_token("tester", tenant="acme", scope=scope, limits=limits)
+    _, value = ledger.tokens.create("tester", tenant="acme", scope=scope, limits=limits)
     fields = FIELDS.get(name) or {"Authorization": f"Bearer {value}", **SCOPES.get(name, {})}
     alone = by_flask(app)
     early = 0
@@ -210,7 +210,7 @@ def test_short_refusals_beyond_the_limit(ledger: Ledger, tallies: Tallies) -> No
     works = ledger_context(ledger, Worker(ledger, engine, 1), engine)
     app = create_app(engine, (), works, limit=RefusalLimit(1, lambda: 0.0))
     limits = TokenLimits(requests_per_second=10**6)
-    _, value = ledger.create_token("tester", tenant="acme", scope=Scope.READ, limits=limits)
+    _, value = ledger.tokens.create("tester", tenant="acme", scope=Scope.READ, limits=limits)
     known = {"Authorization": f"Bearer {value}"}
     client = app.test_client()
     assert [client.get("/migrations").status_code for _ in range(3)] == [401, 401, 429]

@@ -48,7 +48,7 @@ class Shelf:
         )
 
     def look(self) -> LiveTokens:
-        """Read the tokens, as Ledger.live_tokens."""
+        """Read the tokens, as TokenLedger.live."""
         self.looks += 1
         if self.fails:
             raise LedgerFailed("it is away")

@@ -17,7 +17,7 @@ from relay.engine.worker.active_transfers import ActiveTransfer, ActiveTransfers
 from relay.engine.worker.live_reporter import MOST_BYTES, MOST_OBJECTS, PATIENT_TURNS, LiveReporter
 from relay.engine.worker.traffic import TrafficCounter
 from relay.errors import LedgerFailed
-from relay.ledger.ledger import Ledger
+from relay.ledger.live_ledger import LiveLedger
 from relay.ledger.migration_values import MigrationView
 from relay.ledger.sample_values import Traffic
 from relay.tallies import Carried
@@ -74,12 +74,12 @@ class FakeLedger:
     failure: LedgerFailed | None = None
 
     def write_live(self, members: str) -> None:
-        """As Ledger.write_live."""
+        """As LiveLedger.write_live."""
         self.texts.append(members)
         self.lives.append(json.loads(members))
 
     def write_samples(self, done: Mapping[str, Traffic], now: float) -> set[str]:
-        """As Ledger.write_samples."""
+        """As LiveLedger.write_samples."""
         if self.failure is not None:
             raise self.failure
         self.samples.append(dict(done))
@@ -98,7 +98,7 @@ class Desk:
     def __post_init__(self) -> None:
         self.traffic = TrafficCounter(_ENGINE.count)
         self.reporter = LiveReporter(
-            cast(Ledger, self.ledger),
+            cast(LiveLedger, self.ledger),
             cast(ActiveTransfers, SimpleNamespace(by_claim=self.running)),
             self.traffic,
             self.failures.append,

@@ -27,6 +27,7 @@ from relay.errors import LedgerBusy, Unauthorized
 from relay.ledger.ledger import Ledger
 from relay.ledger.listing_values import ListedObject
 from relay.ledger.migration_values import Spec
+from relay.ledger.overview_ledger import OverviewLedger
 from relay.ledger.token_format import hash_of
 from relay.ledger.token_values import Scope, TokenLimits
 from relay.ledger.viewer import Viewer
@@ -188,7 +189,7 @@ def test_fresh_credentials_leave_the_other_end(page_app: Flask) -> None:
         ({"source_url": "http://127.0.0.1/a?sig=c"}, ("http://127.0.0.1/a?sig=c", [])),
     ]
     with closing(Ledger.connect(page_app.config["ledger"], SERVER)) as ledger:
-        migration = ledger.migrations_by_name(["2"], Viewer(sees_all=True))[0].id
+        migration = ledger.overview.migrations_by_name(["2"], Viewer(sees_all=True))[0].id
         for fields, wanted in fresh:
             answer = client.post(path, data=form | fields)
             assert answer.status_code == 303, answer.text
@@ -202,7 +203,7 @@ def test_fresh_credentials_leave_the_other_end(page_app: Flask) -> None:
 def test_a_value_is_replaced_once_by_one_form(page_app: Flask) -> None:
     """A reload of the answer would end the value that programs use."""
     with closing(Ledger.connect(page_app.config["ledger"], SERVER)) as ledger:
-        made, value = ledger.create_token(
+        made, value = ledger.tokens.create(
             "x", tenant="default", scope=Scope.ADMIN, limits=TokenLimits()
         )
         sent, client = {"Authorization": f"Bearer {value}"}, page_app.test_client()
@@ -211,7 +212,7 @@ def test_a_value_is_replaced_once_by_one_form(page_app: Flask) -> None:
         answers = [client.post(path, data=form, headers=sent) for _ in range(2)]
         assert [answer.status_code for answer in answers] == [200, 409]
         assert 'id="value"' in answers[0].text and 'id="value"' not in answers[1].text
-        (found,) = ledger.list_tokens()
+        (found,) = ledger.tokens.every()
         assert found.hashes(time.time())[1:] == (hash_of(value),)
         form = {"since": values_in(answers[1].text)["since"]}
         assert client.post(path, data=form, headers=sent).status_code == 200
@@ -284,7 +285,7 @@ def test_open_files_do_not_count_as_requests(tmp_path: Path) -> None:
     engine = TransferEngine(settings, LOOPBACK)
     with closing(Ledger.connect(settings.ledger_url(), SERVER)) as ledger:
         limits = TokenLimits(requests_per_second=1)
-        _, value = ledger.create_token("x", tenant="default", scope=Scope.READ, limits=limits)
+        _, value = ledger.tokens.create("x", tenant="default", scope=Scope.READ, limits=limits)
         app = create_app(engine, (), ledger_context(ledger, Worker(ledger, engine, 1), engine))
         client, sent = app.test_client(), {"Authorization": f"Bearer {value}"}
         paths = [f"/ui/assets/{asset.name}" for asset in assets().values()] * 2
@@ -402,7 +403,7 @@ def test_a_page_without_a_ledger_says_so() -> None:
 
 
 def test_a_bug_is_a_page(client: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Ledger, "find_migrations", lambda *_: 1 / 0)
+    monkeypatch.setattr(OverviewLedger, "find_migrations", lambda *_: 1 / 0)
     answer = client.get("/ui/")
     assert answer.status_code == 500 and 'role="alert"' in answer.text
     assert "ZeroDivisionError" in answer.text and "division by zero" not in answer.text
@@ -452,7 +453,7 @@ def test_a_token_sees_the_remotes_that_it_may_name(tmp_path: Path) -> None:
     engine = TransferEngine(settings, LOOPBACK)
     with closing(Ledger.connect(settings.ledger_url(), SERVER)) as ledger:
         limits = TokenLimits(remotes=("new:*",))
-        _, value = ledger.create_token("x", tenant="default", scope=Scope.SUBMIT, limits=limits)
+        _, value = ledger.tokens.create("x", tenant="default", scope=Scope.SUBMIT, limits=limits)
         app = create_app(engine, (), ledger_context(ledger, Worker(ledger, engine, 1), engine))
         client = app.test_client()
         sent = {"Authorization": f"Bearer {value}"}
@@ -505,7 +506,7 @@ def test_a_ledger_that_is_away(client: FlaskClient, monkeypatch: pytest.MonkeyPa
     def fail(*_: object) -> None:
         raise LedgerBusy("locked")
 
-    monkeypatch.setattr(Ledger, "find_migrations", fail)
+    monkeypatch.setattr(OverviewLedger, "find_migrations", fail)
     answer = client.get("/ui/")
     assert answer.status_code == 503
     said = r"The ledger does not answer since \d\d:\d\d UTC \(ledger-busy\)\. Transfers under way go on"

@@ -318,7 +318,7 @@ def test_a_foreign_plan_is_an_unknown_one(site: Site) -> None:
     """For each button and each page; and a token that may only read has no button."""
     limits = TokenLimits(local=True, requests_per_second=1000)
     tokens = {
-        name: site.works.ledger.create_token(
+        name: site.works.ledger.tokens.create(
             name, tenant=name.partition("-")[0], scope=scope, limits=limits
         )[1]
         for name, scope in (
@@ -356,7 +356,7 @@ def test_a_foreign_plan_is_an_unknown_one(site: Site) -> None:
 
 
 def test_a_token_plans_only_what_it_may_name(site: Site) -> None:
-    _, value = site.works.ledger.create_token(
+    _, value = site.works.ledger.tokens.create(
         "narrow", tenant="acme", scope=Scope.SUBMIT, limits=TokenLimits()
     )
     sent = {"Authorization": f"Bearer {value}"}

@@ -260,7 +260,7 @@ class SampledLedger:
         self.asked: list[list[str]] = []
 
     def samples_of(self, ids: Collection[str], since: int) -> dict[str, list[Sample]]:
-        """As Ledger.samples_of."""
+        """As LiveLedger.samples_of."""
         self.asked.append(sorted(ids))
         return {
             id: [

@@ -61,7 +61,7 @@ def process(ledger: Ledger, clocks: Clocks, public: PublicUrl | None = None) -> 
 
 def token(ledger: Ledger, scope: Scope = Scope.SUBMIT) -> str:
     """Create a token."""
-    return ledger.create_token("ops", tenant="acme", scope=scope, limits=TokenLimits())[1]
+    return ledger.tokens.create("ops", tenant="acme", scope=scope, limits=TokenLimits())[1]
 
 
 def name_of(session: Session | None) -> str | None:
@@ -78,7 +78,7 @@ def test_every_process_finds_a_session(ledger: Ledger, clocks: Clocks) -> None:
     assert (found.caller.name, found.caller.tenant) == ("ops", "acme")
     assert found.csrf not in session.cookie
     assert here.start(FILE, HERE).cookie != session.cookie
-    assert [row.verb for row in ledger.audit_rows(9)] == ["sign in", "sign in"]
+    assert [row.verb for row in ledger.audit.newest(9)] == ["sign in", "sign in"]
 
 
 @pytest.mark.parametrize("wrong", ["", ".", "x", "x.y", "\u20ac.\u20ac"])
@@ -105,7 +105,7 @@ def test_a_session_ends_with_its_token(ledger: Ledger, clocks: Clocks) -> None:
     sessions = process(ledger, clocks)
     session = sessions.start(token(ledger), HERE)
     assert name_of(sessions.find(session.cookie)) == "ops"
-    ledger.revoke_token("ops")
+    ledger.tokens.revoke("ops")
     clocks.advance(5.0)
     assert sessions.find(session.cookie) is None
 
@@ -114,7 +114,7 @@ def test_a_session_ends_with_a_replaced_token(ledger: Ledger, clocks: Clocks) ->
     """Whoever has the old token keeps no session beyond the overlap."""
     sessions = process(ledger, clocks)
     session = sessions.start(token(ledger), HERE)
-    ledger.rotate_token("ops", 0.0)
+    ledger.tokens.rotate("ops", 0.0)
     clocks.advance(5.0)
     assert sessions.find(session.cookie) is None
 

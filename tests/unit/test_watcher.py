@@ -81,7 +81,7 @@ class FakeLedger:
         return Look(migrations=states, events=found, mark=mark, has_left_out=False)
 
     def watch(self, ids: Collection[str]) -> None:
-        """As Ledger.watch."""
+        """As LiveLedger.watch."""
         self.asked.append("watch")
 
     def mark(self) -> EventCursor:

@@ -39,7 +39,9 @@ class NoteWriter:
                 together.append(mine)
                 for one, held in zip(
                     together,
-                    self.ledger.note_prior_states([(n.claim, n.before) for n in together]),
+                    self.ledger.destinations.note_prior_states(
+                        [(n.claim, n.before) for n in together]
+                    ),
                     strict=True,
                 ):
                     one.held = held
@@ -69,27 +71,27 @@ class ClaimJournal:
 
     def recorded_upload(self) -> UploadRecord | None:
         """As Journal.recorded_upload."""
-        return self.ledger.recorded_upload(self.claim)
+        return self.ledger.uploads.find(self.claim)
 
     def begin(self, upload: UploadRecord) -> None:
         """As Journal.begin."""
-        self.ledger.record_upload(self.claim, upload)
+        self.ledger.uploads.record(self.claim, upload)
 
     def resume(self, upload_id: str, gone: frozenset[int], total: int) -> None:
         """As Journal.resume."""
-        self.ledger.resume_upload(self.claim, upload_id, gone, total)
+        self.ledger.uploads.resume(self.claim, upload_id, gone, total)
 
     def take(self, upload_id: str, done: StoredPart | None) -> int | None:
         """As Journal.take."""
-        return self.ledger.take_part(self.claim, upload_id, done)
+        return self.ledger.uploads.take_part(self.claim, upload_id, done)
 
     def outstanding_parts(self) -> Mapping[int, bool]:
         """As Journal.outstanding_parts."""
-        return self.ledger.outstanding_parts(self.claim)
+        return self.ledger.uploads.outstanding_parts(self.claim)
 
     def release_parts(self) -> None:
         """As Journal.release_parts."""
-        self.ledger.release_parts(self.claim)
+        self.ledger.uploads.release_parts(self.claim)
 
     def note(self, before: PriorState) -> None:
         """As Journal.note."""
@@ -99,15 +101,15 @@ class ClaimJournal:
         self, link: str, target: str, there: str, tree: str | None = None
     ) -> Mapping[str, str]:
         """As Journal.note_link."""
-        return self.ledger.keep_link(self.claim, link, target, there, tree)
+        return self.ledger.destinations.keep_link(self.claim, link, target, there, tree)
 
     def commit(self, digest: str) -> None:
         """As Journal.commit."""
-        self.ledger.commit_upload(self.claim, digest)
+        self.ledger.uploads.commit(self.claim, digest)
 
     def forget(self) -> None:
         """As Journal.forget."""
-        self.ledger.forget_upload(self.claim)
+        self.ledger.uploads.forget(self.claim)
 
     def check_lease(self) -> None:
         """As Journal.check_lease."""

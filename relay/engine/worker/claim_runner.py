@@ -127,7 +127,7 @@ class ClaimRunner:
     def _enter_folded(self, claim: Claim, transfer: Transfer) -> bool:
         """Give the transfer the places of the objects that the destination may store as this one.
         Returns False while one of them runs. Raises LedgerFailed, LeaseLost."""
-        names = self.ledger.enter_folded(claim)
+        names = self.ledger.destinations.enter_folded(claim)
         if names is None:
             return False
         twins = self.jobs.locations_of(claim, names)

@@ -46,7 +46,7 @@ class FailurePolicy:
             # It was refused before its first byte, so the other objects of its folded name need not
             # consider it. If this fails the object counts as sent, which is the safe side.
             with suppress(LedgerFailed, LeaseLost):
-                self._ledger.leave_folded(claim)
+                self._ledger.destinations.leave_folded(claim)
         if stopped or isinstance(error, LedgerFailed):
             return hand_back(claim, transfer, error)
         has_sent = transfer is None or not transfer.has_sent_nothing

@@ -54,7 +54,7 @@ class HelpedUploads:
             return None
         self._join_at = now + JOIN_SECONDS
         self._shunned = {id: until for id, until in self._shunned.items() if until > now}
-        lease = self.ledger.join_upload(self.only, (*self.claims, *self._shunned))
+        lease = self.ledger.uploads.join(self.only, (*self.claims, *self._shunned))
         if lease is not None:
             # Now, and not when its slot begins: `release_unknown` may run before that.
             self.claims.add(lease.claim.id)
@@ -91,7 +91,7 @@ class HelpedUploads:
             # The first part was taken with the lease, and nothing here moves it now.
             if helper is None:
                 self._shun(lease)
-                self.ledger.release_parts(lease.claim)
+                self.ledger.uploads.release_parts(lease.claim)
         if helper is None:
             return
         active = self.active.add(lease.claim, helper)

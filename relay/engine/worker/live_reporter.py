@@ -19,7 +19,7 @@ from relay.engine.transfer.transfer import Transfer
 from relay.engine.worker.active_transfers import ActiveTransfer, ActiveTransfers
 from relay.engine.worker.traffic import TrafficCounter
 from relay.errors import LedgerFailed
-from relay.ledger.ledger import Ledger
+from relay.ledger.live_ledger import LiveLedger
 from relay.ledger.migration_values import MigrationView
 from relay.ledger.sample_values import SAMPLE_SECONDS, MovingObject, Traffic
 
@@ -40,7 +40,7 @@ merged."""
 class LiveReporter:
     """Writes the live state of one process; `failed` is called with each error of the ledger."""
 
-    ledger: Ledger
+    ledger: LiveLedger
     active: ActiveTransfers
     traffic: TrafficCounter
     failed: Callable[[LedgerFailed], None]

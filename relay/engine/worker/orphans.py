@@ -113,7 +113,7 @@ class OrphanSweeper:
         count, left = 0, []
         now = self.clock()
         self._later = {id: until for id, until in self._later.items() if until > now}
-        for orphan in self.ledger.orphans(self.only, tuple(self._later)):
+        for orphan in self.ledger.destinations.orphans(self.only, tuple(self._later)):
             if self.over.is_set():
                 break
             try:
@@ -134,7 +134,7 @@ class OrphanSweeper:
         """Remove an orphan, and record that in the ledger. Return an error if something may remain
         for good. Raises RelayError if a retry may help."""
         claim, begun = orphan.claim, orphan.upload
-        if not self.ledger.is_over(orphan):
+        if not self.ledger.destinations.is_over(orphan):
             return None  # retried since it was found: its upload is resumed
         plan = self.jobs.job(claim.migration_id, claim.renewed).plan(claim)
         with self._meter() as meter:
@@ -172,7 +172,7 @@ class OrphanSweeper:
         # Without a note, a later skip would take an object for another writer's that is not shown
         # yet, or is dated as its source is.
         unnoted = orphan.before is not None and (not orphan.before.known or orphan.before.assumed)
-        self.ledger.note_removed(orphan, left, is_unproved=whole or unnoted)
+        self.ledger.destinations.note_removed(orphan, left, is_unproved=whole or unnoted)
         return remaining
 
     def _probable_place(self, plan: Plan, meter: Watchdog) -> Location:
@@ -258,7 +258,7 @@ class OrphanSweeper:
             # A listing may have named another version since the claim that sent it.
             raise DestinationLost("its bytes are not the source's, which may have changed")
         _require_ours(was, written, orphan.ended)
-        return self.ledger.is_over(orphan)
+        return self.ledger.destinations.is_over(orphan)
 
     @contextmanager
     def _meter(self) -> Iterator[Watchdog]:

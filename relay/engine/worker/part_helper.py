@@ -109,13 +109,13 @@ class PartHelper:
             self._abort()
             raise
         finally:
-            self.ledger.release_parts(self.share.claim, resent=self._window.resent)
+            self.ledger.uploads.release_parts(self.share.claim, resent=self._window.resent)
 
     def _take(self, done: StoredPart | None) -> int | None:
         if done is None and self._first is not None:
             first, self._first = self._first, None
             return first
-        return self.ledger.take_part(self.share.claim, self._upload.id, done)
+        return self.ledger.uploads.take_part(self.share.claim, self._upload.id, done)
 
     def _abort(self) -> None:
         """Abort the upload once more: a part that was being sent when the upload was aborted may

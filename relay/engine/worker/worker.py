@@ -169,7 +169,7 @@ class Worker:
         )
         self._reporter = RetryReporter(self.ledger, self._active, self._lister, self._note_trouble)
         self._live = LiveReporter(
-            self.ledger, self._active, traffic, self._note_trouble, clock=self.clock
+            self.ledger.live, self._active, traffic, self._note_trouble, clock=self.clock
         )
 
     # -- the interface for other greenlets
