@@ -1,7 +1,9 @@
 """Read objects over HTTP: HEAD and GET, with redirects.
 
 Theory of operation. Many presigned URLs and small servers support only GET, so a HEAD that fails
-says nothing about the object. A redirect may lead to the object, to a folder, or to a login page.
+says nothing about the object. A redirect may lead to the object, to a folder, or to a login page. A
+destination may also send readers of all that it lacks to another server, which has the object: that
+one counts only where a name that never existed is not redirected (asked once for each folder).
 
 Decided here: which answers to HEAD and GET are believed, and which redirects are followed. Never
 here: what a believed answer says (`http_objects.py`)."""
@@ -11,6 +13,7 @@ from __future__ import annotations
 from contextlib import suppress
 from time import monotonic
 from typing import Final
+from uuid import uuid4
 
 from relay.digest import WANT
 from relay.errors import (
@@ -44,6 +47,8 @@ GET."""
 FOLDER = "httpd/unix-directory"
 """Content type of a folder itself, as Apache's mod_dav and others report it."""
 GONE = frozenset({404, 410})
+SHOWN: Final = frozenset({200, 206, 412, 416})
+"""Statuses of a read whose object is there."""
 FRESH_SECONDS = 10
 """Maximum age in seconds of an answer about a destination, and of a folder's page: a cache may have
 just asked for it."""
@@ -52,6 +57,10 @@ HEAD_UNANSWERED = "does not answer HEAD"
 AGAIN_SECONDS: Final = 300
 """Maximum time for which one HEAD without an answer counts: the server may have been asleep."""
 UNDIGESTED = "shows no digest"
+
+
+class _FallbackRefused(RedirectRefused):
+    """A destination redirects names that never existed to another server."""
 
 
 class HttpReads:
@@ -64,7 +73,14 @@ class HttpReads:
         """Fields of a read: at a destination no cache may answer it (RFC 9111 section 5.2)."""
 
     def head(self, location: Location) -> ObjectInfo | UnknownObject:
-        """As Source.head. Follows up to `limits.redirects` redirects.
+        """As Source.head. Follows up to `limits.redirects` redirects."""
+        try:
+            return self._head(location)
+        except _FallbackRefused as error:
+            return UnknownObject(error)
+
+    def _head(self, location: Location) -> ObjectInfo | UnknownObject:
+        """As `head`; raises _FallbackRefused.
 
         A server that never answered a HEAD with 200 may not support HEAD: then only GET says
         whether the object exists. This is remembered for each folder at the root, since one host
@@ -77,13 +93,14 @@ class HttpReads:
             return UnknownObject(StoreTimeout(f"{location.origin} does not answer HEAD", side=side))
         try:
             response, final = self.follow("HEAD", location, self._asked)
+            response.body.close()
+            self._refuse_fallback("HEAD", location, final, response)
         except (ConnectionLost, StoreTimeout) as error:
             if not advice:
                 raise
             if isinstance(error, StoreTimeout):
                 memory.learn(location.origin, unanswered)
             return UnknownObject(error)
-        response.body.close()
         # Step 1: answers about something else: a folder, a negotiated name, a login page, the past.
         self._refuse_folder(location, final)
         refuse_negotiated(location, response.head.get("content-location"), side)
@@ -123,7 +140,10 @@ class HttpReads:
         Some servers do not understand their own tag there (SeaweedFS's WebDAV sends it without
         quotes): they answer 412 and that very tag. Then the whole object is read without If-Match,
         and the tag of the answer is compared. A range needs a server that checks the version."""
-        response, final = self.follow("GET", location, self._asked + read_fields(pinned, span))
+        fields = self._asked + read_fields(pinned, span)
+        response, final = self.follow("GET", location, fields)
+        if self._refuse_fallback("GET", location, final, response):
+            response, final = self.follow("GET", location, fields)
         if pinned is not None and _refuses_own_tag(response.head, pinned):
             response.body.close()
             if span is not None:
@@ -178,15 +198,17 @@ class HttpReads:
 
     def _refuse_folder(self, location: Location, final: Location) -> None:
         """Raise Rejected if the server redirects an object's URL to the same with a final '/': that
-        is a folder, and its page is not an object."""
+        is a folder, and its page is not an object. (A login page may be the root of a host.)"""
         if location is final:  # it was not redirected
             return
         if location.path.endswith("/") or not final.path.endswith("/"):
             return
-        if self._client.side == "destination":
-            raise folder_there(location)
-        if segments_of(location.path)[-1:] == segments_of(final.path)[-1:]:
+        if segments_of(location.path)[-1:] != segments_of(final.path)[-1:]:
+            return
+        if self._client.side == "source":
             raise folder_here(location)
+        if _is_same_server(location, final):
+            raise folder_there(location)
 
     def _leads_elsewhere(self, location: Location, final: Location) -> bool:
         """Return whether a destination redirected to another name: a login page does not prove that
@@ -194,6 +216,39 @@ class HttpReads:
         if self._client.side != "destination" or location is final:
             return False
         return segments_of(location.path)[-1:] != segments_of(final.path)[-1:]
+
+    def _refuse_fallback(
+        self, method: str, location: Location, final: Location, answer: Response
+    ) -> bool:
+        """Close an answer for a destination that shows an object of another server, and raise
+        RedirectRefused unless the destination redirects only what it has: a name that never
+        existed, beside `location` and with its ending, is not there then. Return whether the answer
+        was closed for that. Raises StoreError."""
+        memory, path = self._client.wire.memory, location.path
+        folder, _, name = path.rpartition("/")
+        ending = "".join(name.rpartition(".")[1:]) if "." in name else ""
+        fact = f"redirects objects alone {method} {folder}/ {ending}"
+        if self._client.side == "source" or _is_same_server(location, final):
+            return False
+        if answer.head.status not in SHOWN or memory.has(location.origin, fact):
+            return False
+        answer.body.close()  # the next request may wait for the end of this one
+        query = location.target[len(path) :]
+        unused = location.with_target(f"{folder}/{uuid4().hex}{ending}{query}")
+        response = self._client.send(method, unused, self._asked)
+        response.body.close()
+        if response.head.status not in GONE:
+            raise _FallbackRefused(
+                f"{location} redirects to {final}, as names that never existed may, so the object"
+                " may be there alone",
+                side="destination",
+                hint=(
+                    "Turn off the redirect of what the server lacks, or give the URL of the other"
+                    " server."
+                ),
+            )
+        memory.learn(location.origin, fact)
+        return True
 
     def _redirect_refusal(self, location: Location, final: Location) -> RedirectRefused:
         return RedirectRefused(
@@ -210,6 +265,12 @@ class HttpReads:
         cache."""
         side = self._client.side
         return None if side == "source" else stale_error(location, head, side)
+
+
+def _is_same_server(location: Location, final: Location) -> bool:
+    """Return whether a redirect stays at its server, also if it leads from HTTP to HTTPS."""
+    ours, theirs = location.origin, final.origin
+    return ours == theirs or (ours == ("http", theirs.host, 80) and theirs[::2] == ("https", 443))
 
 
 def stale_error(location: Location, head: Head, side: Side) -> Rejected | None:

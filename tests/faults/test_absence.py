@@ -4,6 +4,7 @@ GET decides."""
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from relay.errors import (
     AlreadyExists,
     KeyCollision,
     NotFound,
+    RedirectRefused,
     Rejected,
     RelayError,
     StoreError,
@@ -19,8 +21,11 @@ from relay.errors import (
 )
 from relay.location import Location, parse_location
 from relay.receipt import State
+from relay.stores.http_reads import IsFolder
+from relay.stores.interfaces import UnknownObject
 from relay.stores.webdav.account import webdav_location
-from tests.conftest import Engine
+from relay.wire.watchdog import Watchdog
+from tests.conftest import QUICK, Engine
 from tests.end_to_end.terminal import Terminal
 from tests.faults.scripted_http import Shelf, empty_answer
 from tests.faults.scripted_peers import DATA, GET_HEAD, Cloud, fixed_answer, source_script
@@ -175,6 +180,100 @@ def test_an_object_redirected_to_another_folder_exists(engine: Engine) -> None:
             engine.migrate(source.url("/a"), peer.url("/a"), if_exists="skip").state
             is State.SKIPPED
         )
+
+
+@pytest.mark.parametrize("located", [parse_location, webdav_location])
+@pytest.mark.parametrize("folder", [False, True])
+def test_the_root_of_another_host_is_no_folder(
+    engine: Engine, located: Callable[[str], Location], folder: bool
+) -> None:
+    """A sign-on redirects there, also a PROPFIND."""
+    page, shelf = Shelf({b"/": b"<html>"}), Shelf({b"/a.bin/": b"<html>"})
+    with Peer(page) as other, Peer(shelf) as there:
+
+        def redirect(shelf: Shelf, method: bytes, path: bytes) -> None:
+            to = b"/a.bin/" if folder else other.url("/").encode()
+            moved = b"HTTP/1.1 302 X\r\nContent-Length: 0\r\nLocation: %s\r\n\r\n" % to
+            names = (b"HEAD", b"GET", b"PROPFIND") if path == b"/a.bin" else ()
+            shelf.refused = dict.fromkeys(names, moved)
+
+        shelf.before = redirect
+        store = engine.runner.stores.destination(located(there.url("/a.bin")), Watchdog(QUICK))
+        with pytest.raises(IsFolder) if folder else nullcontext():
+            found = store.head(located(there.url("/a.bin")))
+            assert isinstance(found, UnknownObject)
+            assert isinstance(found.why, RedirectRefused)
+    assert (b"PROPFIND" in shelf.methods) is (not folder and located is webdav_location)
+
+
+class Redirecting(Shelf):
+    """A server that redirects reads of some paths to `other`."""
+
+    other = ""
+
+    def redirects(self, path: bytes) -> bool:
+        return True
+
+    def _other(self, talk: Talk, method: bytes, path: bytes, request: bytes) -> bool:
+        if method not in (b"HEAD", b"GET") or not self.redirects(path):
+            return super()._other(talk, method, path, request)
+        there = self.other.encode() + path
+        talk.send(b"HTTP/1.1 302 X\r\nContent-Length: 0\r\nLocation: %s\r\n\r\n" % there)
+        return True
+
+
+class Fallback(Redirecting):
+    """Redirects what it lacks: a site that is being moved."""
+
+    def redirects(self, path: bytes) -> bool:
+        return path not in self.objects
+
+
+class Delivery(Redirecting):
+    """Redirects what it has."""
+
+    def redirects(self, path: bytes) -> bool:
+        return path in self.objects
+
+
+@pytest.mark.parametrize("kept", [DATA, b""])
+@pytest.mark.parametrize("if_exists", ["skip", "fail", "changed"])
+@pytest.mark.parametrize("head", [None, empty_answer(405)])
+def test_what_another_server_has_is_not_here(
+    engine: Engine, if_exists: str, kept: bytes, head: bytes | None
+) -> None:
+    old, new = Shelf({b"/a.bin": kept}), Fallback()
+    old.refused = {} if head is None else {b"HEAD": head}
+    source = Shelf({b"/a.bin": kept})
+    with Peer(source) as here, Peer(old) as other, Peer(new) as there:
+        new.other = other.url("")
+        if if_exists != "changed":  # which moves what may be there
+            with pytest.raises(Rejected, match="does not show whether"):
+                engine.migrate(here.url("/a.bin"), there.url("/a.bin"), if_exists=if_exists)
+            new.other = other.url("/nothing")
+        outcome = engine.migrate(here.url("/a.bin"), there.url("/a.bin"), if_exists=if_exists)
+    assert outcome.state is State.VERIFIED
+    assert new.objects == {b"/a.bin": kept}
+
+
+def test_bytes_of_another_server_prove_no_upload(engine: Engine) -> None:
+    source, new = Shelf({b"/a.bin": DATA}), Redirecting()
+    with Peer(source) as here, Peer(Shelf({b"/a.bin": DATA})) as other, Peer(new) as there:
+        new.other = other.url("")
+        outcome = engine.migrate(here.url("/a.bin"), there.url("/a.bin"))
+    assert outcome.state is State.UNVERIFIED
+
+
+def test_objects_that_are_delivered_elsewhere_are_here(engine: Engine) -> None:
+    """One name that never existed is asked for, for each folder, method and ending."""
+    objects = {b"/%d.bin" % number: DATA for number in range(4)}
+    new = Delivery(dict(objects))
+    with Peer(Shelf(objects)) as here, Peer(Shelf(objects)) as other, Peer(new) as there:
+        new.other = other.url("")
+        for path in map(bytes.decode, objects):
+            outcome = engine.migrate(here.url(path), there.url(path), if_exists="skip")
+            assert outcome.state is State.SKIPPED
+    assert new.methods.count(b"HEAD") == len(objects) + 1
 
 
 def test_one_answer_to_head_is_believed_from_then_on(engine: Engine) -> None:

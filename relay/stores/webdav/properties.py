@@ -14,6 +14,7 @@ from relay.location import Location
 from relay.stores.http_client import MOVED, HttpClient, error_kind
 from relay.stores.http_fields import printable
 from relay.stores.http_reads import folder_here, folder_there, refuse_negotiated
+from relay.stores.index_links import segments_of
 from relay.stores.multistatus import (
     MULTISTATUS,
     PROPERTIES,
@@ -81,8 +82,10 @@ class Properties:
         status, found = response.head.status, None
         if status != 207:
             error: RelayError | None = self._client.refusal(response, "PROPFIND", place)
-            # Many servers redirect a folder's path without a final '/' to the one with it.
-            folder = status in MOVED and (response.head.get("location") or "").endswith("/")
+            # Many servers redirect a folder's path without a final '/' to the one with it, and some
+            # a request without credentials to the root of another host.
+            there, name = response.head.get("location") or "", segments_of(place.path)[-1:]
+            folder = status in MOVED and there.endswith("/") and segments_of(there)[-1:] == name
         else:
             found = self._own_row(response, place)
             error, reported = self.row_error(found, place), status_of(found)
