@@ -117,3 +117,19 @@ def test_every_setting_and_make_target_of_a_page_is_there(page: Path) -> None:
         "\n".join([*BLOCK.findall(text), *re.findall(r"`([^`]+)`", text)]),
     ):
         assert re.search(rf"^{target}:", makefile, re.M), target
+
+
+def test_nginx_speaks_http_1_1_to_relay() -> None:
+    """Over HTTP/1.0, nginx's default, an answer that breaks off looks complete."""
+    files = [*DOCS.glob("*.md"), *ROOT.glob("deploy/*.conf")]
+    found = [
+        block
+        for file in files
+        for block in re.findall(
+            r"location [^{]*\{.*?\n *\}", file.read_text(encoding="utf-8"), re.S
+        )
+        if "proxy_pass" in block
+    ]
+    assert len(found) == 2
+    assert all("proxy_http_version 1.1;" in block for block in found)
+    assert all('proxy_set_header Connection "";' in block for block in found)
