@@ -18,6 +18,7 @@ from typing import Any, Final
 from relay.egress import EgressPolicy, parse_allow
 from relay.errors import ConfigError
 from relay.logs.event_table import LogFormat, LogLevel
+from relay.process.bounded_calls import call_within
 from relay.setting_values import InvalidSettings, Mistake, setting, settings_of
 from relay.transfer_limits import KIB, MIB, Limits
 
@@ -349,15 +350,10 @@ class Settings:
 
     @cached_property
     def folders(self) -> tuple[Path, ...]:
-        """The allowed folders, links resolved. Raises ConfigError for one that does not exist when
-        the settings are read: one that is away later is an error of its objects."""
-        named = [Path(text) for text in self.local_folders.split(":") if text]
-        for path in named:
-            if not path.is_absolute() or not path.is_dir():
-                raise ConfigError(
-                    f"RELAY_LOCAL_FOLDERS: {path} is not the absolute path of an existing folder"
-                )
-        return tuple(path.resolve() for path in named)
+        """The allowed folders, links resolved. Raises ConfigError for one that does not exist, or
+        does not answer, when a server reads its settings: one that is away later is an error of its
+        objects. A command has no use for them."""
+        return tuple(_folder(Path(text)) for text in self.local_folders.split(":") if text)
 
     def ledger_url(self) -> str:
         """Return the ledger's URL; without one, that of the file in the user's data folder (XDG
@@ -396,8 +392,28 @@ class Settings:
         return max(parted, growing)
 
 
+FOLDER_SECONDS: Final = 5.0
+"""How long a folder of this machine has to answer when a server starts."""
+_MOUNT_HINT: Final = "Mount it again, or leave it out of the setting."
 SETTINGS: Final = settings_of(Settings)
 """The declaration of each setting, in the order in which pages and the help list them."""
+
+
+def _folder(path: Path) -> Path:
+    """Return an allowed folder with its links resolved. Raises ConfigError."""
+    setting = "RELAY_LOCAL_FOLDERS"
+    if not path.is_absolute():
+        raise ConfigError(f"{setting}: {path} is not an absolute path")
+    try:
+        found = call_within(FOLDER_SECONDS, lambda: path.resolve() if path.is_dir() else None)
+    except TimeoutError:
+        raise ConfigError(f"{setting}: {path} does not answer", hint=_MOUNT_HINT) from None
+    except OSError as error:
+        why = f"{setting}: {path} can't be reached ({error.strerror})"
+        raise ConfigError(why, hint=_MOUNT_HINT) from None
+    if found is None:
+        raise ConfigError(f"{setting}: {path} is not an existing folder")
+    return found
 
 
 def _require_address(text: str) -> None:

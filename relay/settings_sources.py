@@ -50,9 +50,7 @@ def load_settings(flags: Mapping[str, Any] | None = None) -> Settings:
         raise ConfigError(f"{_file()}: {error}") from None
     except RecursionError:
         raise ConfigError(f"{_file()}: it is nested too deeply") from None
-    # Mistakes in these two show when the settings are read, not in the first transfer.
-    settings.egress()
-    _ = settings.folders
+    settings.egress()  # a mistake in it shows now, not in the first transfer
     return settings
 
 

@@ -189,9 +189,10 @@ def _report_kept(refused: Refused) -> None:
 
 def _read() -> Accepted:
     settings, file = load_settings(), settings_file()
-    # The results are dropped: a wrong address, or a CA file that can't be read, must show before
-    # any setting is replaced.
+    # The results are dropped: a wrong address, or a folder or a CA file that can't be read, must
+    # show before any setting is replaced.
     _parse_bind(settings.bind)
+    _ = settings.folders
     client_context(settings.ca_bundle, settings.tls)
     proxies_of(settings.trusted_proxies, settings.public_url)
     return Accepted(

@@ -43,10 +43,10 @@ def doctor(location: str, read_only: bool, as_json: bool) -> int:
     multipart uploads), and removes them. Exit codes: 0 relay can use it, 1 it cannot, 2 wrong
     usage."""
     settings = load_settings()
-    place = Remotes(settings.remotes, folders=None).locate(
-        location, folder=True, destination=not read_only
-    )
-    engine = TransferEngine(settings, settings.egress().allowing(*filter(None, (place.host,))))
+    remotes = Remotes(settings.remotes, folders=None)
+    place = remotes.locate(location, folder=True, destination=not read_only)
+    policy = settings.egress().allowing(*filter(None, (place.host,)))
+    engine = TransferEngine(settings, policy, remotes=remotes)
     scratch = ScratchFolder(engine.stores, place.folder(), lambda: Watchdog(engine.limits))
     try:
         with interrupt_as_exception("" if read_only else REMOVING):

@@ -12,6 +12,4 @@ def engine_for(settings: Settings, remotes: Remotes, *places: Location) -> Trans
     """Return an engine with these remotes. The hosts of `places` are allowed, since the user named
     them."""
     hosts = filter(None, (place.host for place in places))
-    engine = TransferEngine(settings, settings.egress().allowing(*hosts))
-    engine.remotes = remotes
-    return engine
+    return TransferEngine(settings, settings.egress().allowing(*hosts), remotes=remotes)

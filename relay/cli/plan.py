@@ -51,7 +51,7 @@ def plan(sample: int, every: bool, as_json: bool, **options: Any) -> int:
     order = order_of(options, remotes)
     job = MigrationJob.from_request("plan", order, *order.locate(remotes))
     policy = settings.egress().allowing(*filter(None, (job.source.host, job.destination.host)))
-    engine = TransferEngine(settings, policy)
+    engine = TransferEngine(settings, policy, remotes=remotes)
     warn(options)
     dry_run = DryRun(job, engine.stores, limits=engine.limits, sample=None if every else sample)
     with reporting_retries(dry_run.listing):

@@ -61,12 +61,14 @@ class TransferEngine:
         stores: StoreProvider | None = None,
         kinds: tuple[StoreType, ...] = KINDS,
         *,
+        remotes: Remotes | None = None,
         tallies: Tallies | None = None,
     ) -> None:
-        """Create the wire from the settings. `policy` replaces the settings' policy, `stores` those
-        of the `kinds`. `tallies` are those of the process, if others count in them too."""
+        """Create the wire from the settings. `policy` and `remotes` replace those of the settings,
+        which are a server's; `stores` those of the `kinds`. `tallies` are those of the process, if
+        others count in them too."""
         self.tallies = tallies or Tallies()
-        self.remotes = Remotes(
+        self.remotes = remotes or Remotes(
             settings.remotes, apart=in_native_thread, folders=settings.folders, kinds=kinds
         )
         self.settings, self.limits = settings, settings.limits()

@@ -244,7 +244,7 @@ def test_entries_that_are_not_files(text: str, error: type[RelayError]) -> None:
 
 def test_an_absent_folder_is_a_wrong_setting(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="RELAY_LOCAL_FOLDERS"):
-        load_settings({"local_folders": f"{tmp_path}/none"})
+        _ = load_settings({"local_folders": f"{tmp_path}/none"}).folders
 
 
 def test_the_terminal_takes_paths(tmp_path: Path) -> None:

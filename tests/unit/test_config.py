@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import click
 import pytest
 
+from relay import config
 from relay.api import server_settings
 from relay.api.auth import load_tokens
 from relay.api.serving import drain_seconds, gunicorn_settings
@@ -19,9 +21,11 @@ from relay.cli.migration_commands import resume, submit
 from relay.cli.serve import _export_flags as hand_on
 from relay.cli.serve import serve
 from relay.config import SETTINGS, Settings, TlsLibrary
+from relay.engine.transfer_engine import TransferEngine
 from relay.errors import ConfigError
 from relay.hosts import is_loopback
 from relay.settings_sources import load_settings, sources_of, trusted_ledger_url
+from relay.stores.remotes import Remotes
 from relay.transfer_limits import MIB
 
 
@@ -181,6 +185,44 @@ def test_a_reload_without_the_file_keeps_the_settings(
     assert "not reloaded: relay.toml was removed" in capsys.readouterr().err
     (tmp_path / "kept").rename(file)
     assert server_settings.accept_again()
+
+
+def test_a_folder_of_a_dead_mount_is_a_wrong_setting(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """For a server alone: a command reads any path."""
+
+    def fail(path: Path) -> bool:
+        raise OSError(errno.ENOTCONN, os.strerror(errno.ENOTCONN))
+
+    monkeypatch.setattr(server_settings, "_HOLDER", server_settings.Holder())
+    monkeypatch.setenv("RELAY_LOCAL_FOLDERS", str(tmp_path))
+    monkeypatch.setattr(Path, "is_dir", fail)
+    settings = load_settings()
+    with pytest.raises(ConfigError, match=r"can't be reached \(Transport"):
+        server_settings.accepted_settings()
+    TransferEngine(settings, remotes=Remotes(folders=None))
+
+
+def test_a_reload_does_not_wait_for_a_mount(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """That hangs: the process that starts and ends the workers must go on."""
+    monkeypatch.setattr(server_settings, "_HOLDER", server_settings.Holder())
+    monkeypatch.setenv("RELAY_LOCAL_FOLDERS", str(tmp_path))
+    server_settings.accepted_settings()
+    reads, writes = os.pipe()
+    ended = list[bool]()
+
+    def hang(path: Path) -> bool:
+        ended.append(os.read(reads, 1) == b"x")
+        return True
+
+    monkeypatch.setattr(Path, "is_dir", hang)
+    monkeypatch.setattr(config, "FOLDER_SECONDS", 0.01)
+    assert not server_settings.accept_again() and not ended
+    os.write(writes, b"x")
+    assert f"not reloaded: RELAY_LOCAL_FOLDERS: {tmp_path} does not" in capsys.readouterr().err
 
 
 def test_variables_of_a_service_are_not_settings(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -36,6 +36,7 @@ ORDER: tuple[str, ...] = (
     "relay.receipt",
     "relay.transfer_limits",
     "relay.setting_values",
+    "relay.process.bounded_calls",
     "relay.config",
     "relay.settings_sources",
     "relay.throttle",
