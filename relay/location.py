@@ -155,7 +155,7 @@ class Location:
         _check_characters(target, path_end=len(target.partition("?")[0]))
         if not target.startswith("/") or "#" in target:
             raise InvalidURL("a target begins with '/' and has no fragment")
-        return replace(self, target=target)
+        return self._with_checked_target(target)
 
     def object_named(self, name: str) -> Location:
         """Return the object `name` inside this folder: the path must end in '/'; the query is kept.
@@ -214,7 +214,7 @@ class Location:
     def folder(self) -> Location:
         """Return this Location as a folder: its path ends in '/'."""
         path = self.path if self.path.endswith("/") else f"{self.path}/"
-        return replace(self, target=path + self.target[len(self.path) :])
+        return self._with_checked_target(path + self.target[len(self.path) :])
 
     def __str__(self) -> str:
         """Return the URL without its secrets: no query, no headers."""

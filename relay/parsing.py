@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any, Final
 
 MAX_NUMBER: Final = 2**63 - 1
@@ -60,8 +61,13 @@ def whole_number(value: Any) -> int | None:
 def http_date(text: str | None) -> datetime | None:
     """Read an HTTP date (RFC 9110 section 5.6.7), in UTC; None for a missing text, or one that is
     not a date."""
-    if not text or len(text) > DATE_CHARACTERS:
-        return None
+    return None if not text or len(text) > DATE_CHARACTERS else _http_date(text)
+
+
+@lru_cache(maxsize=256)
+def _http_date(text: str) -> datetime | None:
+    """As `http_date`; cached, since an object's date comes with each answer about it, and all
+    answers of one second have the same date."""
     found = _IMF_DATE.fullmatch(text)
     try:
         if found:  # today's usual form, at half the cost

@@ -55,6 +55,8 @@ class Reason:
 
 @dataclass(eq=False, kw_only=True)
 class _ReasonCount:
+    """The objects that failed for one reason."""
+
     side: str = "relay"
     code: str = OTHER
     status: int | None = None

@@ -88,8 +88,7 @@ class HttpReads:
         side, memory = self._client.side, self._client.wire.memory
         known = _head_known(location)
         advice = not memory.has(location.origin, known)
-        unanswered = f"{HEAD_UNANSWERED} {monotonic() // AGAIN_SECONDS}"
-        if advice and memory.has(location.origin, unanswered):
+        if advice and memory.has(location.origin, _unanswered_now()):
             return UnknownObject(StoreTimeout(f"{location.origin} does not answer HEAD", side=side))
         try:
             response, final = self.follow("HEAD", location, self._asked)
@@ -99,7 +98,7 @@ class HttpReads:
             if not advice:
                 raise
             if isinstance(error, StoreTimeout):
-                memory.learn(location.origin, unanswered)
+                memory.learn(location.origin, _unanswered_now())
             return UnknownObject(error)
         # Step 1: answers about something else: a folder, a negotiated name, a login page, the past.
         self._refuse_folder(location, final)
@@ -309,6 +308,11 @@ def _is_unlike(head: Head, pinned: Version | None, span: ByteRange | None) -> bo
 def _kind_of(head: Head) -> str:
     """Return the content type of an answer, without parameters."""
     return (head.get("content-type") or "").partition(";")[0].strip().lower()
+
+
+def _unanswered_now() -> str:
+    """Return the fact that a server lately did not answer HEAD."""
+    return f"{HEAD_UNANSWERED} {monotonic() // AGAIN_SECONDS}"
 
 
 def _head_known(location: Location) -> str:

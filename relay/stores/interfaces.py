@@ -340,7 +340,8 @@ class Destination(Protocol):
 
     def staged_locations(self, location: Location, token: str) -> tuple[Location, ...]:
         """Return the locations at which `put` with this token may store the object until `publish`.
-        Empty if `put` writes to the final location."""
+        Empty if `put` writes to the final location. Without a token the caller only asks whether
+        there are any, and the locations mean nothing."""
 
     def publish(
         self, stored: PutResult, *, if_absent: bool = False, fresh: bool = False

@@ -6,6 +6,7 @@ does harm elsewhere names the server or the bucket that showed it: one origin ma
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -23,7 +24,8 @@ class CapabilityCache:
 
     def __init__(self, most: int = FACTS) -> None:
         self._most = most
-        self._facts: dict[tuple[Origin, str], None] = {}
+        self._facts: OrderedDict[tuple[Origin, str], None] = OrderedDict()
+        """The least recently used first."""
         self._learners: dict[tuple[Origin, str], Event] = {}
 
     def has(self, origin: Origin, fact: str) -> bool:
@@ -31,16 +33,14 @@ class CapabilityCache:
         key = (origin, fact)
         if key not in self._facts:
             return False
-        # A dict keeps the order of insertion: this moves the fact behind all others, as the most
-        # recently used one.
-        self._facts[key] = self._facts.pop(key)
+        self._facts.move_to_end(key)
         return True
 
     def learn(self, origin: Origin, fact: str) -> None:
         """Keep the fact."""
         self._facts[(origin, fact)] = None
         while len(self._facts) > self._most:
-            del self._facts[next(iter(self._facts))]
+            self._facts.popitem(last=False)
 
     def forget(self, origin: Origin, fact: str) -> bool:
         """Forget the fact; return whether it was known."""

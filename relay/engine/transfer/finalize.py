@@ -361,7 +361,7 @@ class Finalizer:
             )
             altered.leave(Leftover.DAMAGED, stored.place, "it may be another writer's")
             raise altered
-        return replace(version, size=size if version.size is None else version.size)
+        return version.with_size(size if version.size is None else version.size)
 
     def _note_unproved(self, proof: Proof) -> None:
         """Note an object of which only the size is proved, and which may be visible though its

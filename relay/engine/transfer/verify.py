@@ -286,7 +286,9 @@ def _merge_versions(stored: PutResult, found: ObjectInfo | None) -> Version:
     if found is None:
         # `_proof_from_response` has judged the digests in the answer to the upload.
         return replace(stored.version, digests={})
-    return replace(found.version, etag=found.version.etag or stored.version.etag)
+    if found.version.etag or not stored.version.etag:
+        return found.version
+    return replace(found.version, etag=stored.version.etag)
 
 
 def _read_back(

@@ -51,6 +51,8 @@ class NoteWriter:
 
 @dataclass(eq=False)
 class _Note:
+    """The prior state of one transfer, to be written."""
+
     claim: Claim
     before: PriorState
     held: bool | None = None

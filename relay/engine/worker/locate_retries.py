@@ -30,6 +30,8 @@ FORGET_SECONDS = 600.0
 
 @dataclass(frozen=True, kw_only=True)
 class _LocateFailure:
+    """The failure to locate a migration that is tried again."""
+
     error: RelayError
     renewed: int
     """The number of the credentials that could not be read."""

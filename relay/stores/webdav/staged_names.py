@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import uuid
+from typing import Final
 from urllib.parse import quote, unquote
 
 from relay.errors import RelayError, StoreError
@@ -17,6 +18,8 @@ from relay.wire.capabilities import CapabilityCache
 _NAME_REFUSED = frozenset({400, 403, 404, 405, 406, 409, 415, 422, 451})
 """Statuses of an upload whose name the server may have reserved."""
 
+_ACCEPTED: Final = tuple(f"temporary names {which}" for which in range(3))
+"""The facts that a server accepts each kind of temporary name."""
 _CUT = re.compile(r"(%3f|%3b(?=[^/]*$)).*", re.I)
 """A path from its first encoded '?', or the first encoded ';' of its last segment. A server that
 decodes a URL before it parses it ends the path there, since a query or a parameter follows."""
@@ -49,7 +52,7 @@ class StagedNames:
         memory, origin = self._memory, location.origin
         # The last kind first: a fact about it was learned after the kinds before it failed.
         for which in (2, 1, 0):
-            if memory.has(origin, _accepted_fact(which)) or memory.has(
+            if memory.has(origin, _ACCEPTED[which]) or memory.has(
                 origin, _refused_fact(which, location)
             ):
                 return which
@@ -66,11 +69,7 @@ class StagedNames:
         # again, although the server accepted this kind for others.
         tried = memory.forget(location.origin, _refused_fact(which, location))
         refused = isinstance(error, StoreError) and error.store_status in _NAME_REFUSED
-        if (
-            refused
-            and which < 2
-            and (tried or not memory.has(location.origin, _accepted_fact(which)))
-        ):
+        if refused and which < 2 and (tried or not memory.has(location.origin, _ACCEPTED[which])):
             memory.learn(location.origin, _refused_fact(which + 1, location))
             error.retryable = True
             error.message = f"{error.message}, with a temporary name; the next one is tried"
@@ -91,13 +90,16 @@ class StagedNames:
         memory, origin, which = self._memory, location.origin, self._which(location)
         if not memory.has(origin, _avoided_fact(location)):
             memory.forget(origin, _refused_fact(which, location))
-            memory.learn(origin, _accepted_fact(which))
+            memory.learn(origin, _ACCEPTED[which])
 
 
 def staged_locations(location: Location, token: str) -> tuple[Location, ...]:
     """As Destination.staged_locations: the temporary names in the order in which they are tried,
     and then their longer names."""
-    parts = tuple(_staged_location(location, name) for name in _names_of(location, token))
+    names = _names_of(location, token)
+    if not token:  # the caller only asks whether there are any
+        names = names[:1]
+    parts = tuple(_staged_location(location, name) for name in names)
     if cut_place(location) is None:
         return parts
     return (*parts, *(one for part in parts for one in longer_names(part, location)))
@@ -119,7 +121,7 @@ def _staged_location(location: Location, name: str) -> Location:
 def cut_place(place: Location) -> tuple[str, str] | None:
     """Return the folder and the character at which some servers cut the name `place` in a
     Destination; None for other names."""
-    cut = _CUT.search(place.path)
+    cut = _CUT.search(place.path) if "%" in place.path else None
     return cut and (place.path[: cut.start()].rpartition("/")[0], cut[1])
 
 
@@ -133,11 +135,6 @@ def longer_names(part: Location, place: Location) -> tuple[Location, ...]:
     path = f"{cut[0]}/{name}"
     longer = f"{path}{cut[1]}.{name.rpartition('.')[2]}"
     return part.with_target(path), part.with_target(longer)
-
-
-def _accepted_fact(which: int) -> str:
-    """Return the fact that a server accepts this kind of temporary name."""
-    return f"temporary names {which}"
 
 
 def _refused_fact(which: int, location: Location) -> str:

@@ -68,7 +68,7 @@ def require_deletable(client: HttpClient, place: Location) -> None:
 
 
 def _is_known_whole(client: HttpClient, folder: Location) -> bool:
-    if _DELIMITERS.match(folder.path) is None:
+    if "%" not in folder.path or _DELIMITERS.match(folder.path) is None:
         return True
     return client.wire.memory.has(folder.origin, _whole_fact(folder))
 
