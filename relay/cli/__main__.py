@@ -27,6 +27,7 @@ from relay.errors.bugs import bug
 from relay.logs.event_table import IN_COMMANDS, LogLevel
 from relay.process.cooperative import importing
 from relay.process.core_dumps import forbid_dumps
+from relay.process.late_modules import late_modules
 from relay.views.log import start_logging
 
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG})
@@ -45,7 +46,7 @@ class _Commands(click.Group):
         if cmd_name not in COMMANDS:
             return None
         module, _, function = COMMANDS[cmd_name].function.partition(":")
-        with importing():
+        with importing(), late_modules():
             found: click.Command = getattr(import_module(f"relay.cli.{module}"), function)
         return found
 

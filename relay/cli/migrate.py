@@ -31,6 +31,7 @@ from relay.engine.worker.slot_growth import MOST_SLOTS, SlotGrowth
 from relay.errors import Cancelled, RelayError
 from relay.process.cooperative import importing
 from relay.process.early_interrupt import end_on_interrupt
+from relay.process.late_modules import late_modules
 from relay.process.memory import available_bytes
 from relay.settings_sources import is_given, load_settings, trusted_ledger_url
 from relay.stores.remotes import Remotes
@@ -138,7 +139,7 @@ def _migrate(options: Mapping[str, Any], as_json: bool, quiet: bool) -> int:
         )
     # Imported here because SQLAlchemy takes a fifth of a second, for which a usage error should not
     # wait.
-    with importing():
+    with importing(), late_modules():
         from relay.cli.single import migrate_object
         from relay.cli.tree import migrate_tree
         from relay.ledger.ledger import Ledger

@@ -21,6 +21,7 @@ from sqlalchemy.pool import StaticPool
 from relay.errors import ConfigError, LedgerBusy, LedgerFailed
 from relay.ledger.database import BUSY_SECONDS, KEEP_HINT, Database, redact
 from relay.ledger.schema import APPLICATION_ID, HEAD
+from relay.process.late_modules import late_modules
 
 CONNECTIONS: Final = 4
 """Size of the pool of PostgreSQL connections."""
@@ -157,12 +158,13 @@ def _engine(url: URL) -> Engine:
         # Before SQLAlchemy's own queries, whose texts would be bytes.
         event.listen(server, "connect", _require_utf8, insert=True)
         return server
-    engine = create_engine(
-        url,
-        # One connection, since one native thread runs every transaction.
-        poolclass=StaticPool,
-        connect_args={"check_same_thread": False, "timeout": BUSY_SECONDS},
-    )
+    with late_modules():  # SQLAlchemy's dialect is imported here
+        engine = create_engine(
+            url,
+            # One connection, since one native thread runs every transaction.
+            poolclass=StaticPool,
+            connect_args={"check_same_thread": False, "timeout": BUSY_SECONDS},
+        )
 
     @event.listens_for(engine, "connect")
     def prepare_connection(connection: Any, _: Any) -> None:

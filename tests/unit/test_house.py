@@ -46,6 +46,7 @@ ORDER: tuple[str, ...] = (
     "relay.descriptors",
     "relay.process.cooperative",
     "relay.process.core_dumps",
+    "relay.process.late_modules",
     "relay.process.memory",
     "relay.wire.capabilities",
     "relay.wire.native",
