@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator
 from contextlib import closing, suppress
-from dataclasses import replace
 from functools import partial
 from itertools import islice
 from typing import Final
@@ -183,8 +182,7 @@ class HttpStore:
         notes = unkept_metadata(location, metadata)
         require(metadata, location, notes)
         carried = carried_metadata(metadata)
-        stored = put_object(self._client, location, body, carried, if_absent)
-        return replace(stored, notes=notes) if notes else stored
+        return put_object(self._client, location, body, carried, if_absent, notes=notes)
 
     def staged_locations(self, location: Location, token: str) -> tuple[Location, ...]:
         """As Destination.staged_locations: `put` writes to the final location."""

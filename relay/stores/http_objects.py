@@ -7,6 +7,7 @@ Decided here: when an answer to GET is the pinned version and the requested rang
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import lru_cache
 from typing import Protocol
 
 from relay.digest import parse_fields
@@ -61,10 +62,16 @@ class HttpHeads:
 
 def metadata_with_time(head: Head) -> Fields:
     """Return the metadata in a head, with the object's time of modification."""
-    found = metadata_of_head(head)
-    changed = http_date(head.by_name.get("last-modified"))
+    return metadata_of_head(head) + _time_of(head.by_name.get("last-modified"))
+
+
+@lru_cache(maxsize=256)
+def _time_of(date: str | None) -> Fields:
+    """Return a date of HTTP as metadata; nothing for another text, and for a time before 1970.
+    Cached, since an object's date comes with each answer about it."""
+    changed = http_date(date)
     seconds = changed.timestamp() if changed else -1
-    return (*found, (MTIME, f"{seconds:.0f}")) if seconds >= 0 else found
+    return ((MTIME, f"{seconds:.0f}"),) if seconds >= 0 else ()
 
 
 def read_fields(pinned: Version | None, span: ByteRange | None) -> Fields:

@@ -39,10 +39,17 @@ def unkept_metadata(location: Location, metadata: Fields) -> tuple[str, ...]:
 
 
 def put_object(
-    client: HttpClient, location: Location, body: Body, metadata: Fields, if_absent: bool
+    client: HttpClient,
+    location: Location,
+    body: Body,
+    metadata: Fields,
+    if_absent: bool,
+    *,
+    place: Location | None = None,
+    notes: tuple[str, ...] = (),
 ) -> PutResult:
     """Store the whole of `body`, by the location's method (PUT unless it says POST), with the
-    fields of its `metadata`.
+    fields of its `metadata`. The result has these `notes`, and `place` as the final location.
 
     With `if_absent` the request carries `If-None-Match: *` (RFC 9110 section 13.1.2); a server may
     ignore it. Raises as Destination.put."""
@@ -51,7 +58,7 @@ def put_object(
     response = client.send(method, location, fields, body, expect=client.expects_continue(body))
     if response.head.status not in STORED:
         raise client.refusal(response, method, location)
-    stored = _read_upload(client, response, method, location)
+    stored = _read_upload(client, response, method, location, place=place, notes=notes)
     client.trust_proved(response, location, body.digests, stored.digests)
     return stored
 
@@ -66,7 +73,13 @@ def delete_object(client: HttpClient, location: Location, version: Version) -> N
 
 
 def _read_upload(
-    client: HttpClient, response: Response, method: str, location: Location
+    client: HttpClient,
+    response: Response,
+    method: str,
+    location: Location,
+    *,
+    place: Location | None,
+    notes: tuple[str, ...],
 ) -> PutResult:
     head, readable = response.head, location if method == "PUT" else None
     text = client.drain(response)
@@ -84,6 +97,8 @@ def _read_upload(
         readable,
         digests,
         ambiguous=text,
+        place=place,
+        notes=notes,
         undigested=client.wire.memory.has(location.origin, shows_no_digest(location)),
     )
 

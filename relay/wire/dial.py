@@ -340,11 +340,15 @@ class Pool:
 
         Only the newest ones are examined, and the oldest: it is the first to be quiet for a
         moment, however many others are opened meanwhile (`_is_witness`)."""
-        idle = self._by_origin.get(origin, [])
+        idle = self._by_origin.get(origin)
+        if idle is None:
+            return None
         trusted = origin in self._quiet_origins and origin not in self._chatty_origins
+        if trusted:
+            return idle[-1]
         for stream in chain(islice(reversed(idle), LOOKED_AT), idle[:1]):
             doubt = stream.doubt
-            if trusted or doubt is None or doubt.target == target:
+            if doubt is None or doubt.target == target:
                 return stream
             if monotonic() - self._idle[stream].since >= QUIET_SECONDS:
                 return stream

@@ -55,9 +55,12 @@ class Head:
 
     def __post_init__(self) -> None:
         """Put the fields in order."""
-        found: dict[str, str] = {}
-        for key, (_, value) in zip(lower_names(self.fields), self.fields, strict=False):
-            found[key] = f"{found[key]}, {value}" if key in found else value
+        names, values = lower_names(self.fields), [value for _, value in self.fields]
+        found = dict(zip(names, values, strict=False))
+        if len(found) != len(values):  # some names come several times
+            found = {}
+            for name, value in zip(names, values, strict=False):
+                found[name] = f"{found[name]}, {value}" if name in found else value
         object.__setattr__(self, "by_name", found)
 
     def get(self, name: str) -> str | None:
@@ -157,7 +160,7 @@ def split_head(data: bytes, limits: Limits, side: Side) -> tuple[Head, memoryvie
 
 def _refuse_early(data: bytes, side: Side) -> None:
     """Refuse bytes that can never become a head, rather than wait for an end that never comes."""
-    if not b"HTTP/1.".startswith(data[:7]) and not data.startswith(b"HTTP/1."):
+    if not data.startswith(b"HTTP/1.") and not b"HTTP/1.".startswith(data[:7]):
         raise ProtocolViolation("what answers does not speak HTTP/1", side=side)
     if b"\n\n" in data:
         raise ProtocolViolation("the answer's head has lines without a carriage return", side=side)

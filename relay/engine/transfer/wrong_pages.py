@@ -92,11 +92,13 @@ class _PageChecks:
         server answers another, random name so too: an application of one page, or a CDN with a page
         in place of its errors. The object is probably gone."""
         known, place = self._known, self._place
-        kind = guess_type(place.path)[0]
-        if place.store != "http" or kind is None or kind in PAGES or self._is_listed:
-            return
         is_sized = known.promised is not None and known.promised.size is not None
-        if is_sized or not self._may_be_wrong_page(opened):
+        if place.store != "http" or self._is_listed or is_sized:
+            return
+        if not self._may_be_wrong_page(opened):
+            return
+        kind = guess_type(place.path)[0]
+        if kind is None or kind in PAGES:
             return
         stem, dot, ending = place.path.rpartition(".")
         # The query stays: without its token the server may refuse any name.

@@ -96,10 +96,9 @@ class StagedNames:
 def staged_locations(location: Location, token: str) -> tuple[Location, ...]:
     """As Destination.staged_locations: the temporary names in the order in which they are tried,
     and then their longer names."""
-    names = _names_of(location, token)
     if not token:  # the caller only asks whether there are any
-        names = names[:1]
-    parts = tuple(_staged_location(location, name) for name in names)
+        return (location,)
+    parts = tuple(_staged_location(location, name) for name in _names_of(location, token))
     if cut_place(location) is None:
         return parts
     return (*parts, *(one for part in parts for one in longer_names(part, location)))

@@ -11,7 +11,6 @@ Decided here: the steps before and after such an upload. Never here: the steps t
 from __future__ import annotations
 
 import uuid
-from dataclasses import replace
 from typing import Final
 
 import gevent
@@ -78,7 +77,10 @@ class StagedUploads:
             notes = unkept_metadata(part, metadata)
             require(metadata, part, notes)
             fields = (*carried_metadata(metadata), *time_fields(metadata))
-            stored = put_object(self._client, part, body, fields, if_absent=False)
+            notes = (*notes, *self._trials.remains.values())
+            return put_object(
+                self._client, part, body, fields, if_absent=False, place=location, notes=notes
+            )
         except RelayError as error:
             named = self._names.explain_refusal(location, error)
             reported = self._folders.explain_removed(location, named)
@@ -88,7 +90,6 @@ class StagedUploads:
         except BaseException as error:
             self._remove(part, error)
             raise
-        return replace(stored, place=location, notes=(*notes, *self._trials.remains.values()))
 
     def can_copy(self, source: Location, location: Location) -> bool:
         """As Destination.can_copy: on one server, with the same credentials, unless a copy was
