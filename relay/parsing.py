@@ -10,6 +10,7 @@ Decided here: which numbers, dates and characters are accepted. Never here: thei
 from __future__ import annotations
 
 import re
+import time
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, Final
@@ -91,9 +92,12 @@ def _unusual_date(text: str) -> datetime:
 
 def is_before(text: str | None, seconds: float | None, tolerance: float) -> bool:
     """Return whether an HTTP date is before `seconds` (since 1970) by more than `tolerance`
-    seconds. False if either is unknown."""
+    seconds. False if either is unknown, and if `seconds` is in the future: the clock was set back
+    since it was recorded."""
     when = http_date(text)
-    return when is not None and seconds is not None and when.timestamp() < seconds - tolerance
+    if when is None or seconds is None or seconds > time.time():
+        return False
+    return when.timestamp() < seconds - tolerance
 
 
 def iso_date(text: str | None) -> datetime | None:

@@ -8,24 +8,36 @@ Decided here: which workers are lost. Never here: claims (`claims.py`)."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection, Sequence
 from math import inf
 from typing import Any, Final
 
-from sqlalchemy import Connection, Row, delete, insert, select, text, update
+from sqlalchemy import Connection, Row, delete, func, insert, select, text, update
 
 from relay.ledger.database import Database
 from relay.ledger.distrust import distrust_recent_commits
 from relay.ledger.event_log import restamp
 from relay.ledger.migration_rows import select_helpers
 from relay.ledger.releases import Released, release_claims
-from relay.ledger.schema import NOT_THERE, RUNNING, keys, migrations, parts, runners, transfers
+from relay.ledger.schema import (
+    NOT_THERE,
+    RUNNING,
+    events,
+    keys,
+    migrations,
+    parts,
+    runners,
+    transfers,
+)
 from relay.ledger.states import ListingState, TransferVerb
 from relay.ledger.workers import LEASE_SECONDS, WorkerId
 from relay.process.identities import process_identity
 
 LONGEST_LEASE_SECONDS: Final = 2 * 3600.0
 """More than any worker's lease (`Settings.lease_seconds`)."""
+AHEAD_SECONDS: Final = 60.0
+"""More than the clocks of two machines differ that are set by NTP."""
 _STORAGE: Final = "storage"
 _KEEP_STORAGE: Final = text(
     "INSERT INTO keys (name, value) VALUES (:name, :value) ON CONFLICT (name) DO UPDATE SET value ="
@@ -45,14 +57,15 @@ def renew(
     slots: int | None = None,
 ) -> bool:
     """Renew a worker's lease for `seconds` from now, and note the present number of its slots.
-    Returns False, and registers the worker, if it was not registered or had been removed as
-    lost."""
+    Returns False, and registers the worker, if it was not registered or had been removed as lost:
+    then it also corrects the times of migrations that were accepted by a clock that was ahead."""
     row: dict[str, Any] = {"until": database.clock(connection) + seconds, "slots": slots}
     if connection.execute(update(runners).where(runners.c.id == worker.id).values(row)).rowcount:
         return True
     row |= {"id": worker.id, "host": worker.host, "boot": worker.boot, "process": worker.process}
     connection.execute(insert(runners), row)
     _distrust_restored_ledger(connection, database)
+    _correct_acceptance_times(connection, time.time())
     return False
 
 
@@ -146,6 +159,18 @@ def _distrust_restored_ledger(connection: Connection, database: Database) -> Non
         distrust_recent_commits(connection)
         restamp(connection)
     connection.execute(_KEEP_STORAGE, {"name": _STORAGE, "value": now})
+
+
+def _correct_acceptance_times(connection: Connection, now: float) -> None:
+    """Date migrations back that were accepted in the future: the clock was ahead then, and nothing
+    of theirs may be called older than its acceptance. Each gets the time of the newest event before
+    its own, or 0 without one."""
+    ahead = migrations.c.created > now + AHEAD_SECONDS
+    for id in connection.execute(select(migrations.c.id).where(ahead)).scalars().all():
+        first = select(func.min(events.c.id)).where(events.c.migration_id == id).scalar_subquery()
+        known = select(func.max(events.c.at)).where(events.c.id < first, events.c.at <= now)
+        created = connection.execute(known).scalar() or 0.0
+        connection.execute(update(migrations).where(migrations.c.id == id).values(created=created))
 
 
 def _unregistered_owners(connection: Connection, worker: WorkerId) -> list[str]:

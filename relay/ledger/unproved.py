@@ -45,8 +45,7 @@ from relay.ledger.schema import LAPSED, RUNNING, events, migrations, transfers
 from relay.ledger.states import COMPLETED, PRESENT, MigrationState, TransferState
 
 MAX_KNOWING: Final = 10
-"""Number of other migrations that know an object after which no more are asked about it, and
-maximum number of migrations of other sources that are asked."""
+"""Number of other migrations that know an object after which no more are asked about it."""
 _BEGUN: Final = transfers.c.fence > 0
 """Condition on a transfer: a worker has claimed it."""
 
@@ -147,8 +146,8 @@ def _recorded_objects(
 ) -> Iterator[tuple[str, Any, Any, str]]:
     """Yield each migration that knows some of our objects: our name of the object, the migration,
     its transfer, and the text of the state that it left. The migrations to the same destination are
-    asked MAX_KNOWING at a time, those with the latest event first, until MAX_KNOWING know an
-    object."""
+    asked MAX_KNOWING at a time, in the order of `_others`, until MAX_KNOWING know an object. One
+    that does not know it does not count: many sources may be put together in one place."""
     others = _others(connection, mine)
     for some in in_chunks(names):
         more = dict.fromkeys(some, MAX_KNOWING)
@@ -341,14 +340,11 @@ def _mine(connection: Connection, id: str) -> Any:
 
 def _others(connection: Connection, mine: Any) -> Sequence[Any]:
     """Return the migrations to the same destination that have objects, with the columns of
-    `_query`, those with the latest event first. Those of other sources are many where they are put
-    together, so only MAX_KNOWING of them are returned, and at the end."""
+    `_query`: those of the same source, then the others, each with the latest event first."""
     has_objects = exists().where(transfers.c.migration_id == migrations.c.id)
     query = _query(mine).where(_same_destination(mine), has_objects)
     rows = connection.execute(query.order_by(desc("last"), migrations.c.number.desc())).all()
-    return [row for row in rows if row.is_same] + [row for row in rows if not row.is_same][
-        :MAX_KNOWING
-    ]
+    return sorted(rows, key=lambda row: not row.is_same)
 
 
 def _same_destination(mine: Any) -> ColumnElement[bool]:

@@ -369,6 +369,31 @@ def test_many_other_sources_hide_no_migration_of_the_same_places(open_ledger: Op
     }
 
 
+def test_many_other_sources_hide_no_other_one_that_knows_the_object(open_ledger: Opened) -> None:
+    """Folders that are put together in one."""
+    ledger = lose_at_work(open_ledger, replace(FIRST, places=("other", "b")))
+    for number in range(12):
+        list_tree(ledger, replace(FIRST, places=(f"c{number}", "b")), (f"x{number}",))
+    claims = ledger.claim(9, list_tree(ledger, SECOND))
+    assert {claim.name for claim in claims if claim.before} == {"noted", "left", "killed"}
+
+
+def test_a_migration_of_a_fast_clock_is_dated_back(
+    open_ledger: Opened, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its pieces would be older than its acceptance, and count as another writer's objects."""
+    with monkeypatch.context() as fast:
+        right = time.time
+        earlier = open_ledger().create(replace(FIRST, places=("c", "d")))[0].created
+        fast.setattr(time, "time", lambda: right() + 3 * 86400.0)
+        lose_at_work(open_ledger, FIRST)
+    later = open_ledger()
+    later.renew()
+    claims = claims_by_name(later, list_tree(later, SECOND))
+    found = [claims[name].before for name in ("left", "killed")]
+    assert [was and was.since for was in found] == pytest.approx([earlier] * 2, abs=5)
+
+
 @pytest.mark.parametrize("page", [[], [ListedObject("fresh", size=5)]])
 def test_later_migrations_without_it_do_not_hide_a_leftover(
     open_ledger: Opened, page: list[ListedObject]

@@ -3,6 +3,7 @@ nothing else is a date."""
 
 from __future__ import annotations
 
+import time
 from datetime import UTC, datetime
 from email.utils import format_datetime, parsedate_to_datetime
 
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.parsing import http_date
+from relay.parsing import http_date, http_text, is_before
 
 
 @given(st.datetimes(datetime(1900, 1, 1), datetime(2200, 1, 1)))
@@ -42,3 +43,12 @@ def test_older_forms(text: str) -> None:
 def test_invalid_dates(text: str | None) -> None:
     """None, and no exception."""
     assert http_date(text) is None
+
+
+def test_nothing_is_older_than_a_time_in_the_future() -> None:
+    """It was recorded by a clock that has been set back since."""
+    now = time.time()
+    long_ago = http_text(now - 10 * 86400)
+    assert is_before(long_ago, now - 86400, 86400)
+    assert not is_before(long_ago, now + 3600, 86400)
+    assert not is_before(None, now, 0) and not is_before(long_ago, None, 0)
