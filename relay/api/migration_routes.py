@@ -18,7 +18,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from itertools import chain
 from select import POLLRDHUP
 from time import monotonic
 from typing import Any
@@ -39,7 +38,9 @@ from relay.api.event_stream import (
     shrink_send_buffer,
 )
 from relay.api.following import PollAgain, StreamPlaces, Waiters
+from relay.api.hub_pauses import HubPauses
 from relay.api.object_answer import object_end
+from relay.api.object_reports import json_lines, rows_behind, sheet
 from relay.api.planner import Planner
 from relay.api.render import problem_answer
 from relay.api.request_bodies import check_empty, parse_change, parse_fresh, parse_retry
@@ -62,21 +63,14 @@ from relay.engine.migration_request import MigrationRequest
 from relay.engine.refresh import Refresh, apply_refresh
 from relay.engine.transfer_engine import TransferEngine
 from relay.engine.worker.worker import Worker
-from relay.errors import InvalidType, LedgerFailed, Overloaded, Unauthorized
+from relay.errors import InvalidType, LedgerFailed, Overloaded
 from relay.ledger.event_values import EventCursor
 from relay.ledger.ledger import Ledger
 from relay.ledger.migration_lists import MigrationFilter
 from relay.ledger.migration_values import Migration
+from relay.ledger.pages import TransferRow
 from relay.ledger.states import ENDED, MigrationState, MigrationVerb, TransferState
-from relay.views.migrations import (
-    FIELDS,
-    brief,
-    csv_line,
-    html_lines,
-    is_over,
-    report_line,
-    summary,
-)
+from relay.views.migrations import brief, is_over, report_line, summary
 
 JSON, NDJSON, CSV, SSE = "application/json", "application/x-ndjson", "text/csv", "text/event-stream"
 LOOK_SECONDS = 0.25
@@ -555,7 +549,7 @@ def _transfers(ledger: Ledger, id: str) -> Response:
         return Response(json_lines(ledger, id, states, reason), mimetype=NDJSON)
     if kind == CSV:
         return Response(sheet(ledger, id, states, reason), mimetype=CSV)
-    found = ledger.page(id, states, after, limit, reason)
+    found = rows_behind(ledger, id, states, after=after, limit=limit, reason=reason)
     more = None
     if len(found) == limit:
         query: dict[str, str | int] = {"after": found[-1].id, "limit": limit}
@@ -564,58 +558,11 @@ def _transfers(ledger: Ledger, id: str) -> Response:
         if reason:
             query["reason"] = reason
         more = f"{request.script_root}/migrations/{id}/transfers?{urlencode(query)}"
-    return json_answer(
-        {
-            "transfers": [
-                {
-                    "id": row.id,
-                    **report_line(row),
-                    "reason": row.reason,
-                    "receipt": row.receipt,
-                }
-                for row in found
-            ],
-            "next": more,
-        }
-    )
+    rows = ", ".join(map(_row_text, HubPauses().between(found)))
+    text = f'{{"transfers": [{rows}], "next": {json.dumps(more)}}}\n'
+    return Response(text, headers=_UNCACHED, mimetype=JSON)
 
 
-def json_lines(
-    ledger: Ledger, id: str, states: tuple[str, ...], reason: str | None = None
-) -> Iterator[str]:
-    """Return the report of a migration as NDJSON: an object with one of the states, and that failed
-    for the reason, in each line; all objects without them."""
-    return (json.dumps(row) + "\n" for row in _every(ledger, id, states, reason))
-
-
-def sheet(
-    ledger: Ledger, id: str, states: tuple[str, ...], reason: str | None = None
-) -> Iterator[str]:
-    """Return the same report as CSV, with a header."""
-    rows = _every(ledger, id, states, reason)
-    return chain([",".join(FIELDS) + "\r\n"], (csv_line(row) + "\r\n" for row in rows))
-
-
-def html_page(ledger: Ledger, migration: Migration, states: tuple[str, ...]) -> Iterator[str]:
-    """Return the same report as an HTML page of its own."""
-    rows = _every(ledger, migration.id, states, None)
-    named = ({**row, "name": row["name"] or migration.source} for row in rows)
-    return html_lines(brief(migration), named)
-
-
-def _every(
-    ledger: Ledger, id: str, states: tuple[str, ...], reason: str | None
-) -> Iterator[dict[str, Any]]:
-    """Return the lines of a report, which is cut off by an error once the token or the session of
-    this request ends. Call it in the request."""
-    still_admitted: Callable[[], bool] = g.still_admitted
-
-    def lines() -> Iterator[dict[str, Any]]:
-        after = 0
-        while found := ledger.page(id, states, after, reason=reason):
-            if not still_admitted():
-                raise Unauthorized("the token or the session has ended")
-            yield from (report_line(row) for row in found)
-            after = found[-1].id
-
-    return lines()
+def _row_text(row: TransferRow) -> str:
+    members = {"id": row.id, **report_line(row), "reason": row.reason, "receipt": row.receipt}
+    return json.dumps(members)

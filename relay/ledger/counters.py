@@ -6,11 +6,12 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Final
 
-from sqlalchemy import Connection, Select, func, select, text
+from sqlalchemy import BindParameter, Connection, Select, func, select, text
 
 from relay.ledger.migration_values import Count, Efforts
+from relay.ledger.parameters import IDS
 from relay.ledger.reasons import ReasonDelta
 from relay.ledger.schema import MAX_SUM, counters, tallies, transfers, uploads
 
@@ -24,6 +25,12 @@ _COUNT = text(
     "INSERT INTO counters (migration_id, kind, name, amount) VALUES (:migration, :kind, :name,"
     " :amount) ON CONFLICT (migration_id, kind, name) DO UPDATE SET amount = counters.amount +"
     " excluded.amount"
+)
+_TALLIES: Final = select(tallies).where(tallies.c.migration_id.in_(IDS))
+_EFFORTS: Final = (
+    select(counters)
+    .where(counters.c.migration_id.in_(IDS))
+    .order_by(counters.c.kind, counters.c.name)
 )
 
 
@@ -98,9 +105,9 @@ class CounterDelta:
         self.failures.write(connection)
 
 
-def select_parts(migrations: Iterable[str]) -> Select[Any]:
-    """Return the query for the bytes in the stored parts of some migrations' unfinished multipart
-    uploads: `migration_id` and `there`."""
+def select_parts(ids: BindParameter[Any]) -> Select[Any]:
+    """Return the query for the bytes in the stored parts of the unfinished multipart uploads of the
+    migrations that a parameter names: `migration_id` and `there`."""
     # A subquery, not a join: SQLite would scan all transfers of the migration for uploads.
     of = (
         select(transfers.c.migration_id)
@@ -110,7 +117,7 @@ def select_parts(migrations: Iterable[str]) -> Select[Any]:
     begun = select(of.label("migration_id"), uploads.c.there).subquery()
     return (
         select(begun.c.migration_id, func.sum(begun.c.there).label("there"))
-        .where(begun.c.migration_id.in_(list(migrations)))
+        .where(begun.c.migration_id.in_(ids))
         .group_by(begun.c.migration_id)
     )
 
@@ -118,8 +125,7 @@ def select_parts(migrations: Iterable[str]) -> Select[Any]:
 def tallies_of(connection: Connection, migrations: Iterable[str]) -> dict[str, dict[str, Count]]:
     """Return the tallies of some migrations, without the states that have no objects."""
     found: dict[str, dict[str, Count]] = defaultdict(dict)
-    wanted = list(migrations)
-    for row in connection.execute(select(tallies).where(tallies.c.migration_id.in_(wanted))):
+    for row in connection.execute(_TALLIES, {"ids": list(migrations)}):
         if row.objects:
             found[row.migration_id][row.state] = Count(row.objects, row.bytes)
     return found
@@ -128,11 +134,7 @@ def tallies_of(connection: Connection, migrations: Iterable[str]) -> dict[str, d
 def efforts_of(connection: Connection, migrations: Iterable[str]) -> dict[str, Efforts]:
     """Return the levels of proof, resent bytes and retries of some migrations."""
     found: dict[str, Efforts] = {}
-    wanted = counters.c.migration_id.in_(list(migrations))
-    rows = connection.execute(
-        select(counters).where(wanted).order_by(counters.c.kind, counters.c.name)
-    )
-    for row in rows:
+    for row in connection.execute(_EFFORTS, {"ids": list(migrations)}):
         before = found.get(row.migration_id, Efforts())
         if row.kind != "level":
             found[row.migration_id] = replace(before, **{row.kind: row.amount})

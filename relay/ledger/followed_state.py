@@ -14,11 +14,13 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from types import SimpleNamespace
 from typing import Any, Final
 
 from sqlalchemy import (
     BigInteger,
+    CompoundSelect,
     Connection,
     Float,
     Select,
@@ -38,6 +40,7 @@ from relay.ledger.event_values import Event, EventCursor
 from relay.ledger.live_rows import moving
 from relay.ledger.migration_rows import listing_retried, select_helpers, select_slots
 from relay.ledger.migration_values import Count, Migration
+from relay.ledger.parameters import IDS
 from relay.ledger.retried import select_errors, shown_retries, split_listing_retry
 from relay.ledger.sample_values import Moving
 from relay.ledger.schema import NEEDY, migrations, tallies
@@ -72,7 +75,7 @@ def look(
     """Return the present state of the `known` migrations, and their events behind `since`; None
     reads no events. Of the `watched` ones also what is moved at the moment."""
     sqlite = connection.dialect.name == "sqlite"
-    rows = connection.execute(_statement(list(known), sqlite)).all()
+    rows = connection.execute(_statement(sqlite), {"ids": list(known)}).all()
     mark = mark_of(sqlite, next(int(row.number) for row in rows if row.what == "mark"))
     found = _migrations(known, rows)
     events: list[Event] = []
@@ -109,10 +112,11 @@ def _values(what: str, id: Any, **values: Any) -> Select[Any]:
     )
 
 
-def _statement(ids: list[str], sqlite: bool) -> Any:
+@cache
+def _statement(sqlite: bool) -> CompoundSelect[Any]:
     migration, tally = migrations.c, tallies.c
-    parts, helpers = select_parts(ids).subquery(), select_helpers(ids).subquery()
-    slots, errors = select_slots(ids).subquery(), select_errors(ids).subquery()
+    parts, helpers = select_parts(IDS).subquery(), select_helpers(IDS).subquery()
+    slots, errors = select_slots(IDS).subquery(), select_errors(IDS).subquery()
     return union_all(
         _values("mark", literal_column("''"), number=mark_column(sqlite)),
         _values(
@@ -123,14 +127,14 @@ def _statement(ids: list[str], sqlite: bool) -> Any:
             error=migration.error,
             number=cast(case((NEEDY, 1), else_=0), BigInteger),
             at=migration.ended,
-        ).where(migration.id.in_(ids)),
+        ).where(migration.id.in_(IDS)),
         _values(
             "tally",
             tally.migration_id,
             name=cast(tally.state, Text),
             number=tally.objects,
             size=tally.bytes,
-        ).where(tally.migration_id.in_(ids), tally.objects != 0),
+        ).where(tally.migration_id.in_(IDS), tally.objects != 0),
         _values("parts", parts.c.migration_id, size=cast(parts.c.there, BigInteger)),
         _values("helpers", helpers.c.migration_id, number=cast(func.count(), BigInteger)).group_by(
             helpers.c.migration_id

@@ -18,7 +18,7 @@ from sqlalchemy import Connection, Row, delete, func, insert, select, text, upda
 from relay.ledger.database import Database
 from relay.ledger.distrust import distrust_recent_commits
 from relay.ledger.event_log import restamp
-from relay.ledger.migration_rows import select_helpers
+from relay.ledger.migration_rows import HELPERS
 from relay.ledger.releases import Released, release_claims
 from relay.ledger.schema import (
     NOT_THERE,
@@ -140,7 +140,7 @@ def _owners_of(connection: Connection, id: str) -> set[str]:
     """Return the ids of the workers that hold transfers or parts of a migration."""
     of = (transfers.c.migration_id == id) & RUNNING
     owners = set(connection.execute(select(transfers.c.owner).where(of).distinct()).scalars())
-    return owners | {row.owner for row in connection.execute(select_helpers([id]))}
+    return owners | {row.owner for row in connection.execute(HELPERS, {"ids": [id]})}
 
 
 def _workers_of(connection: Connection, ids: Collection[str]) -> Sequence[Row[Any]]:

@@ -405,7 +405,7 @@ class Ledger:
     def page(
         self,
         id: str,
-        states: Iterable[str] = (),
+        states: Collection[str] = (),
         after: int = 0,
         limit: int = 1000,
         reason: str | None = None,

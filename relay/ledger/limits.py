@@ -5,17 +5,20 @@ bounds. Never here: how bytes and requests are held back (`relay/throttle.py`)."
 
 from __future__ import annotations
 
+import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any
 
-from sqlalchemy import Connection, Row, select, update
+from sqlalchemy import Connection, Row, Select, select, update
 
 from relay.ledger.actions import not_now
 from relay.ledger.event_log import write_event
 from relay.ledger.live_rows import is_watched
-from relay.ledger.migration_rows import bounds_of, lock_migration, one, select_helpers
+from relay.ledger.migration_rows import HELPERS, bounds_of, lock_migration, one
 from relay.ledger.migration_values import Migration, MigrationView
+from relay.ledger.parameters import IDS
 from relay.ledger.schema import migrations, tallies, transfers, watches
 from relay.ledger.states import ENDED, EventKind, ListingState, TransferState
 from relay.throttle import Bounds
@@ -58,7 +61,7 @@ def room(connection: Connection, migration: str, bounds: Bounds, wanted: int, mo
         tallies.c.migration_id == migration, tallies.c.state == TransferState.RUNNING
     )
     running_now = int(connection.execute(running).scalar() or 0) + more
-    running_now += len(connection.execute(select_helpers([migration])).all())
+    running_now += len(connection.execute(HELPERS, {"ids": [migration]}).all())
     return max(0, min(wanted, bound - running_now))
 
 
@@ -67,11 +70,8 @@ def migration_views(
 ) -> dict[str, MigrationView]:
     """Return the state and bounds of some migrations, with the `runner`'s rank among the workers
     that share each migration's bounds."""
-    watched = is_watched(connection.dialect.name == "sqlite").label("watched")
-    query = select(migrations, watched).outerjoin(
-        watches, watches.c.migration_id == migrations.c.id
-    )
-    rows = connection.execute(query.where(migrations.c.id.in_(ids))).all()
+    query = _views_query(connection.dialect.name == "sqlite")
+    rows = connection.execute(query, {"ids": list(ids), "now": time.time()}).all()
     bounded = [row.id for row in rows if bounds_of(row) != Bounds()]
     workers: defaultdict[str, set[str]] = defaultdict(lambda: {runner})
     if bounded:
@@ -82,9 +82,18 @@ def migration_views(
             select(transfers.c.migration_id, transfers.c.owner).where(running).distinct()
         ):
             workers[pair.migration_id].add(pair.owner)
-        for row in connection.execute(select_helpers(bounded)):
+        for row in connection.execute(HELPERS, {"ids": bounded}):
             workers[row.migration_id].add(row.owner)
     return {row.id: _view(row, runner, workers[row.id]) for row in rows}
+
+
+@cache
+def _views_query(sqlite: bool) -> Select[Any]:
+    watched = is_watched(sqlite).label("watched")
+    joined = select(migrations, watched).outerjoin(
+        watches, watches.c.migration_id == migrations.c.id
+    )
+    return joined.where(migrations.c.id.in_(IDS))
 
 
 def _view(row: Row[Any], runner: str, workers: set[str]) -> MigrationView:

@@ -19,6 +19,7 @@ from typing import Any, Final
 
 from sqlalchemy import ColumnElement, Connection, Float, literal, literal_column, select, text
 
+from relay.ledger.parameters import NOW
 from relay.ledger.sample_values import Moving, MovingObject
 from relay.ledger.schema import live, watches
 
@@ -48,8 +49,9 @@ def watch(connection: Connection, ids: Collection[str]) -> None:
 
 
 def is_watched(sqlite: bool) -> ColumnElement[Any]:
-    """Return the condition that a migration's row of `watches` holds now."""
-    return watches.c.until > _now(sqlite)
+    """Return the condition that a migration's row of `watches` holds now, which is the parameter
+    `now` for SQLite."""
+    return watches.c.until > (NOW if sqlite else literal_column(_SERVER_TIME, Float))
 
 
 def write_live(connection: Connection, runner: str, members: str) -> None:

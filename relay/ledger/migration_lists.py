@@ -10,14 +10,17 @@ Decided here: which migrations a page has. Never here: the members of each
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Select, or_, select, union_all
 
-from relay.ledger.migration_rows import is_visible, of_kind, with_counts
+from relay.ledger.migration_rows import with_counts
 from relay.ledger.migration_values import Migration
+from relay.ledger.parameters import BEFORE, FORMS, LIMIT, NUMBER, RUNNER, TENANT, TEXT
 from relay.ledger.schema import NEEDY, migrations
 from relay.ledger.viewer import EVERYTHING, Viewer
 
@@ -52,38 +55,84 @@ def find_migrations(
     by at most four queries; of one kind of worker as `migration_rows.of_kind`."""
     if "\0" in wanted.search:  # PostgreSQL refuses it, and no location has it
         return []
-    rows = connection.execute(list_query(limit, wanted, viewer, runner)).all()
+    query = list_query(ListForm.of(wanted, viewer, runner))
+    rows = connection.execute(query, list_values(limit, wanted, viewer, runner)).all()
     return with_counts(connection, rows)
 
 
-def list_query(
+@dataclass(frozen=True, kw_only=True)
+class ListForm:
+    """What decides the query of a list, without its values."""
+
+    states: frozenset[str]
+    needs_attention: bool | None
+    has_before: bool
+    searches: bool
+    searches_number: bool
+    sees_all: bool
+    of_one_kind: bool
+
+    @classmethod
+    def of(cls, wanted: MigrationFilter, viewer: Viewer, runner: str | None) -> ListForm:
+        """Return the form of a list that a viewer sees; of one kind of worker, or of all."""
+        return cls(
+            states=wanted.states,
+            needs_attention=wanted.needs_attention,
+            has_before=wanted.before is not None,
+            searches=bool(wanted.search),
+            searches_number=_number_in(wanted.search) is not None,
+            sees_all=viewer.sees_all,
+            of_one_kind=runner is not None,
+        )
+
+
+def list_values(
     limit: int, wanted: MigrationFilter, viewer: Viewer, runner: str | None
-) -> Select[Any]:
+) -> Mapping[str, Any]:
+    """Return the parameters of `list_query`."""
+    return {
+        "limit": limit,
+        "before": wanted.before,
+        "text": re.sub("[/%_]", r"/\g<0>", wanted.search),
+        "number": _number_in(wanted.search),
+        "tenant": viewer.tenant,
+        "runner": runner,
+    }
+
+
+@lru_cache(maxsize=FORMS)
+def list_query(form: ListForm) -> Select[Any]:
     """Return the query for the rows of a page."""
-    place = migrations.c.number if viewer.sees_all else migrations.c.ordinal
-    conditions = [is_visible(viewer), of_kind(runner), *_conditions(wanted, place)]
-    page = select(migrations).where(*conditions).order_by(place.desc()).limit(limit)
-    if len(wanted.states) <= 1:
-        return page.where(*(migrations.c.state == state for state in wanted.states))
+    place = migrations.c.number if form.sees_all else migrations.c.ordinal
+    page = select(migrations).where(*_conditions(form, place)).order_by(place.desc()).limit(LIMIT)
+    if len(form.states) <= 1:
+        return page.where(*(migrations.c.state == state for state in form.states))
     pages = [
-        select(page.where(migrations.c.state == state).subquery())
-        for state in sorted(wanted.states)
+        select(page.where(migrations.c.state == state).subquery()) for state in sorted(form.states)
     ]
     found = union_all(*pages).subquery()
-    return select(found).order_by(found.c[place.name].desc()).limit(limit)
+    return select(found).order_by(found.c[place.name].desc()).limit(LIMIT)
 
 
-def _conditions(wanted: MigrationFilter, place: Any) -> Iterator[ColumnElement[bool]]:
-    if wanted.before is not None:
-        yield place < wanted.before
-    if wanted.needs_attention is not None:
-        yield NEEDY if wanted.needs_attention else ~migrations.c.needs_attention
-    if wanted.search:
-        text = wanted.search
-        number = text.removeprefix("#")
-        numbered = number.isascii() and number.isdigit() and len(number) < 10
+def _conditions(form: ListForm, place: Any) -> Iterator[ColumnElement[bool]]:
+    if not form.sees_all:
+        yield migrations.c.tenant == TENANT
+    if form.of_one_kind:
+        yield migrations.c.runner.is_(None) | (migrations.c.runner == RUNNER)
+    if form.has_before:
+        yield place < BEFORE
+    if form.needs_attention is not None:
+        yield NEEDY if form.needs_attention else ~migrations.c.needs_attention
+    if form.searches:
         yield or_(
-            migrations.c.source.icontains(text, autoescape=True),
-            migrations.c.destination.icontains(text, autoescape=True),
-            *((migrations.c.ordinal == int(number),) if numbered else ()),
+            migrations.c.source.icontains(TEXT, escape="/"),
+            migrations.c.destination.icontains(TEXT, escape="/"),
+            *((migrations.c.ordinal == NUMBER,) if form.searches_number else ()),
         )
+
+
+def _number_in(text: str) -> int | None:
+    """Return the number that a text may name, or None."""
+    number = text.removeprefix("#")
+    is_number = number.isascii() and number.isdigit() and len(number) < 10
+    return int(number) if is_number else None

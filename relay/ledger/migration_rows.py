@@ -10,11 +10,14 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 from time import time
 from typing import Any, Final
 
 from sqlalchemy import (
+    BindParameter,
     ColumnElement,
+    CompoundSelect,
     Connection,
     Row,
     Select,
@@ -32,6 +35,7 @@ from relay.errors import (
 )
 from relay.ledger.counters import efforts_of, select_parts, tallies_of
 from relay.ledger.migration_values import Efforts, Migration
+from relay.ledger.parameters import IDS, MIGRATION, MOVING, NUMBER, RUNNER, TENANT, VIEWER
 from relay.ledger.retried import migration_retry, pending_retries, split_listing_retry
 from relay.ledger.schema import (
     NOT_THERE,
@@ -59,21 +63,44 @@ def one(
     (`Viewer.numbered_tenant`). Raises MigrationUnknown; also for a migration that the viewer does
     not see, and for one that belongs to another kind of worker than `runner`."""
     row = None
-    named = with_name(id, viewer)
+    named = values_of_name(id, viewer, runner)
     if named is not None:
-        visible = select(migrations).where(named, of_kind(runner), is_visible(viewer))
-        # A row of an older relay without an ordinal comes last.
-        row = connection.execute(visible.order_by(migrations.c.ordinal.is_(None))).first()
+        query = one_query("number" in named, viewer.sees_all, runner is not None)
+        row = connection.execute(query, named).first()
     if row is None:
         raise MigrationUnknown(f"there is no migration {id!a}")
     return with_counts(connection, [row], efforts=True)[0]
 
 
-def with_name(id: str, viewer: Viewer) -> ColumnElement[bool] | None:
-    """Return the condition for the migrations that `id` may name; None if it can name none. (A
-    database refuses some characters.)"""
-    conditions = with_names([id], viewer)
-    return or_(*conditions) if conditions else None
+def values_of_name(id: str, viewer: Viewer, runner: str | None) -> Mapping[str, Any] | None:
+    """Return the parameters of `one_query` for the migrations that `id` may name; None if it can
+    name none. (A database refuses some characters.)"""
+    seen = {"viewer": viewer.tenant, "runner": runner}
+    numbered = _NUMBER.fullmatch(id)
+    if numbered is not None:
+        tenant = numbered["tenant"] or viewer.numbered_tenant
+        return {**seen, "tenant": tenant, "number": int(numbered["number"])}
+    return {**seen, "migration": id} if _ID.fullmatch(id) is not None else None
+
+
+@cache
+def one_query(is_numbered: bool, sees_all: bool, of_one_kind: bool) -> Select[Any]:
+    """Return the query for the migrations of a name: a number, or else an id."""
+    table = migrations.c
+    if is_numbered:
+        older = table.ordinal.is_(None) & (table.number == NUMBER)
+        named = or_(
+            (table.tenant == TENANT) & (table.ordinal == NUMBER), (table.tenant == TENANT) & older
+        )
+    else:
+        named = table.id == MIGRATION
+    query = select(migrations).where(named)
+    if not sees_all:
+        query = query.where(table.tenant == VIEWER)
+    if of_one_kind:
+        query = query.where(table.runner.is_(None) | (table.runner == RUNNER))
+    # A row of an older relay without an ordinal comes last.
+    return query.order_by(table.ordinal.is_(None))
 
 
 def with_names(ids: Sequence[str], viewer: Viewer) -> list[ColumnElement[bool]]:
@@ -211,9 +238,10 @@ _OF: Final = transfers.c.migration_id + literal_column("''")
 the migration by its index, and look for parts of each; few parts are being moved."""
 
 
-def select_helpers(ids: Sequence[str]) -> Select[Any]:
-    """Return the query for the helpers of some migrations: migration, transfer and helper. The
-    transfer may have no owner, because its worker was lost or has ended."""
+def select_helpers(ids: BindParameter[Any]) -> Select[Any]:
+    """Return the query for the helpers of the migrations that a parameter names: migration,
+    transfer and helper. The transfer may have no owner, because its worker was lost or has
+    ended."""
     return (
         select(transfers.c.migration_id, transfers.c.id, parts.c.owner)
         .join(parts, parts.c.transfer_id == transfers.c.id)
@@ -223,9 +251,12 @@ def select_helpers(ids: Sequence[str]) -> Select[Any]:
     )
 
 
-def select_slots(ids: Sequence[str]) -> Select[Any]:
-    """Return the query for the workers that run transfers of some migrations: migration, worker and
-    its `slots`. Workers of an older relay do not count."""
+HELPERS: Final = select_helpers(IDS)
+
+
+def select_slots(ids: BindParameter[Any]) -> Select[Any]:
+    """Return the query for the workers that run transfers of the migrations that a parameter names:
+    migration, worker and its `slots`. Workers of an older relay do not count."""
     return (
         select(transfers.c.migration_id, runners.c.id, runners.c.slots)
         .join(runners, runners.c.id == transfers.c.owner)
@@ -241,15 +272,21 @@ def _activity_of(
     and name, with one query: the bytes `in_parts` of unfinished uploads, the number of `helpers`,
     and the `slots` of the workers that run transfers of the `moving` ones. A number without rows is
     left out."""
-    stored, helping = select_parts(ids).subquery(), select_helpers(ids).subquery()
+    query = _activity_query(bool(moving))
+    rows = connection.execute(query, {"ids": list(ids), "moving": list(moving)})
+    return {(id, name): int(number) for id, name, number in rows}
+
+
+@cache
+def _activity_query(has_moving: bool) -> CompoundSelect[Any]:
+    stored, helping = select_parts(IDS).subquery(), select_helpers(IDS).subquery()
     helpers = select(helping.c.migration_id, literal("helpers"), func.count())
     counted = [
         select(stored.c.migration_id, literal("in_parts"), stored.c.there),
         helpers.group_by(helping.c.migration_id),
     ]
-    if moving:
-        running = select_slots(moving).subquery()
+    if has_moving:
+        running = select_slots(MOVING).subquery()
         slots = select(running.c.migration_id, literal("slots"), func.sum(running.c.slots))
         counted.append(slots.group_by(running.c.migration_id))
-    rows = connection.execute(union_all(*counted))
-    return {(id, name): int(number) for id, name, number in rows}
+    return union_all(*counted)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Final
 
 from sqlalchemy import (
+    BindParameter,
     ColumnElement,
     Connection,
     Row,
@@ -18,6 +20,7 @@ from sqlalchemy import (
     union_all,
 )
 
+from relay.ledger.parameters import AFTER, FORMS, LIMIT, MIGRATION, REASON
 from relay.ledger.schema import FAILED, receipts, transfers
 from relay.ledger.states import TransferState
 
@@ -44,7 +47,7 @@ class TransferRow:
 def page(
     connection: Connection,
     migration: str,
-    states: Iterable[str] = (),
+    states: Collection[str] = (),
     after: int = 0,
     limit: int = 1000,
     *,
@@ -52,36 +55,31 @@ def page(
 ) -> list[TransferRow]:
     """Return up to `limit` transfers with ids above `after`, in the order of their ids; with
     `states`, only those in one of them, and with a `reason`, only those that failed for it."""
-    sqlite = connection.dialect.name == "sqlite"
-    query = page_query(migration, states, after, limit, reason=reason, sqlite=sqlite)
-    return [transfer_row(row) for row in connection.execute(query)]
+    query = page_query(
+        frozenset(states),
+        has_reason=reason is not None,
+        rows=_ROWS,
+        sqlite=connection.dialect.name == "sqlite",
+    )
+    values = page_values(migration, states, after, reason) | {"limit": limit}
+    return [transfer_row(row) for row in connection.execute(query, values)]
 
 
+@lru_cache(maxsize=FORMS)
 def page_query(
-    migration: str,
-    states: Iterable[str] = (),
-    after: int = 0,
-    limit: int = 1000,
-    *,
-    reason: str | None = None,
-    sqlite: bool,
+    states: frozenset[str], *, has_reason: bool = False, rows: Select[Any], sqlite: bool
 ) -> Select[Any]:
-    """Return the query for the rows of a page."""
-    (first, *others) = _ranges(migration, states, after, reason)
+    """Return the query for the rows of a page: those of a query of transfers without a condition.
+    Its parameters are `limit` and those of `page_values`."""
+    (first, *others) = _ranges(states, has_reason)
     if not others:
-        return first.of(select_rows(), sqlite=sqlite).limit(limit)
-    ids = ids_behind(migration, states, after, limit, reason=reason, sqlite=sqlite)
-    return select_rows().where(transfers.c.id.in_(ids)).order_by(transfers.c.id)
+        return first.of(rows, sqlite=sqlite).limit(LIMIT)
+    ids = ids_behind(states, LIMIT, has_reason=has_reason, sqlite=sqlite)
+    return rows.where(transfers.c.id.in_(ids)).order_by(transfers.c.id)
 
 
 def ids_behind(
-    migration: str,
-    states: Iterable[str],
-    after: int,
-    limit: int,
-    *,
-    reason: str | None = None,
-    sqlite: bool,
+    states: frozenset[str], limit: BindParameter[Any], *, has_reason: bool, sqlite: bool
 ) -> Select[Any]:
     """Return the query for the ids of the rows of a page, in order.
 
@@ -89,7 +87,7 @@ def ids_behind(
     migration for each page. So each state is asked for its own page, and the pages are merged."""
     pages = [
         one.of(select(transfers.c.id), sqlite=sqlite).limit(limit)
-        for one in _ranges(migration, states, after, reason)
+        for one in _ranges(states, has_reason)
     ]
     if len(pages) == 1:
         return pages[0]
@@ -97,17 +95,28 @@ def ids_behind(
     return select(found.c.id).order_by(found.c.id).limit(limit)
 
 
+def page_values(
+    migration: str, states: Collection[str], after: int, reason: str | None
+) -> dict[str, Any]:
+    """Return the parameters of `ids_behind` and `page_query`, without their limit."""
+    # Only a failed object has a reason.
+    is_empty = reason is not None and states and TransferState.FAILED not in states
+    return {
+        "migration": migration,
+        "after": _LAST_ID if is_empty else after,
+        "reason": reason,
+    }
+
+
 _LAST_ID: Final = 2**63 - 1
 
 
 @dataclass(frozen=True)
 class _PageRange:
-    """The rows of a migration with one value in a column, and ids above `after`."""
+    """The rows of a migration with one value in a column, and ids above a place."""
 
-    migration: str
     column: ColumnElement[Any]
-    value: str
-    after: int
+    value: ColumnElement[Any]
 
     def of(self, query: Select[Any], *, sqlite: bool) -> Select[Any]:
         """Return these rows of a query, in the order of their ids, by an index on migration, column
@@ -116,15 +125,14 @@ class _PageRange:
         By `id > after` PostgreSQL would take the primary key where it expects matching rows soon,
         and read a million others: rows of one state often stand together. SQLite finds no place in
         an index by a pair with an id."""
-        mine = query.where(transfers.c.migration_id == self.migration)
+        mine = query.where(transfers.c.migration_id == MIGRATION)
         if sqlite:
-            rows = mine.where(self.column == self.value, transfers.c.id > self.after)
+            rows = mine.where(self.column == self.value, transfers.c.id > AFTER)
             return rows.order_by(transfers.c.id)
         place = tuple_(self.column, transfers.c.id)
-        return mine.where(
-            place > tuple_(literal(self.value), literal(self.after, transfers.c.id.type)),
-            self.column <= self.value,
-        ).order_by(self.column, transfers.c.id)
+        return mine.where(place > tuple_(self.value, AFTER), self.column <= self.value).order_by(
+            self.column, transfers.c.id
+        )
 
 
 @dataclass(frozen=True)
@@ -136,16 +144,12 @@ class _FailureRange(_PageRange):
         return super().of(query.where(FAILED), sqlite=sqlite)
 
 
-def _ranges(
-    migration: str, states: Iterable[str], after: int, reason: str | None
-) -> Sequence[_PageRange]:
+def _ranges(states: frozenset[str], has_reason: bool) -> Sequence[_PageRange]:
     """Return the ranges that make up a page; the order of each is that of an index."""
+    if has_reason:
+        return [_FailureRange(transfers.c.reason, REASON)]
     wanted = sorted(states) or sorted(TransferState)
-    if reason is None:
-        return [_PageRange(migration, transfers.c.state, state, after) for state in wanted]
-    # Only a failed object has a reason.
-    last = after if TransferState.FAILED in wanted else _LAST_ID
-    return [_FailureRange(migration, transfers.c.reason, reason, last)]
+    return [_PageRange(transfers.c.state, literal(str(state))) for state in wanted]
 
 
 def select_rows() -> Select[Any]:
@@ -153,6 +157,9 @@ def select_rows() -> Select[Any]:
     return select(transfers, receipts.c.receipt).outerjoin(
         receipts, receipts.c.transfer_id == transfers.c.id
     )
+
+
+_ROWS: Final = select_rows()
 
 
 def transfer_row(row: Row[Any]) -> TransferRow:

@@ -17,6 +17,7 @@ from typing import Any, Final
 from sqlalchemy import Connection, select, text, update
 
 from relay.ledger.names import in_chunks
+from relay.ledger.parameters import MIGRATION
 from relay.ledger.schema import MAX_SUM, reasons, transfers
 
 MOST: Final = 200
@@ -138,10 +139,16 @@ def mark_failed(connection: Connection, found: Mapping[str, Iterable[int]]) -> N
             connection.execute(failed.values(reason=reason))
 
 
+_REASONS: Final = (
+    select(reasons)
+    .where(reasons.c.migration_id == MIGRATION, reasons.c.objects > 0)
+    .order_by(reasons.c.objects.desc(), reasons.c.reason)
+)
+
+
 def reasons_of(connection: Connection, migration: str) -> list[Reason]:
     """Return the reasons of a migration's failed objects, the most frequent first."""
-    query = select(reasons).where(reasons.c.migration_id == migration, reasons.c.objects > 0)
-    rows = connection.execute(query.order_by(reasons.c.objects.desc(), reasons.c.reason))
+    rows = connection.execute(_REASONS, {"migration": migration})
     return [
         Reason(
             reason=row.reason,

@@ -10,10 +10,11 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
-from sqlalchemy import Connection, Select, bindparam, select, update
+from sqlalchemy import BindParameter, Connection, Select, bindparam, select, update
 
 from relay.ledger.claim_values import Claim
 from relay.ledger.listing_values import ListingClaim
+from relay.ledger.parameters import IDS
 from relay.ledger.schema import RUNNING, migrations, transfers
 from relay.ledger.states import ListingState, MigrationState
 
@@ -109,14 +110,17 @@ def pending_retries(
     connection: Connection, ids: Sequence[str]
 ) -> dict[str, tuple[Mapping[str, Any], ...]]:
     """Return up to SHOWN pending retries of each migration, the longest-lasting first."""
-    return shown_retries(connection.execute(select_errors(ids))) if ids else {}
+    return shown_retries(connection.execute(_ERRORS, {"ids": list(ids)})) if ids else {}
 
 
-def select_errors(ids: Sequence[str]) -> Select[Any]:
-    """Return the query for the errors of some migrations' running transfers: migration, name and
-    error. `shown_retries` takes the retries from it."""
+def select_errors(ids: BindParameter[Any]) -> Select[Any]:
+    """Return the query for the errors of the running transfers of the migrations that a parameter
+    names: migration, name and error. `shown_retries` takes the retries from it."""
     query = select(transfers.c.migration_id, transfers.c.name, transfers.c.error)
     return query.where(transfers.c.migration_id.in_(ids), RUNNING, transfers.c.error.is_not(None))
+
+
+_ERRORS: Final = select_errors(IDS)
 
 
 def shown_retries(rows: Iterable[Any]) -> dict[str, tuple[Mapping[str, Any], ...]]:

@@ -7,11 +7,13 @@ Decided here: the stages, and how they are counted. Never here: which stage a mi
 from __future__ import annotations
 
 from collections import Counter
+from functools import cache
 from typing import Any
 
-from sqlalchemy import Connection, func, select, text, update
+from sqlalchemy import Connection, Select, func, or_, select, text, update
 
 from relay.ledger.migration_values import Migration
+from relay.ledger.parameters import RUNNER, TENANT
 from relay.ledger.schema import migrations, stage_counts
 from relay.ledger.viewer import Viewer
 
@@ -87,11 +89,17 @@ def count_stages(
 ) -> Counter[tuple[str, bool]]:
     """Return the number of migrations that a viewer sees, by their state and whether they need a
     person; of one kind of worker as `migration_rows.of_kind`."""
+    query = _counts_query(viewer.sees_all, runner is not None)
+    rows = connection.execute(query, {"tenant": viewer.tenant, "runner": runner}).all()
+    return Counter({(state, bool(needy)): int(number) for state, needy, number in rows})
+
+
+@cache
+def _counts_query(sees_all: bool, of_one_kind: bool) -> Select[Any]:
     stage = (stage_counts.c.state, stage_counts.c.needs_attention)
     query = select(*stage, func.sum(stage_counts.c.migrations)).group_by(*stage)
-    if not viewer.sees_all:
-        query = query.where(stage_counts.c.tenant == viewer.tenant)
-    if runner is not None:
-        query = query.where(stage_counts.c.runner.in_(("", runner)))
-    rows = connection.execute(query).all()
-    return Counter({(state, bool(needy)): int(number) for state, needy, number in rows})
+    if not sees_all:
+        query = query.where(stage_counts.c.tenant == TENANT)
+    if of_one_kind:
+        query = query.where(or_(stage_counts.c.runner == "", stage_counts.c.runner == RUNNER))
+    return query

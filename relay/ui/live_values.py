@@ -27,7 +27,7 @@ from relay.ledger.states import ENDED
 from relay.ledger.viewer import Viewer
 from relay.ui.feeds import Feed, Feeds, MigrationValues, SampleReader, Values
 from relay.ui.frame import PageFrame
-from relay.ui.migration_list import ROWS, list_update
+from relay.ui.migration_list import ROWS, ListValues, list_update
 from relay.ui.migration_screen import migration_update
 from relay.ui.moving_rows import HISTORY_SECONDS
 from relay.ui.queries import name_of
@@ -143,9 +143,7 @@ def _feed_of(
         reader = partial(SampleReader, ledger, ids[0], _history_begin(asked[0]))
         return shared.feeds.of(ids, lambda: MigrationValues(frame, reader()))
     groups = shared.groups(ledger, viewer)
-    return shared.feeds.of(
-        (viewer, ids), lambda: lambda found, _: list_update(frame, found, groups())
-    )
+    return shared.feeds.of((viewer, ids), lambda: ListValues(frame, groups))
 
 
 def look_at(frame: PageFrame, latest: Latest, feed: Feed, *, ends: bool) -> tuple[Values, bool]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, Final
 
 from flask import Response, request
@@ -10,9 +11,11 @@ from flask import Response, request
 from relay.errors import InvalidType
 from relay.ledger.migration_values import Migration
 from relay.ledger.overview import Group, MigrationSearch
+from relay.ledger.sample_values import Moving
+from relay.ledger.states import MigrationState
 from relay.ui import words
 from relay.ui.figures import count
-from relay.ui.frame import PageFrame
+from relay.ui.frame import NOTHING, PageFrame
 from relay.ui.queries import link_query, number_in_query
 from relay.ui.summaries import MigrationRow, row_of, row_shape
 
@@ -47,16 +50,39 @@ def list_update(
     frame: PageFrame, shown: Sequence[Migration], groups: Mapping[Group, int]
 ) -> dict[str, Any]:
     """Return the live values of some migrations of the list. Raises LedgerFailed."""
-    frame.estimates.read(frame.ledger.live, shown)
-    rows = [row_of(migration, frame.pace(migration)) for migration in shown]
-    texts: dict[str, str] = {}
-    bars: dict[str, Any] = {}
-    for row in rows:
-        members = row.live.to_json(f"{row.migration.name}.")
-        texts |= members["texts"]
-        bars |= members["bars"]
-    texts |= {f"group.{group}": count(number) for group, number in groups.items()}
-    return {"texts": texts, "bars": bars, "shape": list_shape(rows)}
+    return ListValues(frame, lambda: groups)(shown)
+
+
+@dataclass(eq=False)
+class ListValues:
+    """The live values of one list, for all its streams; `groups` counts the migrations. Most
+    migrations of a list rest: what they show is kept while they stay as they are."""
+
+    frame: PageFrame
+    groups: Callable[[], Mapping[Group, int]]
+    _: KW_ONLY
+    _rows: dict[str, MigrationRow] = field(default_factory=dict)
+    """The last ones, by the ids of the migrations."""
+
+    def __call__(self, shown: Sequence[Migration], moving: Moving = NOTHING) -> dict[str, Any]:
+        """Return the values now. Raises LedgerFailed."""
+        self.frame.estimates.read(self.frame.ledger.live, shown)
+        self._rows = {one.id: self._row(one) for one in shown}
+        texts: dict[str, str] = {}
+        bars: dict[str, Any] = {}
+        for row in self._rows.values():
+            members = row.live.to_json(f"{row.migration.name}.")
+            texts |= members["texts"]
+            bars |= members["bars"]
+        texts |= {f"group.{group}": count(number) for group, number in self.groups().items()}
+        return {"texts": texts, "bars": bars, "shape": list_shape([*self._rows.values()])}
+
+    def _row(self, migration: Migration) -> MigrationRow:
+        known = self._rows.get(migration.id)
+        rests = migration.state != MigrationState.RUNNING
+        if known is not None and rests and known.migration == migration:
+            return known
+        return row_of(migration, self.frame.pace(migration))
 
 
 def list_shape(rows: list[MigrationRow]) -> str:

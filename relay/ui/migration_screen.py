@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from flask import Response, request
 
-from relay.api.migration_routes import html_page, json_lines, sheet
+from relay.api.object_reports import html_page, json_lines, sheet
 from relay.engine.refresh import Refresh, apply_refresh
 from relay.errors import InvalidType, MigrationUnknown, RelayError
 from relay.ledger.migration_values import Migration
@@ -136,7 +136,6 @@ def objects_page(frame: PageFrame, id: str) -> Response:
         migration=migration,
         wanted=wanted,
         found=found,
-        sizes=[_size_of(row) for row in found.rows],
         reasons=[(one.reason, words.reason_of(one)) for one in frame.ledger.reasons(migration.id)],
         is_cut=found.next is not None and len(found.rows) < wanted.limit,
         empty=_empty(migration, wanted, is_cut=found.next is not None),
@@ -256,11 +255,6 @@ def _empty(migration: Migration, wanted: ObjectSearch, *, is_cut: bool) -> str:
             else "Nothing was found in the source."
         )
     return f"None of {count(every)} objects matches."
-
-
-def _size_of(row: TransferRow) -> str:
-    known = row.bytes if row.bytes is not None else row.size
-    return "" if known is None else size(known)
 
 
 def _facts(row: TransferRow) -> list[tuple[str, str]]:

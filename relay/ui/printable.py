@@ -22,7 +22,9 @@ _CHANGED: Final = re.compile("[\0\r\n\ud800-\udfff]")
 
 def visible(text: str) -> str:
     """Return text with its control, bidi and invisible characters as escapes of Python."""
-    return _UNSEEN.sub(_escape, text)
+    # Most texts are such, and a page has thousands.
+    is_plain = text.isascii() and text.isprintable()
+    return text if is_plain else _UNSEEN.sub(_escape, text)
 
 
 def is_sent_exactly(text: str) -> bool:

@@ -3,6 +3,10 @@
 The policy allows scripts, styles and requests of this origin only, and no script may turn text
 into HTML (W3C, "Content Security Policy Level 3"; "Trusted Types"). Templates escape everything,
 and what they print has its control and bidi characters as escapes; the values of forms are exact.
+
+A page is rendered in pieces, between which other greenlets run (`relay/api/hub_pauses.py`).
+Templates import their macros without their own values: a module of macros with values would be made
+for each page, in a cycle with all that the page shows, which only the garbage collector frees.
 Never here: which page answers."""
 
 from __future__ import annotations
@@ -13,13 +17,15 @@ from pathlib import Path
 from typing import Any, Final
 
 from flask import Response, request
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from relay import __version__
+from relay.api.hub_pauses import HubPauses
 from relay.ui import figures, words
 from relay.ui.assets import assets
 from relay.ui.printable import bdi_of, exact, visible
+from relay.wire.yielding import yield_to_hub
 
 POLICY: Final = "; ".join(
     (
@@ -44,6 +50,8 @@ HEADERS: Final[Mapping[str, str]] = {
 }
 """The headers of every answer of the page."""
 UNCACHED: Final[Mapping[str, str]] = {"Cache-Control": "no-store"}
+SHARED: Final = ("_parts.html", "base.html")
+"""The templates that the others use."""
 
 
 @cache
@@ -52,6 +60,7 @@ def environment() -> Environment:
     made = Environment(
         loader=FileSystemLoader(Path(__file__).with_name("templates")),
         autoescape=True,
+        auto_reload=False,
         undefined=StrictUndefined,
         finalize=_finalize,
         trim_blocks=True,
@@ -72,8 +81,19 @@ def environment() -> Environment:
 
 def page(template: str, status: int = 200, **values: Any) -> Response:
     """Return a page that no cache keeps. `values` are the template's."""
-    text = environment().get_template(template).render(root=root(), **values)
+    for shared in SHARED:
+        _template(shared)
+    pieces = _template(template).generate(root=root(), **values)
+    text = "".join(HubPauses().between(pieces))
     return Response(text, status=status, headers=UNCACHED, mimetype="text/html")
+
+
+@cache
+def _template(name: str) -> Template:
+    """Return a template. The first call compiles it, which may take ten milliseconds; other
+    greenlets run before that."""
+    yield_to_hub()
+    return environment().get_template(name)
 
 
 def redirect(path: str) -> Response:

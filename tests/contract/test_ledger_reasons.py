@@ -16,7 +16,7 @@ from relay.ledger import reasons
 from relay.ledger.claim_values import Settlement
 from relay.ledger.ledger import Ledger
 from relay.ledger.listing_values import ListedObject
-from relay.ledger.pages import page_query
+from relay.ledger.pages import page_query, page_values, select_rows
 from tests import new_ledger
 from tests.ledgers import TREE, Opened, assert_reasons_counted, states, tree, verified_end
 
@@ -191,13 +191,14 @@ def test_the_failures_of_an_older_ledger_get_reasons(tmp_path: Path) -> None:
 def test_an_index_serves_the_objects_of_a_reason(ledger: Ledger) -> None:
     id = fail(ledger, DENIED, LONG, None)
     sqlite = ledger.database.sqlite
-    query = page_query(id, reason="source:permission-denied:403", sqlite=sqlite)
+    values = page_values(id, (), 0, "source:permission-denied:403") | {"limit": 100}
+    query = page_query(frozenset(), has_reason=True, rows=select_rows(), sqlite=sqlite)
 
     def explain(connection: Connection) -> str:
         if not sqlite:  # a scan is the quickest for a few rows
             connection.exec_driver_sql("SET LOCAL enable_seqscan = off")
             connection.exec_driver_sql("SET LOCAL enable_sort = off")
-        text = str(query.compile(connection, compile_kwargs={"literal_binds": True}))
+        text = str(query.params(values).compile(connection, compile_kwargs={"literal_binds": True}))
         plan = "EXPLAIN QUERY PLAN " if sqlite else "EXPLAIN "
         return str(connection.exec_driver_sql(plan + text).all())
 

@@ -10,17 +10,16 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection, event, select, text
+from sqlalchemy import Connection, Select, event, text
 
 from relay.errors import IllegalTransition, KeyReused, MigrationUnknown
 from relay.ledger import ledger_log
 from relay.ledger.claim_values import Settlement
 from relay.ledger.ledger import Ledger
-from relay.ledger.migration_lists import MigrationFilter, list_query
-from relay.ledger.migration_rows import with_name
+from relay.ledger.migration_lists import ListForm, MigrationFilter, list_query, list_values
+from relay.ledger.migration_rows import one_query, values_of_name
 from relay.ledger.migration_values import Spec
 from relay.ledger.overview import query_by_name
-from relay.ledger.schema import migrations
 from relay.ledger.viewer import EVERYTHING, Viewer
 from relay.ledger.workers import SERVER
 from tests.ledgers import OBJECT, TREE, Opened, assert_stages_counted, tree
@@ -176,14 +175,13 @@ def test_an_index_serves_every_list(address: str) -> None:
         ledger.database.run(_fill)
         for viewer in (ACME, EVERYTHING):
             for name, wanted in LISTS.items():
-                plan = _plan(ledger, list_query(50, wanted, viewer, SERVER))
+                plan = _plan(ledger, _list_query(wanted, viewer))
                 assert _is_served(plan), (name, viewer, plan)
             needy = MigrationFilter(needs_attention=True)
-            plan = _plan(ledger, list_query(50, needy, viewer, SERVER))
+            plan = _plan(ledger, _list_query(needy, viewer))
             assert "migrations_needy" in plan or _is_served(plan), plan
-            named = with_name("7", viewer)
-            assert named is not None
-            plan = _plan(ledger, select(migrations).where(named))
+            named = one_query(True, viewer.sees_all, False).order_by(None)
+            plan = _plan(ledger, named.params(values_of_name("7", viewer, None)))
             assert "tenant=? AND ordinal=?" in plan or "migrations_numbered" in plan, plan
             assert _is_served(plan), plan
             listed = query_by_name([str(number) for number in range(1, 51)], viewer, SERVER)
@@ -192,6 +190,11 @@ def test_an_index_serves_every_list(address: str) -> None:
             assert not re.search("tenant=\\?\\)|Seq Scan", plan), plan
     finally:
         ledger.close()
+
+
+def _list_query(wanted: MigrationFilter, viewer: Viewer) -> Select[Any]:
+    values = list_values(50, wanted, viewer, SERVER)
+    return list_query(ListForm.of(wanted, viewer, SERVER)).params(values)
 
 
 def _fill(connection: Connection) -> None:

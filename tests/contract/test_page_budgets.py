@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import gc
+import itertools
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from typing import Any
 
@@ -18,7 +20,9 @@ from relay.api.migration_routes import ledger_context
 from relay.config import Settings
 from relay.engine.transfer_engine import TransferEngine
 from relay.engine.worker.worker import Worker
+from relay.ledger import overview
 from relay.ledger.ledger import Ledger
+from relay.ledger.states import TransferState
 from relay.ledger.workers import SERVER
 from tests.conftest import LOOPBACK
 from tests.ledgers import assert_counted, assert_stages_counted
@@ -121,6 +125,38 @@ def plan_of(ledger: Ledger, statement: Statement) -> str:
     return ledger.database.run(explain, write=False)
 
 
+STEPS_OF_A_ROW = 40
+"""Most instructions of SQLite's machine for a row that it reads, sorts and returns."""
+
+
+def rows_read(ledger: Ledger, statement: Statement) -> float:
+    """Return how many rows of `transfers` a statement reads; for SQLite, about how many."""
+    text, values = statement
+
+    def analyze(connection: Connection) -> float:
+        # Of a small table all rows are read quickly; a large one is read so without these.
+        for way in ("seqscan", "hashjoin", "mergejoin"):
+            connection.exec_driver_sql(f"SET LOCAL enable_{way} = off")
+        explained = connection.exec_driver_sql(f"EXPLAIN (ANALYZE, FORMAT JSON) {text}", values)
+        return _rows_of_scans(explained.scalar_one()[0]["Plan"])
+
+    def count_steps(connection: Connection) -> float:
+        driver: Any = connection.connection.driver_connection
+        steps = itertools.count()
+        driver.set_progress_handler(lambda: next(steps) and None, 10)
+        connection.exec_driver_sql(text, values).all()
+        driver.set_progress_handler(None, 0)
+        return next(steps) * 10 / STEPS_OF_A_ROW
+
+    return ledger.database.run(count_steps if ledger.database.sqlite else analyze, write=False)
+
+
+def _rows_of_scans(plan: Mapping[str, Any]) -> float:
+    below = sum(_rows_of_scans(one) for one in plan.get("Plans", ()))
+    own = plan["Actual Rows"] * plan["Actual Loops"] if plan.get("Relation Name") else 0
+    return float(below + own + plan.get("Rows Removed by Filter", 0) * plan["Actual Loops"])
+
+
 COUNTS_OBJECTS = re.compile(r"\b(?:count|sum|max)\([^)]*\)[^()]*\bFROM transfers\b")
 """A count of rows of `transfers`, except of those in a subquery, which are the rows of a page."""
 
@@ -136,6 +172,33 @@ def test_each_page_takes_few_queries_by_an_index(client: FlaskClient, large_ledg
             assert COUNTS_OBJECTS.search(one[0]) is None, (path, one[0])
             plan = plan_of(large_ledger, one)
             assert SCANS.search(plan) is None, (path, one[0], plan)
+
+
+MOST_LEFT = 100
+"""Accepted number of objects in cycles for each page, whatever its length."""
+
+
+def test_a_page_leaves_little_to_the_collector(client: FlaskClient) -> None:
+    """A cycle with the values of a page would be thousands of objects, and the collection of some
+    such pages would hold up every transfer of the process."""
+    for path in (*PAGES, f"{LARGE}/report.csv", f"/migrations/{SIZE.large}/transfers"):
+        left = []
+        for _ in range(3):  # the first of them compiles
+            gc.collect()
+            client.get(path, headers={"Host": "localhost"}).close()
+            left.append(gc.collect())
+        assert left[-1] <= MOST_LEFT, (path, left)
+
+
+def test_a_filter_reads_its_window_once(
+    client: FlaskClient, large_ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each state's first rows, and then those of the window."""
+    monkeypatch.setattr(overview, "WINDOW", 50)
+    with statements(large_ledger) as seen:
+        client.get(f"{OBJECTS}?level=read_back", headers={"Host": "localhost"})
+    [query] = [one for one in reads_of(seen) if "seen" in one[0]]
+    assert 0 < rows_read(large_ledger, query) <= 50 * (len(TransferState) + 1)
 
 
 def test_the_watcher_takes_three_queries(large_ledger: Ledger) -> None:

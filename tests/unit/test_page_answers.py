@@ -18,6 +18,7 @@ from flask.testing import FlaskClient
 from relay.api import app as application
 from relay.api.app import create_app
 from relay.api.caller import Caller
+from relay.api.hub_pauses import HubPauses
 from relay.api.migration_routes import ledger_context
 from relay.api.token_limits import may_name
 from relay.config import Settings
@@ -33,6 +34,7 @@ from relay.ledger.token_values import Scope, TokenLimits
 from relay.ledger.viewer import Viewer
 from relay.ledger.workers import SERVER
 from relay.stores.kinds import Remote
+from relay.ui import rendering
 from relay.ui.assets import FOLDER, assets
 from relay.ui.remote_pages import _endpoint
 from relay.ui.rendering import HEADERS
@@ -84,6 +86,15 @@ def test_every_page_has_its_headers(client: FlaskClient, path: str) -> None:
 def test_no_page_names_another_host(client: FlaskClient, path: str) -> None:
     text = client.get(path).text
     assert not re.search(r"(?:href|src|action)=\"(?:https?:)?//", text)
+
+
+def test_a_page_is_rendered_in_pieces(client: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses: list[int] = []
+    monkeypatch.setattr(
+        rendering, "HubPauses", lambda: HubPauses(0.0, pause=lambda: pauses.append(1))
+    )
+    assert client.get("/ui/").status_code == 200
+    assert len(pauses) > 50
 
 
 def test_an_asset_is_kept_for_ever(client: FlaskClient) -> None:
