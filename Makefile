@@ -16,7 +16,7 @@ help:
 	@echo "make bench-stores  S3 to S3 and long listings beside rclone, and one worker beside two (about ten minutes)"
 	@echo "make bench-ledger  200,000 transfers through the ledger alone, in SQLite and PostgreSQL (about five minutes)"
 	@echo "make bench-before BASE=commit  5,000 small objects by this relay, by that of an earlier commit, and by rclone (about five minutes)"
-	@echo "make bench-page  its page, streams and metrics over a ledger of 10,000 migrations, one of 1,000,000 objects (about fifteen minutes)"
+	@echo "make bench-page  its page, streams and metrics over a ledger of 10,000 migrations, one of 1,000,000 objects (about twelve minutes)"
 	@echo "make ladder the article's rungs and relay, on the same objects (about ten minutes)"
 	@echo "make load   a minute of locust on POST /migrate, judged by thresholds.toml (LOAD='--page' for its page)"
 	@echo "make soak   five minutes of it at full load"

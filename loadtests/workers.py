@@ -97,9 +97,11 @@ class Workers:
         )
 
 
-def await_end(relay: Relay, id: str, seconds: float) -> Mapping[str, Any]:
-    """Wait until a migration has ended, and return it. Raises BenchError if it fails or takes too
-    long.
+def await_end(
+    relay: Relay, id: str, seconds: float, look_seconds: float = LOOK_SECONDS
+) -> Mapping[str, Any]:
+    """Wait until a migration has ended, and return it; look every `look_seconds`. Raises BenchError
+    if it fails or takes too long.
 
     It is read from the list of migrations: the detailed view would count its receipts each
     time."""
@@ -111,7 +113,7 @@ def await_end(relay: Relay, id: str, seconds: float) -> Mapping[str, Any]:
             if found["state"] != "succeeded":
                 raise BenchError(f"the migration ended as {found['state']}")
             return found
-        time.sleep(LOOK_SECONDS)
+        time.sleep(look_seconds)
     raise BenchError("the migration took too long")
 
 

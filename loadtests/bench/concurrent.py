@@ -17,6 +17,7 @@ from loadtests.bench.processes import Growth, core_wait_seconds
 from loadtests.bench.sections import LARGE
 from loadtests.bench.server import Relay
 from loadtests.bench.throughput import Say
+from loadtests.bench.ticks import read_ticks
 
 AT_ONCE = 4
 MOST_GROWTH = 32 * MIB
@@ -64,18 +65,21 @@ def run_hub(
             finally:
                 done.set()
             answers, late = polled.result()
-        latest, coreless, woke = (float(word) for word in ticks.read_text().split())
+        found = read_ticks(ticks)
         what = (
             f"hub: a greenlet that wakes every 10 ms during {AT_ONCE} transfers, {_SIDES[scheme]}:"
             " at most late by"
         )
         figure = (
-            f"{latest * 1e3:.0f} ms, and {coreless * 1e3:.0f} that it had no core ({woke:.0f}"
-            " wakes); from outside " + _figure(answers, late) + ("" if whole else ", NOT WHOLE")
+            f"{found.late * 1e3:.0f} ms, and {found.coreless * 1e3:.0f} that it had no core"
+            f" ({found.wakes} wakes); from outside {_figure(answers, late)}"
+            + ("" if whole else ", NOT WHOLE")
         )
         # A ticker that hardly woke has measured nothing.
         verdicts.append(
-            Verdict(what, figure, "< 100 ms", whole and woke > 100 and latest < MOST_LATE)
+            Verdict(
+                what, figure, "< 100 ms", whole and found.wakes > 100 and found.late < MOST_LATE
+            )
         )
     return verdicts
 

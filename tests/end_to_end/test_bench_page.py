@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from loadtests.bench.paints import has_chromium
+from loadtests.page import SECTIONS, marks
 from tests.postgres import programs
 
 ROOT = Path(__file__).resolve().parents[2]
-OPEN, CLOSE = "<!-- bench-page -->", "<!-- /bench-page -->"
 
 pytestmark = [pytest.mark.campaign, pytest.mark.timeout(300)]
 
@@ -26,21 +26,48 @@ def run(*words: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_a_short_run_fills_the_table(tmp_path: Path) -> None:
+FEW = ("--migrations", "120", "--transfers", "600", "--rounds", "1", "--seconds", "1")
+
+
+def write_marks(page: Path) -> None:
+    """Write a page with the marks of every section."""
+    blocks = [
+        f"{opening}\nold {name}\n{closing}"
+        for name in SECTIONS
+        for opening, closing in [marks(name)]
+    ]
+    page.write_text("\n".join(["before", *blocks, "after", ""]))
+
+
+def test_a_short_run_fills_the_tables(tmp_path: Path) -> None:
     page = tmp_path / "README.md"
-    page.write_text(f"before\n{OPEN}\n{CLOSE}\nafter\n")
-    few = ("--migrations", "120", "--transfers", "600", "--rounds", "1", "--seconds", "1")
+    write_marks(page)
     done = run(
-        *("loadtests.page", *few, "--objects", "50"),
+        *("loadtests.page", *FEW, "--objects", "50", "--pairs", "2"),
         *("--folder", str(tmp_path), "--write", str(page)),
     )
     assert done.returncode == 0, done.stderr
     head = "| what | SQLite |" + (" PostgreSQL |" if programs() else "") + " budget | met |"
     lines = page.read_text().splitlines()
-    assert head in lines
+    sections = 5 if has_chromium() else 4
+    assert lines.count(head) == sections
     rows = [line for line in lines if line.startswith("| ")]
-    assert len(rows) == 1 + 11 + (4 if has_chromium() else 0) + 8 + 1 + 2
+    assert len(rows) == sections + 11 + (4 if has_chromium() else 0) + 8 + 1 + 2
+    assert all(line in done.stdout for line in rows)
     assert list(tmp_path.iterdir()) == [page]
+
+
+def test_a_section_alone_leaves_the_other_tables(tmp_path: Path) -> None:
+    page = tmp_path / "README.md"
+    write_marks(page)
+    done = run(
+        *("loadtests.page", *FEW, "--only", "scrapes", "--ledgers", "SQLite"),
+        *("--folder", str(tmp_path), "--write", str(page)),
+    )
+    assert done.returncode == 0, done.stderr
+    kept = [name for name in SECTIONS if f"old {name}" in page.read_text()]
+    assert kept == [name for name in SECTIONS if name != "scrapes"]
+    assert "| a scrape a second: CPU |" in page.read_text()
 
 
 def test_a_short_siege_prints_its_table() -> None:
