@@ -23,7 +23,6 @@ from relay.ledger import (
     acceptance,
     actions,
     claims,
-    endings,
     entries,
     event_log,
     leases,
@@ -33,7 +32,6 @@ from relay.ledger import (
     migration_lists,
     migration_rows,
     pages,
-    plans,
     poll,
     retried,
     settling,
@@ -63,6 +61,7 @@ from relay.ledger.session_ledger import SessionLedger
 from relay.ledger.states import MigrationVerb, TransferVerb
 from relay.ledger.token_ledger import TokenLedger
 from relay.ledger.token_values import TokenHolder
+from relay.ledger.upkeep import Upkeep
 from relay.ledger.upload_ledger import UploadLedger
 from relay.ledger.viewer import DEFAULT_TENANT, EVERYTHING, Viewer
 from relay.ledger.workers import LEASE_SECONDS, TERMINAL, WorkerId
@@ -79,6 +78,7 @@ class Ledger:
         """`worker` is this process; tests may give another worker."""
         worker = worker or WorkerId.of_this_process(str(uuid.uuid4()))
         self.access = LedgerAccess(database=database, worker=worker)
+        self._upkeep = Upkeep()
 
     @classmethod
     def connect(cls, address: str, kind: str = TERMINAL, tallies: Tallies | None = None) -> Ledger:
@@ -339,33 +339,8 @@ class Ledger:
         self.access.log.has_secrets = True  # it may still hold the old ones
 
     def finish(self) -> list[Migration]:
-        """As endings.finish, endings.forget_secrets, plans.forget_secrets and
-        actions.complete_cancels; reads first.
-
-        Deleted secrets are then in no file. If another process is reading the log, that holds after
-        a later call."""
-        now = time.time()
-        due, over, old_plans, half_cancelled = self.database.run(
-            lambda c: (
-                endings.finishable_ids(c),
-                endings.forgettable_ids(c, now),
-                plans.has_forgettable(c, now),
-                actions.half_cancelled_ids(c),
-            ),
-            write=False,
-            operation="look",
-        )
-        if half_cancelled:
-            self.database.run(actions.complete_cancels)
-        if over:
-            self.database.run(lambda c: endings.forget_secrets(c, now))
-        if old_plans:
-            self.database.run(lambda c: plans.forget_secrets(c, now))
-        done = self.database.run(endings.finish) if due else []
-        self.access.log.has_secrets |= bool(over or old_plans or done)
-        if self.access.log.has_secrets:
-            self.access.log.has_secrets = not self.database.wipe_log()
-        return done
+        """As Upkeep.run."""
+        return self._upkeep.run(self.access)
 
     def last_pause_error(self, id: str) -> Mapping[str, Any] | None:
         """As event_log.last_pause_error."""

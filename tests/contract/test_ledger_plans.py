@@ -19,6 +19,7 @@ from relay.ledger.sample_values import Traffic
 from relay.ledger.schema import migrations, plan_secrets
 from relay.ledger.schema import plans as table
 from relay.ledger.states import MigrationState, PlanState, PlanVerb
+from relay.ledger.upkeep import Upkeep
 from relay.ledger.viewer import EVERYTHING, Viewer
 from relay.ledger.workers import SERVER
 from relay.throttle import Bounds
@@ -238,6 +239,24 @@ def test_an_unstarted_plan_keeps_credentials_a_day(ledger: Ledger) -> None:
     assert "again" in caught.value.hint
     assert ledger.plans.one(made[0].id, ACME).state == PlanState.CANCELLED
     assert ledger.plans.act(made[1].id, PlanVerb.AGAIN).state == PlanState.PLANNING
+
+
+def test_old_credentials_are_looked_for_once_a_minute(ledger: Ledger) -> None:
+    """The other chores of a worker at each poll."""
+    texts, at = list[str](), [0.0]
+    event.listen(
+        ledger.database._engine, "before_cursor_execute", lambda *args: texts.append(args[2])
+    )
+    upkeep, looks = Upkeep(clock=lambda: at[0]), list[tuple[bool, bool]]()
+    for at[0] in (0.0, 1.0, 59.0, 60.0, 61.0):
+        texts.clear()
+        upkeep.run(ledger.access)
+        found = [
+            any(f"{name}.locations" in text for text in texts)
+            for name in ("plan_secrets", "secrets")
+        ]
+        looks.append((found[0], found[1]))
+    assert looks == [(True, True), (False, True), (False, True), (True, True), (False, True)]
 
 
 def test_the_secrets_of_the_oldest_plan_leave_the_log(ledger: Ledger) -> None:
