@@ -48,11 +48,9 @@ class StreamPlaces:
         self._of_token: Counter[str] = Counter()
         self.open = 0
 
-    def take(self, token: str | None) -> Callable[[], None]:
-        """Take a place for a stream; return the function that releases it, which may be called
-        twice. `token` is None for a caller without a token of its own.
-
-        Raises TooManyStreams if no place is free."""
+    def require(self, token: str | None) -> None:
+        """Raise TooManyStreams if no place is free for a token; None is a caller without one of its
+        own. A stream asks this before it reads the ledger: a refused client comes back soon."""
         if self.open >= self._most:
             raise TooManyStreams(
                 f"this process serves {self._most} streams of events", retry_after=RETRY_SECONDS
@@ -62,6 +60,11 @@ class StreamPlaces:
                 f"this token has {self._most_of_token} streams of events in this process",
                 retry_after=RETRY_SECONDS,
             )
+
+    def take(self, token: str | None) -> Callable[[], None]:
+        """Take a place for a stream; return the function that releases it, which may be called
+        twice. Raises as `require`."""
+        self.require(token)
         self._change(token, 1)
         held = [token]
 

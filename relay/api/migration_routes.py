@@ -213,6 +213,7 @@ def ledger_routes(
 
     def events(id: str) -> Response:
         work = works()
+        require_stream_place(work)
         # A browser's EventSource gives up at any status but 200 (WHATWG HTML). So a wrong id is
         # ignored, and all events are sent.
         last = EventCursor.from_text(request.headers.get("Last-Event-ID", ""))
@@ -503,6 +504,11 @@ def _follow_events(works: LedgerContext, migration: Migration, last: EventCursor
         return while_admitted(event_pieces(following, migration.id, past))
 
     return follow(works, [migration], pieces, events=True)
+
+
+def require_stream_place(works: LedgerContext) -> None:
+    """Raise TooManyStreams if this request can't get a stream."""
+    works.places.require(current_caller().token_id)
 
 
 def follow(

@@ -16,7 +16,7 @@ from typing import Final
 
 from flask import Response, g, request
 
-from relay.api.migration_routes import follow, has_hung_up, json_answer
+from relay.api.migration_routes import follow, has_hung_up, json_answer, require_stream_place
 from relay.api.watcher import Subscription
 from relay.errors import InvalidType, LedgerFailed
 from relay.ledger.ledger import Ledger
@@ -67,6 +67,7 @@ class SharedValues:
 def stream(frame: PageFrame, shared: SharedValues) -> Response:
     """Return the live values of a page as a stream. Raises MigrationUnknown, TooManyStreams,
     LedgerFailed, and a RequestError for a wrong query."""
+    require_stream_place(frame.works())
     asked = _migrations_in_query(frame)
     is_one = "m" in request.args
     is_gone = partial(has_hung_up, request.environ, LOOK_SECONDS)

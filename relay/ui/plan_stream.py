@@ -12,7 +12,7 @@ from functools import partial
 
 from flask import Response, g, request
 
-from relay.api.migration_routes import follow, has_hung_up, json_answer
+from relay.api.migration_routes import follow, has_hung_up, json_answer, require_stream_place
 from relay.errors import LedgerFailed, PlanUnknown
 from relay.ledger.states import PlanState
 from relay.ui.feeds import Values
@@ -24,6 +24,7 @@ from relay.ui.value_stream import LOOK_SECONDS, ValueStream
 def plan_stream(frame: PageFrame, plan: str) -> Response:
     """Return the live values of a plan as a stream. Raises PlanUnknown, TooManyStreams,
     LedgerFailed."""
+    require_stream_place(frame.works())
     made = ValueStream(
         look=_look_at(frame, plan),
         still_admitted=g.still_admitted,

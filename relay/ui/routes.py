@@ -15,9 +15,10 @@ from werkzeug.exceptions import HTTPException, NotFound
 
 from relay.api.access import Access
 from relay.api.migration_routes import LedgerContext
+from relay.api.render import render
 from relay.api.sessions import Sessions
 from relay.engine.transfer_engine import TransferEngine
-from relay.errors import MigrationUnknown, RelayError, Unauthorized
+from relay.errors import MigrationUnknown, RelayError, TooManyStreams, Unauthorized
 from relay.ledger.states import MigrationVerb, PlanVerb
 from relay.ledger.token_values import Scope
 from relay.ui import words
@@ -102,6 +103,8 @@ def add_pages(
     data = frozenset(f"{ROOT}{route.path}" for route in routes if route.is_data)
     pages.register_error_handler(RelayError, frame.error)
     pages.register_error_handler(Unauthorized, partial(_answer_unauthorized, frame, data))
+    # A script asks for streams, and comes back: a page of the error would be made for nothing.
+    pages.register_error_handler(TooManyStreams, render)
     pages.register_error_handler(HTTPException, partial(_http_error, frame))
     pages.register_error_handler(Exception, lambda error: frame.error(bug(error)))
     pages.after_request(_with_headers)

@@ -27,6 +27,8 @@ def test_streams_of_a_process_are_bounded() -> None:
     first, _ = places.take(None), places.take("token")
     with pytest.raises(TooManyStreams) as caught:
         places.take(None)
+    with pytest.raises(TooManyStreams):
+        places.require("other")
     assert (caught.value.status, caught.value.retry_after) == (503, 10.0)
     first()
     first()

@@ -366,6 +366,7 @@ def test_a_page_takes_a_place_among_the_streams(client: FlaskClient) -> None:
     for path in ("/ui/stream?list=1", "/migrations/1/events"):
         refused = client.get(path)
         assert (refused.status_code, refused.headers["Retry-After"]) == (503, "10")
+        assert refused.mimetype == "application/problem+json"
     opened[0].close()
     with client.get("/migrations/1/events") as again:
         assert again.status_code == 200
