@@ -197,17 +197,16 @@ class HttpReads:
 
     def _refuse_folder(self, location: Location, final: Location) -> None:
         """Raise Rejected if the server redirects an object's URL to the same with a final '/': that
-        is a folder, and its page is not an object. (A login page may be the root of a host.)"""
+        is a folder, and its page is not an object. (A sign-on may be the root of another host.)"""
         if location is final:  # it was not redirected
             return
         if location.path.endswith("/") or not final.path.endswith("/"):
             return
-        if segments_of(location.path)[-1:] != segments_of(final.path)[-1:]:
-            return
-        if self._client.side == "source":
+        if self._client.side == "destination":
+            if _is_same_server(location, final):
+                raise folder_there(location)
+        elif segments_of(location.path)[-1:] == segments_of(final.path)[-1:]:
             raise folder_here(location)
-        if _is_same_server(location, final):
-            raise folder_there(location)
 
     def _leads_elsewhere(self, location: Location, final: Location) -> bool:
         """Return whether a destination redirected to another name: a login page does not prove that

@@ -5,8 +5,10 @@ Decided here: which answer to PROPFIND is believed. Never here: what one row mea
 
 from __future__ import annotations
 
+import re
 from collections.abc import Generator
 from contextlib import closing
+from typing import Final
 from xml.etree.ElementTree import Element
 
 from relay.errors import ProtocolViolation, Rejected, RelayError, StoreError
@@ -34,6 +36,9 @@ from relay.wire.http1 import Fields
 XML: Fields = (("Content-Type", "application/xml"),)
 NO_METHOD = frozenset({405, 501})
 """Statuses of a server that does not support the method."""
+
+_HOST: Final = re.compile("(?:https?:)?//([^/]*)", re.I)
+"""The beginning of a reference that names a host."""
 
 
 class OtherRow(ProtocolViolation):
@@ -82,10 +87,7 @@ class Properties:
         status, found = response.head.status, None
         if status != 207:
             error: RelayError | None = self._client.refusal(response, "PROPFIND", place)
-            # Many servers redirect a folder's path without a final '/' to the one with it, and some
-            # a request without credentials to the root of another host.
-            there, name = response.head.get("location") or "", segments_of(place.path)[-1:]
-            folder = status in MOVED and there.endswith("/") and segments_of(there)[-1:] == name
+            folder = status in MOVED and _is_folder_of(place, response.head.get("location") or "")
         else:
             found = self._own_row(response, place)
             error, reported = self.row_error(found, place), status_of(found)
@@ -133,3 +135,14 @@ class Properties:
         kind = error_kind(status)
         said = f"PROPFIND {folder} was answered {status}, for {path_of(row)[:200]!a} in it"
         return kind(said, side=self._client.side, store_status=status)
+
+
+def _is_folder_of(place: Location, reference: str) -> bool:
+    """Return whether a redirect says that a place is a folder: many servers redirect its path to
+    the one with a final '/'. (A proxy may hide the server's own port. A sign-on redirects to the
+    root of another host.)"""
+    if not reference.endswith("/"):
+        return False
+    host = _HOST.match(reference)
+    is_here = host is None or host[1].lower() == place.host_header
+    return is_here or segments_of(reference)[-1:] == segments_of(place.path)[-1:]
