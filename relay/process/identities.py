@@ -27,14 +27,20 @@ def boot_id() -> str:
 
 def machine_id() -> str:
     """Return an id of this machine (machine-id(5)). Without one it is the id of its start; so it is
-    in a container, whose file comes from its image, unless the machine's file is mounted there."""
-    if is_container() and not _is_mounted(_MACHINE_ID):
+    in a container, whose file comes from its image, unless the machine's file is mounted there.
+
+    Machines that were cloned with their file have names of their own, so the name counts as well;
+    except in a container, whose name changes each time it is made."""
+    in_container = is_container()
+    if in_container and not _is_mounted(_MACHINE_ID):
         return boot_id()
     try:
         found = Path(_MACHINE_ID).read_text(encoding="ascii").strip()
     except (OSError, ValueError):
         return boot_id()
-    return found if found not in ("", "uninitialized") else boot_id()
+    if found in ("", "uninitialized"):
+        return boot_id()
+    return found if in_container else f"{found} {os.uname().nodename}"
 
 
 def is_container() -> bool:

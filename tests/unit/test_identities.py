@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -74,7 +75,12 @@ def test_the_machine_id_of_an_image_is_that_of_no_machine(
     assert identities.machine_id() == "0123"
     monkeypatch.setattr(identities, "pid_namespace", lambda: identities.INITIAL_PID_NAMESPACE)
     container.write_text(MOUNTS)
-    assert identities.machine_id() == "0123"
+    names = []
+    for name in ("one", "other"):  # clones of one image
+        named = os.uname_result(("Linux", name, "6", "1", "x86_64"))
+        monkeypatch.setattr(os, "uname", lambda named=named: named)
+        names.append(identities.machine_id())
+    assert names == ["0123 one", "0123 other"]
     for none in ("", "uninitialized\n"):
         file.write_text(none)
         assert identities.machine_id() == identities.boot_id()
