@@ -159,7 +159,7 @@ def _admit(check: RequestCheck, settings: Settings) -> None:
 def _check_query(known: Mapping[tuple[str, str], frozenset[str]]) -> None:
     """Raise UnknownMember for a query parameter that the operation does not have, and InvalidType
     for one that is repeated. Both would be ignored otherwise: `?stat=failed`, or the second of
-    `?state=failed&state=cancelled`."""
+    `?state=failed&state=cancelled`. Raise InvalidType for a NUL, which PostgreSQL refuses."""
     # Flask writes `<id>` where the OpenAPI document writes `{id}`, and its view of GET answers HEAD
     # too.
     path = (
@@ -180,6 +180,8 @@ def _check_query(known: Mapping[tuple[str, str], frozenset[str]]) -> None:
                 f"the query parameter {name!a} is repeated",
                 hint="Send it once; separate several states by commas.",
             )
+        if "\0" in values[0]:
+            raise InvalidType(f"the query parameter {name!a} has a NUL", hint="Leave it out.")
 
 
 def _require_works(works: LedgerContext | None) -> LedgerContext:

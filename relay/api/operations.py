@@ -12,6 +12,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from relay.api.request_bodies import (
+    TEXT,
     Change,
     Credentials,
     MigrateRequest,
@@ -202,7 +203,7 @@ ROUTES = (
             (
                 "query",
                 "search",
-                {"type": "string", "maxLength": 200},
+                {"type": "string", "maxLength": 200, "pattern": TEXT},
                 "Only migrations with this text in their source or destination, or this number.",
             ),
         ),
@@ -243,7 +244,7 @@ ROUTES = (
             (
                 "query",
                 "reason",
-                {"type": "string"},
+                {"type": "string", "pattern": TEXT},
                 "Only objects that failed for this reason, as in the migration's reasons.",
             ),
             _PAGE,
@@ -337,7 +338,7 @@ ROUTES = (
             (
                 "query",
                 "before",
-                {"type": "string"},
+                {"type": "string", "pattern": TEXT},
                 "Only plans behind the one with this id; see `next`.",
             ),
         ),

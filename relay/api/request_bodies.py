@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Final, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError
 from pydantic_core import ErrorDetails
@@ -226,6 +226,10 @@ class Credentials(_Strict):
     )
 
 
+TEXT: Final = r"^[^\x00]*$"
+"""The pattern of a text that the ledger compares: PostgreSQL refuses a NUL."""
+
+
 class Retry(Credentials):
     """What a retry queues again, and the fresh credentials for it. Without a reason, everything
     that failed, was cancelled or could not be verified."""
@@ -233,6 +237,7 @@ class Retry(Credentials):
     reason: str | None = Field(
         None,
         max_length=128,
+        pattern=TEXT,
         description=(
             "Queue again only the objects that failed for this reason: the `reason` of one of the"
             " migration's reasons. Its source is not listed again."
@@ -410,6 +415,7 @@ def _wrong_type(name: str) -> tuple[type[RequestError], str]:
 _DESCRIBED: Mapping[str, Callable[[str], tuple[type[RequestError], str]]] = {
     "extra_forbidden": lambda name: (UnknownMember, f"{name!a} is not a member of this request"),
     "missing": lambda name: (MissingMember, f"{name!a} is missing"),
+    "string_pattern_mismatch": lambda name: (InvalidType, f"{name!a} has a NUL"),
     "union_tag_not_found": lambda name: (
         InvalidType,
         f'{name!a} must be a URL or an object {{"url", "headers"}}',

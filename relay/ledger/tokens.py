@@ -130,6 +130,8 @@ def live(connection: Connection, now: float) -> LiveTokens:
 
 def find(connection: Connection, name: str) -> Token:
     """Return the newest token with this name, or the one with this id. Raises TokenUnknown."""
+    if "\0" in name:  # PostgreSQL refuses it
+        raise TokenUnknown(f"there is no token {name[:80]!a}")
     wanted = or_(tokens.c.name == name, tokens.c.id == name)
     newest = (tokens.c.revoked.is_(None).desc(), tokens.c.created.desc())
     row = connection.execute(select(tokens).where(wanted).order_by(*newest).limit(1)).first()

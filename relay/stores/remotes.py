@@ -144,15 +144,7 @@ class Remotes:
         Raises a RequestError with `pointer`; ConfigError if a store's own settings are wrong."""
         asked = LocateOptions(method, headers, destination, folder)
         try:
-            if not text:
-                raise InvalidURL(
-                    "it is empty", hint="Give a URL, or a path. Was a variable not set?"
-                )
-            if has_fragment(text):  # the URL without it may name another object
-                raise InvalidURL(
-                    "the URL has a '#', and the part after it would not be sent",
-                    hint=FRAGMENT_HINT,
-                )
+            _refuse_text(text)
             if text[: len(LIST)].lower() == LIST:
                 return self._list(text[len(LIST) :], asked)
             if (make := self._schemes.get(text.partition("://")[0].lower())) and "://" in text:
@@ -427,3 +419,15 @@ TYPES: Mapping[str, Callable[[Remotes, Remote, str, LocateOptions], Location]] =
     "webdav": Remotes._webdav,
 }
 """The Location of a remote, by its rclone type; further types of stores add their own."""
+
+
+def _refuse_text(text: str) -> None:
+    """Raise a RequestError for a text that can't be a location of any kind."""
+    if not text:
+        raise InvalidURL("it is empty", hint="Give a URL, or a path. Was a variable not set?")
+    if "\0" in text:
+        raise UnsafeKey("the location has a NUL in it")
+    if has_fragment(text):  # the URL without it may name another object
+        raise InvalidURL(
+            "the URL has a '#', and the part after it would not be sent", hint=FRAGMENT_HINT
+        )

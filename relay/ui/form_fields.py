@@ -40,6 +40,8 @@ def read_form(settings: Settings, known: Collection[str]) -> Mapping[str, str]:
             )
         if name in fields:
             raise InvalidType(f"the field {name!a} is repeated", hint="Send it once.")
+        if "\0" in value:
+            raise InvalidType(f"the field {name!a} has a NUL", hint="Leave it out.")
         fields[name] = value
     return fields
 

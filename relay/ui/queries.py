@@ -13,7 +13,8 @@ from relay.errors import InvalidType, UnknownMember
 
 def check_query(known: Collection[str]) -> None:
     """Raise UnknownMember for a query parameter that a page does not have, and InvalidType for a
-    repeated one: both would be ignored otherwise."""
+    repeated one: both would be ignored otherwise. Raise InvalidType for a NUL, which PostgreSQL
+    refuses."""
     for name, values in request.args.lists():
         if name not in known:
             raise UnknownMember(
@@ -21,6 +22,8 @@ def check_query(known: Collection[str]) -> None:
             )
         if len(values) > 1:
             raise InvalidType(f"the query parameter {name!a} is repeated", hint="Send it once.")
+        if "\0" in values[0]:
+            raise InvalidType(f"the query parameter {name!a} has a NUL", hint="Leave it out.")
 
 
 def link_query(members: Mapping[str, Any]) -> str:

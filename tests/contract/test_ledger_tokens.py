@@ -70,8 +70,9 @@ def test_only_one_valid_token_has_a_name(ledger: Ledger) -> None:
             make(ledger, name)
     with pytest.raises(ConfigError):
         make(ledger, "other", tenant="a/b")
-    with pytest.raises(TokenUnknown):
-        ledger.tokens.revoke("nosuch")
+    for name in ("nosuch", "\0"):
+        with pytest.raises(TokenUnknown):
+            ledger.tokens.revoke(name)
 
 
 def test_a_rotated_token_is_valid_for_the_overlap(ledger: Ledger) -> None:

@@ -552,6 +552,8 @@ def test_openapi(app: Flask) -> None:
         ("HEAD", "/migrations/7/transfers?State=failed", ""),
         ("GET", "/migrations?limit=1&limit=2", "'limit' is repeated"),
         ("GET", "/migrations?after=3", "'after'"),
+        ("GET", "/migrations/7/transfers?reason=%00", "'reason' has a NUL"),
+        ("GET", "/migrations?search=a%00", "'search' has a NUL"),
         ("GET", "/migrations/7?state=failed", "'state'"),
         ("POST", "/migrate?if_exists=skip", "'if_exists'"),
         ("POST", "/migrations/7/cancel?wait", "'wait'"),

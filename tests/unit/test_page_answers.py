@@ -250,6 +250,18 @@ def test_a_wrong_form_is_refused(
     assert client.get("/migrations").json["migrations"][0]["state"] == "running"  # type: ignore[index]
 
 
+def test_a_nul_reaches_no_ledger(client: FlaskClient) -> None:
+    """PostgreSQL refuses it, which looked like a bug."""
+    answers = [
+        client.get("/ui/migrations/1/objects?prefix=%00"),
+        client.post("/ui/remotes/test", data={"remote": "a\0", "kind": "read"}),
+    ]
+    assert [answer.status_code for answer in answers] == [422, 422]
+    assert all("has a NUL" in answer.text for answer in answers)
+    retry = client.post("/migrations/1/retry", json={"reason": "a\0"})
+    assert retry.status_code == 422 and "has a NUL" in retry.text
+
+
 def test_a_form_sent_twice_starts_one(client: FlaskClient) -> None:
     form = {
         "do": "start",

@@ -110,6 +110,14 @@ def test_invalid_objects_of_a_bucket(text: str, error: type[RequestError]) -> No
     assert caught.value.pointer == "/source"
 
 
+@pytest.mark.parametrize("type", ["http", "webdav", "s3", "alias"])
+def test_no_remote_takes_a_nul(type: str) -> None:
+    """PostgreSQL can't store it."""
+    options = {"type": type, "url": "http://127.0.0.1:9/", "remote": "s3://b/"}
+    with pytest.raises(UnsafeKey, match="NUL"):
+        Remotes({"web": options}, {}).locate("web:a\x00b", pointer="/source")
+
+
 def test_a_destination_may_be_a_folder() -> None:
     assert split_key("bucket", destination=True) == ("bucket", "")
     folder = BUCKETS.locate("s3://bucket/a/", destination=True)
