@@ -414,6 +414,28 @@ def test_a_page_for_any_name_with_a_token_is_no_object(engine: Engine) -> None:
     assert cloud.objects == {}
 
 
+@pytest.mark.parametrize("listed", [None, Version(), Version(6)])
+@pytest.mark.parametrize("name", ["model.gguf", "dump.gz", "v1.2/disk.img", "v1.2/about"])
+def test_a_page_for_any_name_of_an_ending_is_no_object(
+    engine: Engine, name: str, listed: Version | None
+) -> None:
+    """As of a firewall that blocks a type of files. Python knows none of the types."""
+
+    def get(talk: Talk, request: bytes) -> None:
+        is_there = request.split(b" ")[1].endswith(name.rpartition(".")[2].encode())
+        talk.send(HTML, b"<html>") if is_there else talk.send(empty_answer(404))
+
+    cloud, is_refused = Cloud(), listed != Version(6) and "about" not in name
+    with Peer([source_script(Cloud(), get)] * 9) as there, Peer(destination_script(cloud)) as peer:
+        source, destination = there.url(f"/{name}"), peer.url("/b")
+        with pytest.raises(Rejected, match="any name") if is_refused else nullcontext():
+            if listed is None:
+                engine.migrate(source, destination)
+            else:
+                engine.runner.run(listed_transfer(engine, source, destination, listed))
+    assert cloud.objects == ({} if is_refused else {b"/b": b"<html>"})
+
+
 @pytest.mark.parametrize("answers_any", [True, False], ids=["any name", "this name"])
 def test_a_page_that_a_server_answers_for_any_name_is_no_object(
     engine: Engine, answers_any: bool

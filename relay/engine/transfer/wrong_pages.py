@@ -89,16 +89,17 @@ class _PageChecks:
 
     def refuse_page_of_any_name(self, opened: OpenedObject) -> None:
         """Raise Rejected if the answer is an HTML page, the name is not one of a page, and the
-        server answers another, random name so too: an application of one page, or a CDN with a page
-        in place of its errors. The object is probably gone."""
+        server answers another, random name so too: an application of one page, a CDN with a page in
+        place of its errors, or a firewall that blocks a type of files. The object is probably gone.
+
+        A name without an ending may be one of a page, and a known size decides by itself."""
         known, place = self._known, self._place
-        is_sized = known.promised is not None and known.promised.size is not None
-        if place.store != "http" or self._is_listed or is_sized:
+        version = known.promised or known.listed
+        if place.store != "http" or (version is not None and version.size is not None):
             return
-        if not self._may_be_wrong_page(opened):
+        if "." not in last_segment(place) or not self._may_be_wrong_page(opened):
             return
-        kind = guess_type(place.path)[0]
-        if kind is None or kind in PAGES:
+        if guess_type(place.path)[0] in PAGES:
             return
         stem, dot, ending = place.path.rpartition(".")
         # The query stays: without its token the server may refuse any name.
@@ -114,7 +115,7 @@ class _PageChecks:
             raise Rejected(
                 f"{place} is an HTML page, and the server answers any name with one",
                 side="source",
-                hint="The object is probably gone. Check its URL.",
+                hint="The object is probably gone, or a firewall blocks it. Check its URL.",
             )
 
     @property
