@@ -135,10 +135,8 @@ class Dav:
             self.objects[path] = body[:-1] + b"?" if self.damage else body
             return EMPTY % 201
         if method in (b"MOVE", b"COPY"):
-            to = (
-                b"/"
-                + request.partition(b"Destination: ")[2].partition(b"\r\n")[0].split(b"/", 3)[3]
-            )
+            there = request.partition(b"Destination: ")[2].partition(b"\r\n")[0]
+            to = there if there.startswith(b"/") else b"/" + there.split(b"/", 3)[3]
             if b"Overwrite: F" in request and to in self.objects:
                 return EMPTY % 412
             self.objects[to] = self.objects[path]
@@ -1670,6 +1668,39 @@ def test_a_server_that_always_overwrites_is_asked_first(engine: Engine, if_exist
         assert migrate(engine, dav, if_exists=if_exists) is State.SKIPPED
     assert dav.objects == {FINAL: b"theirs"}
     assert b"MOVE" not in dav.asked
+
+
+@dataclass
+class Refusing(Dav):
+    """Refuses a MOVE onto an object with another status than 412 (copyparty: 400). With `meanwhile`
+    another writer's object appears at that moment."""
+
+    status: int = 400
+    meanwhile: bool = False
+
+    def _done(self, method: bytes, path: bytes, request: bytes, body: bytes) -> bytes:
+        if method == b"MOVE" and self.meanwhile and self.objects[path] == DATA:
+            self.objects[FINAL] = b"theirs"
+        answer = super()._done(method, path, request, body)
+        return EMPTY % self.status if answer == EMPTY % 412 else answer
+
+
+@pytest.mark.parametrize("status", [400, 403, 405, 409])
+@pytest.mark.parametrize("if_exists", ["overwrite", "changed"])
+def test_a_refusal_by_another_status_replaces_an_object(
+    engine: Engine, status: int, if_exists: str
+) -> None:
+    dav = Refusing(objects={FINAL: b"theirs"}, status=status)
+    assert migrate(engine, dav, if_exists=if_exists) is State.VERIFIED
+    assert dav.objects == {FINAL: DATA}
+
+
+@pytest.mark.parametrize("if_exists", ["skip", "fail"])
+def test_a_refusal_by_another_status_is_no_error(engine: Engine, if_exists: str) -> None:
+    dav = Refusing(meanwhile=True)
+    with pytest.raises(AlreadyExists) if if_exists == "fail" else nullcontext():
+        assert migrate(engine, dav, if_exists=if_exists) is State.SKIPPED
+    assert dav.objects == {FINAL: b"theirs"}
 
 
 @pytest.mark.parametrize("kind", [Dav, Overwrites])

@@ -48,6 +48,9 @@ BEHIND = (
 
 _CUTS = frozenset({400, 403, 404, 409, 412})
 """Statuses of a MOVE to its own source (section 9.9.4 demands 403)."""
+_TAKEN = frozenset({400, 403, 405, 409})
+"""Statuses of a MOVE that may be due to an object of its Destination (section 9.9.4 demands
+412)."""
 LATE = 5
 """How many times `head_seconds` a MOVE may take that did not end in time."""
 
@@ -129,10 +132,17 @@ class Moves:
         it is only sent after PROPFIND found no folder. Raises Rejected for a folder, and the
         server's refusal."""
         response = self.send("MOVE", part, place, (("Overwrite", "F"),))
-        if if_absent or response.head.status != 412:
+        try:
             self._require_done(response, place)
             return
-        response.body.close()
+        except PreconditionFailed:
+            if if_absent:
+                raise
+        except StoreError as error:
+            if error.store_status not in _TAKEN or not self._is_in_the_way(part, place):
+                raise
+            if if_absent:
+                raise PreconditionFailed(f"{place} exists", side=self._client.side) from None
         status, row = self._properties.refuse_folder(place)
         if status == 404 or (status in NO_METHOD and not self._objects.exists(place)):
             raise Rejected(
@@ -156,6 +166,13 @@ class Moves:
                 ),
             )
         self._replace(part, place)
+
+    def _is_in_the_way(self, part: Location, place: Location) -> bool:
+        """Return whether an object is at the place, and the upload at its temporary name: a server
+        may refuse `Overwrite: F` by another status than 412 (copyparty: 400). Raises Rejected for a
+        folder."""
+        _, row = self._properties.refuse_folder(place)
+        return row is not None and shows_type(row) and self._objects.exists(part)
 
     def _replace(self, part: Location, place: Location) -> None:
         """Send the MOVE that replaces an object. Servers delete that object first; if one fails
