@@ -70,7 +70,7 @@ class GunicornWorker(GeventWorker):  # type: ignore[misc]  # gunicorn has no typ
     def handle(self, listener: Any, client: Any, addr: Any) -> None:
         """Serve a connection, unless it is turned away."""
         address = addr[0] if isinstance(addr, tuple) else ""
-        first = self.first_bytes
+        first = None if self.cfg.is_ssl else self.first_bytes  # TLS hides them
         if first is not None and first.turn_away(client, address, self.cfg.keepalive):
             client.close()
             return

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from loadtests.bench.attackers import bad_request
 from relay.api.first_bytes import PEEK_BYTES, FirstBytes
 from relay.api.known_tokens import CACHE_SECONDS, KnownTokens
 from relay.api.refusal_limit import MOST_ADDRESSES, RefusalLimit
@@ -96,6 +97,13 @@ def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
 def test_only_what_is_surely_refused(clock: Clock, first: bytes, answered: bool) -> None:
     known = KnownTokens([OF_FILE])
     assert first_bytes(clock, known).may_be_answered(first) is answered
+
+
+def test_the_flood_of_the_siege_is_turned_away(clock: Clock) -> None:
+    look = first_bytes(clock, KnownTokens([OF_FILE]))
+    for number in range(400):
+        kind, request = bad_request(number)
+        assert not look.may_be_answered(request), kind
 
 
 def test_all_may_be_answered_without_tokens(clock: Clock) -> None:
