@@ -10,7 +10,7 @@ from relay.digest import empty_digest, parse_fields
 from relay.errors import RelayError
 from relay.location import Location
 from relay.receipt import Version
-from relay.redirects import redirect_target
+from relay.redirects import is_neighbour, redirect_target
 from relay.stores.http_client import HttpClient
 from relay.stores.http_fields import strong_tag, upload_fields
 from relay.stores.http_reads import WITH_DIGEST, shows_no_digest
@@ -84,8 +84,9 @@ def _read_upload(
     head, readable = response.head, location if method == "PUT" else None
     text = client.drain(response)
     created = head.get("location")
+    there = _created_location(location, created) if created else None
     if method == "POST" and created:
-        readable = _created_location(location, created)
+        readable = there
     # The digest of zero bytes describes the answer itself, which has no content.
     digests = {
         name: value for name, value in parse_fields(head.get).items() if value != empty_digest(name)
@@ -100,12 +101,13 @@ def _read_upload(
         place=place,
         notes=notes,
         undigested=client.wire.memory.has(location.origin, shows_no_digest(location)),
+        other=there if readable is location and there and is_neighbour(location, there) else None,
     )
 
 
 def _created_location(location: Location, reference: str) -> Location | None:
-    """Return the location of the object that a POST created, or None if it is on another origin:
-    then the object can't be read back."""
+    """Return the location of the object that an upload created, or None if it is on another
+    origin: then the object can't be read back."""
     try:
         there = redirect_target(location, reference, "destination")
     except RelayError:

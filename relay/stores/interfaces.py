@@ -198,6 +198,8 @@ class PutResult:
     undigested: bool = False
     """HEAD lately showed no digest of the store's objects. So it proves no bytes, and an object
     that is read back needs none."""
+    other: Location | None = None
+    """The place of the new object by the answer, if that is another name in the same folder."""
 
 
 @dataclass(frozen=True)

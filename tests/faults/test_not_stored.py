@@ -11,12 +11,13 @@ from time import time
 
 import pytest
 
-from relay.errors import RelayError
+from relay.errors import Rejected, RelayError
 from relay.receipt import State
 from tests.conftest import Engine
+from tests.faults.scripted_http import Shelf
 from tests.faults.scripted_peers import DATA, GET_HEAD, Cloud, fixed_answer, source_script
 from tests.faults.scripted_s3 import Bucket, place, repeat_script, reply, with_retries
-from tests.scripted import Peer
+from tests.scripted import Peer, Talk, length_of
 
 OLD = b"the old object, and the only one" * 3
 
@@ -105,3 +106,28 @@ def test_the_length_of_the_coding_does_not_prove_ownership(engine: Engine) -> No
         with pytest.raises(RelayError):
             engine.migrate(source.url("/a"), place(there), if_exists="overwrite")
     assert (shelf.whole, "delete" in shelf.asked) == (old, False)
+
+
+class Beside(Shelf):
+    """Stores an object beside one of its name, as copyparty does, and says where."""
+
+    def _put(self, talk: Talk, path: bytes, request: bytes) -> bool:
+        data = talk.body(length_of(request))
+        if path in self.objects:
+            path += b"-%d.txt" % len(self.objects)
+        self.objects[path] = data
+        talk.send(b"HTTP/1.1 201 X\r\nContent-Length: 0\r\nLocation: %s\r\n\r\n" % path)
+        return True
+
+
+@pytest.mark.parametrize("old", [OLD, DATA[::-1]], ids=["another length", "this length"])
+@pytest.mark.parametrize("if_exists", ["overwrite", "changed"])
+def test_an_object_that_is_stored_beside_another_is_named(
+    engine: Engine, if_exists: str, old: bytes
+) -> None:
+    shelf = Beside({b"/a.txt": old})
+    with Peer(Shelf({b"/a": DATA})) as here, Peer(shelf) as there:
+        with pytest.raises(Rejected, match="did not replace") as caught:
+            engine.migrate(here.url("/a"), there.url("/a.txt"), if_exists=if_exists)
+        assert list(caught.value.remains) == [there.url("/a.txt-1.txt")]
+    assert shelf.objects == {b"/a.txt": old, b"/a.txt-1.txt": DATA}

@@ -28,6 +28,7 @@ from relay.errors import (
     IntegrityMismatch,
     Leftover,
     NotFound,
+    Rejected,
     RelayError,
     UploadGone,
     is_whole,
@@ -47,6 +48,19 @@ _EARLIER = PriorState(known=True)
 
 MOST_ACCOUNTS = 64
 """Maximum number of remembered accounts; the oldest are dropped first."""
+
+
+class _StoredBeside(Rejected):
+    """The server stored an object under another name in the folder of its place, as copyparty does
+    where one exists."""
+
+    def __init__(self, place: Location, other: Location) -> None:
+        super().__init__(
+            f"the server did not replace {place}, but stored the object as {other}",
+            side="destination",
+            hint="Let the server replace objects, or use WebDAV. Nothing else was changed there.",
+        )
+        self.leave(Leftover.SENT, other, "relay does not delete another name")
 
 
 class ReadableAccounts:
@@ -152,14 +166,20 @@ class Finalizer:
         """Return the proof about the stored object. Raises as `Verification.prove`,
         CredentialsWithdrawn, and IntegrityMismatch if nothing but its size proves an object that
         was found in place of our upload."""
-        proof = Verification(
+        verification = Verification(
             destination=self._target.destination,
             stored=stored,
             sent=sent,
             verify=self._context.plan.verify,
             before=before,
             poll=self._settle_poll(),
-        ).prove()
+        )
+        try:
+            proof = verification.prove()
+        except (DestinationLost, IntegrityMismatch) as error:
+            if stored.other is None:
+                raise
+            raise _StoredBeside(self._target.place, stored.other) from error
         if stored.found and proof.level is Level.SIZE:
             raise IntegrityMismatch(
                 f"nothing proves that the object at {self._target.place} is ours",
@@ -251,6 +271,9 @@ class Finalizer:
         """Delete an object whose verification or publication failed, unless it is right or may be
         another writer's. Return the error to raise."""
         destination, place = self._target.destination, self._target.place
+        if isinstance(error, _StoredBeside):
+            self._progress.note_absent(place)  # what is there is not ours
+            return error
         failure = self._classify_failure(error)
         is_post = place.method == "POST"
         if isinstance(failure, CredentialsWithdrawn) and stored.place is None and not is_post:
