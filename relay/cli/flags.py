@@ -19,6 +19,7 @@ _SAID: Final[Sequence[tuple[re.Pattern[str], str]]] = tuple(
         (r"GET /migrations, or (`relay status`),", r"\1"),
         (r", or GET /migrations,", ""),
         (r", or POST …/\w+", ""),
+        (r"GET …/reasons lists", "`relay status ID` lists"),
         (r"\(-r, `recursive`\)", "(-r)"),
         (r", or GET \S+/transfers", ""),
         (r"POST /migrate something new", "begin a new migration"),

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection
 
+from relay.cli import local_run
 from relay.errors import IllegalTransition
 from relay.ledger import reasons
 from relay.ledger.claim_values import Settlement
@@ -64,6 +65,19 @@ def test_the_objects_of_one_reason_are_retried(ledger: Ledger) -> None:
     ledger.finish()
     assert ledger.migration(id).state == "partial"
     assert ledger.events(id)[-2]["kind"] == "retry"
+
+
+def test_a_command_goes_on_with_one_reason(ledger: Ledger) -> None:
+    """Its tree is not listed then: a listing queues the objects that failed for others too."""
+    id = fail(ledger, DENIED, LONG)
+    assert not ledger.is_of_one_reason(id)
+    found = ledger.act(id, "retry", reason="source:permission-denied:403")
+    assert ledger.is_of_one_reason(id) and not local_run._is_at_rest(ledger, found)
+    ledger.settle([verified_end(claim) for claim in ledger.claim(9)])
+    ledger.finish()
+    assert not ledger.is_of_one_reason(id)
+    ledger.act(id, "retry")
+    assert not ledger.is_of_one_reason(id)
 
 
 @pytest.mark.parametrize("reason", ["source:permission-denied:403", "nothing", ""])

@@ -51,7 +51,7 @@ HINTS = sorted(
 )
 API = re.compile(
     r"'\w+': |\{\"|/openapi|\b(GET|POST|PATCH|DELETE) /|Idempotency-Key|Retry-After|in '?[a-z/]*headers'|in a request"
-    r"|POST …|`recursive`|[Ss]end the (same )?request"
+    r"|(GET|POST) …|`recursive`|[Ss]end the (same )?request"
 )
 """Hints that only concern programs that use the API."""
 
