@@ -96,14 +96,7 @@ def create(
         row = connection.execute(select(plans).where(plans.c.key == hash)).first()
         if row is not None:
             return _plan_of(row)
-    unmade = (plans.c.tenant == tenant) & (plans.c.state == PlanState.PLANNING)
-    count = connection.execute(select(func.count()).select_from(plans).where(unmade)).scalar_one()
-    if count >= UNMADE:
-        raise TooManyRequests(
-            f"{count} plans are being made already",
-            hint="Wait until one is ready, or stop one.",
-            retry_after=AGAIN_SECONDS,
-        )
+    _refuse_many(connection, tenant)
     id = str(uuid.uuid4())
     values = {
         "id": id,
@@ -179,7 +172,7 @@ def is_at(connection: Connection, plan: StoredPlan, spec: Spec) -> bool:
 
 def act(connection: Connection, id: str, verb: PlanVerb) -> StoredPlan:
     """Stop a plan, or make it again. Idempotent. Raises PlanUnknown, and IllegalTransition, also
-    for a plan to make again whose credentials were forgotten."""
+    for a plan to make again whose credentials were forgotten; TooManyRequests as `create`."""
     found = lock(connection, id)
     state = state_after(PLAN, verb, found.state)
     if state is None:
@@ -188,6 +181,7 @@ def act(connection: Connection, id: str, verb: PlanVerb) -> StoredPlan:
     if verb is PlanVerb.AGAIN:
         if secret(connection, id) is None:
             raise forgotten()
+        _refuse_many(connection, found.tenant)
         values |= {"report": None, "error": None, "ended": None, "lapses": 0}
     else:
         values |= {"ended": time.time()}
@@ -351,6 +345,18 @@ def _key_hash(tenant: str, key: str, spec: Spec) -> str:
     """Return a hash of a key and of all that was asked for with it."""
     members = [tenant, key, spec.secret, spec.options, spec.priority, spec.bounds.to_json()]
     return hashlib.sha256(json.dumps(members, sort_keys=True).encode()).hexdigest()
+
+
+def _refuse_many(connection: Connection, tenant: str) -> None:
+    """Raise TooManyRequests if UNMADE plans of a tenant wait already."""
+    unmade = (plans.c.tenant == tenant) & (plans.c.state == PlanState.PLANNING)
+    count = connection.execute(select(func.count()).select_from(plans).where(unmade)).scalar_one()
+    if count >= UNMADE:
+        raise TooManyRequests(
+            f"{count} plans are being made already",
+            hint="Wait until one is ready, or stop one.",
+            retry_after=AGAIN_SECONDS,
+        )
 
 
 def _unmade(runner: str) -> ColumnElement[bool]:

@@ -18,7 +18,7 @@ from relay.api.plan_routes import (
     remove_visible_plan,
     start_visible_plan,
 )
-from relay.errors import IllegalTransition, PlanUnknown, RelayError
+from relay.errors import IllegalTransition, PlanUnknown, RelayError, TooManyRequests
 from relay.ledger.plan_values import StoredPlan
 from relay.ledger.states import PlanState, PlanVerb
 from relay.ui import words
@@ -117,7 +117,7 @@ def act_on_plan(frame: PageFrame, plan: str, verb: PlanVerb) -> Response:
     read_form(frame.engine.settings, ())
     try:
         found = act_on_visible_plan(frame.works(), plan, verb)
-    except IllegalTransition as error:
+    except (IllegalTransition, TooManyRequests) as error:
         return plan_page(frame, plan, error)
     return redirect(f"plans/{found.id}")
 

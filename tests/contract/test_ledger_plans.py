@@ -285,6 +285,12 @@ def test_a_tenant_has_a_maximum_of_plans(ledger: Ledger) -> None:
     unmade = [plan(ledger).id for _ in range(plans.UNMADE)]
     with pytest.raises(TooManyRequests):
         plan(ledger)
+    ledger.plans.act(unmade[0], PlanVerb.CANCEL)
+    latest = plan(ledger).id
+    with pytest.raises(TooManyRequests):
+        ledger.plans.act(unmade[0], PlanVerb.AGAIN)
+    ledger.plans.remove(latest)
+    ledger.plans.act(unmade[0], PlanVerb.AGAIN)
     plan(ledger, tenant="other")
     ready = update(table).where(table.c.id.in_(unmade[1:])).values(state=PlanState.READY)
     ledger.database.run(lambda c: c.execute(ready))
