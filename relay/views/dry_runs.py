@@ -61,7 +61,7 @@ def plan_members(dry_run: DryRun, report: DryRunReport) -> dict[str, Any]:
             name: {"objects": amount.objects, "bytes": amount.bytes}
             for name, amount in decisions.items()
         },
-        "estimated": report.inspected_count < report.objects and not report.destination_empty,
+        "estimated": is_estimated(report),
         "in_parts": {
             "objects": report.large if parted else 0,
             "bytes": report.large_bytes if parted else 0,
@@ -71,6 +71,14 @@ def plan_members(dry_run: DryRun, report: DryRunReport) -> dict[str, Any]:
         "level": dry_run.level(report).value,
         "requests": expected_requests(_work(dry_run, report, decisions, parted=parted)),
     }
+
+
+def is_estimated(report: DryRunReport) -> bool:
+    """Return whether the decisions follow from a sample. In an empty destination all objects are
+    new, unless some of the sample could not be compared or would be refused."""
+    all_new = report.destination_empty and not report.declined.objects
+    all_new = all_new and report.decided.keys() <= {"new"}
+    return report.inspected_count < report.objects and not all_new
 
 
 def decisions_of(if_exists: IfExists, report: DryRunReport) -> dict[str, Amount]:

@@ -13,7 +13,7 @@ from relay.engine.plan import IfExists
 from relay.engine.request_counts import ExpectedWork, expected_requests
 from relay.ledger.sample_values import Sample
 from relay.receipt import Level
-from relay.views.dry_runs import decisions_of, time_members
+from relay.views.dry_runs import decisions_of, is_estimated, time_members
 from tests.unit.test_page_words import TREE
 
 WORK = ExpectedWork(
@@ -67,6 +67,25 @@ def test_a_sample_stands_for_all() -> None:
     nothing = report(7, 70)
     assert numbers(decisions_of(IfExists.CHANGED, nothing)) == {"unknown": 7}
     assert decisions_of(IfExists.CHANGED, report(0, 0)) == {}
+
+
+@pytest.mark.parametrize(
+    ("answers", "is_guess"),
+    [
+        ({"new": 9}, False),
+        ({"new": 8, "unknown": 1}, True),
+        ({"new": 8, "declined": 1}, True),
+        ({"declined": 9}, True),
+        ({}, False),
+    ],
+)
+def test_an_empty_destination_takes_all(answers: dict[str, int], is_guess: bool) -> None:
+    """Unless some of the sample can't be moved or compared: so it is with others too, then."""
+    made = report(10_000, 10**9, **answers)
+    made.looks = answers
+    assert is_estimated(made)
+    made.destination_empty = True
+    assert is_estimated(made) == is_guess
 
 
 @given(
