@@ -31,8 +31,6 @@ CASES = 5000
 """The number of requests that A6 asks for, of all scopes together."""
 TAKES_PLACES = ("migrate", "make_plan", "start_plan", "resume", "retry")
 """Operations whose text is a URL, or a header: not every text that the document permits is one."""
-RACES = {"POST /plans/{plan}/cancel"}
-"""Operations that succeed only if they come before a worker is ready."""
 ENDS = ("source", "destination", "list")
 
 
@@ -96,7 +94,10 @@ def run_with_tokens(home: Path, ledger_url: str) -> Iterator[Server]:
             scope: ledger.tokens.create(scope, tenant="acme", scope=scope, limits=limits)[1]
             for scope in Scope
         }
-    with run_server(SERVE, RELAY_LEDGER=ledger_url, RELAY_LOCAL_FOLDERS=str(home)) as running:
+    # A stream that the client has left keeps its place until a write fails.
+    settings = {"RELAY_STREAMS": "10000", "RELAY_TOKEN_STREAMS": "10000"}
+    settings |= {"RELAY_LEDGER": ledger_url, "RELAY_LOCAL_FOLDERS": str(home)}
+    with run_server(SERVE, **settings) as running:
         yield Server(f"http://{running.host}:{running.port}", home, made)
 
 
@@ -232,7 +233,7 @@ def test_an_undocumented_answer_is_found(server: Server) -> None:
 @pytest.mark.timeout(600)
 def test_thousands_of_requests_with_each_scope(server: Server, server_on_postgres: Server) -> None:
     statuses: Counter[tuple[str, int]] = Counter()
-    many = {"generation": {"max-examples": 40}}
+    many = {"generation": {"max-examples": 32}}
     for scope in Scope:
         one = server_on_postgres if scope is Scope.ADMIN else server
         found = run(one, scope, document(), 2, fuzzing=many, stateful=many)
@@ -240,8 +241,9 @@ def test_thousands_of_requests_with_each_scope(server: Server, server_on_postgre
         assert {label for label, _ in found.statuses} == labels(document())
         statuses += found.statuses
     assert sum(statuses.values()) >= CASES
-    answered = {label for label, status in statuses if status < 400}
-    assert answered >= labels(document()) - RACES
+    # A 409 is of a migration or a plan that is there, whose state a worker has changed meanwhile.
+    reached = {label for label, status in statuses if status < 400 or status == 409}
+    assert reached == labels(document())
 
 
 def labels(described: Mapping[str, Any]) -> set[str]:
