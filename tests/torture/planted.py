@@ -90,9 +90,9 @@ PLANTED: tuple[Planted, ...] = (
     ),
     Planted(
         name="what is forgotten stands on in the log of the ledger",
-        file="relay/ledger/ledger.py",
-        old="self._log.has_secrets = not self.database.wipe_log()",
-        new="self._log.has_secrets = False",
+        file="relay/ledger/upkeep.py",
+        old="access.log.has_secrets = not access.database.wipe_log()",
+        new="access.log.has_secrets = False",
         traits=(),
         stores=(),
     ),
