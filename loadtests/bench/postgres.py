@@ -47,6 +47,8 @@ class Postgres:
     folder: Path
     bin: Path
     user: tuple[str, ...]
+    options: str = ""
+    """Options of its start."""
 
     def database(self, options: str = "") -> str:
         """Make a database with the `options` of CREATE DATABASE, and return its URL as RELAY_LEDGER
@@ -81,7 +83,7 @@ class Postgres:
 
     def restart(self) -> None:
         """Start it, on the same port."""
-        options = f"-p {self.port} -h 127.0.0.1 -k '' -c max_connections=50"
+        options = f"-p {self.port} -h 127.0.0.1 -k '' -c max_connections=50 {self.options}"
         self.control("start", "-l", str(self.folder / "log"), "-o", options)
 
     def replace_folder(self, folder: Path) -> None:
@@ -94,8 +96,9 @@ class Postgres:
 
 
 @contextmanager
-def postgresql() -> Iterator[Postgres]:
-    """Run a server for the time of the block; it refuses root, so it runs as `postgres` then.
+def postgresql(options: str = "") -> Iterator[Postgres]:
+    """Run a server for the time of the block, with some options of its own; it refuses root, so it
+    runs as `postgres` then.
 
     Its folder is outside of the tests' folders: only their owner may enter those, and each run of
     pytest restores that mode."""
@@ -121,7 +124,7 @@ def postgresql() -> Iterator[Postgres]:
         "--no-sync",
     ]
     subprocess.run(run, check=True, cwd="/", stdout=subprocess.DEVNULL)
-    server = Postgres(lasting_port(), folder, bin, user)
+    server = Postgres(lasting_port(), folder, bin, user, options)
     server.restart()
     try:
         yield server

@@ -35,7 +35,7 @@ from simulators.spawn import spawn
 from tests.conftest import Certificates, Engine
 from tests.contract.memory import memory as memory_kind
 from tests.ledgers import Opened
-from tests.postgres import Postgres, postgresql, programs
+from tests.postgres import EmptyLedgers, Postgres, postgresql, programs
 from tests.seaweed import Seaweed, find_weed, seaweedfs
 from tests.swift import Swift, is_installed
 from tests.swift import swift as swift_server
@@ -53,23 +53,21 @@ def postgres() -> Iterator[Postgres]:
 
 
 @pytest.fixture(scope="session")
-def template(postgres: Postgres) -> str:
-    """Return the name of a database with the tables of a ledger, which others are copied from: each
-    of seven hundred tests would make the tables again."""
-    url = postgres.database()
-    open_database(url).close()
-    return url.rpartition("/")[2]
+def databases(postgres: Postgres) -> EmptyLedgers:
+    """Return databases with the tables of a ledger, of which one test after the other takes one."""
+    return EmptyLedgers(postgres)
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
-def address(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+def address(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     """Return the URL of an empty ledger. It has no tables yet if the test opens it itself."""
     if request.param == "sqlite":
-        return f"sqlite:///{tmp_path}/relay.db"
-    server: Postgres = request.getfixturevalue("postgres")
-    if "open_ledger" not in request.fixturenames:
-        return server.database()
-    return server.database(f'TEMPLATE "{request.getfixturevalue("template")}"')
+        yield f"sqlite:///{tmp_path}/relay.db"
+    elif "open_ledger" in request.fixturenames:
+        with request.getfixturevalue("databases").take() as url:
+            yield url
+    else:
+        yield request.getfixturevalue("postgres").database()
 
 
 @pytest.fixture
