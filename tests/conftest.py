@@ -34,6 +34,7 @@ from relay.wire.tls.choice import client_context
 from simulators.content import Content
 from simulators.spawn import Spawned, spawn
 from tests import forked
+from tests.compiled import share_statements
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A shell ignores SIGINT in its background jobs, and children inherit it; each Ctrl-C of a test
@@ -68,6 +69,14 @@ def data_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         del os.environ["XDG_DATA_HOME"]
     else:
         os.environ["XDG_DATA_HOME"] = before
+
+
+@pytest.fixture(scope="session", autouse=True)
+def statements_are_compiled_once() -> Iterator[None]:
+    """Let all ledgers of this process share SQLAlchemy's compiled statements."""
+    end = share_statements()
+    yield
+    end()
 
 
 @pytest.fixture(scope="session", autouse=True)

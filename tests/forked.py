@@ -9,6 +9,7 @@ Decided here: whether a command is forked or started. Never here: its purpose.""
 
 from __future__ import annotations
 
+import fcntl
 import os
 import select
 import shutil
@@ -16,25 +17,34 @@ import signal
 import subprocess
 import sys
 import tempfile
+import termios
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import TextIO
 
-from tests.torture.commands import ROOT, Child, Zygote
+from tests.torture.commands import ROOT, Child, Streams, Zygote
 
-HARMLESS = ("RELAY_", "AWS_", "RCLONE_CONFIG", "XDG_", "HOME", "PYTEST_", "COLUMNS")
+HARMLESS = (
+    *("RELAY_", "AWS_", "RCLONE_CONFIG", "XDG_", "HOME", "PYTEST_"),
+    *("COLUMNS", "TERM", "NO_COLOR"),
+)
 """Variables that are read while a command runs, by the beginnings of their names."""
 _zygotes: dict[int, tuple[Zygote, frozenset[tuple[str, str]]]] = {}
 """The forking process of each process, by its id, and the environment in which it was started."""
 
 
 def run(
-    words: Sequence[str], environment: Mapping[str, str], seconds: float, cwd: Path = ROOT
+    words: Sequence[str],
+    environment: Mapping[str, str],
+    seconds: float,
+    cwd: Path = ROOT,
+    program: str = "relay",
 ) -> tuple[int, str, str]:
     """Run a command to its end; return its exit code and its output. Raises TimeoutExpired."""
-    with start(words, environment, cwd) as process:
+    with start(words, environment, cwd, program) as process:
         try:
             out, err = process.communicate(timeout=seconds)
         except subprocess.TimeoutExpired:
@@ -44,31 +54,74 @@ def run(
 
 
 def start(
-    words: Sequence[str], environment: Mapping[str, str], cwd: Path = ROOT
+    words: Sequence[str], environment: Mapping[str, str], cwd: Path = ROOT, program: str = "relay"
 ) -> Forked | subprocess.Popen[str]:
-    """Start a command, whose output is read from its `stdout` and `stderr`."""
+    """Start a command of relay, or of gunicorn, whose output is read from its `stdout` and
+    `stderr`."""
     zygote, began = _zygotes.get(os.getpid()) or _begin()
     if _lasting(environment) != began:
         return subprocess.Popen(
-            [sys.executable, "-m", "relay", *words],
+            [sys.executable, "-m", program, *words],
             cwd=cwd,
             env=dict(environment),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
         )
-    return Forked(zygote, words, environment, cwd)
+    folder = Path(tempfile.mkdtemp(prefix="relay-forked-"))
+    child = zygote.begin(words, folder, environment, cwd=cwd, pipes=True, program=program)
+    return Forked(child, folder)
+
+
+def run_with(
+    streams: Streams, words: Sequence[str], environment: Mapping[str, str], cwd: Path = ROOT
+) -> tuple[int, str]:
+    """Run a forked command with some streams; return its exit code and its stderr."""
+    zygote, began = _zygotes.get(os.getpid()) or _begin()
+    assert _lasting(environment) == began, "it would have to be started"
+    with tempfile.TemporaryDirectory(prefix="relay-forked-") as folder:
+        begun = zygote.begin(words, Path(folder), environment, cwd=cwd, streams=streams)
+        ended = begun.wait(60)
+    assert ended.code is not None, f"{words} did not end"
+    return ended.code, ended.err
+
+
+@contextmanager
+def run_on_terminal(
+    path: str, words: Sequence[str], environment: Mapping[str, str]
+) -> Iterator[Callable[[], int | None]]:
+    """Run a command on a terminal, which controls it; yield a function that returns its exit code,
+    or None while it runs."""
+    zygote, began = _zygotes.get(os.getpid()) or _begin()
+    if _lasting(environment) == began:
+        with tempfile.TemporaryDirectory(prefix="relay-forked-") as folder:
+            streams = Streams(terminal=path)
+            child = zygote.begin(words, Path(folder), environment, cwd=ROOT, streams=streams)
+            yield lambda: _exit_code(child) if child.over.is_set() else None
+        return
+    fd = os.open(path, os.O_RDWR | os.O_NOCTTY)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "relay", *words],
+        cwd=ROOT,
+        env=dict(environment),
+        stdin=fd,
+        stdout=fd,
+        stderr=fd,
+        start_new_session=True,
+        preexec_fn=partial(fcntl.ioctl, 0, termios.TIOCSCTTY, 0),
+    )
+    os.close(fd)
+    with process:
+        yield process.poll
 
 
 class Forked:
     """A forked command that runs: the members of `subprocess.Popen` that tests use."""
 
-    def __init__(
-        self, zygote: Zygote, words: Sequence[str], environment: Mapping[str, str], cwd: Path
-    ) -> None:
-        self.args, self.returncode = list(words), None
-        folder = Path(tempfile.mkdtemp(prefix="relay-forked-"))
-        self._child = zygote.begin(words, folder, environment, cwd=cwd, pipes=True)
+    def __init__(self, child: Child, folder: Path) -> None:
+        """Open the ends of its pipes, which are in `folder`; it is removed."""
+        self.args, self.returncode = list(child.words), None
+        self._child = child
         # The child opens its ends in the same order; each `open` waits for the other's.
         self.stdout, self.stderr = (_open_pipe(self._child.out), _open_pipe(self._child.err))
         shutil.rmtree(folder)
@@ -146,6 +199,12 @@ def _open_pipe(path: Path) -> TextIO:
 def _exit_code(child: Child) -> int:
     """Return the exit code of an ended child, or minus the number of its signal."""
     return os.waitstatus_to_exitcode(child.status or 0)
+
+
+def cpu_seconds() -> float:
+    """Return the CPU time of the forked commands that have ended."""
+    found = _zygotes.get(os.getpid())
+    return found[0].seconds if found is not None else 0.0
 
 
 def end() -> None:

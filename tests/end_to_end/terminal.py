@@ -6,14 +6,12 @@ import fcntl
 import json
 import os
 import pty
+import select
 import sqlite3
 import struct
-import subprocess
-import sys
 import termios
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +19,8 @@ from tests import forked
 from tests.end_to_end.test_cli import environment
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-
-
-def _take_terminal() -> None:
-    """In a child: let the keys of its standard input's terminal, such as Ctrl-C, be signals to
-    it."""
-    os.setsid()
-    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+AWAKE_SECONDS = 0.05
+"""How soon the end of a command in a terminal is noticed, which writes nothing."""
 
 
 class Terminal:
@@ -53,27 +46,22 @@ class Terminal:
         """Run a command with a terminal of `columns` columns; return its exit code and its output.
 
         `typed` are keys, each with the text that has to appear before it is pressed."""
+        settings = environment(**{"TERM": "xterm", **self._settings, **more})
         ours, theirs = pty.openpty()
         fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
-        process = subprocess.Popen(
-            [sys.executable, "-m", "relay", *words],
-            cwd=ROOT,
-            env=environment(**{"TERM": "xterm", **self._settings, **more}),
-            stdin=theirs,
-            stdout=theirs,
-            stderr=theirs,
-            preexec_fn=_take_terminal,
-        )
+        pieces, keys, code = [], list(typed), None
+        with forked.run_on_terminal(os.ttyname(theirs), words, settings) as poll:
+            while code is None:
+                # The end is looked for first: all output is there by then, since `theirs` is open.
+                code = poll()
+                seconds = AWAKE_SECONDS if code is None else 0
+                while select.select([ours], [], [], seconds)[0]:
+                    pieces.append(os.read(ours, 65536))
+                    if keys and keys[0][0].encode() in b"".join(pieces):
+                        os.write(ours, keys.pop(0)[1])
         os.close(theirs)
-        pieces, keys = [], list(typed)
-        with suppress(OSError):  # EIO: the other end is closed
-            while piece := os.read(ours, 65536):
-                pieces.append(piece)
-                if keys and keys[0][0].encode() in b"".join(pieces):
-                    os.write(ours, keys.pop(0)[1])
         os.close(ours)
         text = b"".join(pieces).decode(errors="replace")
-        code = process.wait(timeout=60)
         assert "Traceback" not in text, text
         return code, text
 

@@ -4,7 +4,6 @@ empty listings that are reported as such."""
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -16,10 +15,12 @@ from pathlib import Path
 import pytest
 
 from relay.cli.commands import COMMANDS
+from tests import forked
 from tests.end_to_end.terminal import ROOT, Terminal
 from tests.end_to_end.test_cli import environment
 from tests.end_to_end.test_serve import SERVE, Server, run_server
 from tests.scripted import Peer, Talk, length_of
+from tests.torture.commands import Streams
 
 REPLY = b"HTTP/1.1 %s\r\nContent-Length: 0\r\n\r\n"
 FULL = "the output can't be written (No space left on device)"
@@ -53,30 +54,15 @@ def terminal(used_home: Path, tmp_path: Path) -> Terminal:
 
 
 def run_into(
-    descriptor: int, words: tuple[str, ...], cwd: Path, **settings: str
+    stdout: str | None, words: tuple[str, ...], cwd: Path, **settings: str
 ) -> tuple[int, str]:
-    """Run a command whose stdout is a descriptor that is closed after the start; return its exit
-    code and its stderr."""
-    done = subprocess.run(
-        [sys.executable, "-m", "relay", *words],
-        cwd=cwd,
-        env=environment(PYTHONPATH=str(ROOT), **settings),
-        stdout=descriptor,
-        stderr=subprocess.PIPE,
-        input="a password\n",
-        text=True,
-        timeout=60,
-    )
-    os.close(descriptor)
-    assert "Traceback" not in done.stderr, done.stderr
-    return done.returncode, done.stderr
-
-
-def unread() -> int:
-    """Return a pipe without a reader."""
-    reading, writing = os.pipe()
-    os.close(reading)
-    return writing
+    """Run a command whose stdout is a file or a device, or, without a name, a pipe that nobody
+    reads; return its exit code and its stderr."""
+    typed = cwd / "typed"
+    typed.write_text("a password\n")
+    code, err = forked.run_with(Streams(typed, stdout), words, environment(**settings), cwd)
+    assert "Traceback" not in err, err
+    return code, err
 
 
 SUBMIT = ("submit", "https://a.invalid/a", "https://b.invalid/b")
@@ -152,15 +138,12 @@ def test_a_full_output_fails_and_a_closed_pipe_does_not(
     settings = {"RELAY_LEDGER": f"sqlite:///{terminal.ledger}"}
     if words[0] == "submit":
         settings["RELAY_URL"] = f"http://{server.host}:{server.port}"
-    for descriptor, code, is_named in (
-        (unread(), OUTPUTS.get(words, 0), False),
-        (os.open("/dev/full", os.O_WRONLY), 1, True),
-    ):
+    for stdout, code, is_named in ((None, OUTPUTS.get(words, 0), False), ("/dev/full", 1, True)):
         for verb in AFTER.get(words[0], ()):
             terminal.run(verb, "2")  # the second time it may have that state already
         if words[:2] == ("token", "create"):
             terminal.run("token", "revoke", "ops")  # the first time there is none
-        got, err = run_into(descriptor, words, terminal.home, **settings)
+        got, err = run_into(stdout, words, terminal.home, **settings)
         assert (got, FULL in err) == (code, is_named), err
         assert not is_named or "hint: " in err
         if words[0] == "cancel":

@@ -40,6 +40,8 @@ from tests.scripted import Peer, Script, Talk
 ROOT = Path(__file__).resolve().parent.parent.parent
 GUNICORN = (sys.executable, "-m", "gunicorn", "-c", "deploy/gunicorn.conf.py", "relay.wsgi:app")
 SERVE = (sys.executable, "-m", "relay", "serve")
+WHOLE = (GUNICORN, SERVE)
+FORKED = tuple(command[:3] for command in WHOLE)
 WAYS = pytest.mark.parametrize("command", [GUNICORN, SERVE], ids=["gunicorn -c", "relay serve"])
 SECRET = "planted-secret-0123456789"
 
@@ -122,7 +124,7 @@ def environment(**settings: str) -> dict[str, str]:
 def run_server(
     command: tuple[str, ...] = GUNICORN, started: bool = False, **settings: str
 ) -> Iterator[Server]:
-    """Run a server; its first line names its address. `relay serve` is forked, unless it has to be
+    """Run a server; its first line names its address. It is forked, unless it has to be
     `started`."""
     home = tempfile.mkdtemp(
         prefix="relay-ledger-"
@@ -152,8 +154,8 @@ def run_server(
 
 
 def _begin(command: tuple[str, ...], settings: dict[str, str], started: bool) -> Any:
-    if command[:4] == SERVE and not started:
-        return forked.start(command[3:], settings)
+    if command[:3] in FORKED and not started:
+        return forked.start(command[3:], settings, program=command[2])
     return subprocess.Popen(
         command,
         cwd=ROOT,
@@ -277,8 +279,9 @@ def test_the_log_for_people_names_a_killed_worker() -> None:
 
 def start(command: tuple[str, ...], *flags: str, **settings: str) -> tuple[int, str]:
     """Run a server that must not start; return its exit code and stderr."""
-    if command == SERVE:
-        code, _, stderr = forked.run(["serve", *flags], environment(**settings), 30)
+    if command in WHOLE:
+        words = [*command[3:], *flags]
+        code, _, stderr = forked.run(words, environment(**settings), 30, program=command[2])
         return code, stderr
     done = subprocess.run(
         [*command, *flags],

@@ -33,6 +33,21 @@ class Ended:
     seconds: float
 
 
+@dataclass(frozen=True)
+class Streams:
+    """The standard streams of a command."""
+
+    stdin: Path = Path(os.devnull)
+    stdout: str | None = "its own"
+    """The path of a file or a device, or None: a pipe that nobody reads."""
+    terminal: str | None = None
+    """The path of a terminal, which all three are then, its stderr too."""
+
+
+OWN = Streams()
+"""An empty stdin, and a stdout of its own."""
+
+
 @dataclass(eq=False)
 class Child:
     """A command that runs."""
@@ -90,6 +105,8 @@ class Zygote:
         )
         self._ids = itertools.count(1)
         self._children: dict[int, Child] = {}
+        self.seconds = 0.0
+        """The CPU time of all children that have ended."""
         self._lock = threading.Lock()
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
@@ -113,10 +130,13 @@ class Zygote:
         also: Sequence[Sequence[str]] = (),
         cwd: Path | None = None,
         pipes: bool = False,
+        streams: Streams = OWN,
+        program: str = "relay",
     ) -> Child:
         """Start a command that writes its output into a folder, and runs there or in `cwd`; `also`
         are further commands that its process runs afterwards, one by one. With `pipes` its stdout
-        and then its stderr have to be opened at once, and are not kept."""
+        and then its stderr have to be opened at once, and are not kept. `streams` may replace its
+        stdin and stdout. `program` is relay or gunicorn."""
         number = next(self._ids)
         child = Child(tuple(words), folder / f"{number}.out", folder / f"{number}.err")
         if pipes:
@@ -124,11 +144,14 @@ class Zygote:
             os.mkfifo(child.err)
         order = {
             "id": number,
+            "program": program,
             "words": list(words),
             "also": [list(more) for more in also],
             "folder": str(cwd or folder),
             "environment": dict(environment),
-            "out": str(child.out),
+            "terminal": streams.terminal,
+            "in": str(streams.stdin),
+            "out": str(child.out) if streams.stdout == OWN.stdout else streams.stdout,
             "err": str(child.err),
         }
         with self._lock:
@@ -150,6 +173,7 @@ class Zygote:
                 child.begun.set()
             else:
                 child.status = report["status"]
+                self.seconds += report.get("seconds", 0.0)  # none from an earlier relay's zygote
                 child.over.set()
                 del self._children[report["id"]]
 

@@ -2,11 +2,12 @@
 tests.torture.zygote`.
 
 Theory of operation. A start of `relay` costs 0.4 s of CPU, nearly all of it imports. This process
-imports everything, starts no hub and no thread, and waits for lines of JSON on its stdin; each is a
-command, made by a child that is a process of its own in all other respects: its environment, its
-folder, its stdout and stderr, its failpoint, and its end by `kill -9`. One line on stdout tells
-that a child has begun (`{"id", "pid"}`), and one how it ended (`{"id", "status"}`, the status as
-waitpid gives it).
+imports everything, compiles a ledger's statements, starts no hub and no thread, and waits for lines
+of JSON on its stdin; each is a command of relay, or gunicorn, made by a child that is a process of
+its own in all other respects: its environment, its folder, its stdout and stderr, its failpoint,
+and its end by `kill -9`. One line on stdout tells
+that a child has begun (`{"id", "pid"}`), and one how it ended (`{"id", "status", "seconds"}`, the
+status as waitpid gives it, and the CPU time of the child and of its ended children).
 
 Decided here: how a command begins and ends. Never here: which command.
 """
@@ -22,14 +23,18 @@ import select
 import signal
 import sys
 from importlib import import_module
-from typing import Any
+from typing import Any, NoReturn
 
 from gevent import monkey
+from gunicorn.app.wsgiapp import run as gunicorn
 
 from relay.cli.__main__ import main as relay
 from relay.cli.__main__ import run
 from relay.cli.commands import COMMANDS
+from relay.cli.terminal import leave
 from relay.process import failpoints
+from relay.stores.table import load_all
+from tests.torture.rehearsal import rehearse
 
 MODULES = (
     "relay.cli.single",
@@ -44,7 +49,6 @@ MODULES = (
 """Modules that commands import at their start, besides those that `COMMANDS` names."""
 
 _fork = monkey.get_original("os", "fork")
-_waitpid = monkey.get_original("os", "waitpid")
 _signal = monkey.get_original("signal", "signal")
 _poll = monkey.get_original("select", "poll")
 
@@ -55,6 +59,8 @@ def main() -> None:
         f"relay.cli.{entry.function.partition(':')[0]}" for entry in COMMANDS.values()
     } | set(MODULES):
         import_module(name)
+    load_all()
+    rehearse()
     gc.collect()
     gc.freeze()
     _signal(signal.SIGCHLD, lambda *_: None)
@@ -97,11 +103,12 @@ def begin(order: dict[str, Any], children: dict[int, int], own: tuple[int, int])
 def reap(children: dict[int, int]) -> None:
     """Report how the ended children ended."""
     while children:
-        pid, status = _waitpid(-1, os.WNOHANG)
+        pid, status, used = os.wait4(-1, os.WNOHANG)
         if not pid:
             return
         if pid in children:
-            tell({"id": children.pop(pid), "status": status})
+            seconds = used.ru_utime + used.ru_stime
+            tell({"id": children.pop(pid), "status": status, "seconds": seconds})
 
 
 def tell(members: dict[str, Any]) -> None:
@@ -111,11 +118,11 @@ def tell(members: dict[str, Any]) -> None:
 
 def be(order: dict[str, Any]) -> None:
     """Become the command. Never returns."""
-    os.setpgid(0, 0)
-    for number, name in ((1, "out"), (2, "err")):
-        fd = os.open(order[name], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-        os.dup2(fd, number)
-        os.close(fd)
+    if order["terminal"] is not None:
+        take_terminal(order["terminal"])
+    else:
+        os.setpgid(0, 0)
+        take_files(order)
     # As at Python's start: the streams of this process know whether it could seek in its own files.
     sys.stdout = sys.__stdout__ = open(  # noqa: SIM115 - open until the end  # type: ignore[misc]
         1, "w", encoding=sys.stdout.encoding, errors=sys.stdout.errors, closefd=False
@@ -123,17 +130,56 @@ def be(order: dict[str, Any]) -> None:
     sys.stderr = sys.__stderr__ = open(  # noqa: SIM115  # type: ignore[misc]
         2, "w", 1, encoding=sys.stderr.encoding, errors="backslashreplace", closefd=False
     )
-    nothing = os.open(os.devnull, os.O_RDONLY)
-    os.dup2(nothing, 0)
     os.chdir(order["folder"])
     os.environ.clear()
     os.environ.update(order["environment"])
-    sys.argv = ["relay", *order["words"]]
+    sys.argv = [order["program"], *order["words"]]
     arm(os.environ.get(failpoints.VARIABLE))
     for words in order["also"]:
         relay(sys.argv[1:])
         sys.argv[1:] = words
+    if order["program"] == "gunicorn":
+        run_gunicorn()
     run()
+
+
+def run_gunicorn() -> NoReturn:
+    """Run gunicorn, and end as its master or as one of its workers, without the work of Python's
+    end, which would copy the memory of this process."""
+    code: Any = 0
+    try:
+        gunicorn()
+    except SystemExit as end:
+        code = end.code
+    leave(code or 0)
+
+
+def take_files(order: dict[str, Any]) -> None:
+    """Take the stdin, stdout and stderr of an order."""
+    outputs = _open_output(order["out"]), _open_output(order["err"])
+    for number, fd in enumerate((os.open(order["in"], os.O_RDONLY), *outputs)):
+        os.dup2(fd, number)
+        os.close(fd)
+
+
+def take_terminal(path: str) -> None:
+    """Take a terminal for all three, and let its keys, such as Ctrl-C, be signals to this
+    process."""
+    os.setsid()
+    fd = os.open(path, os.O_RDWR)  # the first terminal that a session opens controls it (tty(4))
+    for number in range(3):
+        os.dup2(fd, number)
+    os.close(fd)
+
+
+def _open_output(path: str | None) -> int:
+    """Return a descriptor of a file, of a named pipe, or, without a path, of a pipe that nobody
+    reads."""
+    if path is not None:
+        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    reads, writes = os.pipe()
+    os.close(reads)
+    return writes
 
 
 def arm(text: str | None) -> None:

@@ -1,0 +1,102 @@
+"""Compile the statements of a ledger in the process that forks commands, once for all of them.
+
+Decided here: which calls of a ledger are made. Never here: a hub or a thread, which no child could
+inherit."""
+
+from __future__ import annotations
+
+import logging
+import time
+from contextlib import suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from sqlalchemy import event, make_url
+
+from relay.ledger import opening
+from relay.ledger.claim_values import Settlement
+from relay.ledger.claims import ClaimRequest
+from relay.ledger.database import Database, _begin
+from relay.ledger.ledger import Ledger
+from relay.ledger.listing_values import ListedObject
+from relay.ledger.migration_values import Spec
+from relay.ledger.prior_state_values import PriorState
+from relay.ledger.workers import TERMINAL, WorkerId
+from relay.tallies import Tallies
+from tests.compiled import share_statements
+
+TREE = Spec("/from/", "/to/", options={"recursive": True}, secret={"source": {"url": "/from/"}})
+OBJECT = Spec("/from/a", "/to/a", options={}, secret={"source": {"url": "/from/a"}})
+ROOM = ClaimRequest(all=1, large=1, only_large=1)
+WORKER = WorkerId(id="rehearsal", host="here", boot="now", process="1", kind=TERMINAL)
+
+
+class ThreadlessDatabase(Database):
+    """A SQLite database whose transactions run in the calling thread."""
+
+    def __init__(self, path: Path) -> None:
+        """Open a new file."""
+        self.url = make_url(f"sqlite:///{path}")
+        self._engine = opening._engine(self.url)
+        event.listen(self._engine, "begin", _begin)
+        self.sqlite, self._thread, self._file, self.tallies = True, None, None, Tallies()
+        self.run(opening._upgrade)
+
+
+def rehearse() -> None:
+    """Make the calls of a tree and of an object, from their acceptance to their end."""
+    share_statements()
+    logging.disable()  # a failed object has a line
+    with TemporaryDirectory(prefix="relay-rehearsal-") as folder:
+        database = ThreadlessDatabase(Path(folder) / "ledger.db")
+        ledger = Ledger(database, WORKER)
+        # A fault that is planted in relay is for the judge of its commands.
+        with suppress(Exception):
+            ledger.renew()
+            ledger.reclaim()
+            _move_tree(ledger)
+            _move_object(ledger)
+            ledger.leave()
+        database._engine.dispose()
+    logging.disable(logging.NOTSET)
+
+
+def _move_tree(ledger: Ledger) -> None:
+    made, _ = ledger.create(TREE, go_on=True)
+    listing = ledger.claim_listing(made.id)
+    assert listing is not None
+    ledger.learn_empty(listing, True)
+    ledger.add_page(listing, [ListedObject(name, size=1, modified=1.0) for name in "ab"], "b")
+    ledger.end_listing(listing)
+    claims = ledger.claim(2, made.id)
+    ledger.destinations.note_prior_states([(one, PriorState(known=True)) for one in claims])
+    first, second = claims
+    ended = Settlement(first, "verified", bytes=1, seconds=0.1, level="size", receipt={})
+    failed = Settlement(second, "failed", error={"code": "rejected", "side": "source"})
+    ledger.settle_and_claim([ended, failed], ROOM, made.id)
+    _look_around(ledger, made.id)
+
+
+def _move_object(ledger: Ledger) -> None:
+    made, _ = ledger.create(OBJECT, go_on=True)
+    for verb in ("pause", "resume"):
+        ledger.act(made.id, verb)
+    (claim,) = ledger.claim(1, made.id)
+    ledger.settle([Settlement(claim, "skipped", level="size", receipt={})])
+    _look_around(ledger, made.id)
+
+
+def _look_around(ledger: Ledger, id: str) -> None:
+    ledger.finish()
+    ledger.destinations.orphans(id)
+    ledger.uploads.join(id)
+    ledger.claim(1, id)
+    ledger.claim_listing(id)
+    ledger.page(id)
+    ledger.reasons(id)
+    ledger.events(id)
+    ledger.migrations()
+    ledger.secret(id)
+    ledger.leases_of(id)
+    ledger.live.look({id: ledger.migration(id)}, None)
+    ledger.gone_since(id, time.time())
