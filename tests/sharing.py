@@ -17,6 +17,7 @@ from __future__ import annotations
 import gc
 import json
 import os
+import resource
 import signal
 import sys
 import traceback
@@ -30,17 +31,18 @@ from typing import Any, NoReturn
 
 import pytest
 
+from tests import forked
+
 LAST = "unit"
 """The folder whose files are taken last: they are small, so all workers end together."""
 LONG = (
-    "test_crash.py",
-    "test_cuts.py",
-    "test_faults.py",
-    "test_short_source.py",
-    "test_tree.py",
-    "test_migrations.py",
+    *("test_crash.py", "test_faults.py", "test_twins.py", "test_other_options.py"),
+    *("test_short_source.py", "test_tree.py", "test_migrations.py", "test_cuts.py"),
+    *("test_serve.py", "test_page.py"),
 )
 """Files of minutes, which are taken before all others: at the end one of them would run alone."""
+MOST_CPU = 40
+"""Number of files in the table of CPU time."""
 NUMBER_BYTES = 4
 CRASHED = 70
 """The exit code of a worker that could not continue; it has printed the reason. (EX_SOFTWARE of
@@ -94,6 +96,8 @@ class Sharing:
     def __init__(self, session: pytest.Session, count: int) -> None:
         self._session, self._count = session, count
         self._files = files_of(session.items)
+        self._seconds: dict[str, float] = {}
+        """The CPU time of each file."""
 
     def run(self) -> None:
         """Run all files, print the result of each as it ends, and fail the run if a worker did not
@@ -108,6 +112,7 @@ class Sharing:
         gc.freeze()  # the workers' collectors neither scan nor copy the objects that all tests import
         workers = [self._fork(number, queue) for number in range(self._count)]
         os.close(queue)
+        self._session.config.pluginmanager.register(CpuTable(self._seconds))
         try:
             self._follow(workers)
         except BaseException:
@@ -153,6 +158,7 @@ class Sharing:
         if "report" in message:
             worker.reports.append(message["report"])
         if "ended" in message:
+            self._seconds[message["ended"]] = message["seconds"]
             self._replay(worker)
 
     def _replay(self, worker: Worker) -> None:
@@ -171,6 +177,20 @@ class Sharing:
         worker.reports.clear()
         if stop := self._session.shouldfail or self._session.shouldstop:
             raise self._session.Failed(stop)
+
+
+@dataclass(frozen=True)
+class CpuTable:
+    """A plugin of pytest that prints the files with the most CPU time at the end of a run."""
+
+    seconds: dict[str, float]
+
+    def pytest_terminal_summary(self, terminalreporter: Any) -> None:
+        """Print the table."""
+        terminalreporter.section(f"CPU: {sum(self.seconds.values()):.0f} s")
+        rows = sorted(self.seconds.items(), key=lambda row: -row[1])
+        for path, seconds in rows[:MOST_CPU]:
+            terminalreporter.write_line(f"{seconds:7.1f}s {os.path.relpath(path)}")
 
 
 class Inside:
@@ -228,14 +248,14 @@ class Inside:
         fixtures that both use stay."""
         items = self._next()
         while items:
-            here, number = items, 0
+            here, number, before = items, 0, cpu_seconds()
             for number, item in enumerate(here):
                 last = number == len(here) - 1
                 items = self._next() if last else items
                 following = (items[0] if items else None) if last else here[number + 1]
                 self._tell({"begun": item.nodeid})
                 item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
-            self._tell({"ended": str(here[0].path)})
+            self._tell({"ended": str(here[0].path), "seconds": cpu_seconds() - before})
 
     def _next(self) -> list[pytest.Item]:
         number = os.read(
@@ -254,6 +274,13 @@ class Inside:
         piece = json.dumps(message).encode() + b"\n"
         while piece:
             piece = piece[os.write(self._pipe, piece) :]
+
+
+def cpu_seconds() -> float:
+    """Return the CPU time of this process, of its ended children, and of its forked commands.
+    Servers that put themselves into the background, as PostgreSQL does, are not in it."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(one.ru_utime + one.ru_stime for one in used) + forked.cpu_seconds()
 
 
 def files_of(items: list[pytest.Item]) -> list[tuple[Path, list[pytest.Item]]]:
