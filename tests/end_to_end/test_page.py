@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from relay.ledger.sample_values import Traffic
-from tests.end_to_end.browser import LARGE, SMALL, Visitor, run_chromium, visit
+from tests.end_to_end.browser import LARGE, SMALL, Visitor, visit
 from tests.end_to_end.page_ledger import (
     HOSTILE,
     end_partially,
@@ -61,13 +61,6 @@ class Site:
                 return found
             assert time.monotonic() < until, found
             time.sleep(0.05)
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
-    """Return a browser."""
-    with run_chromium() as browser:
-        yield browser
 
 
 @pytest.fixture(scope="module")

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from simulators.proxy import Proxy
 from simulators.source import Source
-from tests.end_to_end.browser import run_chromium, visit
+from tests.end_to_end.browser import visit
 from tests.end_to_end.test_credentials import (
     IN_FLIGHT,
     MIB,
@@ -54,10 +55,10 @@ def server(tmp_path: Path, way: Proxy) -> Iterator[Server]:
 
 @pytest.mark.timeout(180)
 def test_e8_new_credentials_send_no_part_again(
-    seaweed: Seaweed, way: Proxy, server: Server, tmp_path: Path
+    seaweed: Seaweed, way: Proxy, server: Server, chromium: Any, tmp_path: Path
 ) -> None:
     key, asked = "e8/photos.tar", {"Prefer": "respond-async"}
-    with run_chromium() as chromium, Source(seed="e8") as source:
+    with Source(seed="e8") as source:
         url = source.url(f"/{key}?size={SIZE}")
         expiring = f"{url}&X-Amz-Signature={STALE}&X-Amz-Fault=on(GET,after(6,status(403)))"
         order = {"source": expiring, "destination": f"far:{seaweed.bucket}/{key}"}

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.end_to_end.browser import run_chromium, visit
+from tests.end_to_end.browser import visit
 from tests.end_to_end.page_ledger import ledger_url, open_ledger, pause_tree
 from tests.end_to_end.test_serve import SERVE, run_server
 
@@ -91,7 +91,7 @@ def call(page: Any, relay: str, code: str) -> str:
         pytest.param("localhost", id="another site", marks=pytest.mark.campaign),
     ],
 )
-def test_e22_an_evil_page_does_nothing(tmp_path: Path, host: str) -> None:
+def test_e22_an_evil_page_does_nothing(tmp_path: Path, chromium: Any, host: str) -> None:
     """On another port of the same host, to which a browser sends the cookie, and on another
     host."""
     tokens = tmp_path / "tokens"
@@ -105,7 +105,7 @@ def test_e22_an_evil_page_does_nothing(tmp_path: Path, host: str) -> None:
         "RELAY_LOCAL_FOLDERS": str(tmp_path),
         "RELAY_TOKENS_FILE": str(tokens),
     }
-    with run_chromium() as chromium, run_server(SERVE, **settings) as server:
+    with run_server(SERVE, **settings) as server:
         relay = f"http://127.0.0.1:{server.port}"
         with serve_evil() as port, visit(chromium, relay) as visitor:
             mine = visitor.open("sign-in")

@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 from loadtests.bench.ports import free_ports
-from tests.end_to_end.browser import Visitor, run_chromium, visit
+from tests.end_to_end.browser import Visitor, visit
 from tests.end_to_end.page_ledger import ledger_url, open_ledger, pause_tree
 from tests.end_to_end.test_cli import relay
 from tests.end_to_end.test_serve import ROOT, SERVE, Server, run_server
@@ -146,7 +146,7 @@ PASSED = frozenset({"Content-Type", "Location", "Cache-Control", "Content-Securi
 
 
 @pytest.fixture
-def visitor(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Visitor]:
+def visitor(tmp_path: Path, chromium: Any, request: pytest.FixtureRequest) -> Iterator[Visitor]:
     """Return a window at a server behind the proxy in the parameter, which has one paused
     migration."""
     run_front: Front = request.param
@@ -164,11 +164,10 @@ def visitor(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Visitor]
         "RELAY_TOKENS_FILE": str(tokens),
         "RELAY_TRUSTED_PROXIES": "127.0.0.1",
     }
-    with run_chromium() as chromium, run_server(SERVE, **settings) as server:
-        with run_front(tmp_path, server) as base:
-            sent = {"Authorization": f"Bearer {TOKEN}"}
-            with visit(chromium, base, extra_http_headers=sent) as made:
-                yield made
+    with run_server(SERVE, **settings) as server, run_front(tmp_path, server) as base:
+        sent = {"Authorization": f"Bearer {TOKEN}"}
+        with visit(chromium, base, extra_http_headers=sent) as made:
+            yield made
 
 
 NGINX_FRONT = pytest.param(run_nginx, id="nginx", marks=pytest.mark.nginx)

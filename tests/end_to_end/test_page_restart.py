@@ -7,13 +7,14 @@ import signal
 import socket
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlencode
 from urllib.request import urlopen
 
 import pytest
 
 from loadtests.bench.ports import free_ports
-from tests.end_to_end.browser import run_chromium, visit
+from tests.end_to_end.browser import visit
 from tests.end_to_end.page_ledger import ledger_url
 from tests.end_to_end.test_serve import SERVE, run_server
 
@@ -22,7 +23,7 @@ MANY_REFUSALS = 1000
 
 
 @pytest.mark.campaign
-def test_e14_the_server_is_killed_and_is_back(tmp_path: Path) -> None:
+def test_e14_the_server_is_killed_and_is_back(tmp_path: Path, chromium: Any) -> None:
     """The page says since when its values are old, and goes on by itself; so does the migration,
     and a plan that was left is there."""
     (port,) = free_ports(1)
@@ -35,7 +36,7 @@ def test_e14_the_server_is_killed_and_is_back(tmp_path: Path) -> None:
         "RELAY_LOCAL_FOLDERS": str(tmp_path),
         "RELAY_BIND": f"127.0.0.1:{port}",
     }
-    with run_chromium() as chromium, visit(chromium, f"http://127.0.0.1:{port}") as visitor:
+    with visit(chromium, f"http://127.0.0.1:{port}") as visitor:
         visitor.refusals = MANY_REFUSALS
         with run_server(SERVE, **settings) as server:
             page = visitor.open("new")

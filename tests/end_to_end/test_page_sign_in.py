@@ -14,7 +14,7 @@ from relay.ledger.ledger import Ledger
 from relay.ledger.migration_values import Spec
 from relay.ledger.token_values import NO_LIMITS, Scope
 from relay.ledger.viewer import DEFAULT_TENANT, Viewer
-from tests.end_to_end.browser import Visitor, run_chromium, visit
+from tests.end_to_end.browser import Visitor, visit
 from tests.end_to_end.page_ledger import ledger_url, open_ledger, pause_tree
 from tests.end_to_end.test_serve import SERVE, run_server
 
@@ -29,13 +29,6 @@ class Guarded:
     ledger: Ledger
     tokens: dict[str, str]
     number: int
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
-    """Return a browser."""
-    with run_chromium() as browser:
-        yield browser
 
 
 @pytest.fixture

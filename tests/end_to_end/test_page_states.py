@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import pytest
 
 from relay.ledger.ledger import Ledger
 from relay.ledger.workers import SERVER
-from tests.end_to_end.browser import run_chromium, visit
+from tests.end_to_end.browser import visit
 from tests.end_to_end.page_ledger import ledger_url, open_ledger, pause_tree
 from tests.end_to_end.test_serve import SERVE, run_server
 from tests.postgres import postgresql, programs
@@ -21,13 +20,6 @@ AWAY = re.compile(
     r"The ledger does not answer since \d\d:\d\d UTC \([a-z-]+\)\. Transfers under way go on;"
     r" nothing new starts\."
 )
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
-    """Return a browser."""
-    with run_chromium() as browser:
-        yield browser
 
 
 def test_a_page_without_a_stream_polls(tmp_path: Path, chromium: Any) -> None:
