@@ -30,6 +30,7 @@ from relay.ledger.counters import CounterDelta
 from relay.ledger.event_log import write_event
 from relay.ledger.migration_rows import lock_migration, one, secret
 from relay.ledger.migration_values import Migration, Spec
+from relay.ledger.prior_state_values import ARRIVED, UNNOTED
 from relay.ledger.schema import (
     FAILED,
     LAPSED,
@@ -92,8 +93,10 @@ def act(
     # Step 3: the migration's own row.
     changes = CounterDelta()
     is_tree_retry = verb == MigrationVerb.RETRY and found.recursive
-    refused = _forget_refused(connection, found.id, changes) if is_tree_retry else 0
-    changed = _columns_changed_by(found, verb, refused)
+    forgotten_entries, kept = (0, 0)
+    if is_tree_retry:
+        forgotten_entries, kept = _forget_refused(connection, found.id, changes)
+    changed = _columns_changed_by(found, verb, forgotten_entries, kept)
     # A person may have written to the destination since it was found empty.
     changed |= {"looked": None, "ended": time.time() if state in ENDED else None}
     stages = StageDelta()
@@ -102,8 +105,10 @@ def act(
     if verb == MigrationVerb.CANCEL:
         _move_all(connection, found.id, TransferState.QUEUED, TransferVerb.CANCEL, changes)
     if verb == MigrationVerb.RETRY:
+        only = ~_is_refused() if is_tree_retry else None
         for ended in sorted(TRANSFER[TransferVerb.RETRY].origins):
-            _move_all(connection, found.id, ended, TransferVerb.RETRY, changes)
+            of_state = only if ended == TransferState.FAILED else None
+            _move_all(connection, found.id, ended, TransferVerb.RETRY, changes, only=of_state)
     changes.write(connection)
     stages.write(connection)
     write_event(connection, found.id, EventKind(verb), {})
@@ -228,9 +233,9 @@ _GIVE_CREDENTIALS: Final = (
 )
 
 
-def _columns_changed_by(found: Migration, verb: str, refused: int) -> dict[str, Any]:
-    """Return the columns that `verb` changes besides the state. `refused` entries of the listing
-    were deleted, so that a number above 0 restarts the listing."""
+def _columns_changed_by(found: Migration, verb: str, forgotten: int, kept: int) -> dict[str, Any]:
+    """Return the columns that `verb` changes besides the state. Entries that the listing had
+    refused were `forgotten` or `kept`, so that a number above 0 restarts the listing."""
     changed: dict[str, Any] = {}
     if verb in (MigrationVerb.RESUME, MigrationVerb.RETRY):
         # Workers must read the credentials again, from any source.
@@ -239,11 +244,11 @@ def _columns_changed_by(found: Migration, verb: str, refused: int) -> dict[str, 
             # Its error is deleted here, if a pause has not replaced it before. Without another
             # listing nothing would say that objects are missing.
             changed["listing"] = ListingState.DUE
-    if refused:  # list again from the beginning
+    if forgotten or kept:  # list again from the beginning
         changed |= {
             "listing": ListingState.DUE,
             "cursor": None,
-            "entries": migrations.c.entries - refused,
+            "entries": migrations.c.entries - forgotten,
         }
     return changed
 
@@ -370,16 +375,23 @@ def _is_refused() -> ColumnElement[bool]:
     return never
 
 
-def _forget_refused(connection: Connection, id: str, changes: CounterDelta) -> int:
+def _forget_refused(connection: Connection, id: str, changes: CounterDelta) -> tuple[int, int]:
     """Delete the entries that a listing refused and no worker has claimed: the next listing reports
-    them again. Return their number, and add the change of the tallies to `changes`."""
+    them again. One that carries the note of an object at the destination is kept for that listing.
+    Return the numbers of both, and add the change of the tallies to `changes`."""
     refused = (transfers.c.migration_id == id) & (transfers.c.state == TransferState.FAILED)
-    forgotten = delete(transfers).where(refused, _is_refused())
+    refused &= _is_refused()
+    before = transfers.c.before
+    is_noted = before.is_not(None) & (before != ARRIVED) & ~before.contains(UNNOTED)
+    # For the next listing it is an entry of an earlier one, which it queues again.
+    earlier = update(transfers).where(refused, is_noted).values(listings=transfers.c.listings - 1)
+    kept = connection.execute(earlier).rowcount
+    forgotten = delete(transfers).where(refused, before.is_(None) | ~is_noted)
     rows = connection.execute(forgotten.returning(transfers.c.size, transfers.c.reason)).all()
     for row in rows:
         changes.add(id, TransferState.FAILED, -1, -(row.size or 0))
         changes.failures.remove(id, row.reason, 1, row.size or 0)
-    return len(rows)
+    return len(rows), kept
 
 
 def half_cancelled_ids(connection: Connection) -> list[str]:

@@ -27,7 +27,14 @@ from relay.ledger.distrust import first_fence
 from relay.ledger.listed_objects import ListedRows, is_other, was_read
 from relay.ledger.listing_values import ListedObject, ListingClaim
 from relay.ledger.names import has_name, in_chunks
-from relay.ledger.prior_state_values import CONFIRMED, REMAINING, SENT, PriorState
+from relay.ledger.prior_state_values import (
+    CONFIRMED,
+    REMAINING,
+    SENT,
+    UNKNOWN,
+    UNNOTED,
+    PriorState,
+)
 from relay.ledger.schema import (
     LAPSED,
     TRUSTED,
@@ -356,7 +363,8 @@ def _folders_above(names: Iterable[str]) -> list[str]:
 def forget_gone(connection: Connection, listing: ListingClaim) -> int:
     """Delete the failed and cancelled transfers that this listing no longer names and that have
     left nothing behind: they could only fail again. One with leftovers stays, and so does a
-    cancelled one that the destination had accepted: other migrations must know of it. A transfer
+    cancelled one that the destination had accepted, or that a lost worker may have sent: other
+    migrations must know of it. A transfer
     that failed since this listing began stays, so that its command ends with that failure in either
     order. Return the number of deleted transfers.
 
@@ -380,7 +388,8 @@ def forget_gone(connection: Connection, listing: ListingClaim) -> int:
     before = transfers.c.before
     is_cancelled = transfers.c.state == TransferState.CANCELLED
     is_left = before.contains(REMAINING) & (before.contains(SENT) | before.contains(CONFIRMED))
-    gone &= before.is_(None) | ~(is_left | (is_cancelled & before.contains(SENT)))
+    is_unproved = before.contains(SENT) | (before.contains(UNKNOWN) & ~before.contains(UNNOTED))
+    gone &= before.is_(None) | ~(is_left | (is_cancelled & is_unproved))
     # Condition 3: ended before the user restarted the listing.
     again = (events.c.migration_id == listing.migration_id) & (
         events.c.kind == EventKind.LIST_AGAIN

@@ -18,6 +18,9 @@ REMAINING: Final = '"remains": {"'
 CONFIRMED: Final = '"confirmed": true'
 """Parts of the text of a PriorState: a version of ours that the destination accepted, leftovers,
 and that a later inspection could not remove them."""
+UNKNOWN: Final = '"known": false'
+"""Part of the text of a PriorState that is unknown, or of one that the sweeper left as a note that
+nothing has proved the object (`orphans.py`)."""
 UNNOTED: Final = '"noted": false'
 """Part of the text of a PriorState that names leftovers, but no prior object."""
 

@@ -19,7 +19,7 @@ from relay.ledger.migration_values import Spec
 from relay.ledger.prior_state_values import PriorState
 from relay.ledger.schema import transfers, uploads
 from relay.receipt import Version
-from tests.ledgers import TREE, assert_counted, learn_empty, states, verified_end
+from tests.ledgers import TREE, Opened, assert_counted, learn_empty, states, verified_end
 
 NOW = time.time()
 SPECS = {
@@ -518,6 +518,49 @@ def test_a_failed_row_with_an_upload_is_not_forgotten(ledger: Ledger) -> None:
     ledger.finish()
     ledger.act(id, "retry")
     assert [row.name for row in ledger.page(id)] == ["a"]
+
+
+def test_a_refused_entry_keeps_its_note_over_a_retry(ledger: Ledger) -> None:
+    """A link leads nowhere while its log is rotated; an unproved object is at the destination."""
+    refusal = {"code": "not-found", "side": "source", "detail": "a link"}
+    id, listing = begin(ledger, [listed_object("log"), listed_object("x", error=refusal)])
+    ledger.end_listing(listing)
+    (claim,) = ledger.claim(9)
+    ledger.settle([Settlement(claim, "unverified", bytes=5, sent=Version(5))])
+    ledger.finish()
+    list_again(ledger, id, [listed_object("log"), listed_object("y")])
+    assert rows(ledger, id)["log"] == "queued"
+    ledger.list_again(id, anyway=True)
+    page = [listed_object(name, error=refusal) for name in ("log", "x")]
+    ledger.end_listing(go_on(ledger, id, page))
+    settle_by_name(ledger, id)
+    ledger.act(id, "retry")
+    assert rows(ledger, id) == {"log": "failed", "y": "verified"}
+    ledger.end_listing(go_on(ledger, id, [listed_object("log"), listed_object("y")]))
+    assert states(ledger, id) == ["queued", "verified"]
+    assert ledger.migration(id).entries == 2
+    (claim,) = ledger.claim(9)
+    assert claim.before is not None and claim.before.sent == Version(5)
+
+
+@pytest.mark.parametrize("is_unproved", [True, False])
+def test_a_cancelled_object_a_lost_worker_may_have_sent_is_kept(
+    open_ledger: Opened, is_unproved: bool
+) -> None:
+    """The sweep of the cancelled migration found nothing to remove, and left a note."""
+    ledger, other = open_ledger(), open_ledger()
+    id, listing = begin(ledger, [listed_object("kept"), listed_object("lost")])
+    ledger.end_listing(listing)
+    kept, _ = ledger.claim(2)
+    ledger.settle([verified_end(kept)])
+    ledger.renew(-1)
+    other.reclaim()
+    ledger.act(id, "cancel")
+    (orphan,) = other.destinations.orphans(id)
+    other.destinations.note_removed(orphan, {}, is_unproved=is_unproved)
+    list_again(ledger, id, [listed_object("kept")])
+    left = {"lost": "cancelled"} if is_unproved else {}
+    assert rows(ledger, id) == {"kept": "verified"} | left
 
 
 def test_a_lost_worker_before_an_arrival_is_forgotten(ledger: Ledger) -> None:
