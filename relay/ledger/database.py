@@ -23,6 +23,7 @@ import stat
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from math import inf
 from pathlib import Path
 from typing import Any, Final, Literal, TypeVar, cast
 
@@ -49,6 +50,10 @@ BUSY_SECONDS: Final = 5.0
 """How long a transaction waits for SQLite's lock, in its native thread."""
 AGAIN_SECONDS: Final = (0.0005, 0.003)
 """Shortest and longest sleep before it tries to take the lock again."""
+STEP_SECONDS: Final = 5.0
+"""A larger change between the server's clock and this machine's is a step of one of them."""
+STEADY_SECONDS: Final = 15.0
+"""How long after a step every worker that runs has renewed its lease (every 5 seconds at most)."""
 _STORAGE: Final = (
     "SELECT concat_ws(' ', (SELECT system_identifier FROM pg_control_system()), (SELECT oid FROM"
     " pg_database WHERE datname = current_database()),"
@@ -73,6 +78,7 @@ class Database:
         if self.sqlite:
             event.listen(engine, "begin", _begin)
         self._file: tuple[int, int] | None = None
+        self._steps = ClockSteps()
         self.tallies = Tallies()
         """Where transactions are timed and failures are counted."""
 
@@ -160,12 +166,24 @@ class Database:
 
         SQLite's file is used on one machine only: the clock is the time since that machine started,
         which can't be set back. With PostgreSQL it is the server's clock."""
+        here = time.clock_gettime(time.CLOCK_BOOTTIME)
         if self.sqlite:
-            return time.clock_gettime(time.CLOCK_BOOTTIME)
+            return here
+        found = self._server_clock(connection)
+        self._steps.note(found, here)
+        return found
+
+    def _server_clock(self, connection: Connection) -> float:
         found: float = connection.execute(
             text("SELECT extract(epoch FROM clock_timestamp())::float8")
         ).scalar_one()
         return found
+
+    @property
+    def is_clock_steady(self) -> bool:
+        """Whether the clock of `clock` has certainly not been set, as far as this process saw it,
+        since every worker renewed its lease."""
+        return self._steps.is_steady(time.clock_gettime(time.CLOCK_BOOTTIME))
 
     def storage(self, connection: Connection) -> str | None:
         """Return the identity of the stored database, or None if it has none. It changes when a
@@ -213,6 +231,27 @@ class Database:
                 own_files.remove(str(self.url.database))
         else:
             self._engine.dispose()
+
+
+class ClockSteps:
+    """The steps of a server's clock, which a resumed virtual machine or NTP may set: it is compared
+    with this machine's clock each time that it is read."""
+
+    def __init__(self) -> None:
+        """Begin without knowledge."""
+        self._offset: float | None = None
+        self._stepped = -inf
+
+    def note(self, there: float, here: float) -> None:
+        """Note the time of both clocks at one moment."""
+        offset = there - here
+        if self._offset is not None and abs(offset - self._offset) > STEP_SECONDS:
+            self._stepped = here
+        self._offset = offset
+
+    def is_steady(self, here: float) -> bool:
+        """Return whether the last step is long ago, by this machine's clock."""
+        return here - self._stepped > STEADY_SECONDS
 
 
 def redact(url: URL) -> str:

@@ -20,6 +20,7 @@ from relay.errors import ConfigError, LeaseLost, LedgerBusy, LedgerFailed
 from relay.ledger import database, opening, poll
 from relay.ledger.claim_values import Claim, PollResult, Settlement
 from relay.ledger.claims import SUSPECT, ClaimRequest
+from relay.ledger.database import STEADY_SECONDS, Database
 from relay.ledger.distrust import FORGOTTEN
 from relay.ledger.ledger import Ledger
 from relay.ledger.listing_values import ListedObject
@@ -109,6 +110,27 @@ def test_f69_a_changed_clock_neither_ends_nor_extends_a_lease(
     two.renew(-1)
     assert one.reclaim() == 1
     assert states(one, id) == ["verified", "queued"]
+
+
+@pytest.mark.parametrize("step", [60.0, -3 * 3600.0])
+def test_f69_a_step_of_the_servers_clock_loses_no_worker(
+    open_ledger: Opened, monkeypatch: pytest.MonkeyPatch, step: float
+) -> None:
+    """Until each worker that runs has renewed its lease. One that has not is lost then."""
+    one, two = open_ledger(), open_ledger()
+    if one.database.sqlite:
+        pytest.skip("its clock is that of the machine's start")
+    tree(one, 5, 6)
+    (mine,) = one.claim(1)
+    read, boot = Database._server_clock, time.clock_gettime
+    monkeypatch.setattr(Database, "_server_clock", lambda self, c: read(self, c) + step)
+    assert two.renew()
+    assert two.reclaim() == 0
+    one.check_claim(mine)
+    waited = STEADY_SECONDS + 1
+    monkeypatch.setattr(time, "clock_gettime", lambda which: boot(which) + waited)
+    monkeypatch.setattr(Database, "_server_clock", lambda self, c: read(self, c) + step + waited)
+    assert two.reclaim() == 1
 
 
 def test_f70_an_object_claimed_concurrently_goes_to_one_worker(address: str) -> None:
