@@ -43,9 +43,11 @@ def sheet(
     return in_blocks(chain([",".join(FIELDS) + "\r\n"], (csv_line(row) + "\r\n" for row in rows)))
 
 
-def html_page(ledger: Ledger, migration: Migration, states: Sequence[str]) -> Iterator[str]:
+def html_page(
+    ledger: Ledger, migration: Migration, states: Sequence[str], reason: str | None = None
+) -> Iterator[str]:
     """Return the same report as an HTML page of its own."""
-    rows = _lines(ledger, migration.id, states, None)
+    rows = _lines(ledger, migration.id, states, reason)
     named = ({**row, "name": row["name"] or migration.source} for row in rows)
     return in_blocks(html_lines(brief(migration), named))
 

@@ -72,8 +72,9 @@ class PlanLedger:
         def act(connection: Connection) -> StoredPlan:
             before = plans.lock(connection, id)
             found = plans.act(connection, id, verb)
-            states = {"before": {"state": before.state}, "after": {"state": found.state}}
-            self.access.record(connection, f"plan {verb}", _name_of(found), **states)
+            if before.state != found.state:
+                states = {"before": {"state": before.state}, "after": {"state": found.state}}
+                self.access.record(connection, f"plan {verb}", _name_of(found), **states)
             return found
 
         return self.access.write(act)
@@ -94,8 +95,9 @@ class PlanLedger:
                 connection, spec, runner=self.access.worker.kind, holder=holder, tenant=plan.tenant
             )
             plans.start(connection, id, made.id)
-            name = f"migration {made.name} {made.id}"
-            self.access.record(connection, "plan start", _name_of(plan), after={"migration": name})
+            after = {"migration": f"migration {made.name} {made.id}", "source": made.source}
+            after |= {"destination": made.destination, "state": made.state}
+            self.access.record(connection, "plan start", _name_of(plan), after=after)
             return made, True
 
         started, is_new = self.access.write(start)
@@ -153,7 +155,7 @@ class PlanLedger:
         """Return the migrations of plans.find_measured with their samples, newest first."""
 
         def look_up(connection: Connection) -> list[tuple[Migration, list[Sample]]]:
-            ids = plans.find_measured(connection, plan)
+            ids = plans.find_measured(connection, plan, self.access.shown_kind)
             found = samples.samples_of(connection, ids)
             return [(migration_rows.one(connection, id), found[id]) for id in ids if found[id]]
 

@@ -36,6 +36,7 @@ from sqlalchemy import (
 from relay.errors import IllegalTransition, PlanUnknown, TooManyRequests
 from relay.ledger.endings import KEPT_SECONDS
 from relay.ledger.identity_hashes import identity_hashes_of
+from relay.ledger.migration_rows import of_kind
 from relay.ledger.migration_values import Spec
 from relay.ledger.plan_values import PlanClaim, StoredPlan
 from relay.ledger.schema import migrations, plan_secrets, plans, runners
@@ -307,12 +308,13 @@ def hand_back(connection: Connection, claim: PlanClaim) -> None:
     _change(connection, claim.plan.id, claim.fence, owner=None)
 
 
-def find_measured(connection: Connection, plan: StoredPlan) -> list[str]:
-    """Return the ids of the tenant's newest migrations that have ended and went between the stores
-    of a plan, at most MEASURED."""
+def find_measured(connection: Connection, plan: StoredPlan, runner: str | None = None) -> list[str]:
+    """Return the ids of the tenant's newest migrations, of one kind of worker, that have ended and
+    went between the stores of a plan, at most MEASURED."""
     ends = migrations.c.source, migrations.c.destination
     query = select(migrations.c.id, *ends).where(
         migrations.c.tenant == plan.tenant,
+        of_kind(runner),
         migrations.c.ended.is_not(None),
         migrations.c.ordinal.is_not(None),  # that of an older relay: PostgreSQL sorts null first
     )

@@ -169,14 +169,14 @@ def report(frame: PageFrame, id: str, kind: str) -> Response:
     LedgerFailed."""
     migration = frame.migration(id)
     state = _choice("state", list(TransferState))
-    states = (state,) if state else ()
+    states, reason = (state,) if state else (), _wanted_reason()
     lines: Iterator[str]
     if kind == "csv":
-        lines = sheet(frame.ledger, migration.id, states)
+        lines = sheet(frame.ledger, migration.id, states, reason)
     elif kind == "html":
-        lines = html_page(frame.ledger, migration, states)
+        lines = html_page(frame.ledger, migration, states, reason)
     else:
-        lines = json_lines(frame.ledger, migration.id, states)
+        lines = json_lines(frame.ledger, migration.id, states, reason)
     name = f"relay-{migration.name.replace(':', '-')}{f'-{state}' if state else ''}.{kind}"
     return Response(
         lines,
@@ -211,7 +211,7 @@ def _limits(migration: Migration) -> list[tuple[str, str]]:
 def _wanted_objects() -> ObjectSearch:
     return ObjectSearch(
         state=_choice("state", list(TransferState)),
-        reason=_reason(request.args["reason"]) if request.args.get("reason") else None,
+        reason=_wanted_reason(),
         level=_choice("level", list(words.LEVELS)),
         prefix=request.args.get("prefix", "")[:1024],
         after=number_in_query("after") or 0,
@@ -228,6 +228,10 @@ def _choice(name: str, choices: list[str]) -> str | None:
     return value or None
 
 
+def _wanted_reason() -> str | None:
+    return _reason(request.args["reason"]) if request.args.get("reason") else None
+
+
 def _reason(text: str) -> str:
     if _REASON.fullmatch(text) is None:
         raise InvalidType("the reason is not one of a failure", hint="Follow a link of the page.")
@@ -241,7 +245,8 @@ def _object_query(**more: Any) -> str:
 
 
 def _report_query(wanted: ObjectSearch) -> str:
-    return link_query({"state": wanted.state} if wanted.state else {})
+    members = {"state": wanted.state, "reason": wanted.reason}
+    return link_query({name: value for name, value in members.items() if value})
 
 
 def _empty(migration: Migration, wanted: ObjectSearch, *, is_cut: bool) -> str:

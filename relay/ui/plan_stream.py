@@ -54,6 +54,7 @@ def _look_at(frame: PageFrame, plan: str) -> Callable[[], tuple[Values, bool]]:
             return {"texts": {}, "bars": {}, "shape": "gone"}, True
         except LedgerFailed as error:
             return {"trouble": frame.ledger_away(error)}, False
+        frame.outage.end()
         return plan_update(found), found.state != PlanState.PLANNING
 
     return look

@@ -176,7 +176,7 @@ def _migration_routes(frame: PageFrame) -> Iterable[PageRoute]:
         yield PageRoute(
             path=f"{one}/report.{kind}",
             view=partial(report, frame, kind=kind),
-            query=frozenset({"state"}),
+            query=frozenset({"state", "reason"}),
             is_data=True,
         )
 

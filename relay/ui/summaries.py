@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from relay.errors import ConfigError
+from relay.ledger.acceptance import WITHDRAWN
 from relay.ledger.migration_values import Migration
 from relay.ledger.states import (
     ENDED,
@@ -80,6 +82,7 @@ class MigrationRow:
     retried: int = 0
     """What `count_retried` returns."""
     can_acknowledge: bool = False
+    needs_credentials: bool = False
     note: str = ""
     detail: str = ""
     """The text of a store behind the note."""
@@ -125,6 +128,7 @@ def row_of(migration: Migration, pace: Pace = UNKNOWN_PACE) -> MigrationRow:
         buttons=(words.OFFERED[migration.state][:1]),
         retried=count_retried(migration),
         can_acknowledge=can_acknowledge(migration),
+        needs_credentials=needs_credentials(migration),
         note=note,
         detail=detail,
     )
@@ -140,6 +144,12 @@ def count_retried(migration: Migration) -> int:
 def can_acknowledge(migration: Migration) -> bool:
     """Return whether a migration has ended with failures that no person has acknowledged."""
     return migration.needs_attention and migration.state in FAULTY
+
+
+def needs_credentials(migration: Migration) -> bool:
+    """Return whether a migration is paused until a person gives other credentials."""
+    code = (migration.error or {}).get("code")
+    return migration.state == MigrationState.PAUSED and code in {*WITHDRAWN, ConfigError.code}
 
 
 def row_shape(migration: Migration) -> str:

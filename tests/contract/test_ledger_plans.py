@@ -12,6 +12,7 @@ from sqlalchemy import event, func, insert, select, update
 
 from relay.errors import IllegalTransition, PlanUnknown, TooManyRequests
 from relay.ledger import ledger_log, plans
+from relay.ledger.audit_log import Actor
 from relay.ledger.endings import KEPT_SECONDS
 from relay.ledger.ledger import Ledger
 from relay.ledger.plan_values import StoredPlan
@@ -188,6 +189,22 @@ def test_a_plan_starts_one_migration(ledger: Ledger) -> None:
         ledger.plans.act(made.id, PlanVerb.AGAIN)
 
 
+def test_the_audit_log_has_the_migration_of_a_plan(ledger: Ledger) -> None:
+    """As one that was accepted without a plan: where it goes, and whether it moves anything."""
+    made = ledger.plans.create(TREE, None, tenant="acme")
+    known = ledger.by(Actor(name="ann"))
+    for _ in range(2):
+        known.plans.act(made.id, PlanVerb.CANCEL)
+    assert [row.verb for row in known.audit.newest(9)] == ["plan cancel"]
+    started = known.plans.start(made.id, replace(TREE, paused=True))
+    after = known.audit.newest(1)[0].after or {}
+    assert after["migration"] == f"migration {started.name} {started.id}"
+    assert [after[name] for name in ("source", "destination", "state")] == [
+        *(TREE.source, TREE.destination),
+        "paused",
+    ]
+
+
 def test_a_plan_that_leads_elsewhere_does_not_start(ledger: Ledger) -> None:
     """Its remote is another one now: neither its numbers nor its title are of that."""
     planned = replace(TREE, places=("a", "b"))
@@ -306,7 +323,7 @@ def test_a_tenant_has_a_maximum_of_plans(ledger: Ledger) -> None:
     assert (left[0], left[-1], len(left)) == (unmade[0], last.id, plans.KEPT + 1)
 
 
-def test_the_measured_migration_is_of_the_same_stores(ledger: Ledger) -> None:
+def test_the_measured_migration_is_of_the_same_stores(ledger: Ledger, open_ledger: Opened) -> None:
     """With its samples; without any it says nothing."""
     made = plan(ledger, tenant="default")
     id = tree(ledger, 5)
@@ -320,6 +337,9 @@ def test_the_measured_migration_is_of_the_same_stores(ledger: Ledger) -> None:
     elsewhere = replace(TREE, destination="c:photos")
     other = ledger.plans.create(elsewhere, None, tenant="default")
     assert ledger.plans.find_measured(other) == []
+    server = open_ledger()  # no page of it shows the migration of a command
+    server.access = replace(server.access, worker=replace(server.worker, kind=SERVER))
+    assert server.plans.find_measured(made) == []
 
 
 @pytest.mark.parametrize(

@@ -319,6 +319,24 @@ def test_open_files_do_not_count_as_requests(tmp_path: Path) -> None:
     assert pages[0] == 200 and 429 in pages
 
 
+def test_a_report_is_of_the_shown_objects(page_app: Flask) -> None:
+    """As many as the page of one reason counts."""
+    client = page_app.test_client()
+    with closing(Ledger.connect(page_app.config["ledger"], SERVER)) as ledger:
+        listing = ledger.claim_listing()
+        assert listing is not None
+        ledger.add_page(listing, [ListedObject("a", size=1)], "a")
+    page = client.get("/ui/migrations/1/objects?state=failed&reason=source:timeout").text
+    link = re.search('href="(/ui/migrations/1/report.jsonl[^"]*)"', page)
+    assert link is not None and "reason=" in link[1]
+    for kind in ("csv", "jsonl", "html"):
+        every, some = (
+            client.get(f"/ui/migrations/1/report.{kind}{query}").text
+            for query in ("", "?reason=source:timeout")
+        )
+        assert some.count("queued") < every.count("queued")
+
+
 @pytest.mark.parametrize("kind", ["csv", "jsonl", "html"])
 def test_a_report_is_cut_off_with_its_token(page_app: Flask, kind: str) -> None:
     """By an error: a whole answer would look as if it had all objects."""

@@ -182,6 +182,8 @@ def test_what_needs_a_person_is_named() -> None:
         "401",
     )
     assert not can_acknowledge(paused)
+    full = replace(paused, error={**error, "code": "store-full"})
+    assert row_of(paused).needs_credentials and not row_of(full).needs_credentials
     failed = replace(paused, state="failed")
     assert can_acknowledge(failed) and note_of(failed)[0].startswith("Needs you: ")
     seen = replace(failed, needs_attention=False)
