@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from relay.ledger import overview, pages
+from relay.ledger import object_lists, overview, pages
 from relay.ledger.ledger_access import LedgerAccess
 from relay.ledger.migration_values import Migration
 from relay.ledger.viewer import Viewer
@@ -33,13 +33,13 @@ class OverviewLedger:
         kind = self.access.shown_kind
         return self.access.read(lambda c: overview.group_counts(c, viewer, kind))
 
-    def find_objects(self, id: str, wanted: overview.ObjectSearch) -> overview.ObjectPage:
-        """As overview.find_objects."""
-        return self.access.read(lambda c: overview.find_objects(c, id, wanted))
+    def find_objects(self, id: str, wanted: object_lists.ObjectSearch) -> object_lists.ObjectPage:
+        """As object_lists.find_objects."""
+        return self.access.read(lambda c: object_lists.find_objects(c, id, wanted))
 
     def one_object(self, id: str, transfer: int) -> pages.TransferRow | None:
-        """As overview.one_object."""
-        return self.access.read(lambda c: overview.one_object(c, id, transfer))
+        """As object_lists.one_object."""
+        return self.access.read(lambda c: object_lists.one_object(c, id, transfer))
 
     def unfinished_uploads(self, id: str) -> int:
         """As overview.unfinished_uploads."""

@@ -67,14 +67,19 @@ def page(
 
 @lru_cache(maxsize=FORMS)
 def page_query(
-    states: frozenset[str], *, has_reason: bool = False, rows: Select[Any], sqlite: bool
+    states: frozenset[str],
+    *,
+    has_reason: bool = False,
+    rows: Select[Any],
+    limit: BindParameter[Any] = LIMIT,
+    sqlite: bool,
 ) -> Select[Any]:
     """Return the query for the rows of a page: those of a query of transfers without a condition.
     Its parameters are `limit` and those of `page_values`."""
     (first, *others) = _ranges(states, has_reason)
     if not others:
-        return first.of(rows, sqlite=sqlite).limit(LIMIT)
-    ids = ids_behind(states, LIMIT, has_reason=has_reason, sqlite=sqlite)
+        return first.of(rows, sqlite=sqlite).limit(limit)
+    ids = ids_behind(states, limit, has_reason=has_reason, sqlite=sqlite)
     return rows.where(transfers.c.id.in_(ids)).order_by(transfers.c.id)
 
 

@@ -14,7 +14,7 @@ from relay.api.object_reports import html_page, json_lines, sheet
 from relay.engine.refresh import Refresh, apply_refresh
 from relay.errors import InvalidType, MigrationUnknown, RelayError
 from relay.ledger.migration_values import Migration
-from relay.ledger.overview import ObjectSearch
+from relay.ledger.object_lists import ObjectSearch
 from relay.ledger.pages import TransferRow
 from relay.ledger.sample_values import Moving, Sample
 from relay.ledger.states import MigrationState, MigrationVerb, TransferState
