@@ -127,6 +127,7 @@ def create_app(
         limit,
         lambda token: known.may_be_valid(token) or scrapers.know(token or ""),
         engine.tallies,
+        proxies.public.prefix if proxies.public else "",
     )
     admit = partial(_admit, check, settings)
     app.before_request(request_tally.with_noted_refusals(admit))

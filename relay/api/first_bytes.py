@@ -33,6 +33,7 @@ TAKE_BYTES: Final = 64 * 1024
 """What has arrived is read before the answer, since a close with unread bytes resets the
 connection."""
 _FIELD, _COOKIE, _OURS = b"\r\nauthorization:", b"\r\ncookie:", b"relay-"
+_PREFIX: Final = b"\r\nx-forwarded-prefix:"
 _LINE: Final = re.compile(rb"(?:\r\n)?[^a-z# ]{3,20} ([^ ?]*)[^ \r\n]* HTTP/1\.[0-9]\r\n")
 """A request line that gunicorn's parser may take, and its path."""
 _BEARER: Final = re.compile(rb"[ \t]*bearer +(\S+)", re.I)
@@ -48,10 +49,12 @@ class FirstBytes:
         limit: RefusalLimit,
         may_be_valid: Callable[[str | None], bool],
         tallies: Tallies,
+        prefix: str = "",
     ) -> None:
         """`may_be_valid` tells whether a request with a token may be answered, or one without; it
-        does not wait."""
+        does not wait. `prefix` is the path at which the server is mounted."""
         self._limit, self._may_be_valid, self._tallies = limit, may_be_valid, tallies
+        self._root = prefix.encode()
 
     def note(self, address: str) -> None:
         """Count a request that was refused in full."""
@@ -84,9 +87,10 @@ class FirstBytes:
             return True
         if is_too_large(head):
             return False
-        if _is_open(line[1]):
-            return True
         lower = head.lower() + b"\r\n"
+        # A proxy may name the path at which the server is mounted, which is that of the root.
+        if _is_open(line[1]) or line[1] == self._root or _PREFIX in lower:
+            return True
         at = lower.find(_COOKIE)
         if at >= 0 and _OURS in lower[at : lower.index(b"\r\n", at + 2)]:
             return True

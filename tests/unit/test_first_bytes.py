@@ -4,15 +4,27 @@ those that are surely refused, and no others."""
 from __future__ import annotations
 
 import json
+import random
 import socket
+from collections import Counter
 from collections.abc import Iterator
 
 import pytest
+from flask import Flask
+from gunicorn.config import Config
+from gunicorn.http.errors import NoMoreData, ParseException
+from gunicorn.http.parser import RequestParser
+from gunicorn.http.wsgi import create
+from werkzeug.test import run_wsgi_app
 
 from loadtests.bench.attackers import bad_request
+from relay.api.app import FIRST_BYTES, create_app
 from relay.api.first_bytes import PEEK_BYTES, FirstBytes
 from relay.api.known_tokens import CACHE_SECONDS, KnownTokens
 from relay.api.refusal_limit import MOST_ADDRESSES, RefusalLimit
+from relay.api.serving import gunicorn_settings
+from relay.config import Settings
+from relay.engine.transfer_engine import TransferEngine
 from relay.ledger.token_format import hash_of, id_in, new_value
 from relay.ledger.token_values import Scope, TokenLimits
 from relay.ledger.tokens import LiveTokens, Token
@@ -50,7 +62,8 @@ def limit_at(clock: Clock, per_second: int = 1) -> RefusalLimit:
 
 def first_bytes(clock: Clock, known: KnownTokens, tallies: Tallies | None = None) -> FirstBytes:
     """Return the look at first bytes for an address that is over its limit."""
-    return FirstBytes(limit_at(clock), known.may_be_valid, tallies or Tallies())
+    limit = limit_at(clock)
+    return FirstBytes(limit, known.may_be_valid, tallies or Tallies(), prefix="/mounted")
 
 
 @pytest.fixture
@@ -92,6 +105,9 @@ def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
         (b"GET /%68ealthz HTTP/1.1\r\n\r\n", True),
         (b"GET http://a/healthz HTTP/1.1\r\n\r\n", True),
         (b"GET /migrations?/healthz HTTP/1.1\r\n\r\n", False),
+        (b"GET /mounted HTTP/1.1\r\n\r\n", True),
+        (b"GET /mounted/migrations HTTP/1.1\r\n\r\n", False),
+        (b"GET /a HTTP/1.1\r\nX-Forwarded-Prefix: /a\r\n\r\n", True),
     ],
 )
 def test_only_what_is_surely_refused(clock: Clock, first: bytes, answered: bool) -> None:
@@ -104,6 +120,68 @@ def test_the_flood_of_the_siege_is_turned_away(clock: Clock) -> None:
     for number in range(400):
         kind, request = bad_request(number)
         assert not look.may_be_answered(request), kind
+
+
+METHODS = (b"GET", b"GET", b"GET", b"HEAD", b"POST", b"get", b"X", b"M-SEARCH", b"\xff\xff\xff")
+TARGETS = (
+    *(b"/", b"/healthz", b"/readyz?a", b"/ui/", b"/ui", b"/migrations", b"/migrate", b"/mounted"),
+    *(b"/mounted/", b"/mounted/healthz", b"/mounted/migrations", b"/%68ealthz", b"http://a"),
+    *(b"http://a/readyz", b"*", b"//", b"/openapi.json", b"/metrics", b"a b", b""),
+)
+VERSIONS = (
+    b"HTTP/1.1",
+    b"HTTP/1.1",
+    b"HTTP/1.1",
+    b"HTTP/1.0",
+    b"HTTP/1.7",
+    b"HTTP/2.0",
+    b"http/1.1",
+    b"",
+)
+HEAD_FIELDS = (
+    *(b"Host: localhost", b"host: a", b"X: 1", b"X", b": 1", b"X_Y: 1", b"X: " + b"a" * 8200),
+    *(b"Authorization: Bearer planted-token-of-the-file", b"authorization:  BEARER  a-token"),
+    *(b"aUTHORIZATION:\tbearer planted-token-of-the-file ", b"Authorization: planted"),
+    *(b"Authorization : Bearer planted-token-of-the-file", b" bearer planted-token-of-the-file"),
+    *(b"Cookie: relay-1=a", b"Accept: text/html", b"X-Forwarded-Prefix: /a", b"Expect: 1"),
+    *(b"X: 1\nAuthorization: Bearer planted-token-of-the-file", b"Sec-Fetch-Site: cross-site"),
+)
+
+
+def random_head(chance: random.Random) -> bytes:
+    """Return a head of a request, right or wrong."""
+    start = b" ".join((chance.choice(METHODS), chance.choice(TARGETS), chance.choice(VERSIONS)))
+    fields = chance.sample(HEAD_FIELDS, chance.randrange(4))
+    return chance.choice((b"", b"", END, END + END)) + END.join((start, *fields, b"", b""))
+
+
+def status_of(app: Flask, cfg: Config, head: bytes) -> int:
+    """Return the status with which gunicorn's parser or the application answers."""
+    try:
+        request = next(RequestParser(cfg, iter([head]), ("203.0.113.9", 1)))
+    except (ParseException, NoMoreData):
+        return 400
+    _, environ = create(request, None, ("203.0.113.9", 1), ("127.0.0.1", 80), cfg)
+    return int(run_wsgi_app(app, {**environ, "gunicorn.socket": None})[1][:3])
+
+
+def test_a_request_that_is_turned_away_would_be_refused() -> None:
+    """By gunicorn's parser, or by the application."""
+    cfg = Config()
+    settings = Settings(public_url="http://localhost/mounted", trusted_proxies="203.0.113.9")
+    for name, value in gunicorn_settings(settings).items():
+        cfg.set(name, value)
+    app = create_app(TransferEngine(settings), [OF_FILE])
+    look: FirstBytes = app.extensions[FIRST_BYTES]
+    chance, seen = random.Random(16), Counter[tuple[bool, bool]]()
+    for _ in range(1500):
+        head = random_head(chance)
+        away, status = not look.may_be_answered(head), status_of(app, cfg, head)
+        assert not away or 400 <= status < 500, (head, status)
+        seen[away, status < 400] += 1
+    # More than half of the wrong requests show that they are.
+    assert seen[True, False] > seen[False, False]
+    assert seen[False, True] > 50
 
 
 def test_all_may_be_answered_without_tokens(clock: Clock) -> None:
