@@ -530,6 +530,31 @@ def test_a_copy_has_the_redirect_of_a_website(engine: Engine) -> None:
     assert shelf.redirects == [b"/there"]
 
 
+class Labelling(Shelf):
+    """Records the directives of the tags."""
+
+    directives: ClassVar[list[bytes]] = []
+
+    def _done(self, method: str, key: str, request: bytes, body: bytes) -> bytes:
+        if b"x-amz-copy-source" in request:
+            self.directives.append(request.partition(b"\r\nx-amz-tagging-directive: ")[2][:7])
+        return super()._done(method, key, request, body)
+
+
+@pytest.mark.parametrize("more", [(), (("cache-control", "no-store"),)])
+def test_a_copy_has_the_tags_of_the_command(
+    engine: Engine, more: tuple[tuple[str, str], ...]
+) -> None:
+    """CopyObject ignores them without the directive."""
+    shelf = Labelling({"a": b"an object"})
+    shelf.directives.clear()
+    with Peer([shelf] * 8) as peer:
+        old, new = (replace(place(peer), target=f"/bucket/{one}") for one in ("a", "b"))
+        for headers in (more, (*more, ("x-amz-tagging", "team=blue"))):
+            engine.migrate(old, replace(new, headers=headers))
+    assert shelf.directives == [b"", b"REPLACE"]
+
+
 class Archiving(Shelf):
     """One of its objects cannot be copied."""
 

@@ -80,17 +80,18 @@ class Copies:
     def _replaced_metadata(self, found: ObjectInfo, location: Location) -> Fields:
         """Return the fields that replace the metadata, if the caller's headers are part of it;
         otherwise the store copies it, except for a redirect of a website (docs.aws.amazon.com,
-        "CopyObject")."""
+        "CopyObject"). The same holds for the tags, with a field of their own."""
         own = {name.lower() for name, _ in location.headers}
+        tags: Fields = (("x-amz-tagging-directive", "REPLACE"),) if TAGGING in own else ()
         if not (own & {*CARRIED, *SYSTEM} or any(name.startswith(USER) for name in own)):
-            return tuple(pair for pair in found.metadata if pair[0].lower() == REDIRECT)
+            return (*tags, *(pair for pair in found.metadata if pair[0].lower() == REDIRECT))
         metadata = found.metadata
         require(metadata, location, self._fields.unkept_metadata(location, metadata))
         kept = upload_fields(
             location, self._fields.accepted_fields(location, metadata), if_absent=False
         )
         return (
-            # The tags need no field: `x-amz-tagging-directive` is COPY unless it is sent.
+            *tags,
             ("x-amz-metadata-directive", "REPLACE"),
             *(pair for pair in kept if pair[0] != TAGGING),
         )
