@@ -24,13 +24,13 @@ _IGNORABLE: Final = re.compile(
 )
 """Characters with the property Default_Ignorable_Code_Point (Unicode 15.0,
 DerivedCoreProperties.txt)."""
-_DOTLESS_I: Final = "\u0131"
+DOTLESS_I: Final = "\u0131"
 
 
 def caseless_form(text: str) -> str:
     """Return a text composed, without case, and without ignorable characters."""
     form = former_form(text)
-    return normalize("NFKC", form.replace(_DOTLESS_I, "i")) if _DOTLESS_I in form else form
+    return normalize("NFKC", form.replace(DOTLESS_I, "i")) if DOTLESS_I in form else form
 
 
 def former_form(text: str) -> str:

@@ -21,7 +21,7 @@ from urllib.parse import unquote
 
 from sqlalchemy import ColumnElement, Connection, case, select, update
 
-from relay.caseless import caseless_form, former_form
+from relay.caseless import DOTLESS_I, caseless_form, former_form
 from relay.errors import LeaseLost
 from relay.ledger.claim_values import ARRIVED_EARLIER, Claim
 from relay.ledger.claim_values import MARKED as MARKED
@@ -69,7 +69,8 @@ def fold(name: str, letters: Callable[[str], str] = caseless_form) -> str:
 def _keys(name: str) -> set[str]:
     """Return the forms under which transfers of a name's folded form are looked up: this one, and
     that of an older relay. (A transfer that the older one wrote under a third form is missed.)"""
-    return {fold(name), fold(name, former_form)}
+    former = fold(name, former_form)
+    return {former, fold(name)} if DOTLESS_I in former else {former}
 
 
 def _compose(name: str, letters: Callable[[str], str]) -> str:

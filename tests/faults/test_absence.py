@@ -21,7 +21,7 @@ from relay.errors import (
 )
 from relay.location import Location, parse_location
 from relay.receipt import State
-from relay.stores.http_reads import IsFolder
+from relay.stores.http_reads import IsFolder, _is_same_server
 from relay.stores.interfaces import UnknownObject
 from relay.stores.webdav.account import webdav_location
 from relay.wire.watchdog import Watchdog
@@ -254,6 +254,21 @@ def test_what_another_server_has_is_not_here(
         outcome = engine.migrate(here.url("/a.bin"), there.url("/a.bin"), if_exists=if_exists)
     assert outcome.state is State.VERIFIED
     assert new.objects == {b"/a.bin": kept}
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("http://a/x", "http://a/y", True),
+        ("http://a/x", "https://a/x", True),
+        ("http://a/x", "https://b/x", False),
+        ("http://a/x", "https://a:444/x", False),
+        ("http://a:81/x", "https://a/x", False),
+        ("https://a/x", "https://a:444/x", False),
+    ],
+)
+def test_a_redirect_to_https_stays_at_its_server(one: str, other: str, same: bool) -> None:
+    assert _is_same_server(parse_location(one), parse_location(other)) is same
 
 
 def test_bytes_of_another_server_prove_no_upload(engine: Engine) -> None:

@@ -467,7 +467,7 @@ def test_rows_of_an_older_relay_fold_as_they_did(
     listing = ledger.claim_listing()
     assert listing is not None
     with monkeypatch.context() as patch:
-        patch.setattr(caseless, "_DOTLESS_I", "\0")
+        patch.setattr(caseless, "DOTLESS_I", "\0")
         ledger.add_page(listing, [ListedObject(name, size=1) for name in old], "1")
     ledger.add_page(listing, [ListedObject(name, size=1) for name in (*new, "last")], "2")
     first, second = (claim for claim in ledger.claim(3) if claim.twins)
