@@ -90,15 +90,17 @@ def _lines(
     ledger: Ledger, id: str, states: Sequence[str], reason: str | None
 ) -> Iterator[dict[str, Any]]:
     """Return the lines of a report, which is cut off by an error once the token or the session of
-    this request ends. Call it in the request."""
+    this request ends. Call it in the request. Raises LedgerFailed: the first rows are read before
+    the answer begins, whose status can still be that of a problem."""
     still_admitted: Callable[[], bool] = g.still_admitted
+    first = ledger.page(id, states, 0, ROWS_READ, reason)
 
     def lines() -> Iterator[dict[str, Any]]:
-        after = 0
-        while found := ledger.page(id, states, after, ROWS_READ, reason):
-            if not still_admitted():
-                raise Unauthorized("the token or the session has ended")
+        found = first
+        while found:
             yield from (report_line(row) for row in found)
-            after = found[-1].id
+            found = ledger.page(id, states, found[-1].id, ROWS_READ, reason)
+            if found and not still_admitted():
+                raise Unauthorized("the token or the session has ended")
 
     return lines()

@@ -24,6 +24,7 @@ from relay.api.migration_routes import ledger_context
 from relay.config import Settings
 from relay.engine.transfer_engine import TransferEngine
 from relay.engine.worker.worker import Worker
+from relay.errors import LedgerFailed
 from relay.ledger.claim_values import Settlement
 from relay.ledger.ledger import Ledger
 from relay.ledger.listing_values import ListedObject
@@ -146,6 +147,21 @@ def test_a_foreign_migration_is_answered_as_an_unknown_one(server: Server, scope
                 if method == "GET":
                     assert ours[0] in (200, 403, 404), where
     assert sees_all or server.ledger.migration(foreign.id) == foreign
+
+
+@pytest.mark.parametrize("kind", ["application/json", "application/x-ndjson", "text/csv"])
+def test_a_report_without_a_ledger_is_a_problem(
+    server: Server, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The answer must not begin before the first rows are read."""
+    path = f"/migrations/{accept(server.ledger, 'acme', 'ours').id}/transfers"
+
+    def fail(*_: object) -> None:
+        raise LedgerFailed("away")
+
+    monkeypatch.setattr(Ledger, "page", fail)
+    status, fields, text = server.ask("acme read", "GET", path, headers={"Accept": kind})
+    assert (status, fields["Content-Type"]) == (503, "application/problem+json"), text
 
 
 @pytest.mark.parametrize("path", ["/migrations", "/ui/"])
