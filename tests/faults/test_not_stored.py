@@ -11,10 +11,10 @@ from time import time
 
 import pytest
 
-from relay.errors import Rejected, RelayError
+from relay.errors import DestinationLost, Rejected, RelayError
 from relay.receipt import State
 from tests.conftest import Engine
-from tests.faults.scripted_http import Shelf
+from tests.faults.scripted_http import Shelf, empty_answer
 from tests.faults.scripted_peers import DATA, GET_HEAD, Cloud, fixed_answer, source_script
 from tests.faults.scripted_s3 import Bucket, place, repeat_script, reply, with_retries
 from tests.scripted import Peer, Talk, length_of
@@ -131,3 +131,21 @@ def test_an_object_that_is_stored_beside_another_is_named(
             engine.migrate(here.url("/a"), there.url("/a.txt"), if_exists=if_exists)
         assert list(caught.value.remains) == [there.url("/a.txt-1.txt")]
     assert shelf.objects == {b"/a.txt": old, b"/a.txt-1.txt": DATA}
+
+
+class Acknowledging(Shelf):
+    """Acknowledges an upload, and stores nothing."""
+
+    def _put(self, talk: Talk, path: bytes, request: bytes) -> bool:
+        talk.body(length_of(request))
+        talk.send(empty_answer(204))
+        return True
+
+
+def test_the_prior_object_is_not_taken_for_ours(engine: Engine) -> None:
+    shelf = Acknowledging({b"/a": OLD})
+    with Peer(Shelf({b"/a": DATA})) as here, Peer(shelf) as there:
+        with pytest.raises(DestinationLost) as caught:
+            engine.migrate(here.url("/a"), there.url("/a"))
+        assert "from before" in caught.value.remains[there.url("/a")]
+    assert shelf.objects == {b"/a": OLD}

@@ -32,6 +32,7 @@ from relay.engine.transfer.target import Target
 from relay.errors import (
     Cancelled,
     CredentialsWithdrawn,
+    DestinationLost,
     IntegrityMismatch,
     LeaseLost,
     LedgerFailed,
@@ -277,7 +278,10 @@ class Transfer:
             if left is not None and not (
                 isinstance(error, RESUMABLE_ENDS) and self._note_unproved()
             ):
-                error.leave(Leftover.SENT, left, "nothing has proved it")
+                # The one that is there may be the only object, so it must not be taken for ours.
+                is_lost = isinstance(error, DestinationLost)
+                why = "the one there may be from before" if is_lost else "nothing has proved it"
+                error.leave(Leftover.SENT, left, why)
             raise
         finally:
             self._progress.phase = "settled"
