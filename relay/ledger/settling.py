@@ -281,11 +281,10 @@ def _kept_prior_state(was: str | None, end: Settlement) -> str | None:
     rid = end.claim.fence - 1 if end.rid and end.claim.fence > MANY else end.claim.rid
     if not end.remains and end.sent is None and (not rid or was == ARRIVED):
         return was
-    kept = replace(
-        PriorState.from_text(was) or PriorState(known=False, noted=False),
-        remains=dict(end.remains),
-        rid=rid,
-    )
+    kept = PriorState.from_text(was) or PriorState(known=False, noted=False)
+    # A claim that has not freed the place knows nothing of what earlier ones have left there.
+    remains = dict(end.remains) if end.remains or end.rid else kept.remains
+    kept = replace(kept, remains=remains, rid=rid)
     if end.sent is not None:
         kept = replace(kept, sent=end.sent, noted=True, arrived=False)
     return kept.to_text()

@@ -6,10 +6,12 @@ import time
 from dataclasses import replace
 
 import pytest
+from sqlalchemy import update
 
 from relay.ledger.claim_values import Claim, Settlement
 from relay.ledger.ledger import Ledger
 from relay.ledger.listing_values import ListedObject
+from relay.ledger.schema import transfers
 from tests.ledgers import Opened, states, tree, verified_end
 from tests.values import PART, UPLOAD
 
@@ -200,3 +202,21 @@ def test_a_failure_with_leftovers_is_an_orphan(ledger: Ledger) -> None:
     ledger.settle([Settlement(claim, "failed", error={"code": "x"}, remains={"place": "x"})])
     ledger.finish()
     assert [orphan.claim.id for orphan in ledger.destinations.orphans(kept=-1)] == [claim.id]
+
+
+def test_a_leftover_stays_noted_over_a_late_claim_that_did_not_run(ledger: Ledger) -> None:
+    """A whole object under a temporary name, whose MOVE failed. After many claims the note also
+    says which of them have left nothing."""
+    tree(ledger, 5)
+    ledger.database.run(lambda c: c.execute(update(transfers).values(fence=20)))
+    (claim,) = ledger.claim(1)
+    remains = {"there/.relay-x.part": "The whole object may remain there."}
+    ledger.settle([Settlement(claim, "hand_back", rid=True, remains=remains)])
+    for _ in range(2):
+        (claim,) = ledger.claim(1)
+        assert (claim.rid, claim.remains) == (20, remains)
+        ledger.settle([Settlement(claim, "hand_back")])
+    (claim,) = ledger.claim(1)
+    ledger.settle([Settlement(claim, "hand_back", rid=True)])
+    (claim,) = ledger.claim(1)
+    assert claim.remains == {}
