@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from math import inf
 from time import monotonic
 from typing import Any, Final
@@ -29,6 +30,7 @@ from relay.ledger.migration_values import Migration
 from relay.ledger.states import STOPPED as STOPPED_STATES
 from relay.ledger.states import ListingState, MigrationState, MigrationVerb, TransferState
 from relay.stores.url_lists import SCHEME
+from relay.throttle import Throttle
 from relay.views.migrations import report_line
 
 STOP_SECONDS: Final = 10.0
@@ -153,9 +155,11 @@ def _find_missing(
             last_line = monotonic()
             tell(f"relay: checking the objects at the destination: {count:,} of {arrived:,}")
 
-    check = ArrivalCheck(
-        ledger, engine, MigrationJob.from_request(found.id, order, *order.locate(engine.remotes))
-    )
+    throttle = Throttle()
+    # The limits of this command replace earlier ones, but only later (`_accept`).
+    throttle.allow(replace(found.bounds, **order.bounds.set_limits()))
+    job = MigrationJob.from_request(found.id, order, *order.locate(engine.remotes))
+    check = ArrivalCheck(ledger, engine, job, throttle=throttle)
     gone = check.find_missing(report_count)
     if gone and order.recursive:
         tell(

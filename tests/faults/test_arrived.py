@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from relay.ledger.states import TransferVerb
 from relay.location import Location, parse_location
 from relay.stores.local_locations import local_location
 from relay.stores.webdav.account import webdav_location
+from relay.throttle import Bounds, ConcurrencyLimiter, Throttle
 from tests.conftest import Engine
 from tests.faults.scripted_http import Shelf, empty_answer
 from tests.ledgers import tree, verified_end
@@ -148,3 +150,24 @@ def test_a_trouble_that_does_not_pass_is_waited_for_once(engine: Engine, ledger:
         assert inspection.find_missing(counts.append) == []
     assert (inspection.unanswered, counts) == (1500, [1000, 1500])
     assert "503" in str(inspection.why)
+
+
+def test_an_inspection_keeps_the_limit_of_connections(engine: Engine, ledger: Ledger) -> None:
+    """A store that takes one connection would refuse the others."""
+    id = tree(ledger, *[5] * 8)
+    ledger.settle([verified_end(claim) for claim in ledger.claim(8)])
+    most = [0]
+
+    class Gate(ConcurrencyLimiter):
+        def enter(self, owner: object, look: Callable[[], None], tick_seconds: float) -> None:
+            super().enter(owner, look, tick_seconds)
+            most[0] = max(most[0], self.under_way)
+
+    throttle = Throttle(gates={"source": Gate(), "destination": Gate()})
+    throttle.allow(Bounds(connections=1))
+    with Peer(Shelf({f"/to/{number:03}".encode(): b"12345" for number in range(8)})) as peer:
+        place = parse_location(peer.url("/to/"), destination=True)
+        job = tree_job(parse_location("http://127.0.0.1/from/"), place, id=id)
+        inspection = ArrivalCheck(ledger, engine.runner, job, throttle=throttle)
+        assert inspection.find_missing() == []
+    assert (inspection.answered, most) == (8, [1])

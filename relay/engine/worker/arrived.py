@@ -33,6 +33,7 @@ from relay.ledger.states import TransferState
 from relay.receipt import Version
 from relay.stores.interfaces import ObjectInfo, UnknownObject
 from relay.stores.listing_retries import ListingRetries
+from relay.throttle import Throttle
 from relay.wire.watchdog import Watchdog
 
 ARRIVED: Final = (TransferState.VERIFIED, TransferState.SKIPPED)
@@ -50,6 +51,8 @@ class ArrivalCheck:
     engine: TransferEngine
     job: MigrationJob
     _: KW_ONLY
+    throttle: Throttle = field(default_factory=Throttle)
+    """The limits of the migration, which hold for these requests as well."""
     abreast: int = ABREAST
     answered: int = 0
     unanswered: int = 0
@@ -91,7 +94,7 @@ class ArrivalCheck:
         elif place.path.endswith("/"):
             # Its name is known only once the source is read: the transfer inspects it then.
             return row, True
-        meter = Watchdog(self.engine.limits)
+        meter = self._meter()
         # After one object's retries failed, the next objects are not retried.
         patience = ListingRetries(
             self.engine.limits.listing_seconds if self.why is None else 0.0, meter
@@ -107,12 +110,17 @@ class ArrivalCheck:
             return row, is_other or error
         return row, found.why if isinstance(found, UnknownObject) else self._is_other(row, found)
 
+    def _meter(self) -> Watchdog:
+        meter = Watchdog(self.engine.limits)
+        meter.throttle = self.throttle
+        return meter
+
     def _may_have_changed(self, row: TransferRow) -> bool:
         """Say if a single object may have changed at the source since it arrived."""
         moved = (row.receipt or {}).get("source")
         if moved is None:  # it was skipped
             return True
-        source = self.engine.stores.source(self.job.source, Watchdog(self.engine.limits))
+        source = self.engine.stores.source(self.job.source, self._meter())
         try:
             found = source.head(self.job.source)
         except RelayError:
