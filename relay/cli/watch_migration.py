@@ -52,9 +52,6 @@ class Seen:
     retried."""
     failed: int = 0
     """Number of failures that were not printed yet."""
-    waits: Members | None = None
-    """The reason for which the migration waits for a user, if it does."""
-    last: Members | None = None
 
     def note_event(self, kind: str, members: Members) -> None:
         """Note an event."""
@@ -64,10 +61,6 @@ class Seen:
                 self.failures.append(members)
         elif kind in _STARTS:
             self.take_failures()
-        if kind == EventKind.PAUSED:
-            self.waits = members
-        elif kind in (*_STARTS, EventKind.RESUME, EventKind.CANCEL):
-            self.waits = None
 
     def take_failures(self) -> tuple[list[Members], int]:
         """Return the failures that were not printed, and the number of those beyond NAMED; forget
@@ -117,12 +110,11 @@ def _show_events(migrations: MigrationBackend, id: str, show: Show, tell: Tell) 
         if more:
             tell(f"relay: and {more:,} more failed")
         show(members)
-        if (
-            members["state"] == MigrationState.PAUSED
-            and seen.waits is not None
-            and not under_way(members)
-        ):
-            return  # nothing happens before its user supplies other credentials
+        # Relay paused it: nothing happens before its user supplies other credentials. The event of
+        # that may come much later: an older transaction of the same PostgreSQL server hides it.
+        is_waiting = members["state"] == MigrationState.PAUSED and members["needs_attention"]
+        if is_waiting and not under_way(members):
+            return
 
 
 def _failures(migrations: MigrationBackend, ended: Members) -> list[Members]:

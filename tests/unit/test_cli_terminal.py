@@ -8,19 +8,22 @@ import io
 import os
 import sys
 import weakref
+from collections.abc import Iterator
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import cast
 
 import pytest
 
 from relay import errors
+from relay.cli.backends import Members, MigrationBackend
 from relay.cli.exits import Exit
 from relay.cli.formatting import NAMED, bytes_done, bytes_moved, exit_of, headline
 from relay.cli.header_flags import exposed_secrets, read_headers
 from relay.cli.progress_bars import bars
 from relay.cli.terminal import ReaderGone, plain, receipt_lines, say, tell, without_secrets
 from relay.cli.tree import Watch, transfer_label
-from relay.cli.watch_migration import Seen
+from relay.cli.watch_migration import Seen, _show_events
 from relay.engine.transfer.transfer import Transfer
 from relay.engine.tree_listing import listed_object
 from relay.engine.worker.active_transfers import ActiveTransfer
@@ -269,13 +272,29 @@ def test_rate() -> None:
 
 @pytest.mark.parametrize("verb", ["retry", "list_again"])
 def test_a_watch_forgets_errors_that_a_new_attempt_passed(verb: str) -> None:
-    """`relay retry`, and the same command, which lists again: older failures, and an older pause,
-    are over."""
+    """`relay retry`, and the same command, which lists again: older failures are over."""
     seen = Seen()
     seen.note_event("failed", {"name": "a", "detail": "gone"})
-    seen.note_event("paused", {"code": "unauthenticated"})
     seen.note_event(verb, {})
-    assert (seen.take_failures(), seen.waits) == (([], 0), None)
+    assert seen.take_failures() == ([], 0)
+
+
+def test_a_watch_ends_at_a_pause_of_relay_without_its_event() -> None:
+    """PostgreSQL hides the event while an older transaction of the server runs."""
+    one = {"id": "7", "objects": {}, "bytes": {}, "under_way": 0, "ended": None}
+    paused = {**one, "state": "paused", "needs_attention": False}  # by its user
+    lines = iter([paused, {**paused, "needs_attention": True, "under_way": 1}])
+    waiting = {**paused, "needs_attention": True}
+    shown: list[Members] = []
+
+    def follow(_: str) -> Iterator[tuple[str, Members]]:
+        yield from (("progress", members) for members in lines)
+        yield "progress", waiting
+        raise AssertionError("it follows a migration that waits for its user")
+
+    migrations = cast(MigrationBackend, SimpleNamespace(follow=follow))
+    _show_events(migrations, "7", shown.append, lambda text: None)
+    assert len(shown) == 3 and shown[-1] == waiting
 
 
 def test_a_watch_keeps_few_of_many_failures() -> None:
