@@ -98,9 +98,9 @@ def _lines(
     def lines() -> Iterator[dict[str, Any]]:
         found = first
         while found:
+            if not still_admitted():
+                raise Unauthorized("the token or the session has ended")
             yield from (report_line(row) for row in found)
             found = ledger.page(id, states, found[-1].id, ROWS_READ, reason)
-            if found and not still_admitted():
-                raise Unauthorized("the token or the session has ended")
 
     return lines()
