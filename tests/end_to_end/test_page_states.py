@@ -33,7 +33,9 @@ def test_a_page_without_a_stream_polls(tmp_path: Path, chromium: Any) -> None:
         with visit(chromium, base) as first, visit(chromium, base) as second:
             with first.page.expect_response("**/ui/stream?*"):
                 first.open(f"migrations/{number}")
-            second.refusals = 1  # there is one stream, and the first page has it
+            # There is one stream, and the first page has it. The second page may load itself while
+            # the migration runs, and asks again.
+            second.refusals = 2
             page = second.open(f"migrations/{number}")
             page.get_by_text(
                 "Live updates are not available here. Refreshing every 10 s."
