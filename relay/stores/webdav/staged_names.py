@@ -12,7 +12,7 @@ from urllib.parse import quote, unquote
 
 from relay.errors import RelayError, StoreError
 from relay.location import Location
-from relay.stores.interfaces import temporary_names
+from relay.stores.interfaces import temporary_name, temporary_names
 from relay.wire.capabilities import CapabilityCache
 
 _NAME_REFUSED = frozenset({400, 403, 404, 405, 406, 409, 415, 422, 451})
@@ -39,7 +39,9 @@ class StagedNames:
     def choose(self, location: Location, token: str | None) -> Location:
         """Return the staged location of an upload, with a temporary name that the server takes."""
         self._given = which = self._which(location)
-        return _staged_location(location, _names_of(location, token or uuid.uuid4().hex)[which])
+        token = token or uuid.uuid4().hex
+        name = _names_of(location, token)[which] if which else temporary_name(token)
+        return _staged_location(location, name)
 
     def spare(self, location: Location, token: str) -> Location:
         """Return another of the staged locations of an upload than `choose` returned last."""
