@@ -32,8 +32,8 @@ def is_transcoded(head: Head) -> bool:
     """Return whether Google Cloud Storage decompressed the object: the bytes are then not the
     stored ones, and don't match its hash (cloud.google.com, "Transcoding of gzip-compressed
     files")."""
-    stored = head.get("x-goog-stored-content-encoding") or "identity"
-    return head.status == 200 and stored != "identity" and head.get("content-encoding") is None
+    stored = head.by_name.get("x-goog-stored-content-encoding") or "identity"
+    return head.status == 200 and stored != "identity" and "content-encoding" not in head.by_name
 
 
 def is_decoded(head: Head) -> bool:

@@ -48,11 +48,12 @@ class HttpHeads:
 
     def version(self, head: Head) -> Version:
         """As ObjectHeads.version."""
+        fields = head.by_name
         return Version(
             size=head.length,
-            etag=strong_tag(head.get("etag")),
-            last_modified=printable(head.get("last-modified") or "") or None,
-            digests={} if is_transcoded(head) else parse_fields(head.get),
+            etag=strong_tag(fields.get("etag")),
+            last_modified=printable(fields.get("last-modified") or "") or None,
+            digests={} if is_transcoded(head) else parse_fields(fields.get),
         )
 
     def metadata(self, head: Head, location: Location) -> Fields:
@@ -110,7 +111,7 @@ class ReadAnswer:
             self._final,
             disposition=head.by_name.get("content-disposition"),
             metadata=self._heads.metadata(head, self._final),
-            ranges="bytes" in (head.get("accept-ranges") or "").lower(),
+            ranges="bytes" in head.by_name.get("accept-ranges", "").lower(),
             age=_age(head),
         )
 

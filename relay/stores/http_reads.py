@@ -102,7 +102,7 @@ class HttpReads:
             return UnknownObject(error)
         # Step 1: answers about something else: a folder, a negotiated name, a login page, the past.
         self._refuse_folder(location, final)
-        refuse_negotiated(location, response.head.get("content-location"), side)
+        refuse_negotiated(location, response.head.by_name.get("content-location"), side)
         if self._leads_elsewhere(location, final):
             return UnknownObject(self._redirect_refusal(location, final))
         if (stale := self._stale_error(final, response.head)) is not None:
@@ -151,7 +151,7 @@ class HttpReads:
             response, final = self.follow("GET", location, self._asked)
         try:
             self._refuse_folder(location, final)
-            other = response.head.get("content-location")
+            other = response.head.by_name.get("content-location")
             refuse_negotiated(location, other, self._client.side)
             if self._leads_elsewhere(location, final) and _is_unlike(response.head, pinned, span):
                 raise self._redirect_refusal(location, final)
@@ -176,7 +176,7 @@ class HttpReads:
                 response.body.close()
                 fields += (ENCODED,)
                 response = client.send(method, location, fields)
-            target = response.head.get("location")
+            target = response.head.by_name.get("location")
             if response.head.status not in MOVED or target is None:
                 return response, location
             response.body.close()
@@ -189,7 +189,7 @@ class HttpReads:
     def _answer(self, response: Response, final: Location) -> ReadAnswer:
         """Return the answer, about the object that it names: Apache (MultiViews) may serve another
         one, as a redirect would."""
-        other = response.head.get("content-location")
+        other = response.head.by_name.get("content-location")
         if other is not None and _continued_name(final, other) is not None:
             with suppress(RelayError):
                 final = redirect_target(final, other, self._client.side)
@@ -275,7 +275,7 @@ def stale_error(location: Location, head: Head, side: Side) -> Rejected | None:
     """Return the error for an answer that a cache kept from before, although `no-cache` was
     requested (RFC 9111 section 5.2.1.4), or None: it does not say what is there now. Varnish,
     CloudFront and others do so, also with a 404."""
-    age = count(head.get("age")) or 0
+    age = count(head.by_name.get("age")) or 0
     if age <= FRESH_SECONDS:
         return None
     return Rejected(

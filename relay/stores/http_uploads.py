@@ -89,7 +89,9 @@ def _read_upload(
         readable = there
     # The digest of zero bytes describes the answer itself, which has no content.
     digests = {
-        name: value for name, value in parse_fields(head.get).items() if value != empty_digest(name)
+        name: value
+        for name, value in parse_fields(head.by_name.get).items()
+        if value != empty_digest(name)
     }
     # RFC 9530 section 3: in an answer with content, the field may describe that content instead of
     # the object.

@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager
 from dataclasses import KW_ONLY, dataclass, field
 from datetime import datetime
 from typing import Protocol
-from urllib.parse import unquote_to_bytes
+from urllib.parse import unquote, unquote_to_bytes
 
 from relay.digest import Digests
 from relay.errors import KeyTooLong, RelayError, ReservedKey, Side
@@ -66,12 +66,14 @@ _RESERVED = f"names like {PREFIX}…{SUFFIX} are those of unfinished uploads"
 def check_segments(path: str, deepest: int) -> None:
     """Raise KeyTooLong for a percent-encoded path with a segment that is too long for a file
     system, or with more than `deepest` folders. Raise ReservedKey for a temporary name."""
-    segments = [unquote_to_bytes(segment) for segment in path.split("/")]
-    if any(len(segment) > NAME_BYTES for segment in segments):
+    segments = path.split("/")
+    # A decoded segment is no longer than the encoded one.
+    long = [segment for segment in segments if len(segment) > NAME_BYTES]
+    if any(len(unquote_to_bytes(segment)) > NAME_BYTES for segment in long):
         raise KeyTooLong(f"a part of the path has more than {NAME_BYTES} bytes")
     if len(segments) - 2 > deepest:
         raise KeyTooLong(f"the path has more than {deepest} folders")
-    if is_temporary_name(segments[-1].decode("utf-8", "surrogateescape")):
+    if is_temporary_name(unquote(segments[-1], errors="surrogateescape")):
         raise ReservedKey(_RESERVED)
 
 

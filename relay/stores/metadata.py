@@ -74,7 +74,7 @@ def metadata_of_head(head: Head) -> Fields:
             value = _coding(value)
         if value:
             found.append((title, value))
-    if [name for name in head.by_name if _INFIX in name]:
+    if _INFIX in "\n".join(head.by_name):
         found += _user_metadata(head.fields)
     return tuple(found)
 

@@ -77,7 +77,8 @@ class RefusalHistory:
         stores have `given` these needs to it."""
         for need in NEEDS:
             key = (claim.migration_id, claim.renewed, need)
-            self._forget_refusal(key, claim)
+            if self._waiting:
+                self._forget_refusal(key, claim)
             if need in given:
                 # `pop` moves the key to the end: the one without a recent success is dropped.
                 self._good[key] = max(began, self._good.pop(key, -inf))
@@ -92,7 +93,7 @@ class RefusalHistory:
     def seconds_to_wait(self, claim: Claim, is_busy: Callable[[Collection[int]], bool]) -> float:
         """Return the delay before a claim is run, 0 unless it was refused. It doubles with each
         refusal, as long as `is_busy`: a store may refuse an object after its last byte."""
-        for need in NEEDS:
+        for need in NEEDS if self._waiting else ():
             key = (claim.migration_id, claim.renewed, need)
             first, last = self._waiting.get(key, {}).get(claim.id, (-inf, -inf))
             refused = self._refused_claims(key)
