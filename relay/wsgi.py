@@ -43,7 +43,7 @@ def _check_patched() -> None:
 _check_patched()
 
 from relay.api.app import create_app  # noqa: E402
-from relay.api.migration_routes import ledger_context  # noqa: E402
+from relay.api.ledger_context import ledger_context  # noqa: E402
 from relay.api.refusal_limit import RefusalLimit  # noqa: E402
 from relay.api.server_settings import accepted_settings  # noqa: E402
 from relay.engine.transfer_engine import TransferEngine  # noqa: E402

@@ -17,14 +17,16 @@ from flask import Flask, Response, g, has_request_context, request
 from relay import __version__
 from relay.api import openapi, refusal_log, render, request_tally
 from relay.api.access import ACCESS, HEALTH_PATH, METRICS_PATH
+from relay.api.answers import JSON, json_answer
 from relay.api.auth import CSRF_FIELD, Guard, check_csrf
 from relay.api.caller import current_actor, current_caller
 from relay.api.early_answers import HEALTHY, note_refusals, with_early_answers
 from relay.api.first_bytes import FirstBytes
 from relay.api.known_tokens import known_tokens
+from relay.api.ledger_context import LedgerContext
 from relay.api.lingering_close import with_lingering_close
 from relay.api.migrate_route import migrate_view
-from relay.api.migration_routes import JSON, LedgerContext, View, json_answer, ledger_routes
+from relay.api.migration_routes import View, ledger_routes
 from relay.api.page_forms import OPEN_BYTES, buffer_form, field_of
 from relay.api.plan_routes import plan_routes
 from relay.api.proxies import CLIENT, proxies_of, with_client

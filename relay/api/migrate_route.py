@@ -25,15 +25,10 @@ from urllib.parse import unquote
 import gevent
 from flask import Response, g, request
 
+from relay.api.answers import JSON, NDJSON, stream_answer
 from relay.api.caller import current_actor, current_caller
-from relay.api.migration_routes import (
-    JSON,
-    NDJSON,
-    LedgerContext,
-    accept,
-    stream_answer,
-    wants_ledger,
-)
+from relay.api.ledger_context import LedgerContext
+from relay.api.migration_routes import accept, wants_ledger
 from relay.api.request_bodies import parse_order
 from relay.api.request_parts import members_of_body
 from relay.api.token_limits import locate_within, within_limits

@@ -16,13 +16,10 @@ from urllib.parse import urlencode
 
 from flask import Response, request
 
+from relay.api.answers import json_answer
 from relay.api.caller import current_caller
-from relay.api.migration_routes import (
-    LedgerContext,
-    View,
-    json_answer,
-    request_within_limits,
-)
+from relay.api.ledger_context import LedgerContext
+from relay.api.migration_routes import View, request_within_limits
 from relay.api.request_bodies import check_empty, is_paused_start, parse_plan
 from relay.api.request_parts import (
     idempotency_key,

@@ -29,7 +29,7 @@ from relay import __version__
 from relay.api.app import ENGINE, FIRST_BYTES, LEDGER, METRICS, ServerMetrics
 from relay.api.gunicorn_worker import ENDING
 from relay.api.head_limits import FIELD_BYTES, FIELDS, LINE_BYTES
-from relay.api.migration_routes import LedgerContext
+from relay.api.ledger_context import LedgerContext
 from relay.api.server_settings import (
     Refused,
     accept_again,

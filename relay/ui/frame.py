@@ -12,7 +12,7 @@ from typing import Any, Final
 from flask import Response, g
 
 from relay.api.caller import ANONYMOUS, LOCAL, current_caller
-from relay.api.migration_routes import LedgerContext, visible_migration
+from relay.api.ledger_context import LedgerContext, visible_migration
 from relay.api.sessions import Session, Sessions
 from relay.engine.transfer_engine import TransferEngine
 from relay.errors import LedgerFailed, MigrationUnknown, RelayError, Unauthorized

@@ -16,7 +16,8 @@ from typing import Final
 
 from flask import Response, g, request
 
-from relay.api.migration_routes import follow, has_hung_up, json_answer, require_stream_place
+from relay.api.answers import json_answer
+from relay.api.migration_streams import follow, has_hung_up, require_stream_place
 from relay.api.watcher import Subscription
 from relay.errors import InvalidType, LedgerFailed
 from relay.ledger.ledger import Ledger

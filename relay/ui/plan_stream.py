@@ -12,7 +12,8 @@ from functools import partial
 
 from flask import Response, g, request
 
-from relay.api.migration_routes import follow, has_hung_up, json_answer, require_stream_place
+from relay.api.answers import json_answer
+from relay.api.migration_streams import follow, has_hung_up, require_stream_place
 from relay.errors import LedgerFailed, PlanUnknown
 from relay.ledger.states import PlanState
 from relay.ui.feeds import Values

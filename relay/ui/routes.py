@@ -14,7 +14,7 @@ from flask import Blueprint, Flask, Response, request
 from werkzeug.exceptions import HTTPException, NotFound
 
 from relay.api.access import Access
-from relay.api.migration_routes import LedgerContext
+from relay.api.ledger_context import LedgerContext
 from relay.api.render import render
 from relay.api.sessions import Sessions
 from relay.engine.transfer_engine import TransferEngine

@@ -16,7 +16,7 @@ from sqlalchemy import Connection, event
 
 from loadtests.bench.large_ledger import LedgerSize, fill_ledger
 from relay.api.app import create_app
-from relay.api.migration_routes import ledger_context
+from relay.api.ledger_context import ledger_context
 from relay.config import Settings
 from relay.engine.transfer_engine import TransferEngine
 from relay.engine.worker.worker import Worker

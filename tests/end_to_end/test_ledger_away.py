@@ -18,7 +18,7 @@ import psutil
 import pytest
 
 from relay.api.app import create_app
-from relay.api.migration_routes import ledger_context
+from relay.api.ledger_context import ledger_context
 from relay.api.schemas import RecordedSchema
 from relay.api.serving import _run_worker
 from relay.cli.local_run import work
@@ -310,7 +310,7 @@ from gevent import monkey; monkey.patch_all()
 from pathlib import Path
 import sys
 from relay.api.app import create_app
-from relay.api.migration_routes import ledger_context
+from relay.api.ledger_context import ledger_context
 from relay.config import Settings
 from relay.engine.worker.worker import Worker
 from relay.engine.transfer_engine import TransferEngine

@@ -13,7 +13,7 @@ import gevent
 import pytest
 
 from relay.api.app import create_app
-from relay.api.migration_routes import ledger_context
+from relay.api.ledger_context import ledger_context
 from relay.engine.inspection import is_piece
 from relay.engine.migration_request import Endpoint, MigrationRequest
 from relay.engine.plan import IfExists, Verify

@@ -17,7 +17,7 @@ from flask import Flask
 from openapi_schema_validator import OAS31Validator
 
 from relay.api.app import create_app
-from relay.api.migration_routes import LedgerContext, ledger_context
+from relay.api.ledger_context import LedgerContext, ledger_context
 from relay.api.openapi import document
 from relay.config import Settings
 from relay.engine.transfer_engine import TransferEngine

@@ -20,7 +20,7 @@ import relay.api
 import relay.ui
 from relay.api.app import create_app
 from relay.api.caller import FILE, LOCAL
-from relay.api.migration_routes import ledger_context
+from relay.api.ledger_context import ledger_context
 from relay.config import Settings
 from relay.engine.transfer_engine import TransferEngine
 from relay.engine.worker.worker import Worker

@@ -16,7 +16,7 @@ from flask.testing import FlaskClient
 
 from relay.api.access import ACCESS
 from relay.api.app import SESSIONS, create_app
-from relay.api.migration_routes import ledger_context
+from relay.api.ledger_context import ledger_context
 from relay.api.proxies import ClientView
 from relay.api.sessions import Sessions
 from relay.config import Settings

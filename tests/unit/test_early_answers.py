@@ -16,8 +16,8 @@ from werkzeug.test import Client, EnvironBuilder
 
 from relay.api.app import CHECK, SESSIONS, create_app
 from relay.api.early_answers import HEALTHY
+from relay.api.ledger_context import ledger_context
 from relay.api.lingering_close import with_lingering_close
-from relay.api.migration_routes import ledger_context
 from relay.api.proxies import DIRECT, ClientView, with_client
 from relay.api.refusal_limit import RefusalLimit
 from relay.api.request_check import DECISION, RequestCheck

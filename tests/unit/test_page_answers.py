@@ -19,7 +19,7 @@ from relay.api import app as application
 from relay.api.app import create_app
 from relay.api.caller import Caller
 from relay.api.hub_pauses import HubPauses
-from relay.api.migration_routes import ledger_context
+from relay.api.ledger_context import ledger_context
 from relay.api.token_limits import may_name
 from relay.config import Settings
 from relay.engine.transfer_engine import TransferEngine

@@ -23,7 +23,7 @@ from werkzeug.test import TestResponse
 
 from relay.api import planner, serving
 from relay.api.app import create_app
-from relay.api.migration_routes import LedgerContext, ledger_context
+from relay.api.ledger_context import LedgerContext, ledger_context
 from relay.api.planner import Planner
 from relay.config import Settings
 from relay.engine.migration_request import MigrationRequest
