@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from flask import Flask, Request
 from werkzeug.exceptions import HTTPException
@@ -21,7 +21,9 @@ from relay.api.auth import Admission, Guard, check_csrf
 from relay.api.caller import SCRAPER
 from relay.api.origins import SAFE_METHODS
 from relay.api.scrapers import Scrapers
+from relay.errors import RelayError
 
+E = TypeVar("E", bound=Exception)
 DECISION: Final = "relay.decision"
 """Key of the environ at which the Decision about a request is found."""
 
@@ -72,6 +74,8 @@ class RequestCheck:
         access = access_of(environ["REQUEST_METHOD"], route.template, self._table)
         try:
             admission = self._admit(environ, access)
+        except RelayError as error:
+            return Decision(route=route, access=access, refusal=_without_frames(error))
         except Exception as error:  # noqa: BLE001 - Flask raises it, and answers
             return Decision(route=route, access=access, refusal=error)
         return Decision(route=route, access=access, admission=admission)
@@ -94,6 +98,14 @@ def has_form(environ: Mapping[str, Any], access: Access) -> bool:
     return access.is_page and environ["REQUEST_METHOD"] not in SAFE_METHODS
 
 
+def _without_frames(error: E) -> E:
+    """Return an error without its traceback. Frames there have the environ, and the environ has the
+    decision with the error: the garbage collector alone would free that circle, and a flood makes
+    thousands of them."""
+    error.__traceback__ = error.__context__ = None
+    return error
+
+
 def _route_of(urls: MapAdapter, environ: Mapping[str, Any]) -> RouteMatch:
     # A request for `http://host` has the path `/` (RFC 9110 section 4.2.3). WSGI has the path's
     # bytes as characters of Latin-1 (PEP 3333).
@@ -105,7 +117,7 @@ def _route_of(urls: MapAdapter, environ: Mapping[str, Any]) -> RouteMatch:
             return_rule=True,
         )
     except HTTPException as error:
-        return RouteMatch(error=error)
+        return RouteMatch(error=_without_frames(error))
     return RouteMatch(rule=rule, values=values)
 
 

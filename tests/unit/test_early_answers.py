@@ -3,8 +3,10 @@ of sender, the answer, the counts and the log are the same."""
 
 from __future__ import annotations
 
+import gc
 import logging
 import re
+import weakref
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -255,6 +257,26 @@ def test_refusals_by_flask_count(ledger: Ledger, tallies: Tallies) -> None:
     assert client.get("/ui/").status_code == 303
     assert client.post("/ui/sign-in", data={"token": "x"}).status_code == 401
     assert client.get("/migrations").status_code == 429
+
+
+class Noticed:
+    """A value in an environ, whose end is noticed."""
+
+
+@pytest.mark.parametrize("path", ["/migrations", "/nothing", "/healthz"])
+def test_a_refused_request_leaves_nothing_to_the_collector(path: str) -> None:
+    """A flood would fill the memory until it runs."""
+    app = create_app(TransferEngine(Settings(slots=1)), [TOKEN])
+    environ = EnvironBuilder(path).get_environ()
+    environ["noticed"] = Noticed()
+    end = weakref.ref(environ["noticed"])
+    gc.disable()
+    try:
+        assert b"".join(app.wsgi_app(environ, lambda *_: lambda _: None))
+        del environ
+        assert end() is None
+    finally:
+        gc.enable()
 
 
 def test_no_path_is_redirected(app: Flask) -> None:
