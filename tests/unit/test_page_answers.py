@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import gc
 import html
 import re
 import time
 from collections.abc import Iterator
 from contextlib import closing
+from inspect import getgeneratorlocals
 from pathlib import Path
+from types import GeneratorType
 from typing import Any
 from urllib.parse import quote
 
@@ -27,14 +30,14 @@ from relay.engine.worker.worker import Worker
 from relay.errors import LedgerBusy, Unauthorized
 from relay.ledger.ledger import Ledger
 from relay.ledger.listing_values import ListedObject
-from relay.ledger.migration_values import Spec
+from relay.ledger.migration_values import Migration, Spec
 from relay.ledger.overview_ledger import OverviewLedger
 from relay.ledger.token_format import hash_of
 from relay.ledger.token_values import Scope, TokenLimits
 from relay.ledger.viewer import Viewer
 from relay.ledger.workers import SERVER
 from relay.stores.kinds import Remote
-from relay.ui import rendering
+from relay.ui import live_values, rendering
 from relay.ui.assets import FOLDER, assets
 from relay.ui.remote_pages import _endpoint
 from relay.ui.rendering import HEADERS
@@ -95,6 +98,21 @@ def test_a_page_is_rendered_in_pieces(client: FlaskClient, monkeypatch: pytest.M
     )
     assert client.get("/ui/").status_code == 200
     assert len(pauses) > 50
+
+
+def test_a_stream_keeps_no_migrations_of_its_own(client: FlaskClient) -> None:
+    """All streams share those that the watcher has read."""
+    with closing(client.get("/ui/stream?list=1", buffered=False)) as answer:
+        assert next(iter(answer.iter_encoded()))
+        held = [
+            value
+            for one in gc.get_objects()
+            if isinstance(one, GeneratorType) and one.gi_code.co_filename == live_values.__file__
+            for value in getgeneratorlocals(one).values()
+        ]
+    assert held
+    kept = [value for value in held if isinstance(value, list | tuple)]
+    assert not any(isinstance(one, Migration) for value in kept for one in value)
 
 
 def test_an_asset_is_kept_for_ever(client: FlaskClient) -> None:
