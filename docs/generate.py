@@ -23,6 +23,7 @@ from relay.api.openapi import document
 from relay.cli.__main__ import cli
 from relay.cli.commands import COMMANDS
 from relay.cli.exits import Exit
+from relay.cli.terminal import leave
 from relay.config import SETTINGS
 from relay.ledger.states import MIGRATION, PLAN, TRANSFER, Transition
 from relay.logs.event_table import ALWAYS, COMMON, EVENTS, MEMBERS, LineBound
@@ -447,4 +448,4 @@ def main(words: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    leave(main(sys.argv[1:]))  # locks that gevent has replaced do not survive an ordinary exit
