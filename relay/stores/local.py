@@ -84,8 +84,8 @@ _NO_OPERATION = (
     " as s3://."
 )
 _OWN = (
-    "Leave it out with a filter, or name a ledger outside of this folder in RELAY_LEDGER. SQLite's"
-    " own `.backup` copies it."
+    "Everything else moves. Name a ledger outside of this folder in RELAY_LEDGER; SQLite's own"
+    " `.backup` copies it."
 )
 ERRORS: Mapping[int, tuple[type[RelayError], str | None]] = {
     errno.ENOENT: (NotFound, "Check the path; a URL begins with its scheme, as https:// or s3://."),
