@@ -145,13 +145,15 @@ def with_client(app: Wsgi, proxies: Proxies) -> Wsgi:
 
 @lru_cache(maxsize=1024)
 def address_group(address: str) -> str:
-    """Return what counts as one address: a household has 64 bits of IPv6 addresses."""
+    """Return what counts as one address: a household has 64 bits of IPv6 addresses. A socket of
+    both families shows the IPv4 ones as ::ffff:0:0/96 (RFC 4291 section 2.5.5.2)."""
     try:
         found = ip_address(address)
     except ValueError:
         return "unix"
     if isinstance(found, IPv6Address):
-        return str(ip_network((found, 64), strict=False))
+        mapped = found.ipv4_mapped
+        return str(mapped or ip_network((found, 64), strict=False))
     return str(found)
 
 

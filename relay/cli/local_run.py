@@ -118,12 +118,12 @@ def _is_stopped_since(was: str, found: Migration) -> bool:
 def _is_at_rest(ledger: Ledger, found: Migration) -> bool:
     """Return whether the listing of a tree has ended and no worker runs it: the listing may be old
     then. A list of URLs does not change, and `relay retry --list` may have given fresher URLs
-    since. After a retry of one reason it is not listed: that would queue the other objects too.
+    since.
 
     In another container, or on another machine, a process that was killed looks alive until its
     lease ends. One that runs renews its lease before that."""
     has_ended = found.listing in (ListingState.DONE, ListingState.FAILED)
-    if not has_ended or found.source.startswith(SCHEME) or ledger.is_of_one_reason(found.id):
+    if not has_ended or found.source.startswith(SCHEME):
         return False
     seen: dict[str, float] = {}
     while True:

@@ -211,7 +211,11 @@ retry = _begins(
     click.Option(
         ["--reason"],
         metavar="REASON",
-        help="Queue only the objects that failed for this reason; `relay status ID` lists them.",
+        help=(
+            "Queue only the objects that failed for this reason; `relay status ID` lists them. A"
+            " server moves these alone; `relay migrate -r` of a tree lists the source again, and so"
+            " moves all that is missing."
+        ),
     ),
 )
 

@@ -112,7 +112,8 @@ def _show_events(migrations: MigrationBackend, id: str, show: Show, tell: Tell) 
         show(members)
         # Relay paused it: nothing happens before its user supplies other credentials. The event of
         # that may come much later: an older transaction of the same PostgreSQL server hides it.
-        is_waiting = members["state"] == MigrationState.PAUSED and members["needs_attention"]
+        # (An older server sends no `needs_attention`.)
+        is_waiting = members["state"] == MigrationState.PAUSED and members.get("needs_attention")
         if is_waiting and not under_way(members):
             return
 

@@ -178,19 +178,6 @@ def last_pause_error(connection: Connection, id: str) -> Mapping[str, Any] | Non
     return None if text is None else json.loads(text)
 
 
-def is_of_one_reason(connection: Connection, id: str) -> bool:
-    """Return whether the last order to move objects of a migration was a retry of those that failed
-    for one reason, and it has not ended since."""
-    orders = (EventKind.ACCEPTED, EventKind.RETRY, EventKind.LIST_AGAIN, EventKind.ENDED)
-    query = select(events.c.kind, events.c.members).where(
-        events.c.migration_id == id, events.c.kind.in_(orders)
-    )
-    row = connection.execute(
-        query.order_by(events.c.tx.desc(), events.c.id.desc()).limit(1)
-    ).first()
-    return row is not None and row.kind == EventKind.RETRY and "reason" in json.loads(row.members)
-
-
 def gone_since(connection: Connection, id: str, since: float) -> int:
     """Return the number of failed and cancelled objects that listings which have ended `since` then
     (seconds since 1970) no longer named, and that were deleted (`entries.forget_gone`)."""

@@ -346,10 +346,6 @@ class Ledger:
         """As event_log.last_pause_error."""
         return self.database.run(lambda c: event_log.last_pause_error(c, id), write=False)
 
-    def is_of_one_reason(self, id: str) -> bool:
-        """As event_log.is_of_one_reason."""
-        return self.database.run(lambda c: event_log.is_of_one_reason(c, id), write=False)
-
     def gone_since(self, id: str, since: float) -> int:
         """As event_log.gone_since."""
         return self.database.run(lambda c: event_log.gone_since(c, id, since), write=False)

@@ -162,7 +162,7 @@ def test_two_workers_share_the_limits_of_a_tree(server: Server, folder: Path, wa
     [
         ({"limits": {"slots": 0}}, 422, "/limits/slots"),
         ({"limits": {"slots": True}}, 422, "/limits/slots"),
-        ({"limits": {"slots": 1.0}}, 422, "/limits/slots"),
+        ({"limits": {"slots": 1.5}}, 422, "/limits/slots"),
         ({"limits": {"bytes_per_second": -1}}, 422, "/limits/bytes_per_second"),
         ({"limits": {"bytes_per_second": "10MB"}}, 422, "/limits/bytes_per_second"),
         ({"limits": {"connections": 10**9}}, 422, "/limits/connections"),
