@@ -10,7 +10,6 @@ import json
 import time
 from collections.abc import Collection
 from dataclasses import dataclass, field
-from os.path import commonprefix
 from typing import Any, Final
 
 from sqlalchemy import (
@@ -20,7 +19,6 @@ from sqlalchemy import (
     and_,
     bindparam,
     exists,
-    func,
     literal_column,
     or_,
     select,
@@ -51,10 +49,6 @@ SUSPECT: Final = 2
 worker, no other transfer is affected."""
 LATEST_SECONDS: Final = 120.0
 """Upper bound of the delay of a claim that is handed back."""
-POSTPONED: Final = 10_000
-"""Maximum number of objects that are postponed together."""
-SAMPLED: Final = 500
-"""Maximum number of objects from which their common folder is learned."""
 EMPTY_SECONDS: Final = 3600.0
 """How long a destination that was found empty is assumed to be empty. After that every object is
 looked up with HEAD."""
@@ -318,26 +312,3 @@ def check_claim(connection: Connection, worker: WorkerId, claim: Claim) -> None:
     )
     if connection.execute(held).first() is None:
         raise LeaseLost(f"the claim on {claim.name!a} was given to another worker")
-
-
-def postpone_folder(
-    connection: Connection, id: str, refused: Collection[int], seconds: float
-) -> bool:
-    """Postpone the queued objects of the folder that some transfers of a migration have in common,
-    up to POSTPONED of them, and return True; unless that folder is the whole tree, or no object
-    outside of it is left to move."""
-    of_some = transfers.c.id.in_(sorted(refused)[:SAMPLED])
-    names = list(connection.execute(select(transfers.c.name).where(of_some)).scalars())
-    folder = commonprefix([name.rpartition("/")[0] + "/" for name in names]).rpartition("/")[0]
-    if not folder:
-        return False
-    ours = transfers.c.migration_id == id
-    is_inside = func.substr(transfers.c.name, 1, len(folder) + 1) == f"{folder}/"
-    if not connection.execute(
-        select(exists().where(ours, ~is_inside, or_(QUEUED, RUNNING)))
-    ).scalar():
-        return False
-    inside = select(transfers.c.id).where(ours, QUEUED, is_inside).order_by(transfers.c.id)
-    later = update(transfers).where(transfers.c.id.in_(inside.limit(POSTPONED)), QUEUED)
-    connection.execute(later.values(not_before=time.time() + seconds))
-    return True

@@ -505,10 +505,6 @@ class Ledger:
         self._count(ends, claims)
         return claims
 
-    def postpone_folder(self, id: str, refused: Collection[int], seconds: float) -> bool:
-        """As claims.postpone_folder."""
-        return self.database.run(lambda c: claims.postpone_folder(c, id, refused, seconds))
-
     def check_claim(self, claim: Claim) -> None:
         """As claims.check_claim."""
         self.database.run(lambda c: claims.check_claim(c, self.worker, claim), write=False)

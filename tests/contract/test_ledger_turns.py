@@ -496,28 +496,3 @@ def test_a_worker_keeps_the_limits_of_its_migrations(ledger: Ledger) -> None:
     for number in range(JOBS + 1):
         worker._jobs.throttle(str(number))
     assert worker._jobs.throttle(id) is kept
-
-
-@pytest.mark.parametrize(
-    ("refused", "others", "waits"),
-    [
-        ((), ("b/x",), ("a/0", "a/1", "a/2")),
-        (("a b/0",), ("b/x",), ()),
-        ((), (), ()),
-        ((), ("ab", "a"), ("a/0", "a/1", "a/2")),
-    ],
-    ids=["one folder", "two", "no other", "names alike"],
-)
-def test_a_refused_folder_waits_for_objects_of_others(
-    ledger: Ledger, refused: tuple[str, ...], others: tuple[str, ...], waits: tuple[str, ...]
-) -> None:
-    id = ledger.create(TREE)[0].id
-    listing = ledger.claim_listing(id)
-    assert listing is not None
-    names = (*(f"a/{number}" for number in range(3)), *refused, *others)
-    ledger.add_page(listing, [ListedObject(name, size=5) for name in names], None)
-    ledger.end_listing(listing)
-    ids = {row.name: row.id for row in ledger.page(id)}
-    of_some = [ids[name] for name in ("a/0", "a/1", *refused)]
-    assert ledger.postpone_folder(id, of_some, 60.0) == bool(waits)
-    assert {claim.name for claim in ledger.claim(9)} == {*names} - {*waits}

@@ -20,7 +20,6 @@ from relay.engine.migration_request import Endpoint, MigrationRequest
 from relay.engine.plan import IfExists
 from relay.engine.transfer import precheck
 from relay.engine.transfer_engine import TransferEngine
-from relay.engine.worker import migration_cache
 from relay.engine.worker.migration_cache import MigrationCache
 from relay.engine.worker.refusals import PATIENCE, RefusalJudge, Verdict
 from relay.engine.worker.worker import Worker
@@ -212,7 +211,6 @@ def run_to(
     state of the migration."""
     (tmp_path / "from").mkdir()
     for name, data in files.items():
-        (tmp_path / "from" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "from" / name).write_bytes(data)
     runner = runner_of(tmp_path)
     order = MigrationRequest(
@@ -240,29 +238,6 @@ def test_an_object_that_fits_outlasts_refusals(ledger: Ledger, tmp_path: Path) -
         found = run_to(there, ledger, tmp_path, files, slots=2)
     assert found == ({"queued": 1, "verified": 1}, "paused")
     assert full.objects == {b"/to/a": b"fits"}
-
-
-def test_a_full_folder_holds_up_no_other_folder(
-    ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It has a quota of its own, and the listing names it first."""
-    monkeypatch.setattr(migration_cache, "POSTPONED_SECONDS", 1.0)
-    full = Full(fits=b"/to/b/c/0")
-    count = PATIENCE + 2
-    files = {f"a/{number % 2}/{number}": b"large" for number in range(count)}
-    with Peer(full) as there:
-        found, state = run_to(there, ledger, tmp_path, files | {"b/c/0": b"fits"}, slots=4)
-    assert full.objects == {b"/to/b/c/0": b"fits"}
-    assert found["verified"] == 1 and state != "succeeded"
-
-
-def test_a_store_is_full_if_two_folders_are(ledger: Ledger, tmp_path: Path) -> None:
-    full = Full(fits=b"none")
-    files = {f"{folder}/{number:02}": b"large" for folder in "ab" for number in range(20)}
-    with Peer(full) as there:
-        found = run_to(there, ledger, tmp_path, files, slots=1)
-    assert found == ({"queued": 40}, "paused")
-    assert full.refusals < 2 * PATIENCE
 
 
 @pytest.mark.parametrize("others", ["empty", "skipped"])

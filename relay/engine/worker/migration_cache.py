@@ -37,8 +37,6 @@ from relay.wire.watchdog import Watchdog
 
 JOBS = 64
 """Maximum number of cached migrations."""
-POSTPONED_SECONDS = 10.0
-"""How long the other objects of a folder wait that a destination has refused."""
 ELSEWHERE_SECONDS = 60.0
 """How long a transfer that this process can't locate is left to other kinds of workers."""
 
@@ -209,10 +207,6 @@ class MigrationCache:
             return False
         error = self._ledger.last_pause_error(claim.migration_id)
         return error is not None and error["side"] == side and error["code"] in WITHDRAWN
-
-    def postpone_folder(self, claim: Claim, refused: Collection[int]) -> bool:
-        """As Ledger.postpone_folder, of a claim's migration."""
-        return self._ledger.postpone_folder(claim.migration_id, refused, POSTPONED_SECONDS)
 
     def has_waited(self, claim: Claim) -> bool:
         """Return whether a migration was paused for credentials of its source before, and resumed.

@@ -6,8 +6,7 @@ not fail every remaining object. A single 401 does not show which case it is, bu
 a refused object is retried after a moment. If a transfer that began after the refusal succeeds, the
 store accepts the credentials, and the refusal concerns that object only. If all transfers that run
 have been refused as well, it concerns all objects, and the migration is paused. A full store is
-judged in the same way: a folder may have a quota of its own, and a smaller object may fit. So where
-a destination has refused only objects of one folder, those of other folders are tried first.
+judged in the same way: a folder may have a quota of its own, and a smaller object may fit.
 
 Only a transfer that did what was refused proves something: a skipped object was inspected and not
 sent, and an empty one needs no space.
@@ -20,7 +19,6 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from functools import partial
 from math import inf
 from typing import Final, Literal, Protocol, get_args
 
@@ -43,8 +41,6 @@ AGAIN_SECONDS: Final = 1.0
 """Delay before a refused object is retried for the first time. It doubles with each retry."""
 MAX_AGAIN_SECONDS: Final = 30.0
 """Maximum delay before a refused object is claimed again, since its case may be decided by then."""
-ELSEWHERE_SECONDS: Final = 1.0
-"""How long the answer is kept that objects of another folder are tried first."""
 KEPT: Final = 256
 """Maximum number of recorded successes."""
 
@@ -107,15 +103,10 @@ class RefusalHistory:
         return 0.0
 
     def judge(
-        self,
-        claim: Claim,
-        need: Need,
-        is_busy: Callable[[Collection[int]], bool],
-        is_elsewhere: Callable[[Collection[int]], bool] = lambda refused: False,
+        self, claim: Claim, need: Need, is_busy: Callable[[Collection[int]], bool]
     ) -> Verdict:
         """Judge the refusal of a claim. `is_busy` says if transfers of its migration are running
-        that are not in a given collection of claims, `is_elsewhere` if objects outside of the
-        folder of such a collection will be tried before its others."""
+        that are not in a given collection of claims."""
         key, now = (claim.migration_id, claim.renewed, need), self.clock()
         waiting = self._waiting.setdefault(key, {})
         first, _ = waiting.get(claim.id, (now, now))
@@ -129,13 +120,7 @@ class RefusalHistory:
         # succeed while it waits for its retry.
         if len(refused) < PATIENCE and (first == now or is_busy(refused)):
             return Verdict.LATER
-        if is_elsewhere(refused):
-            return Verdict.LATER
-        # Others may have been judged, or have succeeded, while the ledger was asked.
-        if self._good.get(key, -inf) > first:
-            self._forget_refusal(key, claim)
-            return Verdict.OWN
-        self._waiting.pop(key, None)
+        del self._waiting[key]
         return Verdict.ALL
 
     def _refused_claims(self, key: Key) -> set[int]:
@@ -173,7 +158,6 @@ class RefusalJudge:
         self._jobs, self._clock, self._active = jobs, clock, active
         self._refusals = RefusalHistory(clock)
         self._asked: dict[str, float] = {}
-        self._elsewhere: dict[str, float] = {}
 
     def note_success(
         self, active: UnderWay, outcome: Outcome, *, is_read: bool, is_inspected: bool
@@ -234,12 +218,7 @@ class RefusalJudge:
 
     def _judge_refusal(self, claim: Claim, error: StoreError, need: Need) -> Verdict:
         """Judge a refusal by the other objects of the migration. Raises LedgerFailed."""
-
-        def is_elsewhere(refused: Collection[int]) -> bool:
-            return error.side != "source" and self._is_tried_elsewhere(claim, refused)
-
-        is_busy = partial(self._is_busy, claim)
-        verdict = self._refusals.judge(claim, need, is_busy, is_elsewhere)
+        verdict = self._refusals.judge(claim, need, lambda refused: self._is_busy(claim, refused))
         # The user has resumed the migration, and the source permits its listing: another pause
         # would ask for credentials that are right.
         if (
@@ -256,17 +235,6 @@ class RefusalJudge:
             one.claim.migration_id == claim.migration_id and one.claim.id not in refused
             for one in self._active.values()
         )
-
-    def _is_tried_elsewhere(self, claim: Claim, refused: Collection[int]) -> bool:
-        """Return whether all refused objects are of one folder, and objects outside of it come
-        before its others from now on: the folder may have a quota, or an owner, of its own. Raises
-        LedgerFailed."""
-        id, now = claim.migration_id, self._clock()
-        if now >= self._elsewhere.get(id, -inf):
-            if not self._jobs.postpone_folder(claim, refused):
-                return False
-            self._elsewhere = {id: now + ELSEWHERE_SECONDS}  # many may be refused at once
-        return True
 
     def _is_resumed_by_user(self, claim: Claim) -> bool:
         """Return whether a migration was paused for credentials before and resumed by its user, and
