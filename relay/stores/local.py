@@ -83,10 +83,7 @@ _NO_OPERATION = (
     "The mount lacks an operation (AWS's Mountpoint for S3 renames nothing): name the store itself,"
     " as s3://."
 )
-_OWN = (
-    "Everything else moves. Name a ledger outside of this folder in RELAY_LEDGER; SQLite's own"
-    " `.backup` copies it."
-)
+_OWN = "Everything else moves. SQLite's own `.backup` copies a ledger that is open."
 ERRORS: Mapping[int, tuple[type[RelayError], str | None]] = {
     errno.ENOENT: (NotFound, "Check the path; a URL begins with its scheme, as https:// or s3://."),
     errno.ENOTDIR: (
