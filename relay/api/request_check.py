@@ -35,7 +35,7 @@ class RouteMatch:
     rule: Rule | None = None
     values: Mapping[str, Any] = field(default_factory=dict)
     error: HTTPException | None = None
-    """Why there is no rule: 404 or 405."""
+    """The 404 or 405 of a request that no rule matches."""
 
     @property
     def template(self) -> str | None:

@@ -364,9 +364,8 @@ def forget_gone(connection: Connection, listing: ListingClaim) -> int:
     """Delete the failed and cancelled transfers that this listing no longer names and that have
     left nothing behind: they could only fail again. One with leftovers stays, and so does a
     cancelled one that the destination had accepted, or that a lost worker may have sent: other
-    migrations must know of it. A transfer
-    that failed since this listing began stays, so that its command ends with that failure in either
-    order. Return the number of deleted transfers.
+    migrations must know of it. A transfer that failed since this listing began stays, so that its
+    command ends with that failure in either order. Return the number of deleted transfers.
 
     After an empty listing nothing is deleted: a source that is not mounted looks like that. Nor is
     anything after a listing that could not list one of its folders: it may have named it there."""

@@ -56,8 +56,8 @@ def terminal(used_home: Path, tmp_path: Path) -> Terminal:
 def run_into(
     stdout: str | None, words: tuple[str, ...], cwd: Path, **settings: str
 ) -> tuple[int, str]:
-    """Run a command whose stdout is a file or a device, or, without a name, a pipe that nobody
-    reads; return its exit code and its stderr."""
+    """Run a command whose stdout is a file or a device; without a name, a pipe without a reader.
+    Return its exit code and its stderr."""
     typed = cwd / "typed"
     typed.write_text("a password\n")
     code, err = forked.run_with(Streams(typed, stdout), words, environment(**settings), cwd)

@@ -39,7 +39,7 @@ class Streams:
 
     stdin: Path = Path(os.devnull)
     stdout: str | None = "its own"
-    """The path of a file or a device, or None: a pipe that nobody reads."""
+    """The path of a file or a device; None for a pipe without a reader."""
     terminal: str | None = None
     """The path of a terminal, which all three are then, its stderr too."""
 

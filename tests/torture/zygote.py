@@ -173,8 +173,7 @@ def take_terminal(path: str) -> None:
 
 
 def _open_output(path: str | None) -> int:
-    """Return a descriptor of a file, of a named pipe, or, without a path, of a pipe that nobody
-    reads."""
+    """Return a descriptor of a file or a named pipe; without a path, of a pipe without a reader."""
     if path is not None:
         return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     reads, writes = os.pipe()

@@ -8,7 +8,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 from flask import Flask, Response
@@ -192,14 +191,6 @@ def pass_through(**_: str) -> Response:
 
 def _empty_page(template: str, status: int = 200, **values: object) -> Response:
     return Response(status=status)
-
-
-@pytest.fixture
-def ledger(tmp_path: Path) -> Iterator[Ledger]:
-    """Return an empty ledger."""
-    made = Ledger.connect(f"sqlite:///{tmp_path}/relay.db")
-    yield made
-    made.close()
 
 
 @pytest.fixture

@@ -9,7 +9,6 @@ import re
 import weakref
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -77,14 +76,6 @@ class Seen:
     body: bytes
     counts: dict[str, Any]
     lines: list[dict[str, Any]]
-
-
-@pytest.fixture
-def ledger(tmp_path: Path) -> Iterator[Ledger]:
-    """Return an empty ledger."""
-    made = Ledger.connect(f"sqlite:///{tmp_path}/relay.db")
-    yield made
-    made.close()
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,14 +35,6 @@ class Clocks:
         """Let time pass on both."""
         self.clock += seconds
         self.now += seconds
-
-
-@pytest.fixture
-def ledger(tmp_path: Path) -> Iterator[Ledger]:
-    """Return an empty ledger."""
-    made = Ledger.connect(f"sqlite:///{tmp_path}/relay.db")
-    yield made
-    made.close()
 
 
 @pytest.fixture
