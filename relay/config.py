@@ -178,7 +178,7 @@ class Settings:
         le=1_000_000,
         description=(
             "Refused requests of one address a second that a worker answers in full. Beyond that,"
-            " requests without a valid token get a short 429. 0 disables the limit."
+            " requests without a valid token or session get a short 429. 0 disables the limit."
         ),
     )
 

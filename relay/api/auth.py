@@ -90,11 +90,9 @@ class Guard:
         self._known, self._proxies, self._sessions = known, proxies, sessions
         self._rates = RequestRates() if rates is None else rates
 
-    def admit(self, environ: Mapping[str, Any], access: Access) -> Admission:
-        """Return the caller of a request to an operation.
-
-        Raises Unauthorized, Forbidden, TooManyRequests, UnsupportedMediaType for a body that the
-        API does not take, and LedgerFailed if the ledger's tokens can't be read."""
+    def identify(self, environ: Mapping[str, Any], access: Access) -> Admission:
+        """Return the caller of a request, by its token or its session. Raises Unauthorized,
+        Forbidden, and LedgerFailed if the ledger's tokens can't be read."""
         if access.is_probe:
             return Admission(caller=ANONYMOUS)
         needed = self._known.are_needed()
@@ -106,7 +104,13 @@ class Guard:
         admission = self._authenticate(credential, value) if needed else Admission(caller=LOCAL)
         if admission is None and access.scope is not None:
             raise Unauthorized(_REFUSALS[credential] if value else _REFUSALS[Credential.NONE])
-        admission = admission or Admission(caller=ANONYMOUS)
+        return admission or Admission(caller=ANONYMOUS)
+
+    def authorize(self, environ: Mapping[str, Any], access: Access, admission: Admission) -> None:
+        """Check that a caller may ask for an operation. Raises Forbidden, TooManyRequests, and
+        UnsupportedMediaType for a body that the API does not take."""
+        if access.is_probe:
+            return
         if access.scope is not None and access.scope not in admission.caller.scopes:
             raise Forbidden(
                 access.refusal or f"the scope of the token does not contain {access.scope.value}",
@@ -115,7 +119,6 @@ class Guard:
         if access.scope is not None:  # a browser gets several open files for one page
             self._rates.take(admission.caller)
         check_body(environ, access)
-        return admission
 
     def still_admits(self, admission: Admission) -> bool:
         """Return whether a request that was admitted would be so now: its answer may be a stream

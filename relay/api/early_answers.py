@@ -21,7 +21,6 @@ from typing import Any, Final
 from flask import Flask, Response, g, request
 
 from relay.api.access import HEALTH_PATH
-from relay.api.caller import ANONYMOUS
 from relay.api.plain_answers import PlainAnswer
 from relay.api.proxies import CLIENT, ClientView, Wsgi
 from relay.api.refusal_limit import RefusalLimit
@@ -67,7 +66,7 @@ def with_early_answers(
         _count(decision, answer.status, tallies, monotonic() - began)
         if 400 <= answer.status < 500:
             _log(decision, answer.status, client, id)
-        if answer.status in STATUSES_OF_SENDER and not is_over:
+        if answer.status in STATUSES_OF_SENDER and not (is_over or decision.is_known):
             limit.note(client.address)
         return answer.send(environ, start_response)
 
@@ -85,10 +84,13 @@ def _is_early(decision: Decision, pages: str) -> bool:
 
 
 def _is_of_stranger(environ: dict[str, Any], decision: Decision) -> bool:
-    """Return whether a request comes from a sender that may not send it, or signs in."""
+    """Return whether a request without a valid token or session is refused for that, or signs
+    in."""
+    if decision.is_known:
+        return False
     if decision.admission is None:
         return isinstance(decision.refusal, OF_SENDER)
-    return decision.admission.caller is ANONYMOUS and has_form(environ, decision.access)
+    return has_form(environ, decision.access)
 
 
 def _answer_of(decision: Decision, id: str, *, closes: bool) -> PlainAnswer:
@@ -124,7 +126,9 @@ def _log(decision: Decision, status: int, client: ClientView, id: str) -> None:
 
 
 def _note(limit: RefusalLimit, response: Response) -> Response:
+    decision: Decision = request.environ[DECISION]
     # A person without a session is led to the form, by a 303.
-    if "refused" in g or response.status_code in STATUSES_OF_SENDER:
+    is_refused = "refused" in g or response.status_code in STATUSES_OF_SENDER
+    if is_refused and not decision.is_known:
         limit.note(request.environ[CLIENT].address)
     return response

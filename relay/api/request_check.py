@@ -18,7 +18,7 @@ from werkzeug.routing import Map, MapAdapter, Rule
 
 from relay.api.access import Access, access_of
 from relay.api.auth import Admission, Guard, check_csrf
-from relay.api.caller import SCRAPER
+from relay.api.caller import ANONYMOUS, SCRAPER
 from relay.api.origins import SAFE_METHODS
 from relay.api.scrapers import Scrapers
 from relay.errors import RelayError
@@ -52,6 +52,8 @@ class Decision:
     admission: Admission | None = None
     """None if the request is refused."""
     refusal: Exception | None = None
+    is_known: bool = False
+    """Whether the request shows a valid token or a session, also if it is refused."""
 
 
 class RequestCheck:
@@ -72,25 +74,33 @@ class RequestCheck:
         """Return the decision about a request. Raises nothing but what ends a greenlet."""
         route = _route_of(self._urls, environ)
         access = access_of(environ["REQUEST_METHOD"], route.template, self._table)
+        known = False
         try:
-            admission = self._admit(environ, access)
+            admission = self._identify(environ, access)
+            known = admission.caller is not ANONYMOUS
+            self._authorize(environ, access, admission)
         except RelayError as error:
-            return Decision(route=route, access=access, refusal=_without_frames(error))
+            refusal = _without_frames(error)
+            return Decision(route=route, access=access, refusal=refusal, is_known=known)
         except Exception as error:  # noqa: BLE001 - Flask raises it, and answers
             return Decision(route=route, access=access, refusal=error)
-        return Decision(route=route, access=access, admission=admission)
+        return Decision(route=route, access=access, admission=admission, is_known=known)
 
     def still_admits(self, admission: Admission) -> bool:
         """As that of Guard."""
         return self._guard.still_admits(admission)
 
-    def _admit(self, environ: Mapping[str, Any], access: Access) -> Admission:
+    def _identify(self, environ: Mapping[str, Any], access: Access) -> Admission:
         if self._scrapers.have_sent(environ):
             return Admission(caller=SCRAPER)
-        admission = self._guard.admit(environ, access)
+        return self._guard.identify(environ, access)
+
+    def _authorize(self, environ: Mapping[str, Any], access: Access, admission: Admission) -> None:
+        if admission.caller is SCRAPER:
+            return
+        self._guard.authorize(environ, access, admission)
         if not has_form(environ, access):
             check_csrf(environ, admission.session, "")
-        return admission
 
 
 def has_form(environ: Mapping[str, Any], access: Access) -> bool:

@@ -28,7 +28,10 @@ READ = Access(scope=Scope.READ)
 
 def admit(tokens: tuple[str, ...], environ: dict[str, Any]) -> Admission:
     """Check one GET of a server with the tokens of a file."""
-    return Guard(KnownTokens(tokens)).admit(environ, READ)
+    guard = Guard(KnownTokens(tokens))
+    admission = guard.identify(environ, READ)
+    guard.authorize(environ, READ, admission)
+    return admission
 
 
 class Socket:

@@ -218,14 +218,18 @@ def test_health_needs_no_flask(monkeypatch: pytest.MonkeyPatch) -> None:
         client.get("/ui/")
 
 
+def token_at(ledger: Ledger, rate: int) -> str:
+    """Return a token that may read, with this number of requests a second."""
+    limits = TokenLimits(requests_per_second=rate)
+    return ledger.tokens.create(f"t{rate}", tenant="acme", scope=Scope.READ, limits=limits)[1]
+
+
 def test_short_refusals_beyond_the_limit(ledger: Ledger, tallies: Tallies) -> None:
     """Of a page too, and of a sign-in; a caller at the same address is answered."""
     engine = TransferEngine(Settings(slots=1), tallies=tallies)
     works = ledger_context(ledger, Worker(ledger, engine, 1), engine)
     app = create_app(engine, (), works, limit=RefusalLimit(1, lambda: 0.0))
-    limits = TokenLimits(requests_per_second=10**6)
-    _, value = ledger.tokens.create("tester", tenant="acme", scope=Scope.READ, limits=limits)
-    known = {"Authorization": f"Bearer {value}"}
+    known = {"Authorization": f"Bearer {token_at(ledger, 10**6)}"}
     client = app.test_client()
     assert [client.get("/migrations").status_code for _ in range(3)] == [401, 401, 429]
     short = client.get("/ui/new")
@@ -237,6 +241,25 @@ def test_short_refusals_beyond_the_limit(ledger: Ledger, tallies: Tallies) -> No
     assert client.get("/nothing", headers=known).status_code == 404
     other = {"REMOTE_ADDR": "203.0.113.9"}
     assert client.get("/migrations", environ_base=other).status_code == 401
+
+
+def test_a_valid_token_keeps_its_own_refusals(ledger: Ledger, tallies: Tallies) -> None:
+    """They take no answer from others of the address, nor does a flood of others change them."""
+    engine = TransferEngine(Settings(slots=1), tallies=tallies)
+    works = ledger_context(ledger, Worker(ledger, engine, 1), engine)
+    app = create_app(engine, (), works, limit=RefusalLimit(1, lambda: 0.0))
+    client = app.test_client()
+    fast, slow = ({"Authorization": f"Bearer {token_at(ledger, rate)}"} for rate in (10**6, 1))
+
+    def check_own_refusals() -> None:
+        answers = [client.get("/migrations", headers=slow) for _ in range(9)]
+        assert answers[-1].status_code == 429 and b"of this address" not in answers[-1].data
+        for method, path in (("POST", "/migrations/1/cancel"), ("GET", "/ui/tokens")):
+            assert client.open(path, method=method, headers=fast).status_code == 403
+
+    check_own_refusals()
+    assert [client.get("/migrations").status_code for _ in range(3)] == [401, 401, 429]
+    check_own_refusals()
 
 
 def test_refusals_by_flask_count(ledger: Ledger, tallies: Tallies) -> None:

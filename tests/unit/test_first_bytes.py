@@ -268,6 +268,9 @@ def test_the_addresses_of_a_household_are_one(clock: Clock) -> None:
         limit.note(f"2001:db8::{number}")
     assert limit.is_over("2001:db8::ffff")
     assert not limit.is_over("2001:db8:0:1::1")
+    for _ in range(2):
+        limit.note("::ffff:203.0.113.7")  # as a socket of both families shows it
+    assert limit.is_over("203.0.113.7") and not limit.is_over("::ffff:203.0.113.8")
     for number in range(MOST_ADDRESSES + 10):
         limit.note(f"10.0.{number // 256}.{number % 256}")
     assert not limit.is_over("2001:db8::1")
