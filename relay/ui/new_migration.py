@@ -89,6 +89,8 @@ class FormAnswer:
     """The side that the error is about, if it is about one."""
     unshown: tuple[str, ...] = ()
     """The sides of a plan that the form does not repeat, since they may have secrets."""
+    left_out: tuple[str, ...] = ()
+    """The members of a plan's request that the form does not repeat, since it has no field."""
 
 
 def new_page(frame: PageFrame) -> Response:
@@ -99,9 +101,15 @@ def new_page(frame: PageFrame) -> Response:
     if id is None:
         return _page(frame, values, FormAnswer())
     plan = frame.ledger.plans.one(id, frame.viewer)
-    known = form_of_plan(plan, frame.ledger.plans.secret(plan.id), _remote_names(frame))
-    unshown = tuple(side for side in SIDES if not known[f"{side}_path"])
-    return _page(frame, values | known, FormAnswer(unshown=unshown))
+    secret = frame.ledger.plans.secret(plan.id)
+    values |= form_of_plan(plan, secret, _remote_names(frame))
+    answer = FormAnswer(
+        unshown=tuple(
+            side for side in SIDES if not values[f"{side}_remote"] and not values[f"{side}_path"]
+        ),
+        left_out=members_left_out(plan, secret, values),
+    )
+    return _page(frame, values, answer)
 
 
 def form_of_plan(
@@ -125,6 +133,29 @@ def form_of_plan(
         values[f"{side}_remote"] = name if is_remote else ""
         values[f"{side}_path"] = path if is_remote else given if is_plain else ""
     return values
+
+
+def members_left_out(
+    plan: StoredPlan, secret: Mapping[str, Any] | None, values: Mapping[str, str]
+) -> tuple[str, ...]:
+    """Return the members of a plan's request that the form with these `values` leaves out or sends
+    otherwise. The API takes more of them than the form has."""
+    sent = parse_order({**dict.fromkeys(SIDES, "/"), **_choices(values)})
+    planned, limits = plan.options, plan.bounds.set_limits()
+    every = {*planned, *sent.options}
+    names = {name for name in every if planned.get(name) != sent.options.get(name)}
+    if "replaces_named" in names:  # not a member: whether the request has `if_exists`
+        names = names - {"replaces_named"} | {"if_exists"}
+    kept = sent.bounds.set_limits().items()
+    names |= {f"limits.{name}" for name, most in limits.items() if (name, most) not in kept}
+    if plan.priority:
+        names.add("priority")
+    # What was forgotten had a signature or a header.
+    ends = {side: {"headers": True} if secret is None else secret[side] for side in SIDES}
+    names |= {f"{side}.headers" for side, end in ends.items() if end["headers"]}
+    if ends["destination"].get("method") == "POST":
+        names.add("destination.method")
+    return tuple(sorted(names))
 
 
 def _megabytes(rate: int | None) -> str:
@@ -172,9 +203,12 @@ def _start(frame: PageFrame, values: Mapping[str, str], *, paused: bool) -> Resp
 
 def _order(values: Mapping[str, str]) -> MigrationRequest:
     """Return the request of a form. Raises a RequestError, whose pointer names a side."""
+    return parse_order({**{side: _text(values, side) for side in SIDES}, **_choices(values)})
+
+
+def _choices(values: Mapping[str, str]) -> dict[str, Any]:
+    """Return the members of a request besides its sides. Raises a RequestError."""
     members: dict[str, Any] = {
-        "source": _text(values, "source"),
-        "destination": _text(values, "destination"),
         "recursive": bool(values["tree"]),
         "if_exists": require_choice(values, "if_exists", words.IF_EXISTS),
         "verify": require_choice(values, "verify", words.PROOFS),
@@ -187,7 +221,7 @@ def _order(values: Mapping[str, str]) -> MigrationRequest:
         )
         if number is not None
     }
-    return parse_order({**members, "limits": limits})
+    return {**members, "limits": limits}
 
 
 def _text(values: Mapping[str, str], side: str) -> str:
@@ -210,7 +244,7 @@ def _number(text: str, name: str, unit: int) -> int | None:
     text = text.strip()
     if not text:
         return None
-    if not (text.isascii() and text.isdigit() and len(text) < 7 and int(text) >= 1):
+    if not (text.isascii() and text.isdigit() and len(text) < 8 and int(text) >= 1):
         raise InvalidType(
             f"{name} is not a whole number from 1 on", hint="Leave it empty for no limit."
         )

@@ -158,9 +158,15 @@ def row_shape(migration: Migration) -> str:
     running = bool(migration.count_in(TransferState.RUNNING).objects)
     failed = bool(migration.count_in(TransferState.FAILED).objects)
     is_stopping = running and migration.state != MigrationState.RUNNING
-    has_error = migration.error is not None
     needs_you = int(migration.needs_attention)
-    return f"{migration.state}.{int(is_stopping)}.{int(failed)}.{int(has_error)}.{needs_you}"
+    error = _error_shape(migration)
+    return f"{migration.state}.{int(is_stopping)}.{int(failed)}.{error}.{needs_you}"
+
+
+def _error_shape(migration: Migration) -> str:
+    """Return what decides the words and the buttons that belong to an error."""
+    error = migration.error or {}
+    return f"{error.get('code', '')}-{error.get('side', '')}"
 
 
 def note_of(migration: Migration) -> tuple[str, str]:
@@ -267,5 +273,5 @@ def _shape(migration: Migration) -> str:
     states = "".join(state[:2] for state in sorted(migration.tally))
     return (
         f"{migration.state}.{listing}.{int(is_idle)}.{int(has_failed)}.{int(has_retries)}"
-        f".{int(migration.error is not None)}.{int(migration.needs_attention)}.{states}"
+        f".{_error_shape(migration)}.{int(migration.needs_attention)}.{states}"
     )

@@ -182,6 +182,18 @@ PLAN_STATES: Final[Mapping[str, str]] = {
 GIVE_AGAIN: Final = "Give the {side} again: its address may have a secret, which no page shows."
 """The sentence about a side that the form of a changed plan leaves empty."""
 
+LEFT_OUT: Final = (
+    "This form has less than the plan, and may leave out or change: {names}. POST /plans of the API"
+    " takes all of them."
+)
+"""The sentence about the members of a plan that its changed form does not have."""
+
+REPORT_IS_WIDER: Final = (
+    "The reports are not filtered by proof and name: they have every object of the state and the"
+    " reason."
+)
+"""Beside the links to the reports, while such a filter is set."""
+
 NAME_NOT_SENT: Final = "its name has characters that no form can send"
 """Beside a folder that has no button, since its path would not come back as it is."""
 

@@ -355,6 +355,13 @@ def test_a_report_is_of_the_shown_objects(page_app: Flask) -> None:
         assert some.count("queued") < every.count("queued")
 
 
+@pytest.mark.parametrize("query", ["?level=size", "?prefix=a", "?state=failed&prefix=a"])
+def test_a_report_of_more_than_the_shown_objects_says_so(client: FlaskClient, query: str) -> None:
+    page = "/ui/migrations/1/objects"
+    assert "not filtered by proof and name" in client.get(page + query).text
+    assert "not filtered by" not in client.get(f"{page}?state=failed&reason=a").text
+
+
 @pytest.mark.parametrize("kind", ["csv", "jsonl", "html"])
 def test_a_report_is_cut_off_with_its_token(page_app: Flask, kind: str) -> None:
     """By an error: a whole answer would look as if it had all objects."""

@@ -262,6 +262,31 @@ def test_a_plan_is_changed_in_the_form(site: Site) -> None:
     assert site.client.get("/ui/new?plan=1").status_code == 404
 
 
+def test_a_changed_plan_names_what_the_form_lacks(make_site: Callable[..., Site]) -> None:
+    """Else *Change* and *Start* would move objects in another way than was planned."""
+    site = make_site(runs=False)
+    there = {"url": "http://127.0.0.1:9/in/", "method": "POST", "headers": {"X-Key": "planted"}}
+    limits = {"slots": 2, "connections": 2, "bytes_per_second": 500_000}
+    order = {
+        "source": f"file://{site.home}/from/0.bin",
+        "destination": there,
+        **{"metadata": "strict", "server_copy": False, "fail_on_empty": True, "priority": 5},
+    }
+    plan = site.client.post("/plans", json={**order, "limits": limits}).json or {}
+    text = site.client.get(f"/ui/new?plan={plan['id']}").text
+    assert (
+        "leave out or change: destination.headers, destination.method, fail_on_empty, if_exists,"
+        " limits.bytes_per_second, limits.connections, metadata, priority, server_copy. POST"
+    ) in text
+    assert "planted" not in text
+    form = {"source_path": f"file://{site.home}/from/0.bin", "tree": "", "if_exists": "overwrite"}
+    other = {"destination_remote": "nas", "destination_path": "", "rate": "1000000"}
+    for number, values in enumerate((form, other)):
+        path = site.plan(**values, key=f"page-{number}")
+        text = site.client.get(f"/ui/new?plan={path.rpartition('/')[2]}").text
+        assert "leave out or change" not in text and "again: its address" not in text
+
+
 NAMES = (" Archive", "Archive", "fam-\U0001f468\u200d\U0001f469", "My%20Files", "My Files", "a?b")
 
 

@@ -184,6 +184,9 @@ def test_what_needs_a_person_is_named() -> None:
     assert not can_acknowledge(paused)
     full = replace(paused, error={**error, "code": "store-full"})
     assert row_of(paused).needs_credentials and not row_of(full).needs_credentials
+    # Between two looks it may have been resumed, and paused for something else.
+    assert row_shape(paused) != row_shape(full)
+    assert live_texts(paused).shape != live_texts(full).shape
     failed = replace(paused, state="failed")
     assert can_acknowledge(failed) and note_of(failed)[0].startswith("Needs you: ")
     seen = replace(failed, needs_attention=False)
