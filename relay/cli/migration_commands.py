@@ -156,7 +156,13 @@ def _begins(name: str, text: str, *flags: click.Option) -> click.Command:
             places["list"] = endpoint_member({**options, "source": as_list(urls)}, "source")
         warn(options)
         known = migrations_of(url, gives_credentials=bool(places))
+        # Nothing is queued for a reason that no object has; of a running migration that is no
+        # error, since another retry may have been first.
+        is_known = reason is None or any(one["reason"] == reason for one in known.reasons(id))
         confirm(summary_line(known.control(id, name, places or None, reason)))
+        if not is_known:
+            left = f"no object is left that failed for {plain(str(reason))}"
+            say(f"relay: {left}: nothing was queued", sys.stderr)
         if known.needs_command(id):
             say(
                 "relay: the `relay migrate` command of this migration moves it: run the same"

@@ -9,9 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from sqlalchemy import Connection
 
-from relay.cli import local_run
+from relay.cli import local_run, migration_commands
+from relay.cli.backends import LocalLedger
+from relay.config import Settings
 from relay.errors import IllegalTransition
 from relay.ledger import reasons
 from relay.ledger.claim_values import Settlement
@@ -72,6 +75,20 @@ def test_a_command_lists_its_tree_after_a_retry_of_one_reason(ledger: Ledger) ->
     id = fail(ledger, DENIED, LONG)
     found = ledger.act(id, "retry", reason="source:permission-denied:403")
     assert local_run._is_at_rest(ledger, found)
+
+
+def test_a_retry_that_queues_nothing_says_so(
+    address: str, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another one was first, or the reason is mistyped."""
+    fail(ledger, DENIED, LONG)
+    words = ["1", "--reason", "source:permission-denied:403"]
+    known = LocalLedger(Settings(ledger=address))
+    monkeypatch.setattr(migration_commands, "migrations_of", lambda *_, **__: known)
+    with closing(known._ledger):
+        first, second = (CliRunner().invoke(migration_commands.retry, words) for _ in range(2))
+    assert (first.exit_code, "nothing was queued" in first.output) == (0, False), first.output
+    assert (second.exit_code, "nothing was queued" in second.output) == (0, True), second.output
 
 
 @pytest.mark.parametrize("reason", ["source:permission-denied:403", "nothing", ""])

@@ -88,6 +88,14 @@ def test_every_link_leads_to_a_file_and_a_heading(page: Path) -> None:
             assert heading in {anchor(one) for one in headings}, link
 
 
+@pytest.mark.parametrize("page", sorted(DOCS.glob("*.md")), ids=lambda path: path.name)
+def test_a_page_has_each_heading_once(page: Path) -> None:
+    """A link leads to the first one; and a wrong merge repeats a part of a page."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.M | re.S)
+    found = [anchor(one) for one in re.findall(r"^#+ (.*)", text, re.M)]
+    assert len(found) == len({*found})
+
+
 def commands_in(text: str) -> list[list[str]]:
     """Return the words of each `relay` command in the blocks of a page, without the shell's own
     parts."""
