@@ -18,7 +18,6 @@ from typing import Any, Final
 from relay.egress import EgressPolicy, parse_allow
 from relay.errors import ConfigError
 from relay.logs.event_table import LogFormat, LogLevel
-from relay.process.bounded_calls import call_within
 from relay.setting_values import InvalidSettings, Mistake, setting, settings_of
 from relay.transfer_limits import KIB, MIB, Limits
 
@@ -404,8 +403,11 @@ def _folder(path: Path) -> Path:
     setting = "RELAY_LOCAL_FOLDERS"
     if not path.is_absolute():
         raise ConfigError(f"{setting}: {path} is not an absolute path")
+    # Imported here because only a server needs it, and a command starts faster.
+    from relay.process.bounded_calls import block_within
+
     try:
-        found = call_within(FOLDER_SECONDS, lambda: path.resolve() if path.is_dir() else None)
+        found = block_within(FOLDER_SECONDS, lambda: path.resolve() if path.is_dir() else None)
     except TimeoutError:
         raise ConfigError(f"{setting}: {path} does not answer", hint=_MOUNT_HINT) from None
     except OSError as error:

@@ -21,6 +21,7 @@ from relay.engine.transfer.names_under_way import NamesUnderWay
 from relay.engine.transfer.transfer import Transfer
 from relay.errors import Cancelled, Overloaded
 from relay.location import Location
+from relay.process.native_threads import in_native_thread
 from relay.retry import Backoff
 from relay.stores.interfaces import StoreProvider
 from relay.stores.kinds import StoreType
@@ -29,7 +30,6 @@ from relay.stores.remotes import Remotes
 from relay.stores.table import KINDS
 from relay.tallies import Carried, RouteTally, Tallies
 from relay.throttle import Slots
-from relay.wire.native import in_native_thread
 from relay.wire.watchdog import Watchdog
 
 

@@ -27,8 +27,8 @@ from relay.ledger.totals import Totals
 from relay.metrics.publisher import Publisher
 from relay.metrics.readings import READ_SECONDS, Readings
 from relay.metrics.shared_sums import SharedSums
+from relay.process.native_threads import in_native_thread
 from relay.tallies import Labels, Tallies
-from relay.wire.native import in_native_thread
 
 LEDGER_SECONDS = 5.0
 """How long an answer of the ledger is kept."""

@@ -39,6 +39,7 @@ from relay.errors import (
 )
 from relay.location import Location
 from relay.process.failpoints import reach
+from relay.process.native_threads import in_native_thread
 from relay.receipt import Version
 from relay.stores import local_upload as upload
 from relay.stores.interfaces import (
@@ -70,7 +71,6 @@ from relay.stores.metadata import MTIME, require, unkept_notes
 from relay.wire.body import Body
 from relay.wire.buffers import BUFFERS
 from relay.wire.exchange import Wire
-from relay.wire.native import in_native_thread
 from relay.wire.pump import fill
 from relay.wire.watchdog import Watchdog
 

@@ -13,9 +13,9 @@ from urllib.parse import quote
 
 from relay.caseless import caseless_form
 from relay.location import Location
+from relay.process.native_threads import in_native_thread
 from relay.stores.local_areas import area_of
 from relay.stores.local_locations import path_of
-from relay.wire.native import in_native_thread
 
 
 def is_nested(one: Location, other: Location) -> bool:

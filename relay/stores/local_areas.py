@@ -2,9 +2,9 @@
 
 Theory of operation. A call into a mount whose server is away (NFS, SMB, FUSE) does not return, and
 nothing can stop its thread. So the calls of one area share a few threads of their own
-(`wire/native.py`): a mount that hangs delays itself alone. The root's mount has no area of its own;
-its calls run where relay's other blocking calls do. A path counts by its text, without its links,
-since following them could hang too.
+(`process/native_threads.py`): a mount that hangs delays itself alone. The root's mount has no area
+of its own; its calls run where relay's other blocking calls do. A path counts by its text, without
+its links, since following them could hang too.
 
 Decided here: which paths share threads. Never here: how many threads they have."""
 

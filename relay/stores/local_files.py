@@ -29,13 +29,13 @@ from relay.errors import ConnectionLost, RelayError, Side, SourceChanged, Unsupp
 from relay.parsing import http_text, moment
 from relay.process import own_files
 from relay.process.mounts import read_mounts
+from relay.process.native_threads import in_native_thread
 from relay.receipt import Version
 from relay.stores.interfaces import PREFIX, SUFFIX, Entry, reject_temporary_name
 from relay.stores.local_folders import AllowedFolders
 from relay.stores.metadata import MTIME
 from relay.wire.body import Body
 from relay.wire.http1 import Framing, Head
-from relay.wire.native import in_native_thread
 from relay.wire.stream import Stream
 from relay.wire.watchdog import Watchdog
 

@@ -29,7 +29,7 @@ from relay.headers import is_idempotency_key
 from relay.ledger.plan_values import StoredPlan
 from relay.stores.interfaces import Entry
 from relay.ui import words
-from relay.ui.deadlines import within
+from relay.ui.deadlines import call_store_within
 from relay.ui.form_fields import read_form, require_choice
 from relay.ui.frame import PageFrame
 from relay.ui.plan_screen import plan_rows
@@ -263,7 +263,7 @@ def _browse(frame: PageFrame, values: Mapping[str, str], side: str, path: str) -
     name = chosen[f"{side}_remote"] or text
     shown = _entry_limit(values.get("shown", ""))
     try:
-        found = within(BROWSE_SECONDS, name, lambda: _entries(frame, text, shown + 1))
+        found = call_store_within(BROWSE_SECONDS, name, lambda: _entries(frame, text, shown + 1))
     except RelayError as error:
         return _page(frame, chosen, FormAnswer(error=error, side=side), error.status)
     here = _path(chosen, side)

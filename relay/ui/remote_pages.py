@@ -17,7 +17,7 @@ from relay.engine.scratch import ScratchFolder
 from relay.errors import InvalidURL, RelayError
 from relay.location import Location
 from relay.stores.kinds import Remote
-from relay.ui.deadlines import within
+from relay.ui.deadlines import call_store_within
 from relay.ui.form_fields import read_form, require_choice
 from relay.ui.frame import PageFrame
 from relay.views.problems import problem
@@ -67,7 +67,7 @@ def test_remote(frame: PageFrame) -> Response:
     error: RelayError | None = None
     try:
         place = locate_folder(frame, text, destination=kind == "write")
-        within(TEST_SECONDS[kind], name, lambda: _examine(frame, place, kind, findings))
+        call_store_within(TEST_SECONDS[kind], name, lambda: _examine(frame, place, kind, findings))
     except RelayError as found:
         error = found
     shown = {"tested": name, "tested_place": text, "findings": findings, "path": path}

@@ -23,7 +23,7 @@ import gevent
 from gevent.queue import SimpleQueue
 
 from relay.errors import ConnectFailed, RelayError, StoreTimeout, TooManyFiles
-from relay.wire.native import catch
+from relay.process.native_threads import catch
 
 Address = tuple[Any, ...]
 """A family, and an address of it as `socket.connect` takes it."""

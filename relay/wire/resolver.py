@@ -19,7 +19,7 @@ from gevent.event import AsyncResult
 from gevent.monkey import get_original
 from gevent.threadpool import ThreadPool
 
-from relay.wire.native import catch
+from relay.process.native_threads import catch
 
 Addresses = Sequence[tuple[Any, ...]]
 Resolver = Callable[[str, int], Addresses]

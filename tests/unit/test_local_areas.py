@@ -14,6 +14,7 @@ from relay.config import Settings
 from relay.engine.transfer_engine import TransferEngine
 from relay.location import Location
 from relay.process.mounts import parse_mounts
+from relay.process.native_threads import AREA_THREADS, POOLS, AreaPools, in_native_thread
 from relay.stores import local
 from relay.stores.local import LocalStore
 from relay.stores.local_areas import (
@@ -26,7 +27,6 @@ from relay.stores.local_areas import (
 )
 from relay.stores.local_folders import AllowedFolders
 from relay.stores.local_locations import local_location
-from relay.wire.native import AREA_THREADS, POOLS, AreaPools, in_native_thread
 from relay.wire.watchdog import Watchdog
 
 MOUNTED = parse_mounts(r"""22 27 0:21 / /proc rw,relatime - proc proc rw

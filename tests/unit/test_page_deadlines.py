@@ -8,8 +8,8 @@ from contextvars import ContextVar
 import pytest
 
 from relay.errors import StoreTimeout
-from relay.ui.deadlines import within
-from relay.wire.native import in_native_thread
+from relay.process.native_threads import in_native_thread
+from relay.ui.deadlines import call_store_within
 
 SECONDS = 20.0
 CALLER: ContextVar[str] = ContextVar("caller")
@@ -25,7 +25,7 @@ def test_a_call_that_hangs_is_left_behind() -> None:
 
     try:
         with pytest.raises(StoreTimeout, match="nas"):
-            within(0.01, "nas", lambda: in_native_thread(hang, "the mount"))
+            call_store_within(0.01, "nas", lambda: in_native_thread(hang, "the mount"))
         assert not ended.is_set()
     finally:
         answers.set()
@@ -34,6 +34,6 @@ def test_a_call_that_hangs_is_left_behind() -> None:
 def test_a_call_answers_or_raises_as_it_does() -> None:
     """With the values of its request."""
     CALLER.set("ann")
-    assert within(SECONDS, "nas", CALLER.get) == "ann"
+    assert call_store_within(SECONDS, "nas", CALLER.get) == "ann"
     with pytest.raises(ZeroDivisionError):
-        within(SECONDS, "nas", lambda: 1 // 0)
+        call_store_within(SECONDS, "nas", lambda: 1 // 0)

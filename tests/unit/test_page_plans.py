@@ -34,8 +34,8 @@ from relay.ledger.plan_ledger import PlanLedger
 from relay.ledger.schema import plan_secrets, plans
 from relay.ledger.token_values import Scope, TokenLimits
 from relay.ledger.workers import SERVER
+from relay.process.native_threads import in_native_thread
 from relay.stores.remotes import Remotes
-from relay.wire.native import in_native_thread
 from tests.conftest import LOOPBACK
 
 SECONDS = 20.0

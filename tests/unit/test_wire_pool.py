@@ -16,9 +16,9 @@ import pytest
 
 from relay.errors import ConnectFailed, StoreTimeout, TooManyFiles
 from relay.location import Origin
+from relay.process.native_threads import in_native_thread
 from relay.transfer_limits import Limits
 from relay.wire.dial import Dialer, Pool
-from relay.wire.native import in_native_thread
 from relay.wire.resolver import Addresses, Names
 from relay.wire.stream import Stream
 from tests.conftest import LOOPBACK, QUICK

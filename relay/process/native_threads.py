@@ -1,4 +1,7 @@
-"""Run blocking calls in a native thread (law 10)."""
+"""Run blocking calls in a native thread (law 10).
+
+Never here: a call that is given up (`bounded_calls.py`). One in a native thread holds its
+descriptor or its buffer until it ends, so its caller waits for that."""
 
 from __future__ import annotations
 
