@@ -183,23 +183,31 @@ def test_a_plan_leads_where_it_was_accepted(site: Site, monkeypatch: pytest.Monk
 def test_a_plan_in_a_mount_that_hangs_is_left_behind(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Once it is stopped, its place is free, though its call has not ended."""
+    """Its place is free once it is stopped: as many as there are places leave room for another."""
     monkeypatch.setattr(planner, "KILL_SECONDS", 0.01)
-    locate, answers = MigrationRequest.locate, threading.Event()
+    locate, answers, ended = MigrationRequest.locate, threading.Event(), list[bool]()
 
-    def locate_in_thread(order: MigrationRequest, remotes: Remotes) -> Any:
-        in_native_thread(lambda: answers.wait(SECONDS), "the mount")
+    def hang() -> None:
+        answers.wait(SECONDS)
+        ended.append(True)
+
+    def locate_in_mount(order: MigrationRequest, remotes: Remotes) -> Any:
+        in_native_thread(hang, "the mount")
         return locate(order, remotes)
 
+    path = site.plan()
+    site.wait(path, "Ready")
     try:
-        path = site.plan()
-        site.wait(path, "Ready")
-        monkeypatch.setattr(MigrationRequest, "locate", locate_in_thread)
-        for _ in range(planner.ABREAST):
-            site.press(path, "again")
-            await_making(site, 1)
-            site.press(path, "cancel")
-            await_making(site, 0)
+        with monkeypatch.context() as mounted:
+            mounted.setattr(MigrationRequest, "locate", locate_in_mount)
+            for _ in range(planner.ABREAST):
+                site.press(path, "again")
+                await_making(site, 1)
+                site.press(path, "cancel")
+                await_making(site, 0)
+        site.press(path, "again")
+        assert "copy 2" in site.wait(path, "Ready")
+        assert not ended
     finally:
         answers.set()
 
