@@ -19,7 +19,8 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, Row, delete, insert, select, text, update
 
-from relay.ledger.schema import APPLICATION_ID, audit, keys
+from relay.ledger.access_tables import audit
+from relay.ledger.schema import APPLICATION_ID, keys
 
 KEPT_SECONDS: Final = 400 * 86400.0
 """How long a row is kept."""

@@ -16,10 +16,11 @@ from sqlalchemy import Connection, Row, Select, select, update
 from relay.ledger.actions import not_now
 from relay.ledger.event_log import write_event
 from relay.ledger.live_rows import is_watched
+from relay.ledger.live_tables import watches
 from relay.ledger.migration_rows import HELPERS, bounds_of, lock_migration, one
 from relay.ledger.migration_values import Migration, MigrationView
 from relay.ledger.parameters import IDS
-from relay.ledger.schema import migrations, tallies, transfers, watches
+from relay.ledger.schema import migrations, tallies, transfers
 from relay.ledger.states import ENDED, EventKind, ListingState, TransferState
 from relay.throttle import Bounds
 

@@ -19,9 +19,9 @@ from typing import Any, Final
 
 from sqlalchemy import ColumnElement, Connection, Float, literal, literal_column, select, text
 
+from relay.ledger.live_tables import live, watches
 from relay.ledger.parameters import NOW
 from relay.ledger.sample_values import Moving, MovingObject
-from relay.ledger.schema import live, watches
 
 WATCHED_SECONDS: Final = 15.0
 """How long a migration counts as watched after a watcher has said so."""

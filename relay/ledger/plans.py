@@ -38,8 +38,9 @@ from relay.ledger.endings import KEPT_SECONDS
 from relay.ledger.identity_hashes import identity_hashes_of
 from relay.ledger.migration_rows import of_kind
 from relay.ledger.migration_values import Spec
+from relay.ledger.plan_tables import plan_secrets, plans
 from relay.ledger.plan_values import PlanClaim, StoredPlan
-from relay.ledger.schema import migrations, plan_secrets, plans, runners
+from relay.ledger.schema import migrations, runners
 from relay.ledger.states import PLAN, PlanState, PlanVerb, state_after
 from relay.ledger.viewer import EVERYTHING, Viewer
 from relay.throttle import Bounds

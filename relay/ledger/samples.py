@@ -21,8 +21,9 @@ from typing import Any, Final
 from sqlalchemy import ColumnElement, Connection, delete, func, insert, select
 
 from relay.ledger.counters import tallies_of
+from relay.ledger.live_tables import samples
 from relay.ledger.sample_values import SAMPLE_SECONDS, Sample, Traffic
-from relay.ledger.schema import migrations, samples
+from relay.ledger.schema import migrations
 from relay.ledger.states import ENDED, PENDING
 
 THINNED: Final = ((60, 3600), (600, 24 * 3600))

@@ -1,4 +1,5 @@
-"""The ledger's tables. A change needs a new file in `versions/`, a new HEAD, and a new `new.sql`.
+"""The ledger's schema, and its tables of migrations and transfers. A change of any table needs a
+new file in `versions/`, a new HEAD, and a new `new.sql`.
 
 Theory of operation. While a transfer's state is `running`, its row belongs to the worker and claim
 in `owner` and `fence`. Every change compares both, so that a worker that was thought lost changes
@@ -7,7 +8,10 @@ renews thousands of claims. `tallies` and `counters` are updated in the transact
 count, so that a million rows are never counted.
 
 Times are seconds since 1970 (UTC), except `runners.until`, whose clock can't be set back
-(`Database.clock`)."""
+(`Database.clock`).
+
+The tables of callers, of plans and of live values are in `access_tables.py`, `plan_tables.py` and
+`live_tables.py`."""
 
 from __future__ import annotations
 
@@ -44,13 +48,14 @@ LARGE_BYTES: Final = 64 << 20
 change needs a new version."""
 
 metadata = MetaData()
-_ID = BigInteger().with_variant(Integer, "sqlite")
+ROW_ID: Final = BigInteger().with_variant(Integer, "sqlite")
+"""The type of a number that counts rows: SQLite numbers rows by itself only with INTEGER."""
 
 migrations = Table(
     "migrations",
     metadata,
     Column("id", String(36), primary_key=True),
-    Column("number", _ID, nullable=False, unique=True),
+    Column("number", ROW_ID, nullable=False, unique=True),
     Column("tenant", String(64), nullable=False, server_default=text("'default'")),
     Column("ordinal", BigInteger),
     Column("state", String(12), nullable=False),
@@ -156,7 +161,7 @@ Deleted when they are no longer needed. Remotes are stored by name, without thei
 transfers = Table(
     "transfers",
     metadata,
-    Column("id", _ID, primary_key=True, autoincrement=True),
+    Column("id", ROW_ID, primary_key=True, autoincrement=True),
     Column(
         "migration_id", String(36), ForeignKey("migrations.id", ondelete="CASCADE"), nullable=False
     ),
@@ -223,7 +228,7 @@ Index("transfers_failed", transfers.c.migration_id, transfers.c.reason, transfer
 uploads = Table(
     "uploads",
     metadata,
-    Column("transfer_id", _ID, ForeignKey("transfers.id", ondelete="CASCADE"), primary_key=True),
+    Column("transfer_id", ROW_ID, ForeignKey("transfers.id", ondelete="CASCADE"), primary_key=True),
     Column("upload_id", Text, nullable=False),
     Column("checked", Boolean, nullable=False),
     Column("place", Text, nullable=False),
@@ -247,7 +252,7 @@ completed."""
 parts = Table(
     "parts",
     metadata,
-    Column("transfer_id", _ID, ForeignKey("transfers.id", ondelete="CASCADE"), primary_key=True),
+    Column("transfer_id", ROW_ID, ForeignKey("transfers.id", ondelete="CASCADE"), primary_key=True),
     Column("number", Integer, primary_key=True),
     Column("size", BigInteger, nullable=False),
     Column("etag", Text, nullable=False),
@@ -265,7 +270,7 @@ Index("parts_taken", parts.c.transfer_id, parts.c.number)  # where NOT_THERE
 receipts = Table(
     "receipts",
     metadata,
-    Column("transfer_id", _ID, ForeignKey("transfers.id", ondelete="CASCADE"), primary_key=True),
+    Column("transfer_id", ROW_ID, ForeignKey("transfers.id", ondelete="CASCADE"), primary_key=True),
     Column("receipt", Text, nullable=False),
 )
 
@@ -355,7 +360,7 @@ is the MD5 of `path`, with `s` in place of the first digit for a skip."""
 events = Table(
     "events",
     metadata,
-    Column("id", _ID, primary_key=True, autoincrement=True),
+    Column("id", ROW_ID, primary_key=True, autoincrement=True),
     Column(
         "migration_id", String(36), ForeignKey("migrations.id", ondelete="CASCADE"), nullable=False
     ),
@@ -367,149 +372,3 @@ events = Table(
 """Events of a migration as a whole, and its failed transfers. `tx` is the transaction that wrote
 the event, which PostgreSQL fills in (`event_log.py`); with SQLite it is 0."""
 Index("events_in_order", events.c.migration_id, events.c.tx, events.c.id)
-
-tokens = Table(
-    "tokens",
-    metadata,
-    Column("id", String(8), primary_key=True),
-    Column("name", String(64), nullable=False),
-    Column("tenant", String(64), nullable=False),
-    Column("scope", String(8), nullable=False),
-    Column("limits", Text, nullable=False),
-    Column("hash", String(64), nullable=False),
-    Column("previous", String(64)),
-    Column("previous_until", Float),
-    Column("created", Float, nullable=False),
-    Column("expires", Float),
-    Column("last_used", Float),
-    Column("revoked", Float),
-)
-"""Tokens of the API (`tokens.py`). `hash` is the SHA-256 of the whole token, `previous` that of the
-token which a rotation replaced, valid until `previous_until`. `limits` is JSON. A row stays after
-its token has expired or was revoked."""
-Index("tokens_by_name", tokens.c.name)
-
-sessions = Table(
-    "sessions",
-    metadata,
-    Column("id", String(64), primary_key=True),
-    Column("token_id", String(8), ForeignKey("tokens.id", ondelete="CASCADE")),
-    Column("token_hash", String(64), nullable=False),
-    Column("created", Float, nullable=False),
-    Column("seen", Float, nullable=False),
-)
-"""Sessions of browsers (`session_rows.py`). `id` is the SHA-256 of the cookie's value; `token_hash`
-that of the token with which the session began, `token_id` null for a token of a file. `seen` is the
-time of a request of the session, at most some minutes before its last one."""
-
-sign_ins = Table(
-    "sign_ins",
-    metadata,
-    Column("id", _ID, primary_key=True, autoincrement=True),
-    Column("address", String(64), nullable=False),
-    Column("at", Float, nullable=False),
-)
-"""Attempts to sign in during the last minute, so that all workers together limit them."""
-
-audit = Table(
-    "audit",
-    metadata,
-    Column("id", _ID, primary_key=True, autoincrement=False),
-    Column("at", Float, nullable=False),
-    Column("actor", Text, nullable=False),
-    Column("token_id", String(8)),
-    Column("tenant", String(64)),
-    Column("address", Text, nullable=False),
-    Column("verb", String(32), nullable=False),
-    Column("object", Text, nullable=False),
-    Column("before", Text),
-    Column("after", Text),
-    Column("hash", String(64), nullable=False),
-)
-"""Who changed what (`audit_log.py`). `before` and `after` are JSON without secrets. `hash` is the
-SHA-256 of the row and of the hash before it; the ends of the chain are the row `audit` of
-`keys`."""
-
-watches = Table(
-    "watches",
-    metadata,
-    Column(
-        "migration_id",
-        String(36),
-        ForeignKey("migrations.id", ondelete="CASCADE"),
-        primary_key=True,
-    ),
-    Column("until", Float, nullable=False),
-)
-"""Until when a migration is watched: its workers then write what they move (`live_rows.py`)."""
-
-live = Table(
-    "live",
-    metadata,
-    Column("runner", String(36), ForeignKey("runners.id", ondelete="CASCADE"), primary_key=True),
-    Column("at", Float, nullable=False),
-    Column("members", Text, nullable=False),
-)
-"""The objects that a worker moves of watched migrations, as JSON, and when it wrote that."""
-
-samples = Table(
-    "samples",
-    metadata,
-    Column(
-        "migration_id",
-        String(36),
-        ForeignKey("migrations.id", ondelete="CASCADE"),
-        primary_key=True,
-    ),
-    Column("at", BigInteger, primary_key=True),
-    Column("runner", String(36), primary_key=True),
-    Column("step", Integer, nullable=False),
-    Column("moved", BigInteger, nullable=False),
-    Column("read_back", BigInteger, nullable=False),
-    Column("objects", BigInteger, nullable=False),
-    Column("slots", Text, nullable=False),
-)
-"""What a worker did for a migration in the `step` seconds from `at` on (`samples.py`): the bytes by
-use, and the seconds of its slots in each phase, as JSON. `objects` counts those that were settled
-by then. In a merged row of several workers `runner` is empty."""
-
-plans = Table(
-    "plans",
-    metadata,
-    Column("number", _ID, primary_key=True),
-    Column("id", String(36), nullable=False, unique=True),
-    Column("tenant", String(64), nullable=False),
-    Column("runner", String(12), nullable=False),
-    Column("state", String(12), nullable=False),
-    Column("source", Text, nullable=False),
-    Column("destination", Text, nullable=False),
-    Column("options", Text, nullable=False),
-    Column("limits", Text, nullable=False),
-    Column("key", String(64), unique=True),
-    Column("owner", String(36)),
-    Column("fence", Integer, nullable=False, server_default=text("0")),
-    Column("lapses", Integer, nullable=False, server_default=text("0")),
-    Column("report", Text),
-    Column("error", Text),
-    Column("migration_id", String(36), ForeignKey("migrations.id", ondelete="SET NULL")),
-    Column("created", Float, nullable=False),
-    Column("ended", Float),
-)
-"""A migration that is planned before it starts (`plans.py`). `tenant` to `options` are as in
-`migrations`; `limits` is JSON of the priority and the bounds. `number` is the order of acceptance.
-`key` is a hash of the request and of the key that its client sent. While its state is `planning`,
-the worker in `owner` makes it, with the `fence` of its claim; null means that any worker may.
-`lapses` counts the workers that were lost with it. `report` is JSON: the findings so far, and at
-the end all of them; `ended` is the time of that. `migration_id` is the migration that it
-started."""
-Index("plans_of_tenant", plans.c.tenant, plans.c.number)
-Index("plans_by_state", plans.c.state, plans.c.number)
-
-plan_secrets = Table(
-    "plan_secrets",
-    metadata,
-    Column("plan_id", String(36), ForeignKey("plans.id", ondelete="CASCADE"), primary_key=True),
-    Column("locations", Text, nullable=False),
-)
-"""As `secrets`, for a plan. Deleted when it starts a migration, which has its own, or is not
-started for a day."""

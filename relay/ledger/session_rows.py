@@ -14,8 +14,9 @@ from typing import Final
 
 from sqlalchemy import Connection, delete, insert, or_, select, text, update
 
+from relay.ledger.access_tables import sessions, sign_ins
 from relay.ledger.identity_hashes import key_of, keyed_hash
-from relay.ledger.schema import APPLICATION_ID, sessions, sign_ins
+from relay.ledger.schema import APPLICATION_ID
 
 IDLE_SECONDS: Final = 12 * 3600.0
 """Seconds without a request after which a session ends."""

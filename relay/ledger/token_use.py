@@ -11,7 +11,8 @@ from typing import Final
 from sqlalchemy import Connection, func, or_, select
 
 from relay.errors import TooManyRequests
-from relay.ledger.schema import migrations, tallies, tokens
+from relay.ledger.access_tables import tokens
+from relay.ledger.schema import migrations, tallies
 from relay.ledger.states import ENDED, TransferState
 from relay.ledger.token_values import TokenHolder, TokenLimits
 

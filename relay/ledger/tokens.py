@@ -18,7 +18,7 @@ from typing import Any, Final
 from sqlalchemy import Connection, Row, delete, func, insert, or_, select, update
 
 from relay.errors import ConfigError, TokenExists, TokenUnknown
-from relay.ledger.schema import tokens
+from relay.ledger.access_tables import tokens
 from relay.ledger.token_format import hash_of, new_id, new_value
 from relay.ledger.token_values import Scope, TokenLimits
 

@@ -15,10 +15,11 @@ from relay.ledger import ledger_log, plans
 from relay.ledger.audit_log import Actor
 from relay.ledger.endings import KEPT_SECONDS
 from relay.ledger.ledger import Ledger
+from relay.ledger.plan_tables import plan_secrets
+from relay.ledger.plan_tables import plans as table
 from relay.ledger.plan_values import StoredPlan
 from relay.ledger.sample_values import Traffic
-from relay.ledger.schema import migrations, plan_secrets
-from relay.ledger.schema import plans as table
+from relay.ledger.schema import migrations
 from relay.ledger.states import MigrationState, PlanState, PlanVerb
 from relay.ledger.upkeep import Upkeep
 from relay.ledger.viewer import EVERYTHING, Viewer

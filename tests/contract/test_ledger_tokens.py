@@ -12,10 +12,11 @@ from sqlalchemy import delete, select, update
 
 from relay.errors import ConfigError, TokenExists, TokenUnknown, TooManyRequests
 from relay.ledger import audit_log, session_rows, tokens
+from relay.ledger.access_tables import audit, sessions
+from relay.ledger.access_tables import tokens as token_rows
 from relay.ledger.audit_log import Actor
 from relay.ledger.ledger import Ledger
-from relay.ledger.schema import audit, keys, sessions
-from relay.ledger.schema import tokens as token_rows
+from relay.ledger.schema import keys
 from relay.ledger.states import MigrationVerb
 from relay.ledger.token_format import hash_of, id_in, new_id, new_value
 from relay.ledger.token_values import Scope, TokenHolder, TokenLimits

@@ -11,9 +11,9 @@ from sqlalchemy import insert, select, update
 from relay.api.watcher import WATCH_SECONDS, Watcher
 from relay.ledger.ledger import Ledger
 from relay.ledger.live_rows import FRESH_SECONDS, WATCHED_SECONDS
+from relay.ledger.live_tables import live, samples, watches
 from relay.ledger.sample_values import Moving, MovingObject, Traffic
 from relay.ledger.samples import MOST_ENDED
-from relay.ledger.schema import live, samples, watches
 from tests.contract.test_followed_state import statements
 from tests.ledgers import OBJECT, TREE, Opened, tree, verified_end
 

@@ -31,7 +31,7 @@ from relay.engine.transfer_engine import TransferEngine
 from relay.engine.worker.worker import Worker
 from relay.ledger.ledger import Ledger
 from relay.ledger.plan_ledger import PlanLedger
-from relay.ledger.schema import plan_secrets, plans
+from relay.ledger.plan_tables import plan_secrets, plans
 from relay.ledger.token_values import Scope, TokenLimits
 from relay.ledger.workers import SERVER
 from relay.process.native_threads import in_native_thread
