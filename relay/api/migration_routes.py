@@ -15,7 +15,8 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from urllib.parse import urlencode
 
 from flask import Response, request
@@ -136,14 +137,18 @@ def request_within_limits(engine: TransferEngine, order: MigrationRequest) -> Mi
     return replace(order, bounds=within_limits(limits, order.bounds))
 
 
-def ledger_routes(
-    works: Callable[[], LedgerContext], engine: TransferEngine
-) -> tuple[tuple[str, str, View], ...]:
-    """Return the paths, methods and views of the operations on migrations."""
+@dataclass(frozen=True)
+class MigrationViews:
+    """The views of the operations on migrations in the ledger. `works` returns this process's
+    access to the ledger, for the request's caller, and raises LedgerFailed without a ledger."""
 
-    def list_migrations() -> Response:
+    works: Callable[[], LedgerContext]
+    engine: TransferEngine
+
+    def list_migrations(self) -> Response:
+        """Answer a page of the migrations."""
         viewer, limit, wanted = current_caller().viewer, rows_of_page(), filter_in_query()
-        found = works().ledger.migrations(limit, wanted, viewer)
+        found = self.works().ledger.migrations(limit, wanted, viewer)
         more = None
         if len(found) == limit:  # a full page may be the last one; the next is empty then
             place = {"before": found[-1].cursor_for(viewer), "limit": limit}
@@ -151,72 +156,74 @@ def ledger_routes(
             more = f"{request.script_root}/migrations?{urlencode({**place, **asked})}"
         return json_answer({"migrations": [brief(migration) for migration in found], "next": more})
 
-    def one(id: str) -> Response:
-        work = works()
-        return json_answer(with_trouble(work, summary(visible_migration(work, id))))
+    def show(self, id: str) -> Response:
+        """Answer one migration."""
+        works = self.works()
+        return json_answer(with_trouble(works, summary(visible_migration(works, id))))
 
-    def transfers(id: str) -> Response:
-        work = works()
+    def change(self, id: str) -> Response:
+        """Change the priority and the limits of a migration."""
+        works = self.works()
+        # `id` may be the number that people use; the ledger's other methods take only the id.
+        migration = visible_migration(works, id)
+        asked = parse_change(members_of_body(self.engine))
+        change = change_within_limits(current_caller().limits, asked)
+        changed = works.ledger.limit(migration.id, change)
+        works.worker.wake()
+        return json_answer(summary(changed))
+
+    def act(self, id: str, *, verb: MigrationVerb) -> Response:
+        """Apply one of VERBS."""
+        works = self.works()
+        migration = visible_migration(works, id)
+        fresh = read_refresh(self.engine, migration, verb)
+        acted = apply_refresh(works.ledger, self.engine, migration, verb, fresh)
+        works.worker.wake()
+        return json_answer(summary(acted))
+
+    def acknowledge(self, id: str) -> Response:
+        """Record that a person has seen the failures of a migration."""
+        works = self.works()
+        migration = visible_migration(works, id)
+        check_empty(optional_members(self.engine))
+        return json_answer(summary(works.ledger.acknowledge(migration.id)))
+
+    def transfers(self, id: str) -> Response:
+        """Answer the objects of a migration: a page of them as JSON, all as NDJSON or CSV."""
+        works = self.works()
         # An unknown migration raises here: once a stream has begun, its status can't be 404.
-        return _transfers(work.ledger, visible_migration(work, id).id)
+        return _transfers(works.ledger, visible_migration(works, id).id)
 
-    def events(id: str) -> Response:
-        work = works()
-        require_stream_place(work)
+    def reasons(self, id: str) -> Response:
+        """Answer the reasons of the failures of a migration."""
+        works = self.works()
+        found = works.ledger.reasons(visible_migration(works, id).id)
+        return json_answer({"reasons": [asdict(one) for one in found]})
+
+    def events(self, id: str) -> Response:
+        """Answer the events of a migration, as server-sent events."""
+        works = self.works()
+        require_stream_place(works)
         # A browser's EventSource gives up at any status but 200 (WHATWG HTML). So a wrong id is
         # ignored, and all events are sent.
         last = EventCursor.from_text(request.headers.get("Last-Event-ID", ""))
-        return follow_events(work, visible_migration(work, id), last or EventCursor())
-
-    def change(id: str) -> Response:
-        work = works()
-        # `id` may be the number that people use; the ledger's other methods take only the id.
-        migration = visible_migration(work, id)
-        asked = parse_change(members_of_body(engine))
-        change = change_within_limits(current_caller().limits, asked)
-        changed = work.ledger.limit(migration.id, change)
-        work.worker.wake()
-        return json_answer(summary(changed))
-
-    def act(verb: str) -> View:
-        def view(id: str) -> Response:
-            work = works()
-            migration = visible_migration(work, id)
-            fresh = read_refresh(engine, migration, verb)
-            acted = apply_refresh(work.ledger, engine, migration, verb, fresh)
-            work.worker.wake()
-            return json_answer(summary(acted))
-
-        return view
-
-    return (
-        ("/migrations", "GET", list_migrations),
-        ("/migrations/<id>", "GET", one),
-        ("/migrations/<id>", "PATCH", change),
-        ("/migrations/<id>/transfers", "GET", transfers),
-        ("/migrations/<id>/events", "GET", events),
-        *((f"/migrations/<id>/{verb}", "POST", act(verb)) for verb in VERBS),
-        *_failure_routes(works, engine),
-    )
+        return follow_events(works, visible_migration(works, id), last or EventCursor())
 
 
-def _failure_routes(
+def ledger_routes(
     works: Callable[[], LedgerContext], engine: TransferEngine
 ) -> tuple[tuple[str, str, View], ...]:
-    def reasons(id: str) -> Response:
-        work = works()
-        found = work.ledger.reasons(visible_migration(work, id).id)
-        return json_answer({"reasons": [asdict(one) for one in found]})
-
-    def acknowledge(id: str) -> Response:
-        work = works()
-        migration = visible_migration(work, id)
-        check_empty(optional_members(engine))
-        return json_answer(summary(work.ledger.acknowledge(migration.id)))
-
+    """Return the paths, methods and views of the operations on migrations."""
+    views = MigrationViews(works, engine)
     return (
-        ("/migrations/<id>/reasons", "GET", reasons),
-        ("/migrations/<id>/acknowledge", "POST", acknowledge),
+        ("/migrations", "GET", views.list_migrations),
+        ("/migrations/<id>", "GET", views.show),
+        ("/migrations/<id>", "PATCH", views.change),
+        *((f"/migrations/<id>/{verb}", "POST", partial(views.act, verb=verb)) for verb in VERBS),
+        ("/migrations/<id>/acknowledge", "POST", views.acknowledge),
+        ("/migrations/<id>/transfers", "GET", views.transfers),
+        ("/migrations/<id>/reasons", "GET", views.reasons),
+        ("/migrations/<id>/events", "GET", views.events),
     )
 
 

@@ -59,7 +59,7 @@ def parameters() -> dict[tuple[str, str], frozenset[str]]:
     """Return the query parameters of each operation that can answer 422, by path and method."""
     return {
         (route.path, route.method.upper()): frozenset(
-            name for place, name, *_ in route.asked if place == "query"
+            one.name for one in route.parameters if not one.is_header
         )
         for route in ROUTES
         if 422 in route.problems
@@ -104,8 +104,13 @@ def _operation(route: Route) -> dict[str, Any]:
         for name in names
     ]
     parameters += [
-        {"name": name, "in": place, "schema": schema, "description": text}
-        for place, name, schema, text in route.asked
+        {
+            "name": one.name,
+            "in": "header" if one.is_header else "query",
+            "schema": one.schema,
+            "description": one.description,
+        }
+        for one in route.parameters
     ]
     if parameters:
         operation["parameters"] = parameters

@@ -5,9 +5,10 @@ Decided here: what each operation takes and answers. Never here: the members of 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Any, Final
 
 from pydantic import BaseModel
 
@@ -38,25 +39,36 @@ from relay.api.schemas import (
 )
 from relay.ledger.states import MigrationState, TransferState
 
-Asked = tuple[str, str, dict[str, Any], str]
-"""A parameter: its place (`query` or `header`), its name, its schema, its description."""
 
-_PAGE: Asked = (
-    "query",
-    "limit",
-    {"type": "integer", "minimum": 1, "maximum": MOST_ROWS},
-    f"Maximum number of rows on a page; default {ROWS}.",
-)
-_PLACE = {"type": "integer", "minimum": 1, "maximum": MOST_PLACE}
-_KEY = {"type": "string", "maxLength": 255, "pattern": "^[!-~]([ -~]{0,253}[!-~])?$"}
-"""The Idempotency-Key, as `relay.headers.is_idempotency_key`."""
+@dataclass(frozen=True)
+class Parameter:
+    """A parameter of an operation: the schema of its text, and its description."""
+
+    name: str
+    schema: Mapping[str, Any]
+    description: str
+    _: KW_ONLY
+    is_header: bool = False
+    """Whether it is a field of the head; else it is in the query."""
 
 
-def _some_of(states: type[StrEnum]) -> dict[str, Any]:
+def _states(states: type[StrEnum]) -> Mapping[str, Any]:
     """Return the schema of states that are separated by commas."""
     names = "|".join(states)
     return {"type": "string", "pattern": f"^(({names})?,)*({names})?$"}
 
+
+_ANY: Final = {"type": "string"}
+_TEXT: Final = {"type": "string", "pattern": TEXT}
+_BOOLEAN: Final = {"type": "string", "enum": ["true", "false"]}
+_PLACE: Final = {"type": "integer", "minimum": 1, "maximum": MOST_PLACE}
+_KEY: Final = {"type": "string", "maxLength": 255, "pattern": "^[!-~]([ -~]{0,253}[!-~])?$"}
+"""The Idempotency-Key, as `relay.headers.is_idempotency_key`."""
+_LIMIT: Final = Parameter(
+    "limit",
+    {"type": "integer", "minimum": 1, "maximum": MOST_ROWS},
+    f"Maximum number of rows on a page; default {ROWS}.",
+)
 
 NDJSON, SSE, _CSV = "application/x-ndjson", "text/event-stream", "text/csv"
 
@@ -94,7 +106,7 @@ class Route:
     """Other media types that it can answer with."""
     streams: type[BaseModel] | None = None
     """Model of an event, if it answers with server-sent events."""
-    asked: tuple[Asked, ...] = ()
+    parameters: tuple[Parameter, ...] = ()
     """Its parameters, except those in the path."""
 
     @property
@@ -162,19 +174,19 @@ ROUTES = (
         later=(RecordedSchema, _ACCEPTED),
         details=_STREAMED,
         lines=LINES,
-        asked=(
-            (
-                "header",
+        parameters=(
+            Parameter(
                 "Idempotency-Key",
                 _KEY,
                 "A second request with the same key returns the first one's migration.",
+                is_header=True,
             ),
-            (
-                "header",
+            Parameter(
                 "Prefer",
-                {"type": "string"},
+                _ANY,
                 "`respond-async` answers 202 at once; `wait=60` waits up to 60 seconds for the end"
                 " (RFC 7240).",
+                is_header=True,
             ),
         ),
     ),
@@ -185,23 +197,18 @@ ROUTES = (
         summary="List migrations, the newest first",
         answers=(MigrationsSchema,),
         problems=(422, 503),
-        asked=(
-            _PAGE,
-            ("query", "before", _PLACE, "Only migrations behind this place; see `next`."),
-            (
-                "query",
+        parameters=(
+            _LIMIT,
+            Parameter("before", _PLACE, "Only migrations behind this place; see `next`."),
+            Parameter(
                 "state",
-                _some_of(MigrationState),
+                _states(MigrationState),
                 "Only migrations in this state, or in these states, separated by commas.",
             ),
-            (
-                "query",
-                "needs_attention",
-                {"type": "string", "enum": ["true", "false"]},
-                "Only migrations that need a person, or only others.",
+            Parameter(
+                "needs_attention", _BOOLEAN, "Only migrations that need a person, or only others."
             ),
-            (
-                "query",
+            Parameter(
                 "search",
                 {"type": "string", "maxLength": 200, "pattern": TEXT},
                 "Only migrations with this text in their source or destination, or this number.",
@@ -234,22 +241,19 @@ ROUTES = (
         problems=(404, 422, 503),
         lines=(ReportLineSchema,),
         texts=(_CSV,),
-        asked=(
-            (
-                "query",
+        parameters=(
+            Parameter(
                 "state",
-                _some_of(TransferState),
+                _states(TransferState),
                 "Only objects in this state, or in these states, separated by commas.",
             ),
-            (
-                "query",
+            Parameter(
                 "reason",
-                {"type": "string", "pattern": TEXT},
+                _TEXT,
                 "Only objects that failed for this reason, as in the migration's reasons.",
             ),
-            _PAGE,
-            (
-                "query",
+            _LIMIT,
+            Parameter(
                 "after",
                 _PLACE,
                 "Only objects with a greater id. NDJSON and CSV have all objects, without pages.",
@@ -272,12 +276,12 @@ ROUTES = (
         answers=(),
         problems=(404, 422, 503),
         streams=ServerEventSchema,
-        asked=(
-            (
-                "header",
+        parameters=(
+            Parameter(
                 "Last-Event-ID",
-                {"type": "string"},
+                _ANY,
                 "Id of the last event that the client received; the answer begins after it.",
+                is_header=True,
             ),
         ),
     ),
@@ -317,12 +321,12 @@ ROUTES = (
         problems=_ACCEPT_PROBLEMS,
         done="The plan of an earlier request with the same key, which was made since",
         later=(PlanSchema, _PLANNED),
-        asked=(
-            (
-                "header",
+        parameters=(
+            Parameter(
                 "Idempotency-Key",
                 _KEY,
                 "A second, equal request with the same key returns the first one's plan.",
+                is_header=True,
             ),
         ),
     ),
@@ -333,14 +337,9 @@ ROUTES = (
         summary="List plans, the newest first",
         answers=(PlansSchema,),
         problems=(404, 422),
-        asked=(
-            _PAGE,
-            (
-                "query",
-                "before",
-                {"type": "string", "pattern": TEXT},
-                "Only plans behind the one with this id; see `next`.",
-            ),
+        parameters=(
+            _LIMIT,
+            Parameter("before", _TEXT, "Only plans behind the one with this id; see `next`."),
         ),
     ),
     Route(
