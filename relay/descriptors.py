@@ -1,6 +1,8 @@
 """The limit of open files of this process: raised if the system permits it, and an error if it is
-too low. Decided here: the limit, before any other module is imported, since an import opens a file.
-Never here: how many files a transfer opens."""
+too low.
+
+Decided here: the limit, before any other module is imported, since an import opens a file. Never
+here: how many files a transfer opens."""
 
 from __future__ import annotations
 

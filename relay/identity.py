@@ -1,6 +1,8 @@
-"""Decide from their URLs if two Locations name the same object. Decided here: which parts of a URL
-and of the headers name the object, and which only open it or spell it differently; which account a
-location uses. Never here: objects that a server has under two names."""
+"""Decide from their URLs if two Locations name the same object.
+
+Decided here: which parts of a URL and of the headers name the object, and which only open it or
+spell it differently; which account a location uses. Never here: objects that a server has under two
+names."""
 
 from __future__ import annotations
 

@@ -30,8 +30,8 @@ BLOCK_CHARACTERS: Final = 16 << 10
 def json_lines(
     ledger: Ledger, id: str, states: Sequence[str], reason: str | None = None
 ) -> Iterator[str]:
-    """Return the report of a migration as NDJSON: an object with one of the states, and that failed
-    for the reason, in each line; all objects without them."""
+    """Return the report of a migration as NDJSON, an object in each line: those in one of the
+    `states` that failed for the `reason`. Either one that is empty leaves no object out."""
     return in_blocks(json.dumps(row) + "\n" for row in _lines(ledger, id, states, reason))
 
 

@@ -66,12 +66,12 @@ class Client:
         """Send one request and return the JSON object of its answer."""
         with self._answer(method, path, members, headers, stream=False) as response:
             try:
-                reported = response.json()
+                found = response.json()
             except ValueError:
-                reported = None
-            if not isinstance(reported, dict):
+                found = None
+            if not isinstance(found, dict):
                 raise self._not_relay(response)
-            return reported
+            return found
 
     def lines(self, path: str, accept: str, **headers: str) -> Iterator[str]:
         """Yield the lines of an answer as they arrive, without holding more than one."""
@@ -150,14 +150,14 @@ class Client:
         )
         # The server's hint about tokens names the server's setting; a client has another one.
         side, hint = problem.get("side"), self._hide(str(problem.get("hint") or "")) or None
-        reported = kind(
+        error = kind(
             self._hide(str(problem["detail"])),
             side=side if side in ("source", "destination", "relay", "request") else None,
             retryable=problem.get("retryable") is True,
             hint=_TOKEN if kind is Unauthorized else hint,
         )
-        reported.pointer = _pointer(problem.get("errors"))
-        return reported
+        error.pointer = _pointer(problem.get("errors"))
+        return error
 
     def _not_relay(self, response: requests.Response) -> NotRelay:
         kind = response.headers.get("Content-Type", "").partition(";")[0][:60]
@@ -231,9 +231,7 @@ def _problem(response: requests.Response) -> dict[str, Any] | None:
     if not response.headers.get("Content-Type", "").startswith(PROBLEM):
         return None
     try:
-        reported = json.loads(response.content)
+        found = json.loads(response.content)
     except ValueError:
         return None
-    return (
-        reported if isinstance(reported, dict) and isinstance(reported.get("detail"), str) else None
-    )
+    return found if isinstance(found, dict) and isinstance(found.get("detail"), str) else None

@@ -34,7 +34,7 @@ from relay.throttle import Throttle
 from relay.views.migrations import report_line
 
 STOP_SECONDS: Final = 10.0
-AGAIN: Final = 5
+ATTEMPTS: Final = 5
 """Number of attempts where another process changes the migration at the same moment."""
 OUTAGE_LINE_SECONDS: Final = 30.0
 """Seconds between two messages that the ledger is still unavailable."""
@@ -61,7 +61,7 @@ def accept(
     Before that, the objects that had arrived are checked, and those that are missing are moved
     again. Unless `quiet`, stderr says how many are missing, and how many could not be checked.
     Raises RelayError."""
-    for _ in range(AGAIN):
+    for _ in range(ATTEMPTS):
         # IllegalTransition: another process resumed or ended it since this one read its state.
         with suppress(IllegalTransition):
             return _accept(ledger, order, engine, quiet)
@@ -93,11 +93,11 @@ def _accept(
     ledger.begin_again(found.id, gone)
     found = ledger.migration(found.id)
     verb = VERBS.get(found.state)
-    lists = order.recursive and (verb == MigrationVerb.RETRY or _is_at_rest(ledger, found))
+    must_list = order.recursive and (verb == MigrationVerb.RETRY or _is_at_rest(ledger, found))
     was, found = found.state, ledger.migration(found.id)
     if _is_stopped_since(was, found):
         return found, False
-    if lists:
+    if must_list:
         ledger.list_again(found.id, anyway=True)  # the source may have other objects now
     elif verb:
         ledger.act(found.id, verb, order.secret())
@@ -110,14 +110,14 @@ def _accept(
 
 
 def _is_stopped_since(was: str, found: Migration) -> bool:
-    """Return whether a user has paused or cancelled a migration whose state `was` another: the
-    later order counts."""
+    """Return whether a user has paused or cancelled a migration since its state `was` read: then
+    this command leaves it so."""
     return found.state in STOPPED_STATES and found.state != was
 
 
 def _is_at_rest(ledger: Ledger, found: Migration) -> bool:
-    """Return whether the listing of a tree has ended and no worker runs it: the listing may be old
-    then. A list of URLs does not change, and `relay retry --list` may have given fresher URLs
+    """Return whether the listing of a tree has ended and no worker moves its objects: the listing
+    may be old then. A list of URLs does not change, and `relay retry --list` may have given fresher URLs
     since.
 
     In another container, or on another machine, a process that was killed looks alive until its

@@ -201,8 +201,8 @@ def cancel(id: str, url: str | None) -> int:
         confirm(summary_line(cancelled))
     finally:
         # Also after a failed print: the migration is cancelled, and its uploads cost money.
-        for reported, remains in known.sweep(id):
-            say(plain(reported), sys.stderr)
+        for line, remains in known.sweep(id):
+            say(plain(line), sys.stderr)
             code = Exit.FAILED if remains else code
     return code
 

@@ -147,11 +147,11 @@ class Watch:
         except LedgerFailed:
             if self._last is None:
                 raise
-        reported = self._last
+        found = self._last
         # A transfer that has ended here is settled a moment later; until then its bytes are neither
         # under way nor in the ledger.
-        self._seen = max(self._seen, bytes_moved(reported) + under_way)
-        return reported, self.rate.add(self._seen)
+        self._seen = max(self._seen, bytes_moved(found) + under_way)
+        return found, self.rate.add(self._seen)
 
 
 # -- the display
@@ -175,13 +175,11 @@ def _heads(watch: Watch, worker: Worker) -> tuple[Members, int, tuple[str, ...]]
     words."""
     here = sum(active.transfer.under_way for active in worker.active.values())
     found, rate = watch.poll(here)
-    reported: Members = {**found, "slots": worker.slots}
+    shown: Members = {**found, "slots": worker.slots}
     if worker.trouble is not None:
-        reported = {
-            **reported,
-            "trouble": {"code": worker.trouble.code, "detail": worker.trouble.message},
-        }
-    return reported, bytes_done(reported) + here, progress_lines(reported, rate, here)
+        trouble = {"code": worker.trouble.code, "detail": worker.trouble.message}
+        shown = {**shown, "trouble": trouble}
+    return shown, bytes_done(shown) + here, progress_lines(shown, rate, here)
 
 
 @contextmanager
@@ -198,8 +196,8 @@ def _bars() -> Iterator[Show]:
 
         def show(watch: Watch, worker: Worker) -> None:
             _failures(watch, progress.tell)
-            reported, done, progress.head = _heads(watch, worker)
-            progress.update(whole, total=bytes_in(reported) or None, completed=done)
+            found, done, progress.head = _heads(watch, worker)
+            progress.update(whole, total=bytes_in(found) or None, completed=done)
             largest = sorted(
                 worker.active.values(), key=lambda a: a.transfer.total or 0, reverse=True
             )[:SHOWN]

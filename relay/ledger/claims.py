@@ -177,8 +177,8 @@ def has_claimable(
 ) -> bool:
     """Return whether there seems to be a transfer to `claim`; with `alone`, a suspect one counts as
     well. Reads only."""
-    reported = {"now": time.time(), "only": only, "kind": worker.kind}
-    return any(connection.execute(_CLAIMABLE[alone], reported).scalars())
+    values = {"now": time.time(), "only": only, "kind": worker.kind}
+    return any(connection.execute(_CLAIMABLE[alone], values).scalars())
 
 
 def claim(
@@ -239,14 +239,14 @@ class _Claiming:
         """Claim up to `most` transfers with one statement; return how many were claimed."""
         if most <= 0:
             return 0
-        reported = {
+        values = {
             "migration": migration.id,
             "most": most,
             "now": time.time(),
             "the_owner": self.worker.id,
         }
         about = migration.renewed, migration.looked, migration.destination_empty
-        rows = self.connection.execute(which, reported).all()
+        rows = self.connection.execute(which, values).all()
         number, tenant = number_of(migration), migration.tenant
         taken = [claim_of(row, *about, number=number, tenant=tenant) for row in rows]
         # The order of RETURNING is arbitrary (sqlite.org/lang_returning.html).

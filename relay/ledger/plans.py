@@ -56,9 +56,11 @@ a store that answers slowly does not keep the plans of other tenants waiting."""
 LOST: Final = 3
 """Number of workers that may be lost with a plan. It fails then: it may be what ends them."""
 MEASURED: Final = 5
+"""Maximum number of migrations by whose speed the time of a plan is estimated."""
 MEASURED_AMONG: Final = 400
 """Number of the newest migrations among which `find_measured` looks."""
 AGAIN_SECONDS: Final = 30.0
+"""When a client may ask for a plan again that was refused since too many wait."""
 _PLACES: Final = "places"
 """The member of the stored locations that has their keyed hash, as a migration has in a column."""
 LEADS_ELSEWHERE: Final = (

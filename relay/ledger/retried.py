@@ -100,10 +100,9 @@ def split_listing_retry(
 ) -> tuple[Mapping[str, Any] | None, Mapping[str, Any] | None]:
     """Return the error of a migration, and the pending retry of its listing; at most one of them is
     not None."""
-    reported = json.loads(text) if text else None
-    if reported is not None and AGAIN in reported:
-        return None, reported
-    return reported, None
+    found = json.loads(text) if text else None
+    is_retry = found is not None and AGAIN in found
+    return (None, found) if is_retry else (found, None)
 
 
 def pending_retries(

@@ -211,7 +211,7 @@ def _store(
         & (parts.c.number == part.number)
         & (parts.c.owner == worker.id)
     )
-    reported = {
+    values = {
         "size": part.size,
         "etag": part.etag,
         "digest": part.digest,
@@ -219,7 +219,7 @@ def _store(
         "owner": None,
     }
     if connection.execute(
-        update(parts).where(row, exists().where(ours)).values(**reported)
+        update(parts).where(row, exists().where(ours)).values(**values)
     ).rowcount:
         connection.execute(update(uploads).where(ours).values(there=uploads.c.there + part.size))
         return

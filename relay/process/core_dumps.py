@@ -1,5 +1,7 @@
 """The system writes no image of this process's memory to a disk: it contains credentials, and
-pieces of objects. Decided here: core dumps. Never here: other secrets."""
+pieces of objects.
+
+Decided here: core dumps. Never here: other secrets."""
 
 from __future__ import annotations
 

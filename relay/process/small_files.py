@@ -1,6 +1,7 @@
-"""Read small files that a user names (settings, tokens, headers), up to a maximum size. Decided
-here: how much is read, and that other users can't read a secret. Never here: the content of a
-file."""
+"""Read small files that a user names (settings, tokens, headers), up to a maximum size.
+
+Decided here: how much is read, and that other users can't read a secret. Never here: the content of
+a file."""
 
 from __future__ import annotations
 

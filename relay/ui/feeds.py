@@ -49,8 +49,8 @@ class Feed:
     _turn: BoundedSemaphore = field(default_factory=BoundedSemaphore)
 
     def values(self, found: Sequence[Migration], moving: Moving) -> Values:
-        """Return the values of a state; of the same objects it is the same mapping. Raises
-        LedgerFailed."""
+        """Return the values of a state. The same mapping is returned as long as the watcher gives
+        the same objects. Raises LedgerFailed."""
         with self._turn:
             state = (*found, moving)
             before = self._state or ()

@@ -64,7 +64,6 @@ def plan_page(frame: PageFrame, plan: str, error: RelayError | None = None) -> R
     """Return the page of one plan; `error` is that of an action that failed. Raises PlanUnknown,
     LedgerFailed."""
     found = frame.ledger.plans.one(plan, frame.viewer)
-    shown = error or _error_of(found)
     return frame.page(
         "plan.html",
         here="new",
@@ -73,7 +72,7 @@ def plan_page(frame: PageFrame, plan: str, error: RelayError | None = None) -> R
         summary=summary_of(found),
         shape=str(found.state),
         live_path=f"/plans/{found.id}",
-        problem=None if shown is None else shown if isinstance(shown, dict) else problem(shown),
+        problem=_error_of(found) if error is None else problem(error),
         migration=frame.ledger.plans.migration_of(found),
     )
 

@@ -94,7 +94,7 @@ def live_texts(migration: Migration, pace: Pace = UNKNOWN_PACE) -> Live:
     done, every = objects_done(migration), migration.count_in().objects
     moved, total = bytes_done(migration), migration.count_in().bytes
     is_listing = words.is_listing(migration.listing) and migration.state not in ENDED
-    value = None if is_listing else _value(migration, (moved, total), (done, every))
+    value = None if is_listing else _bar_value(migration, (moved, total), (done, every))
     left, estimate = _time_left(migration, pace)
     texts = {
         "state": words.STATES[migration.state],
@@ -230,13 +230,13 @@ def seconds_taken(migration: Migration, now: float) -> float:
     return (migration.ended or now) - migration.created
 
 
-def _value(migration: Migration, sizes: tuple[int, int], objects: tuple[int, int]) -> int:
+def _bar_value(migration: Migration, sizes: tuple[int, int], objects: tuple[int, int]) -> int:
     """Return the bar's value: by bytes, or by objects where no size is known."""
     if migration.state == MigrationState.SUCCEEDED:
         return 100
     done, total = sizes if sizes[1] else objects
     found = share(done, total) if total else 0
-    # Rounded or not: 100 means that nothing is left, named by the listing or not.
+    # 100 means that nothing is left: no object that is listed, and none that is not listed yet.
     is_all = objects[0] >= objects[1] and migration.listing not in _NOT_ALL_NAMED
     return found if is_all else min(found, 99)
 

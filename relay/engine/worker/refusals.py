@@ -45,8 +45,8 @@ KEPT: Final = 256
 """Maximum number of recorded successes."""
 
 Need = Literal["source", "destination", "inspection", "space"]
-"""What is refused or given: access to a side, a look at the destination before anything is sent, or
-space there."""
+"""What a store gives or refuses to a transfer: access to a side, a look at the destination before
+anything is sent, or space there."""
 NEEDS: Final[tuple[Need, ...]] = get_args(Need)
 Key = tuple[str, int, Need]
 """A migration's id, the number of its credentials (`Claim.renewed`), and a need."""
