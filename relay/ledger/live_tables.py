@@ -13,17 +13,12 @@ from sqlalchemy import (
     Text,
 )
 
-from relay.ledger.schema import metadata
+from relay.ledger.schema import metadata, migration_key
 
 watches = Table(
     "watches",
     metadata,
-    Column(
-        "migration_id",
-        String(36),
-        ForeignKey("migrations.id", ondelete="CASCADE"),
-        primary_key=True,
-    ),
+    migration_key(),
     Column("until", Float, nullable=False),
 )
 """Until when a migration is watched: its workers then write what they move (`live_rows.py`)."""
@@ -40,12 +35,7 @@ live = Table(
 samples = Table(
     "samples",
     metadata,
-    Column(
-        "migration_id",
-        String(36),
-        ForeignKey("migrations.id", ondelete="CASCADE"),
-        primary_key=True,
-    ),
+    migration_key(),
     Column("at", BigInteger, primary_key=True),
     Column("runner", String(36), primary_key=True),
     Column("step", Integer, nullable=False),

@@ -51,6 +51,19 @@ metadata = MetaData()
 ROW_ID: Final = BigInteger().with_variant(Integer, "sqlite")
 """The type of a number that counts rows: SQLite numbers rows by itself only with INTEGER."""
 
+
+def migration_key() -> Column[str]:
+    """Return the column, in the key of a table, of the migration with which a row is deleted."""
+    owner = ForeignKey("migrations.id", ondelete="CASCADE")
+    return Column("migration_id", String(36), owner, primary_key=True)
+
+
+def transfer_key() -> Column[int]:
+    """Return the column, in the key of a table, of the transfer with which a row is deleted."""
+    owner = ForeignKey("transfers.id", ondelete="CASCADE")
+    return Column("transfer_id", ROW_ID, owner, primary_key=True)
+
+
 migrations = Table(
     "migrations",
     metadata,
@@ -147,12 +160,7 @@ highest deleted transfer id (`entries.py`), `storage` the storage in which a wor
 secrets = Table(
     "secrets",
     metadata,
-    Column(
-        "migration_id",
-        String(36),
-        ForeignKey("migrations.id", ondelete="CASCADE"),
-        primary_key=True,
-    ),
+    migration_key(),
     Column("locations", Text, nullable=False),
 )
 """The locations of both sides with their credentials, as JSON: URLs with queries, and headers.
@@ -228,7 +236,7 @@ Index("transfers_failed", transfers.c.migration_id, transfers.c.reason, transfer
 uploads = Table(
     "uploads",
     metadata,
-    Column("transfer_id", ROW_ID, ForeignKey("transfers.id", ondelete="CASCADE"), primary_key=True),
+    transfer_key(),
     Column("upload_id", Text, nullable=False),
     Column("checked", Boolean, nullable=False),
     Column("place", Text, nullable=False),
@@ -252,7 +260,7 @@ completed."""
 parts = Table(
     "parts",
     metadata,
-    Column("transfer_id", ROW_ID, ForeignKey("transfers.id", ondelete="CASCADE"), primary_key=True),
+    transfer_key(),
     Column("number", Integer, primary_key=True),
     Column("size", BigInteger, nullable=False),
     Column("etag", Text, nullable=False),
@@ -270,19 +278,14 @@ Index("parts_taken", parts.c.transfer_id, parts.c.number)  # where NOT_THERE
 receipts = Table(
     "receipts",
     metadata,
-    Column("transfer_id", ROW_ID, ForeignKey("transfers.id", ondelete="CASCADE"), primary_key=True),
+    transfer_key(),
     Column("receipt", Text, nullable=False),
 )
 
 tallies = Table(
     "tallies",
     metadata,
-    Column(
-        "migration_id",
-        String(36),
-        ForeignKey("migrations.id", ondelete="CASCADE"),
-        primary_key=True,
-    ),
+    migration_key(),
     Column("state", String(12), primary_key=True),
     Column("objects", BigInteger, nullable=False),
     Column("bytes", BigInteger, nullable=False),
@@ -292,12 +295,7 @@ tallies = Table(
 counters = Table(
     "counters",
     metadata,
-    Column(
-        "migration_id",
-        String(36),
-        ForeignKey("migrations.id", ondelete="CASCADE"),
-        primary_key=True,
-    ),
+    migration_key(),
     Column("kind", String(12), primary_key=True),
     Column("name", String(16), primary_key=True),
     Column("amount", BigInteger, nullable=False),
@@ -308,12 +306,7 @@ the `resent` bytes, and the `retries` beyond the first attempts."""
 reasons = Table(
     "reasons",
     metadata,
-    Column(
-        "migration_id",
-        String(36),
-        ForeignKey("migrations.id", ondelete="CASCADE"),
-        primary_key=True,
-    ),
+    migration_key(),
     Column("reason", String(128), primary_key=True),
     Column("side", String(16), nullable=False),
     Column("code", String(64), nullable=False),
@@ -343,12 +336,7 @@ slots, null in a row of an older relay."""
 links = Table(
     "links",
     metadata,
-    Column(
-        "migration_id",
-        String(36),
-        ForeignKey("migrations.id", ondelete="CASCADE"),
-        primary_key=True,
-    ),
+    migration_key(),
     Column("mark", String(32), primary_key=True),
     Column("path", Text, nullable=False),
     Column("target", Text, nullable=False),
