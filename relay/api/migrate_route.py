@@ -32,6 +32,7 @@ from relay.api.migration_routes import accept, wants_ledger
 from relay.api.request_bodies import parse_order
 from relay.api.request_parts import members_of_body
 from relay.api.token_limits import locate_within, within_limits
+from relay.engine.migration_request import MigrationRequest
 from relay.engine.outcome import Outcome
 from relay.engine.plan import IfExists, Plan
 from relay.engine.transfer.context import ObjectHints
@@ -80,18 +81,7 @@ def migrate_view(
             spec = order.spec_at(source, destination, engine.remotes)
             hints_at = partial(_hints_at, works().ledger, spec)
         known = hints_at(None)
-        transfer = engine.transfer(
-            Plan(
-                source,
-                destination,
-                verify=order.verify,
-                if_exists=order.existing,
-                replaces_named=order.replaces_named,
-                server_copy=order.server_copy,
-                metadata=order.metadata,
-                remotes=order.remote_names(source, destination),
-            )
-        )
+        transfer = engine.transfer(_plan_of(order, source, destination))
         transfer.known = known
         settles = partial(settle, engine, transfer, hints_at, current_actor())
         transfer.meter.throttle = throttle_of(within_limits(caller.limits, order.bounds))
@@ -106,6 +96,19 @@ def migrate_view(
         return _answer_json(settles)
 
     return migrate
+
+
+def _plan_of(order: MigrationRequest, source: Location, destination: Location) -> Plan:
+    return Plan(
+        source,
+        destination,
+        verify=order.verify,
+        if_exists=order.existing,
+        replaces_named=order.replaces_named,
+        server_copy=order.server_copy,
+        metadata=order.metadata,
+        remotes=order.remote_names(source, destination),
+    )
 
 
 def _no_hints(place: str | None) -> ObjectHints:
