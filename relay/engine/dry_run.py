@@ -253,41 +253,47 @@ class DryRun:
         except RelayError as error:
             refusal = None if error.retryable else (one.name, error.message)
             return Comparison("unknown", refusal=refusal)
-        destination = self._destination()
-        ranges = isinstance(found, ObjectInfo) and found.ranges
-        unkept = isinstance(found, ObjectInfo) and bool(
-            destination.unkept_metadata(place, found.metadata)
-        )
+        seen = Comparison("unknown")
+        if isinstance(found, ObjectInfo):
+            unkept = bool(self._destination().unkept_metadata(place, found.metadata))
+            seen = replace(seen, ranges=found.ranges, unkept=unkept)
         # A POST creates a new object each time, whatever its URL shows.
         if place.method == "POST" or self.report.destination_empty:
-            return Comparison("new", ranges=ranges, unkept=unkept)
+            return replace(seen, answer="new")
+        return self._inspect_destination(plan, place, found, name=one.name, seen=seen)
+
+    def _inspect_destination(
+        self,
+        plan: Plan,
+        place: Location,
+        found: ObjectInfo | UnknownObject,
+        *,
+        name: str,
+        seen: Comparison,
+    ) -> Comparison:
+        """Return what is `seen` at the source of an object, which is `found` there, with the answer
+        of its destination."""
         try:
-            there = inspect_object(destination, place)
+            there = inspect_object(self._destination(), place)
         except NotFound:
-            return Comparison("new", ranges=ranges, unkept=unkept)
+            return replace(seen, answer="new")
         except RelayError as error:
-            refusal = (one.name, error.message) if self._is_refused_for(error) else None
-            return Comparison("unknown", ranges=ranges, unkept=unkept, refusal=refusal)
+            is_refused = self._is_refused_for(error)
+            return replace(seen, refusal=(name, error.message)) if is_refused else seen
         # The source's answer chose the name, and by default such a name replaces nothing.
         if plan.if_exists_at(place) is IfExists.FAIL is not plan.if_exists:
-            refusal = (one.name, existing_error(plan, place).message)
-            return Comparison("unknown", ranges=ranges, unkept=unkept, refusal=refusal)
-        if isinstance(there, UnknownObject) or isinstance(found, UnknownObject):
-            refusal = None
-            if isinstance(there, UnknownObject) and self._needs_description(plan, place):
-                refusal = (one.name, undescribed_error(place).message)
-            return Comparison("unknown", ranges=ranges, unkept=unkept, refusal=refusal)
+            return replace(seen, refusal=(name, existing_error(plan, place).message))
+        if isinstance(there, UnknownObject):
+            needs = self._needs_description(plan, place)
+            return replace(seen, refusal=(name, undescribed_error(place).message)) if needs else seen
+        if isinstance(found, UnknownObject):
+            return seen
         why = proof_of_equality(found.version, there.version)
         is_modified = needs_full_times(why, found.version, there.version) and is_modified_since(
             found.metadata, there.metadata
         )
-        same = why is not None and not is_modified
-        return Comparison(
-            "unchanged" if same else "differs",
-            ranges=ranges,
-            digested=bool(there.version.digests),
-            unkept=unkept,
-        )
+        answer = "unchanged" if why is not None and not is_modified else "differs"
+        return replace(seen, answer=answer, digested=bool(there.version.digests))
 
     def _needs_description(self, plan: Plan, place: Location) -> bool:
         """Return whether nothing is sent to a place that does not show whether an object exists, as
