@@ -16,6 +16,7 @@ from relay.ledger.listing_values import ListedObject
 from relay.ledger.migration_values import Efforts, Spec
 from relay.ledger.pages import TransferRow
 from relay.ledger.schema import migrations, parts, transfers, uploads
+from relay.ledger.token_values import Scope, TokenLimits
 from relay.ledger.viewer import Viewer
 from tests.postgres import Postgres, run_deaf_proxy
 
@@ -58,6 +59,17 @@ def verified_end(claim: Claim, size: int = 5) -> Settlement:
         level="whole_digest",
         receipt={"level": "whole_digest"},
     )
+
+
+def tokens_of_tenants(ledger: Ledger, limits: TokenLimits) -> dict[str, str]:
+    """Return a token of each scope for two tenants, by `acme read` and so on."""
+    return {
+        f"{tenant} {scope}": ledger.tokens.create(
+            f"{tenant}-{scope}", tenant=tenant, scope=scope, limits=limits
+        )[1]
+        for tenant in ("acme", "other")
+        for scope in Scope
+    }
 
 
 def learn_empty(ledger: Ledger, id: str, empty: bool = True) -> None:

@@ -26,6 +26,7 @@ from relay.ledger.ledger import Ledger
 from relay.ledger.token_values import Scope, TokenLimits
 from relay.ledger.workers import SERVER
 from tests.conftest import LOOPBACK
+from tests.ledgers import tokens_of_tenants
 
 SECONDS = 20.0
 DOCUMENT = document()
@@ -98,13 +99,7 @@ def server(tmp_path: Path) -> Iterator[Server]:
     ledger = Ledger.connect(settings.ledger_url(), SERVER)
     ledger.renew()
     limits = TokenLimits(local=True, requests_per_second=10_000)
-    tokens = {
-        f"{tenant} {scope}": ledger.tokens.create(
-            f"{tenant}-{scope}", tenant=tenant, scope=scope, limits=limits
-        )[1]
-        for tenant in ("acme", "other")
-        for scope in Scope
-    }
+    tokens = tokens_of_tenants(ledger, limits)
     works = ledger_context(ledger, Worker(ledger, engine, 1), engine)
     yield Server(create_app(engine, (), works), works, tmp_path, tokens)
     engine.wire.pool.close()

@@ -33,6 +33,7 @@ from relay.ledger.schema import migrations
 from relay.ledger.token_values import Scope, TokenLimits
 from relay.ledger.workers import SERVER
 from tests.conftest import LOOPBACK
+from tests.ledgers import tokens_of_tenants
 
 TOKEN_OF_FILE = "planted-token-of-the-file"
 NEITHER = re.compile(r"urn:uuid:[0-9a-f-]{36}")
@@ -69,13 +70,7 @@ def server(tmp_path: Path) -> Iterator[Server]:
     ledger = Ledger.connect(f"sqlite:///{tmp_path}/relay.db", SERVER)
     ledger.renew()
     limits = TokenLimits(requests_per_second=100_000)
-    tokens = {
-        f"{tenant} {scope}": ledger.tokens.create(
-            f"{tenant}-{scope}", tenant=tenant, scope=scope, limits=limits
-        )[1]
-        for tenant in ("acme", "other")
-        for scope in Scope
-    }
+    tokens = tokens_of_tenants(ledger, limits)
     engine = TransferEngine(Settings(), LOOPBACK)
     works = ledger_context(ledger, Worker(ledger, engine, 1), engine)
     app = create_app(engine, [TOKEN_OF_FILE], works)
