@@ -10,7 +10,8 @@ Decided here: the operations and their answers. Never here: what a plan finds
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Final
 from urllib.parse import urlencode
 
@@ -94,56 +95,68 @@ def remove_visible_plan(works: LedgerContext, id: str) -> None:
     works.ledger.plans.remove(works.ledger.plans.one(id, current_caller().viewer).id)
 
 
-def plan_routes(
-    works: Callable[[], LedgerContext], engine: TransferEngine
-) -> tuple[tuple[str, str, View], ...]:
-    """Return the paths, methods and views of the operations on plans."""
+@dataclass(frozen=True)
+class PlanViews:
+    """The views of the operations on plans; `works` is as that of MigrationViews."""
 
-    def create() -> Response:
-        order = parse_plan(members_of_body(engine))
-        plan = accept_plan(works(), engine, order, idempotency_key())
+    works: Callable[[], LedgerContext]
+    engine: TransferEngine
+
+    def create(self) -> Response:
+        """Accept a plan."""
+        order = parse_plan(members_of_body(self.engine))
+        plan = accept_plan(self.works(), self.engine, order, idempotency_key())
         answer = json_answer(plan_summary(plan), 202 if plan.state == PlanState.PLANNING else 200)
         answer.headers["Location"] = f"{request.script_root}/plans/{plan.id}"
         return answer
 
-    def list_plans() -> Response:
+    def list_plans(self) -> Response:
+        """Answer a page of the plans."""
         limit, viewer = rows_of_page(), current_caller().viewer
-        found = works().ledger.plans.newest(limit, viewer, request.args.get("before"))
+        found = self.works().ledger.plans.newest(limit, viewer, request.args.get("before"))
         more = None
         if len(found) == limit:  # a full page may be the last one; the next is empty then
             place = urlencode({"before": found[-1].id, "limit": limit})
             more = f"{request.script_root}/plans?{place}"
         return json_answer({"plans": [plan_summary(plan) for plan in found], "next": more})
 
-    def one(plan: str) -> Response:
-        return json_answer(plan_summary(works().ledger.plans.one(plan, current_caller().viewer)))
+    def show(self, plan: str) -> Response:
+        """Answer one plan."""
+        found = self.works().ledger.plans.one(plan, current_caller().viewer)
+        return json_answer(plan_summary(found))
 
-    def act(verb: PlanVerb) -> View:
-        def view(plan: str) -> Response:
-            check_empty(optional_members(engine))
-            return json_answer(plan_summary(act_on_visible_plan(works(), plan, verb)))
+    def act(self, plan: str, *, verb: PlanVerb) -> Response:
+        """Apply one of VERBS."""
+        check_empty(optional_members(self.engine))
+        return json_answer(plan_summary(act_on_visible_plan(self.works(), plan, verb)))
 
-        return view
-
-    def start(plan: str) -> Response:
-        paused = is_paused_start(optional_members(engine))
-        started = start_visible_plan(works(), engine, plan, paused=paused)
+    def start(self, plan: str) -> Response:
+        """Start the migration of a plan."""
+        paused = is_paused_start(optional_members(self.engine))
+        started = start_visible_plan(self.works(), self.engine, plan, paused=paused)
         answer = json_answer(summary(started), 200 if started.state in ENDED else 202)
         answer.headers["Location"] = f"{request.script_root}/migrations/{started.id}"
         return answer
 
-    def remove(plan: str) -> Response:
-        check_empty(optional_members(engine))
-        remove_visible_plan(works(), plan)
+    def remove(self, plan: str) -> Response:
+        """Delete a plan."""
+        check_empty(optional_members(self.engine))
+        remove_visible_plan(self.works(), plan)
         return Response(status=204, headers={"Cache-Control": "no-store"})
 
+
+def plan_routes(
+    works: Callable[[], LedgerContext], engine: TransferEngine
+) -> tuple[tuple[str, str, View], ...]:
+    """Return the paths, methods and views of the operations on plans."""
+    views = PlanViews(works, engine)
     return (
-        ("/plans", "POST", create),
-        ("/plans", "GET", list_plans),
-        ("/plans/<plan>", "GET", one),
-        ("/plans/<plan>", "DELETE", remove),
-        *((f"/plans/<plan>/{verb}", "POST", act(verb)) for verb in VERBS),
-        ("/plans/<plan>/start", "POST", start),
+        ("/plans", "POST", views.create),
+        ("/plans", "GET", views.list_plans),
+        ("/plans/<plan>", "GET", views.show),
+        ("/plans/<plan>", "DELETE", views.remove),
+        *((f"/plans/<plan>/{verb}", "POST", partial(views.act, verb=verb)) for verb in VERBS),
+        ("/plans/<plan>/start", "POST", views.start),
     )
 
 

@@ -180,56 +180,49 @@ def table(migration: Members, failed: Sequence[Members], took: str) -> Iterator[
     yield "state", migration["state"]
     yield "source", migration["source"]
     yield "destination", migration["destination"]
-    yield (
-        "objects",
-        " · ".join(f"{count:,} {state}" for state, count in migration["objects"].items()) or "none",
-    )
+    objects = (f"{count:,} {state}" for state, count in migration["objects"].items())
+    yield "objects", " · ".join(objects) or "none"
     yield "bytes", size(bytes_in(migration, *PRESENT))
     yield "time", took
     if migration["levels"]:
-        yield (
-            "proved",
-            " · ".join(
-                f"{count:,} by {level}" for level, count in sorted(migration["levels"].items())
-            ),
-        )
+        levels = sorted(migration["levels"].items())
+        yield "proved", " · ".join(f"{count:,} by {level}" for level, count in levels)
     if migration["retries"] or migration["bytes_resent"]:
-        yield (
-            "again",
-            _count_of(migration["retries"], "attempt") + resent_note(migration["bytes_resent"]),
-        )
-    if migration["state"] in (MigrationState.PARTIAL, MigrationState.FAILED) and _in_parts(
-        migration
-    ):
-        yield (
-            "unfinished",
-            f"{size(_in_parts(migration))} in uploads at the destination, for a retry;"
-            f" `relay cancel {shown_number(migration)}` removes them",
-        )
+        attempts = _count_of(migration["retries"], "attempt")
+        yield "again", attempts + resent_note(migration["bytes_resent"])
+    yield from _what_next(migration)
+    yield from _failed_objects(migration, failed)
+
+
+def _what_next(migration: Members) -> Iterator[tuple[str, str]]:
+    """Yield the rows that say why a migration stands where it does, and what to do about it."""
+    id = shown_number(migration)
+    if migration["state"] in FAULTY and _in_parts(migration):
+        parts = f"{size(_in_parts(migration))} in uploads at the destination, for a retry"
+        yield "unfinished", f"{parts}; `relay cancel {id}` removes them"
     if migration["listing"] == ListingState.DONE and not objects_in(migration):
         yield "empty", "nothing was found in the source: is its name correct?"
     if migration["error"]:
         yield "error", f"{migration['error']['side']}: {migration['error']['detail']}"
         yield "hint", in_flags(migration["error"]["hint"], migration["error"]["side"])
     elif migration["state"] == MigrationState.PAUSED:
-        yield (
-            "hint",
-            f"`relay resume {shown_number(migration)}`, or the same command, resumes it",
-        )
+        yield "hint", f"`relay resume {id}`, or the same command, resumes it"
     elif "waits_for" in migration:
         yield "hint", waiting_line(migration)
+
+
+def _failed_objects(migration: Members, failed: Sequence[Members]) -> Iterator[tuple[str, str]]:
+    """Yield a row of each failed object, their first hints, and how to list all of them."""
     for row in failed:
         yield "failed", f"{row['name'] or migration['source']}: {row['detail']}"
     # A server's rows have no hints.
     hints = dict.fromkeys(in_flags(row["hint"], row["side"]) for row in failed if row.get("hint"))
     yield from (("hint", hint) for hint in list(hints)[:HINTS])
     more = objects_in(migration, TransferState.FAILED) - len(failed)
+    rest = f"{more:,} more; " if more > 0 else ""
     if failed:
-        rest = f"{more:,} more; " if more > 0 else ""
-        yield (
-            "hint",
-            f"{rest}`relay report {shown_number(migration)} --state failed` lists them; {AGAIN}",
-        )
+        id = shown_number(migration)
+        yield "hint", f"{rest}`relay report {id} --state failed` lists them; {AGAIN}"
 
 
 def details(migration: Members, reasons: Sequence[Members] = ()) -> Iterator[tuple[str, str]]:
