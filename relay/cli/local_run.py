@@ -117,8 +117,8 @@ def _is_stopped_since(was: str, found: Migration) -> bool:
 
 def _is_at_rest(ledger: Ledger, found: Migration) -> bool:
     """Return whether the listing of a tree has ended and no worker moves its objects: the listing
-    may be old then. A list of URLs does not change, and `relay retry --list` may have given fresher URLs
-    since.
+    may be old then. A list of URLs does not change, and `relay retry --list` may have given fresher
+    URLs since.
 
     In another container, or on another machine, a process that was killed looks alive until its
     lease ends. One that runs renews its lease before that."""

@@ -285,7 +285,9 @@ class DryRun:
             return replace(seen, refusal=(name, existing_error(plan, place).message))
         if isinstance(there, UnknownObject):
             needs = self._needs_description(plan, place)
-            return replace(seen, refusal=(name, undescribed_error(place).message)) if needs else seen
+            return (
+                replace(seen, refusal=(name, undescribed_error(place).message)) if needs else seen
+            )
         if isinstance(found, UnknownObject):
             return seen
         why = proof_of_equality(found.version, there.version)

@@ -1,4 +1,4 @@
-"""The tables of what moves now, and of what has moved when (see `schema.py`)."""
+"""The tables of moving objects, and of the work that was done over time (see `schema.py`)."""
 
 from __future__ import annotations
 

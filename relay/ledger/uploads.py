@@ -218,9 +218,7 @@ def _store(
         "checked": part.checked,
         "owner": None,
     }
-    if connection.execute(
-        update(parts).where(row, exists().where(ours)).values(**values)
-    ).rowcount:
+    if connection.execute(update(parts).where(row, exists().where(ours)).values(**values)).rowcount:
         connection.execute(update(uploads).where(ours).values(there=uploads.c.there + part.size))
         return
     if connection.execute(select(uploads.c.transfer_id).where(ours)).first() is None:
