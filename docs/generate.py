@@ -356,6 +356,7 @@ PACKAGES = (
     "engine/transfer",
     "engine/worker",
     "views",
+    "reports",
     "metrics",
     "api",
     "ui",

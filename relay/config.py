@@ -355,18 +355,10 @@ class Settings:
         return tuple(_folder(Path(text)) for text in self.local_folders.split(":") if text)
 
     def ledger_url(self) -> str:
-        """Return the ledger's URL; without one, that of the file in the user's data folder (XDG
-        Base Directory, 0.8: a relative path is ignored). Raises ConfigError for a URL that is not
-        UTF-8, and if the data folder is unknown."""
-        data = Path(os.environ.get("XDG_DATA_HOME", ""))
-        if not self.ledger and not data.is_absolute():
-            data = home() / ".local" / "share"
-        if not self.ledger and not data.is_absolute():
-            hint = "Set HOME; or name the ledger in RELAY_LEDGER: sqlite:////folder/ledger.db."
-            raise ConfigError(
-                "HOME is not an absolute path, and the system knows no home of this user", hint=hint
-            )
-        url = self.ledger or f"sqlite:///{data / 'relay' / 'ledger.db'}"
+        """Return the ledger's URL; without one, that of the file in the user's data folder. Raises
+        ConfigError for a URL that is not UTF-8, and as `data_folder`."""
+        hint = "Set HOME; or name the ledger in RELAY_LEDGER: sqlite:////folder/ledger.db."
+        url = self.ledger or f"sqlite:///{data_folder(hint) / 'ledger.db'}"
         # Bytes of a variable that are not UTF-8 are surrogates in its text (PEP 383).
         if not url.isascii() and any("\udc80" <= char <= "\udcff" for char in url):
             raise ConfigError(
@@ -458,6 +450,19 @@ _CHECKS: Final[Mapping[str, Callable[[Any], None]]] = {
     "egress_ports": _require_ports,
 }
 """The further checks of settings. They raise ValueError with the mistake."""
+
+
+def data_folder(hint: str) -> Path:
+    """Return relay's folder in the user's data folder (XDG Base Directory, 0.8: a relative path is
+    ignored). Raises ConfigError, with the `hint`, if the user has no home."""
+    data = Path(os.environ.get("XDG_DATA_HOME", ""))
+    if not data.is_absolute():
+        data = home() / ".local" / "share"
+    if not data.is_absolute():
+        raise ConfigError(
+            "HOME is not an absolute path, and the system knows no home of this user", hint=hint
+        )
+    return data / "relay"
 
 
 def home() -> Path:

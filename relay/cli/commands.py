@@ -37,7 +37,13 @@ GROUPS: Mapping[str, Mapping[str, Command]] = {
         ),
         "report": Command(
             function="migration_commands:report",
-            help="Print one row for each object: its proof, or its error.",
+            help="Print one row for each object: its proof, or its error; or sign a report.",
+        ),
+        "check-report": Command(
+            function="signed_reports:check_report", help="Check a signed report."
+        ),
+        "keys": Command(
+            function="key_commands:keys", help="Make and show the key that signs reports."
         ),
     },
     "Control": {

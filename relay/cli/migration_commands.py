@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import click
@@ -75,16 +76,46 @@ def status(id: str | None, limit: int, as_json: bool, url: str | None) -> int:
     "--format",
     "form",
     type=click.Choice(FORMATS),
-    default="table",
     help="Format of the rows (default: table).",
 )
+@click.option(
+    "--sign",
+    is_flag=True,
+    help="Write a report of all objects into a new folder, signed by the key of `relay keys`.",
+)
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path),
+    metavar="FOLDER",
+    help="With --sign: the new folder (default: relay-ID-report).",
+)
 @URL
-def report(id: str, state: tuple[str, ...], form: str, url: str | None) -> int:
-    """Print one row for each object of the migration ID: its proof, or its error."""
+def report(
+    id: str,
+    state: tuple[str, ...],
+    form: str | None,
+    sign: bool,
+    output: Path | None,
+    *,
+    url: str | None,
+) -> int:
+    """Print one row for each object of the migration ID: its proof, or its error.
+
+    With --sign, write report.json and objects.jsonl with their signatures, which `relay
+    check-report` and `ssh-keygen -Y verify` check."""
+    if sign:
+        if state or form:
+            raise click.UsageError("--sign writes all objects: leave out --state and --format")
+        # Imported here because few reports are signed.
+        from relay.cli.signed_reports import sign_report
+
+        return sign_report(id, output, url)
+    if output is not None:
+        raise click.UsageError("--output needs --sign")
     migrations = migrations_of(url)
     migration = migrations.migration(id)
     rows = CountedRows(migrations.rows(migration["id"], state), migration["source"])
-    for text in _FORMS[form](migration, rows):
+    for text in _FORMS[form or "table"](migration, rows):
         tell(text)
     if not rows.count:
         which = f"that are {' or '.join(state)}" if state else "so far"

@@ -28,6 +28,7 @@ The tree; each is in the file that is named behind its root:
     ├─ TokenUnknown  TokenExists  TooManyRequests    own.py: tokens, and their limits
     ├─ ServerUnreachable  NotRelay  ServerRefused    the terminal's own, of a server
     ├─ OutputFailed            the terminal's own
+    ├─ ReportRefused           own.py: a signed report
     ├─ StoreError              stores.py: what a store said, or how its connection failed
     │  ├─ NotFound (UploadGone)  AlreadyExists  PreconditionFailed
     │  ├─ Unauthenticated (CredentialsWithdrawn)  PermissionDenied
@@ -55,6 +56,7 @@ from relay.errors.own import (
     OutputFailed,
     Overloaded,
     PlanUnknown,
+    ReportRefused,
     ServerRefused,
     ServerUnreachable,
     TokenExists,
@@ -194,6 +196,7 @@ __all__ = [
     "RedirectRefused",
     "Rejected",
     "RelayError",
+    "ReportRefused",
     "RequestError",
     "RequestTimeout",
     "RequestTooLarge",

@@ -60,6 +60,16 @@ class OutputFailed(RelayError):
     default_hint = "Check the disk that the output goes to, and run the command again."
 
 
+class ReportRefused(RelayError):
+    """A report is not signed by a key that the reader accepts, or was altered since."""
+
+    code, title = "report-refused", "The report is not as a known key has signed it"
+    default_hint = (
+        "Ask for the files again, all four of them. The key must come by another way than the"
+        " report."
+    )
+
+
 class LedgerRefused(LedgerFailed):
     """The ledger refused a value that it can't hold. A retry would fail in the same way."""
 

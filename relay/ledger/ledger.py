@@ -57,6 +57,7 @@ from relay.ledger.overview_ledger import OverviewLedger
 from relay.ledger.plan_ledger import PlanLedger
 from relay.ledger.reasons import Reason, reasons_of
 from relay.ledger.releases import release_unknown_claims
+from relay.ledger.report_ledger import ReportLedger
 from relay.ledger.session_ledger import SessionLedger
 from relay.ledger.states import MigrationVerb, TransferVerb
 from relay.ledger.token_ledger import TokenLedger
@@ -135,6 +136,11 @@ class Ledger:
     def plans(self) -> PlanLedger:
         """The plans."""
         return PlanLedger(self.access)
+
+    @property
+    def reports(self) -> ReportLedger:
+        """The signed reports."""
+        return ReportLedger(self.access)
 
     @property
     def sessions(self) -> SessionLedger:

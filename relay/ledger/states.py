@@ -133,6 +133,8 @@ class EventKind(StrEnum):
     LISTING_DONE = "listing_done"
     LISTING_FAILED = "listing_failed"
     ENDED = "ended"
+    REPORT_SIGNED = "report_signed"
+    """A report was signed (`report_ledger.py`)."""
 
 
 PENDING = frozenset({TransferState.QUEUED, TransferState.RUNNING})

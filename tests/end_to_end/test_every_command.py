@@ -44,6 +44,10 @@ def used_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert made.run("migrate", "-r", f"{home}/from", f"{home}/to", "-q")[0] == 0
     assert made.run("migrate", f"{home}/nosuch", f"{home}/to/", "-q")[0] == 1
     assert made.run("token", "create", "used")[0] == 0
+    key = {"XDG_DATA_HOME": str(home)}
+    assert made.run("keys", "new", **key)[0] == 0
+    assert made.run("report", "1", "--sign", "--output", f"{home}/signed", **key)[0] == 0
+    (home / "allowed").write_text(made.run("keys", "show", **key)[1])
     return home
 
 
@@ -84,6 +88,10 @@ OUTPUTS: dict[tuple[str, ...], int] = {
     ("status", "--json"): 0,
     ("status", "1"): 0,
     **{("report", "1", "--format", form): 0 for form in ("table", "jsonl", "csv", "html")},
+    ("report", "1", "--sign"): 0,
+    ("check-report", "signed", "--allowed-signers", "allowed"): 0,
+    ("keys", "new"): 0,
+    ("keys", "show"): 0,
     ("watch", "1"): 0,
     ("watch", "2", "--json"): 1,
     ("acknowledge", "2"): 0,
@@ -135,7 +143,10 @@ def test_a_full_output_fails_and_a_closed_pipe_does_not(
     terminal: Terminal, server: Server, words: tuple[str, ...]
 ) -> None:
     """B87. With a closed reader the exit code is that of the work."""
-    settings = {"RELAY_LEDGER": f"sqlite:///{terminal.ledger}"}
+    settings = {
+        "RELAY_LEDGER": f"sqlite:///{terminal.ledger}",
+        "XDG_DATA_HOME": str(terminal.home),
+    }
     if words[0] == "submit":
         settings["RELAY_URL"] = f"http://{server.host}:{server.port}"
     for stdout, code, is_named in ((None, OUTPUTS.get(words, 0), False), ("/dev/full", 1, True)):
@@ -143,6 +154,9 @@ def test_a_full_output_fails_and_a_closed_pipe_does_not(
             terminal.run(verb, "2")  # the second time it may have that state already
         if words[:2] == ("token", "create"):
             terminal.run("token", "revoke", "ops")  # the first time there is none
+        if words == ("keys", "new"):
+            (terminal.home / "relay/report-key").unlink()
+        shutil.rmtree(terminal.home / "relay-1-report", ignore_errors=True)
         got, err = run_into(stdout, words, terminal.home, **settings)
         assert (got, FULL in err) == (code, is_named), err
         assert not is_named or "hint: " in err

@@ -434,6 +434,13 @@ def test_no_secret_leaves_a_command(tmp_path: Path) -> None:
         for words, more in runs:
             code, out, err = terminal.run(*words, **more)
             seen.add(f"relay {' '.join(words[:2])}", f"{code}\n{out}\n{err}")
+        key = {"XDG_DATA_HOME": str(tmp_path / "data")}
+        seen.add("relay keys", "".join(terminal.run("keys", "new", **key)[1:]))
+        for number in "12345":
+            words = ("report", number, "--sign", "--output", f"{tmp_path}/signed-{number}")
+            assert terminal.run(*words, **key)[0] == 0
+            for path in (tmp_path / f"signed-{number}").iterdir():
+                seen.add("signed reports", path.read_text(encoding="utf-8"))
         seen.add("ledger", dump(settings["RELAY_LEDGER"]))
     assert len(markers.values) >= 14
     assert seen.leaks(markers) == {}

@@ -86,6 +86,7 @@ ORDER: tuple[str, ...] = (
     "relay.engine.refresh",
     "relay.engine.worker",
     "relay.views",
+    "relay.reports",
     "relay.metrics",
     "relay.api",
     "relay.ui",
@@ -110,10 +111,14 @@ NO_PAYLOAD = {
     "relay.ledger.opening",
     "relay.metrics.shared_folder",
     "relay.metrics.shared_sums",
+    "relay.reports.report_check",
+    "relay.reports.report_folder",
+    "relay.reports.signing_keys",
 }
 """The terminal replaces a closed stdout by /dev/null; no transfer reaches that code. Settings are
 opened to be read. A local folder is where a user wants the bytes. The ledger creates its own file,
-and no body reaches it. Numbers of metrics are shared by files in memory."""
+and no body reaches it. Numbers of metrics are shared by files in memory. A signed report and its key
+are files that a user asks for; they have receipts, and no payload."""
 
 SHARED_NAMES = {
     *("account", "listing", "objects", "sessions", "store", "stream"),

@@ -1,0 +1,112 @@
+"""`relay report ID --sign` and `relay check-report FOLDER`: reports that prove who made them."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from rich.filesize import decimal
+
+from relay.cli.exits import Exit
+from relay.cli.interrupt import interrupt_as_exception
+from relay.cli.terminal import confirm, in_columns, tell
+from relay.settings_sources import load_settings, trusted_ledger_url
+from relay.views.migrations import shown_number
+
+# The ledger and the signatures take a third of a second, for which the help should not wait.
+if TYPE_CHECKING:
+    from relay.reports.report_check import CheckedReport
+    from relay.reports.report_members import ReportTotals
+
+_NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9._-]")
+
+
+def sign_report(id: str, output: Path | None, url: str | None) -> int:
+    """Write the signed report of a migration of this machine's ledger into a new folder, and print
+    its digest. Raises ConfigError without a key, and as write_report."""
+    from relay.ledger.ledger import Ledger
+    from relay.reports.report_folder import ReportFolder
+    from relay.reports.report_writer import write_report
+    from relay.reports.signing_keys import key_path, load_key
+
+    settings = load_settings()
+    if url or settings.url:
+        raise click.UsageError(
+            "--sign reads the ledger itself: run it where RELAY_LEDGER is, without --url and"
+            " RELAY_URL"
+        )
+    key = load_key(key_path())
+    ledger = Ledger.connect(trusted_ledger_url(settings))
+    migration = ledger.migration(id)
+    name = _NOT_IN_NAMES.sub("-", migration.name)
+    # Ctrl-C removes the folder. The ledger stays open then: its thread may still be reading.
+    with interrupt_as_exception(), ReportFolder(output or Path(f"relay-{name}-report")) as folder:
+        written = write_report(ledger, migration.id, key, folder, time.time)
+    ledger.close()
+    confirm(in_columns("report", str(folder.final)))
+    for row in _total_rows(written.totals):
+        confirm(row)
+    confirm(in_columns("signed by", key.fingerprint))
+    confirm(in_columns("sha256", written.sha256))
+    confirm(in_columns("previous", written.previous or "none"))
+    return Exit.VERIFIED
+
+
+@click.command(
+    "check-report",
+    epilog=(
+        "Exit codes: 0 as it was signed, and everything in it is verified · 1 not as an allowed"
+        " key has signed it · 2 wrong usage · 3 as it was signed, and something is not verified"
+    ),
+)
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option(
+    "--allowed-signers",
+    type=click.Path(path_type=Path),
+    required=True,
+    metavar="FILE",
+    help="The public keys that you accept: lines of `relay keys show`.",
+)
+def check_report(folder: Path, allowed_signers: Path) -> int:
+    """Check the signed report in FOLDER (or its report.json): its signatures, its objects and its
+    totals. It asks no store and no ledger."""
+    from relay.reports.allowed_signers import principals_of
+    from relay.reports.report_check import check_report as check
+    from relay.reports.report_members import FORMAT, REPORT
+
+    where = folder.parent if folder.name == REPORT else folder
+    checked = check(where, lambda key: principals_of(allowed_signers, key, FORMAT))
+    for row in _checked_rows(checked):
+        tell(row)
+    return Exit.VERIFIED if checked.is_all_proved else Exit.UNVERIFIED
+
+
+def _checked_rows(checked: CheckedReport) -> Iterator[str]:
+    migration: Any = checked.members["migration"]
+    yield in_columns("signed by", f"{checked.principals} ({checked.fingerprint})")
+    yield in_columns("made", checked.members["made"])
+    yield in_columns("migration", f"{shown_number(migration)} {migration['state']}")
+    for side in ("source", "destination"):
+        yield in_columns(side, checked.members[side])
+    yield from _total_rows(checked.totals)
+    yield in_columns("sha256", checked.sha256)
+    yield in_columns("previous", str(checked.members.get("previous") or "none"))
+
+
+def _total_rows(totals: ReportTotals) -> Iterator[str]:
+    """Yield a row for each state of the objects of a report."""
+    for state, counted in totals.to_json().items():
+        count, size = int(counted["objects"]), int(counted["bytes"])
+        levels = ", ".join(
+            f"{level} {int(of_level['objects']):,}"
+            for level, of_level in counted.get("levels", {}).items()
+        )
+        objects = "object" if count == 1 else "objects"
+        end = f"  ({levels})" if levels else ""
+        yield in_columns(state, f"{count:,} {objects}, {decimal(size)}{end}")
+    if not totals.objects:
+        yield in_columns("objects", "none")

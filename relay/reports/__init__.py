@@ -1,0 +1,1 @@
+"""Signed reports: their members, their signatures, how they are written and checked."""

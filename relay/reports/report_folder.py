@@ -1,0 +1,88 @@
+"""The folder of a report: it appears whole, under a new name, or not at all.
+
+Theory of operation. The files are written into a folder beside, with a name of its own, and reach
+the disk. One rename then gives the folder its final name. A process that is killed leaves the other
+folder. Nothing that exists is replaced.
+
+Decided here: names of folders, and when a report is visible. Never here: the contents of files."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from secrets import token_hex
+from typing import BinaryIO
+
+from relay.errors import OutputFailed
+from relay.stores.local_folders import UNSYNCED
+
+
+class ReportFolder:
+    """A folder that is being written. Use as a context: it is removed unless it was published."""
+
+    def __init__(self, final: Path) -> None:
+        """`final` is its name once it is published."""
+        self.final = Path(os.path.abspath(final))
+        self._draft = self.final.with_name(f".{self.final.name}.{token_hex(4)}.partial")
+
+    def __enter__(self) -> ReportFolder:
+        """Make the folder. Raises OutputFailed, also if the final name exists."""
+        self._refuse_existing()
+        with self._failing():
+            self._draft.mkdir()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Remove the folder if it was not published."""
+        shutil.rmtree(self._draft, ignore_errors=True)
+
+    @contextmanager
+    def writing(self, name: str) -> Iterator[BinaryIO]:
+        """Open one of its files for a block that writes it; it is on the disk after the block.
+        Raises OutputFailed."""
+        with self._failing(), open(self._draft / name, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+
+    def publish(self) -> None:
+        """Give the folder its final name, for good. Raises OutputFailed, also if that exists by
+        now."""
+        self._refuse_existing()
+        with self._failing():
+            _sync(self._draft)
+            self._draft.rename(self.final)
+            _sync(self.final.parent)
+
+    def _refuse_existing(self) -> None:
+        if os.path.lexists(self.final):
+            raise OutputFailed(
+                f"{self.final} exists already",
+                hint="relay replaces no report: choose another folder.",
+            )
+
+    @contextmanager
+    def _failing(self) -> Iterator[None]:
+        """Raise OutputFailed for the system's errors of a block."""
+        try:
+            yield
+        except OSError as error:
+            raise OutputFailed(
+                f"{self.final} can't be written ({error.strerror})",
+                hint="Make room there, or choose another folder.",
+            ) from None
+
+
+def _sync(folder: Path) -> None:
+    """Bring the names in a folder to the disk, where the file system supports that."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in UNSYNCED:
+            raise
+    finally:
+        os.close(descriptor)
