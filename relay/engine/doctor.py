@@ -355,7 +355,7 @@ def probe_folder(scratch: ScratchFolder) -> Finding:
     """Find out if the folder exists: probes in a missing folder would create it, and leave it."""
     what = "folder"
     store = scratch.store()
-    if not store.lists_all:
+    if not store.lists_all(scratch.folder):
         return Finding(what, Answer.UNTRIED, "only an upload can show whether it exists")
     try:
         next(iter(store.list(scratch.folder.folder(), False)), None)

@@ -154,9 +154,10 @@ def is_empty_folder(destination: Destination, folder: Location) -> bool:
     """Return whether a folder has nothing, so that its objects need no HEAD each. Only a listing
     that shows every object can say so; an error of the store says nothing."""
     try:
-        if not destination.lists_all:
+        if not destination.lists_all(folder):
             return False
-        return next(iter(destination.list(folder, False)), None) is None
+        is_empty = next(iter(destination.list(folder, False)), None) is None
+        return is_empty and destination.lists_all(folder)  # the answer may show that it does not
     except NotFound:
         return True
     except RelayError:

@@ -139,8 +139,7 @@ class HttpStore:
 
     # -- destination
 
-    @property
-    def lists_all(self) -> bool:
+    def lists_all(self, location: Location) -> bool:
         """As Destination.lists_all: an index page may omit names, and most servers have none."""
         return False
 

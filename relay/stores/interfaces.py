@@ -290,10 +290,9 @@ class Destination(Protocol):
     ) -> Iterator[Entry]:
         """As Source's."""
 
-    @property
-    def lists_all(self) -> bool:
-        """Whether a listing is complete and consistent: an object that it does not name did not
-        exist at that moment."""
+    def lists_all(self, location: Location) -> bool:
+        """Return whether listings are complete and consistent, as far as that is known: an object
+        that none names did not exist at that moment."""
 
     def honours_preconditions(self, location: Location) -> bool:
         """Return whether this store is known to honour `if_absent`: an existing object is then
@@ -353,9 +352,10 @@ class Destination(Protocol):
         """Make an object that `put` stored visible at its `place`, atomically; return the version
         there.
 
-        `fresh`: no object existed before, so the object found there afterwards is the published
-        one. Does nothing if `put` wrote to the final location. Raises PreconditionFailed (with
-        `if_absent`: an object exists) and StoreError; then `place` is unchanged."""
+        `fresh`: no object was found before, so the object found there afterwards is the published
+        one. Does nothing if `put` wrote to the final location. Raises PreconditionFailed (an object
+        exists; with `if_absent`, and with `fresh` as far as the store notices it) and StoreError;
+        then `place` is unchanged."""
 
     def delete(self, location: Location, version: Version) -> None:
         """Delete the object if it is still `version`, as far as the store can check that. Raises

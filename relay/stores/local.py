@@ -220,8 +220,7 @@ class LocalStore:
 
     # -- destination
 
-    @property
-    def lists_all(self) -> bool:
+    def lists_all(self, location: Location) -> bool:
         """As Destination.lists_all."""
         return True
 
@@ -312,14 +311,15 @@ class LocalStore:
         self, stored: PutResult, *, if_absent: bool = False, fresh: bool = False
     ) -> Version:
         """As Destination.publish: by a rename, or with `if_absent` by a hard link, then an fsync of
-        the folder."""
+        the folder. The rename replaces an object that appears within that moment."""
         assert stored.readable is not None and stored.place is not None, (
             "an upload to publish has both locations"
         )
         which = (folders_of(stored.place), path_of(stored.readable), path_of(stored.place))
         with self._as_relay_errors(stored.place):
             if not if_absent:
-                replace_file = partial(upload.retry_unnamed, upload.replace, *which)
+                rename = partial(upload.replace, fresh=fresh)
+                replace_file = partial(upload.retry_unnamed, rename, *which)
                 return version_of(_run(stored.place, replace_file))
             linked = _run(stored.place, partial(upload.retry_unnamed, upload.link, *which))
             reach("mid-publish")

@@ -179,12 +179,16 @@ def retry_unnamed(
         raise OSError(errno.EINVAL, os.strerror(errno.EINVAL)) from None
 
 
-def replace(folders: AllowedFolders, part: Path, place: Path) -> os.stat_result:
+def replace(
+    folders: AllowedFolders, part: Path, place: Path, *, fresh: bool = False
+) -> os.stat_result:
     """Rename the temporary file to `place`, replacing a file there and keeping its mode; return the
-    stat of `place`."""
+    stat of `place`. Raises FileExistsError if a file is at a `fresh` place."""
     with folders.open_briefly(part.parent, FOLDER) as folder:
         path = _target(folders, part, place)
         old = _stat_name(folder, path.name)
+        if old is not None and fresh:
+            raise FileExistsError(errno.EEXIST, "it exists")
         if old is not None:
             # Before the rename: at no moment may more users read the new file than the old one.
             _copy_mode(folder, part.name, path.name, old)

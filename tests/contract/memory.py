@@ -121,8 +121,7 @@ class MemoryStore:
 
     # -- destination
 
-    @property
-    def lists_all(self) -> bool:
+    def lists_all(self, location: Location) -> bool:
         """As Destination.lists_all."""
         return True
 

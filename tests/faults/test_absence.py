@@ -3,12 +3,17 @@ GET decides."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import replace
+from email.utils import formatdate
 from pathlib import Path
 
 import pytest
 
+from relay.engine.inspection import is_empty_folder
+from relay.engine.transfer.context import ObjectHints
 from relay.errors import (
     AlreadyExists,
     KeyCollision,
@@ -23,12 +28,16 @@ from relay.location import Location, parse_location
 from relay.receipt import State
 from relay.stores.http_reads import IsFolder, _is_same_server
 from relay.stores.interfaces import UnknownObject
+from relay.stores.local_locations import local_location
 from relay.stores.webdav.account import webdav_location
 from relay.wire.watchdog import Watchdog
 from tests.conftest import QUICK, Engine
 from tests.end_to_end.terminal import Terminal
 from tests.faults.scripted_http import Shelf, empty_answer
 from tests.faults.scripted_peers import DATA, GET_HEAD, Cloud, fixed_answer, source_script
+from tests.faults.scripted_s3 import EMPTY_PAGE, Bucket, place, reply
+from tests.faults.test_unchanged import NEW, OLD, Dated
+from tests.faults.test_webdav import FINAL, Dav
 from tests.scripted import Peer, Talk, length_of
 
 NO_HEAD = {
@@ -441,3 +450,68 @@ def test_a_stale_cached_answer_proves_no_upload(engine: Engine, age: int, state:
     shelf.kept, shelf.age = DATA, age
     assert migrate(engine, shelf, if_exists="overwrite") is state
     assert shelf.objects == {b"/a": DATA}
+
+
+class DatedDav(Dav):
+    """A WebDAV server whose objects have the date NEW."""
+
+    def _done(self, method: bytes, path: bytes, request: bytes, body: bytes) -> bytes:
+        answer = super()._done(method, path, request, body)
+        if method not in (b"HEAD", b"GET") or answer.startswith(b"HTTP/1.1 404"):
+            return answer
+        dated = f"\r\nLast-Modified: {formatdate(NEW, usegmt=True)}\r\n\r\n".encode()
+        return answer.replace(b"\r\n\r\n", dated, 1)
+
+
+def migrate_unlisted(engine: Engine, there: Location, modified: float, if_exists: str) -> State:
+    """Move an object of a tree whose destination was empty, as its listing said."""
+    with Peer(Dated({b"/a": DATA}, modified=modified)) as source:
+        transfer = engine.runner.transfer(engine.plan(source.url("/a"), there, if_exists=if_exists))
+        known = ObjectHints(absent=True)
+        return engine.runner.run(replace(transfer, known=known, random=lambda: 0.05)).state
+
+
+UNLISTED = {
+    "newer there": (OLD, "changed", State.SKIPPED),
+    "older there": (2 * NEW, "changed", State.VERIFIED),
+    "overwritten": (OLD, "overwrite", State.VERIFIED),
+}
+
+
+@pytest.mark.parametrize(("modified", "if_exists", "state"), UNLISTED.values(), ids=UNLISTED)
+def test_an_object_that_webdav_does_not_list_is_compared(
+    patient_engine: Engine, modified: float, if_exists: str, state: State
+) -> None:
+    """nginx lists no name that begins with a dot, Apache no link; and another command may store the
+    object after the listing."""
+    theirs = DATA[::-1]
+    dav = DatedDav(objects={FINAL: theirs})
+    with Peer([dav] * 30) as peer:
+        there = webdav_location(peer.url(FINAL.decode()), destination=True)
+        assert migrate_unlisted(patient_engine, there, modified, if_exists) is state
+    assert dav.objects == {FINAL: theirs if state is State.SKIPPED else DATA}
+    assert dav.asked.count(b"PUT") == (2 if modified > NEW else 1)
+
+
+@pytest.mark.parametrize(("modified", "if_exists", "state"), UNLISTED.values(), ids=UNLISTED)
+def test_a_file_that_came_after_the_listing_is_compared(
+    patient_engine: Engine, tmp_path: Path, modified: float, if_exists: str, state: State
+) -> None:
+    path, theirs = tmp_path / "a", DATA[::-1]
+    path.write_bytes(theirs)
+    os.utime(path, (NEW, NEW))
+    there = local_location(path, destination=True)
+    assert migrate_unlisted(patient_engine, there, modified, if_exists) is state
+    assert path.read_bytes() == (theirs if state is State.SKIPPED else DATA)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("swift", [True, False])
+def test_a_bucket_that_lists_objects_later_is_not_empty(engine: Engine, swift: bool) -> None:
+    fields = ("X-Openstack-Request-Id: tx1",) if swift else ()
+    bucket = Bucket(answers={"list": [reply(200, EMPTY_PAGE, *fields)]})
+    with Peer([bucket] * 4) as peer:
+        folder = place(peer).folder()
+        store = engine.runner.stores.destination(folder, Watchdog(QUICK))
+        assert is_empty_folder(store, folder) is not swift
+        assert store.lists_all(folder) is not swift

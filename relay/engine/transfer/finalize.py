@@ -17,6 +17,7 @@ from relay.engine.cleanup import may_be_done, remove_lost_uploads, remove_object
 from relay.engine.comparison import is_same
 from relay.engine.inspection import inspect_object
 from relay.engine.outcome import Outcome
+from relay.engine.plan import IfExists
 from relay.engine.transfer.context import TransferContext
 from relay.engine.transfer.progress import Progress
 from relay.engine.transfer.target import Target
@@ -28,8 +29,10 @@ from relay.errors import (
     IntegrityMismatch,
     Leftover,
     NotFound,
+    PreconditionFailed,
     Rejected,
     RelayError,
+    Unavailable,
     UploadGone,
     is_whole,
 )
@@ -341,7 +344,8 @@ class Finalizer:
         version.
 
         Raises as Destination.publish, LeaseLost, LedgerFailed, DestinationMutates for another size,
-        and DestinationLost if the place shows nothing, or still what was there `before`."""
+        DestinationLost if the place shows nothing, or still what was there `before`, and
+        Unavailable if it has an object that `changed` has not compared: the next attempt does."""
         context, destination = self._context, self._target.destination
         if stored.place is None:
             return proof.version
@@ -351,9 +355,7 @@ class Finalizer:
         reach("before-publish")
         context.meter.commit()
         try:
-            absent = self._target.if_absent and not self._progress.replaces
-            fresh = before.known and before.version is None
-            version = destination.publish(stored, if_absent=absent, fresh=fresh)
+            version = self._publish_seen(stored, before)
             reach("after-publish")
             if version == Version():  # the answer does not describe the object, or prove it exists
                 version = _version_at(destination, stored.place)
@@ -367,6 +369,8 @@ class Finalizer:
             )
             lost.keep(error.remains)
             raise lost from None
+        except PreconditionFailed as error:
+            raise self._unseen_error(stored.place, before, error) from None
         except RelayError as error:  # also Cancelled, in the middle of the request
             if may_be_done(error):
                 self._note_unproved(proof)
@@ -376,15 +380,50 @@ class Finalizer:
             raise DestinationLost(
                 f"{stored.place} still shows the old object after the new one was published"
             )
-        if None not in (size, version.size) and size != version.size:
-            self._note_altered(version)
-            altered = DestinationMutates(
-                f"{stored.place} has {version.size} bytes after {size} bytes were published there;"
-                " it was not deleted"
-            )
-            altered.leave(Leftover.DAMAGED, stored.place, "it may be another writer's")
-            raise altered
+        self._refuse_other_size(stored.place, size, version)
         return version.with_size(size if version.size is None else version.size)
+
+    def _refuse_other_size(self, place: Location, size: int | None, version: Version) -> None:
+        """Raise DestinationMutates if a published object has another size than the proved one."""
+        if None in (size, version.size) or size == version.size:
+            return
+        self._note_altered(version)
+        altered = DestinationMutates(
+            f"{place} has {version.size} bytes after {size} bytes were published there;"
+            " it was not deleted"
+        )
+        altered.leave(Leftover.DAMAGED, place, "it may be another writer's")
+        raise altered
+
+    def _publish_seen(self, stored: PutResult, before: PriorState) -> Version:
+        """As Destination.publish. Raises PreconditionFailed if an object is there that was not seen
+        `before`: a listing may leave names out, and another writer may have stored it since. Only
+        `overwrite` replaces it, as nothing need be compared."""
+        target = self._target
+        absent = target.if_absent and not self._progress.replaces
+        fresh = before.known and before.version is None
+        try:
+            return target.destination.publish(stored, if_absent=absent, fresh=fresh)
+        except PreconditionFailed:
+            if not fresh or target.if_exists is not IfExists.OVERWRITE:
+                raise
+        return target.destination.publish(stored)
+
+    def _unseen_error(
+        self, place: Location, before: PriorState, error: PreconditionFailed
+    ) -> RelayError:
+        """Return the error for an object that appeared, or that a listing left out: `error`, or
+        Unavailable with `changed`, so that the next attempt compares it."""
+        if self._target.if_exists is not IfExists.CHANGED or before.version is not None:
+            return error
+        self._progress.note_unsent()
+        unseen = Unavailable(
+            f"{place} has an object that was not there, or was not listed, before",
+            side="destination",
+            hint="Run it again: relay compares that object before it sends another.",
+        )
+        unseen.keep(error.remains)
+        return unseen
 
     def _note_unproved(self, proof: Proof) -> None:
         """Note an object of which only the size is proved, and which may be visible though its

@@ -116,9 +116,9 @@ class DestinationCheck:
             return False
         if self._ownership.may_be_sent:
             return False
-        destination = self._target.destination
-        return destination.lists_all and (
-            destination.honours_preconditions(self._target.place) or not self._target.if_absent
+        destination, place = self._target.destination, self._target.place
+        return destination.lists_all(place) and (
+            destination.honours_preconditions(place) or not self._target.if_absent
         )
 
     @property

@@ -25,7 +25,7 @@ from relay.stores.s3.account import at_bucket, in_query, key_of
 from relay.stores.s3.client import S3Client
 from relay.stores.s3.listed_pages import ListedPage, PageDocument, read_document
 from relay.stores.s3.parallel_listing import ParallelListing, may_skip_a_key
-from relay.stores.s3.quirks import PLAIN_KEYS
+from relay.stores.s3.quirks import LISTS_LATER, PLAIN_KEYS
 
 PAGE: Final = 1000
 """Default number of objects on a page (docs.aws.amazon.com, "ListObjectsV2")."""
@@ -43,6 +43,8 @@ MARKERS: Final = ("continuation-token", "marker", "start-after")
 TOKENS: Final = frozenset({"list-type", "start-after", "continuation-token"})
 """Parameters that only ListObjectsV2 has (docs.aws.amazon.com, "ListObjectsV2"); ListObjects uses
 `marker` instead."""
+SWIFT: Final = "x-openstack-request-id"
+"""Field of every answer of OpenStack Swift."""
 
 
 class S3Listing:
@@ -181,6 +183,8 @@ class S3Listing:
         query = "&".join(f"{name}={in_query(asked[name])}" for name in sorted(asked))
         began, used = monotonic(), thread_time()
         response = client.send("GET", at_bucket(location, query), ())
+        if SWIFT in response.head.by_name:
+            client.quirks(location).learn(LISTS_LATER)
         with closing(client.document_rows(response, "GET", location, "ListBucketResult")) as rows:
             document = read_document(rows, location, client.side)
         # Where this thread computes all the while, other cursors would only wait for it.

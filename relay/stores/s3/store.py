@@ -35,6 +35,7 @@ from relay.stores.s3.growing_uploads import GrowingUploads
 from relay.stores.s3.listing import S3Listing
 from relay.stores.s3.multipart import MultipartUploads, part_limits
 from relay.stores.s3.objects import S3Objects
+from relay.stores.s3.quirks import LISTS_LATER
 from relay.stores.s3.single_uploads import SingleUploads
 from relay.stores.s3.upload_completion import Completion
 from relay.stores.s3.upload_fields import UploadFields
@@ -100,10 +101,9 @@ class S3Store:
 
     # -- destination
 
-    @property
-    def lists_all(self) -> bool:
+    def lists_all(self, location: Location) -> bool:
         """As Destination.lists_all (docs.aws.amazon.com, "Amazon S3 data consistency model")."""
-        return True
+        return not self._client.quirks(location).has(LISTS_LATER)
 
     def honours_preconditions(self, location: Location) -> bool:
         """As Destination.honours_preconditions: known of AWS only. Other servers may ignore a field

@@ -110,7 +110,7 @@ class Moves:
         if if_absent and not self._client.wire.memory.has(place.origin, honours(place)):
             self._refuse_existing(place)
         try:
-            self._move(part, place, if_absent)
+            self._move(part, place, if_absent, fresh)
         except StoreError as error:
             if not self._is_moved(part, place, error):
                 raise
@@ -125,12 +125,13 @@ class Moves:
         if self._objects.exists(place):
             raise PreconditionFailed(f"{place} exists", side=self._client.side)
 
-    def _move(self, part: Location, place: Location, if_absent: bool) -> None:
+    def _move(self, part: Location, place: Location, if_absent: bool, fresh: bool) -> None:
         """Send the MOVE, first with `Overwrite: F`.
 
         A MOVE that may overwrite deletes a folder of that name with its content (section 9.9.3), so
-        it is only sent after PROPFIND found no folder. Raises Rejected for a folder, and the
-        server's refusal."""
+        it is only sent after PROPFIND found no folder. It is not sent to a `fresh` place, whose
+        object was not seen before: a server may leave names out of its listings. Raises Rejected
+        for a folder, PreconditionFailed, and the server's refusal."""
         response = self.send("MOVE", part, place, (("Overwrite", "F"),))
         try:
             self._require_done(response, place)
@@ -165,6 +166,8 @@ class Moves:
                     " replaced."
                 ),
             )
+        if fresh:
+            raise PreconditionFailed(f"{place} exists", side=self._client.side)
         self._replace(part, place)
 
     def _is_in_the_way(self, part: Location, place: Location) -> bool:

@@ -96,9 +96,9 @@ class WebDavStore:
 
     # -- destination
 
-    @property
-    def lists_all(self) -> bool:
-        """As Destination.lists_all (section 9.1: all internal members)."""
+    def lists_all(self, location: Location) -> bool:
+        """As Destination.lists_all (section 9.1: all internal members). Some servers leave names
+        out, so `publish` replaces nothing that was not seen."""
         return True
 
     def honours_preconditions(self, location: Location) -> bool:
