@@ -2,8 +2,9 @@
 
 Theory of operation. Many presigned URLs and small servers support only GET, so a HEAD that fails
 says nothing about the object. A redirect may lead to the object, to a folder, or to a login page. A
-destination may also send readers of all that it lacks to another server, which has the object: that
-one counts only where a name that never existed is not redirected (asked once for each folder).
+destination may also send readers of all that it lacks to another server, or to another folder,
+which has the object: that one counts only where a name that never existed is not redirected (asked
+once for each folder).
 
 Decided here: which answers to HEAD and GET are believed, and which redirects are followed. Never
 here: what a believed answer says (`http_objects.py`)."""
@@ -60,7 +61,7 @@ UNDIGESTED = "shows no digest"
 
 
 class _FallbackRefused(RedirectRefused):
-    """A destination redirects names that never existed to another server."""
+    """A destination redirects names that never existed to another server, or another folder."""
 
 
 class HttpReads:
@@ -197,13 +198,13 @@ class HttpReads:
 
     def _refuse_folder(self, location: Location, final: Location) -> None:
         """Raise Rejected if the server redirects an object's URL to the same with a final '/': that
-        is a folder, and its page is not an object. (A sign-on may be the root of another host.)"""
+        is a folder, and its page is not an object. (A sign-on may end in '/' too.)"""
         if location is final:  # it was not redirected
             return
         if location.path.endswith("/") or not final.path.endswith("/"):
             return
         if self._client.side == "destination":
-            if _is_same_server(location, final):
+            if _is_same_server(location, final) and is_folder_of(location, final.path):
                 raise folder_there(location)
         elif segments_of(location.path)[-1:] == segments_of(final.path)[-1:]:
             raise folder_here(location)
@@ -218,7 +219,7 @@ class HttpReads:
     def _refuse_fallback(
         self, method: str, location: Location, final: Location, answer: Response
     ) -> bool:
-        """Close an answer for a destination that shows an object of another server, and raise
+        """Close an answer for a destination that shows an object of another place, and raise
         RedirectRefused unless the destination redirects only what it has: a name that never
         existed, beside `location` and with its ending, is not there then. Return whether the answer
         was closed for that. Raises StoreError."""
@@ -226,7 +227,7 @@ class HttpReads:
         folder, _, name = path.rpartition("/")
         ending = "".join(name.rpartition(".")[1:]) if "." in name else ""
         fact = f"redirects objects alone {method} {folder}/ {ending}"
-        if self._client.side == "source" or _is_same_server(location, final):
+        if self._client.side == "source" or not self._may_be_fallback(location, final):
             return False
         if answer.head.status not in SHOWN or memory.has(location.origin, fact):
             return False
@@ -241,12 +242,22 @@ class HttpReads:
                 " may be there alone",
                 side="destination",
                 hint=(
-                    "Turn off the redirect of what the server lacks, or give the URL of the other"
-                    " server."
+                    "Turn off the redirect of what the server lacks, or give the URL to which it"
+                    " redirects."
                 ),
             )
         memory.learn(location.origin, fact)
         return True
+
+    def _may_be_fallback(self, location: Location, final: Location) -> bool:
+        """Return whether a redirect leads to an object of another server, or of another folder: its
+        own name in the same server's other folder. (Another name there does not count at all.)"""
+        if location is final:
+            return False
+        if not _is_same_server(location, final):
+            return True
+        is_moved = segments_of(location.path) != segments_of(final.path)
+        return is_moved and not self._leads_elsewhere(location, final)
 
     def _redirect_refusal(self, location: Location, final: Location) -> RedirectRefused:
         return RedirectRefused(
@@ -269,6 +280,17 @@ def _is_same_server(location: Location, final: Location) -> bool:
     """Return whether a redirect stays at its server, also if it leads from HTTP to HTTPS."""
     ours, theirs = location.origin, final.origin
     return ours == theirs or (ours == ("http", theirs.host, 80) and theirs[::2] == ("https", 443))
+
+
+def is_folder_of(place: Location, path: str) -> bool:
+    """Return whether a redirect to the `path` of a folder of its server says that a place is a
+    folder: the path is that of the place, or its beginning (the server may cut names). A sign-on
+    has another path."""
+    ours, theirs = segments_of(place.path), segments_of(path)
+    if ours[-1:] == theirs[-1:]:
+        return True
+    whole, cut = "/".join(ours), "/".join(theirs)
+    return bool(cut) and whole.startswith(cut) and not whole.startswith(f"{cut}/")
 
 
 def stale_error(location: Location, head: Head, side: Side) -> Rejected | None:

@@ -179,7 +179,11 @@ def test_an_object_redirected_to_another_folder_exists(engine: Engine) -> None:
 
     def there(talk: Talk) -> None:
         while head := talk.head():
-            talk.send(moved if head.split(b" ")[1] == b"/a" else found)
+            path = head.split(b" ")[1]
+            if path == b"/a":
+                talk.send(moved)
+            else:
+                talk.send(found if path.startswith(b"/kept/a?") else empty_answer(404))
 
     with (
         Peer(source_script(Cloud(), fixed_answer(GET_HEAD, DATA))) as source,
@@ -191,17 +195,47 @@ def test_an_object_redirected_to_another_folder_exists(engine: Engine) -> None:
         )
 
 
+class OldBeside(Shelf):
+    """A site whose tree is being moved from one folder to another: it redirects to the old folder
+    what the new one lacks."""
+
+    def _other(self, talk: Talk, method: bytes, path: bytes, request: bytes) -> bool:
+        if method not in (b"HEAD", b"GET") or path in self.objects:
+            return super()._other(talk, method, path, request)
+        there = path.replace(b"/new/", b"/old/")
+        talk.send(b"HTTP/1.1 302 X\r\nContent-Length: 0\r\nLocation: %s\r\n\r\n" % there)
+        return True
+
+
+@pytest.mark.parametrize("if_exists", ["skip", "changed"])
+def test_what_another_folder_has_is_not_here(engine: Engine, if_exists: str) -> None:
+    shelf = OldBeside({b"/old/a.bin": DATA})
+    with Peer(Dated({b"/a.bin": DATA}, modified=OLD)) as here, Peer(shelf) as there:
+        places = here.url("/a.bin"), there.url("/new/a.bin")
+        if if_exists == "skip":
+            with pytest.raises(Rejected, match="does not show whether"):
+                engine.migrate(*places, if_exists=if_exists)
+        else:
+            assert engine.migrate(*places, if_exists=if_exists).state is State.VERIFIED
+            assert shelf.objects[b"/new/a.bin"] == DATA
+
+
+SIGN_ONS = {"another host": ("", False), "itself": ("/a.bin/", True)} | {
+    path: (path, False) for path in ("/sso/?r=a.bin", "/login/", "/")
+}
+
+
 @pytest.mark.parametrize("located", [parse_location, webdav_location])
-@pytest.mark.parametrize("folder", [False, True])
-def test_the_root_of_another_host_is_no_folder(
-    engine: Engine, located: Callable[[str], Location], folder: bool
+@pytest.mark.parametrize(("target", "folder"), SIGN_ONS.values(), ids=SIGN_ONS)
+def test_the_place_of_a_sign_on_is_no_folder(
+    engine: Engine, located: Callable[[str], Location], target: str, folder: bool
 ) -> None:
-    """A sign-on redirects there, also a PROPFIND."""
-    page, shelf = Shelf({b"/": b"<html>"}), Shelf({b"/a.bin/": b"<html>"})
+    """It redirects there, also a PROPFIND."""
+    page, shelf = Shelf({b"/": b"<html>"}), Shelf(shown=lambda shelf, path: b"<html>")
     with Peer(page) as other, Peer(shelf) as there:
 
         def redirect(shelf: Shelf, method: bytes, path: bytes) -> None:
-            to = b"/a.bin/" if folder else other.url("/").encode()
+            to = (target or other.url("/")).encode()
             moved = b"HTTP/1.1 302 X\r\nContent-Length: 0\r\nLocation: %s\r\n\r\n" % to
             names = (b"HEAD", b"GET", b"PROPFIND") if path == b"/a.bin" else ()
             shelf.refused = dict.fromkeys(names, moved)

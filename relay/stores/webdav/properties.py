@@ -15,7 +15,7 @@ from relay.errors import ProtocolViolation, Rejected, RelayError, StoreError
 from relay.location import Location
 from relay.stores.http_client import MOVED, HttpClient, error_kind
 from relay.stores.http_fields import printable
-from relay.stores.http_reads import folder_here, folder_there, refuse_negotiated
+from relay.stores.http_reads import folder_here, folder_there, is_folder_of, refuse_negotiated
 from relay.stores.index_links import segments_of
 from relay.stores.multistatus import (
     MULTISTATUS,
@@ -139,10 +139,13 @@ class Properties:
 
 def _is_folder_of(place: Location, reference: str) -> bool:
     """Return whether a redirect says that a place is a folder: many servers redirect its path to
-    the one with a final '/'. (A proxy may hide the server's own port. A sign-on redirects to the
-    root of another host.)"""
+    the one with a final '/'. (A proxy may hide the server's own port. A sign-on redirects to a
+    folder of another name, or of another host.)"""
     if not reference.endswith("/"):
         return False
     host = _HOST.match(reference)
-    is_here = host is None or host[1].lower() == place.host_header
-    return is_here or segments_of(reference)[-1:] == segments_of(place.path)[-1:]
+    if host is not None and host[1].lower() != place.host_header:
+        return segments_of(reference)[-1:] == segments_of(place.path)[-1:]
+    path = reference if host is None else reference[host.end() :]
+    above = "" if path.startswith("/") else f"{place.path.rpartition('/')[0]}/"
+    return is_folder_of(place, above + path)
