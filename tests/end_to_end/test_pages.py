@@ -156,6 +156,35 @@ def test_a_page_of_another_name_is_refused_too(
     assert moved or "which is an HTML page" in printed
 
 
+SHARED = {
+    "film.mp4": False,
+    "backup.zst": False,
+    "a page.html": True,
+    "uc": True,
+    "of 2026.11": True,
+}
+
+
+@pytest.mark.parametrize(("name", "moved"), SHARED.items(), ids=SHARED)
+@pytest.mark.parametrize("listed", [True, False])
+@pytest.mark.parametrize("url", ["/uc?id=5", "/d/download.php?id=5"])
+def test_the_page_of_a_share_link_is_no_film(
+    tmp_path: Path, url: str, name: str, moved: bool, listed: bool
+) -> None:
+    """Google Drive warns of large files so; the name that the caller gave decides."""
+    server, terminal = Server(), Terminal(tmp_path, RELAY_EGRESS_ALLOW="127.0.0.0/8")
+    server.pages[url.encode()] = (HTML, b"<p>Google Drive can't scan this file for viruses.")
+    with Peer(server) as peer:
+        (tmp_path / "list.csv").write_text(f"url,name\n{peer.url(url)},{name}\n")
+        words = ("-r", f"list+{tmp_path}/list.csv", f"{tmp_path}/to")
+        words = words if listed else (peer.url(url), f"{tmp_path}/to/{name}")
+        code, _, printed = terminal.run("migrate", *words)
+    assert (code, (tmp_path / "to" / name).exists()) == ((0, True) if moved else (1, False)), (
+        printed
+    )
+    assert moved or "is not the name of one" in printed
+
+
 ROWS = (
     b'<d:multistatus xmlns:d="DAV:"><d:response><d:href>/d/</d:href><d:propstat><d:prop>'
     b"<d:resourcetype><d:collection/></d:resourcetype></d:prop></d:propstat></d:response>"

@@ -1,5 +1,5 @@
 """Pages that a server sends in place of an object: a login page, the page of a folder, the page of
-any name.
+any name, the viewer behind a share link.
 
 Theory of operation. A server that has no such object, or refuses it, often answers 200 with an HTML
 page. Only an HTML answer without a promised digest is suspected; then its name, or another request,
@@ -9,9 +9,12 @@ Decided here: whether an answer is such a page. Never here: which version is rea
 
 from __future__ import annotations
 
+import re
 from mimetypes import guess_type
+from typing import Final
 from uuid import uuid4
 
+from relay.engine.plan import Plan
 from relay.engine.transfer.context import ObjectHints
 from relay.errors import Rejected, RelayError, StoreError
 from relay.location import Location
@@ -19,15 +22,16 @@ from relay.stores.http_fields import PAGES
 from relay.stores.index_links import segments_of
 from relay.stores.interfaces import OpenedObject, Source, UnknownObject
 
+_ENDING: Final = re.compile(r".*\.([a-z0-9]{1,5})", re.I | re.S)
 
-def refuse_wrong_page(
-    opened: OpenedObject, place: Location, known: ObjectHints, source: Source
-) -> None:
-    """Raise Rejected if the answer for `place` is another page in place of the object. `source`
-    is asked for other names where that decides."""
-    pages = _PageChecks(place, known, source)
+
+def refuse_wrong_page(opened: OpenedObject, plan: Plan, known: ObjectHints, source: Source) -> None:
+    """Raise Rejected if the answer for the plan's source is another page in place of the object.
+    `source` is asked for other names where that decides."""
+    pages = _PageChecks(plan.source, known, source)
     pages.refuse_other_page(opened)
     pages.refuse_folder_page(opened)
+    pages.refuse_page_of_link(opened, plan.destination)
     pages.refuse_page_of_any_name(opened)
 
 
@@ -86,6 +90,29 @@ class _PageChecks:
             return
         if found.location.path.endswith("/"):
             raise _folder_error(place)
+
+    def refuse_page_of_link(self, opened: OpenedObject, destination: Location) -> None:
+        """Raise Rejected if the answer is an HTML page, the URL says nothing about the object's
+        type, and the name that the caller gave it is not one of a page: a share link may lead to a
+        viewer, to a warning, or to a login page."""
+        known, place = self._known, self._place
+        version = known.promised or known.listed
+        if place.store != "http" or (version is not None and version.size is not None):
+            return
+        if any(guess_type(place.path)) or not self._may_be_wrong_page(opened):
+            return
+        ending = _ending_of(destination)
+        if ending in ("", _ending_of(place)) or guess_type(destination.path)[0] in PAGES:
+            return
+        name = last_segment(destination)
+        raise Rejected(
+            f"{place} is an HTML page, and {name[:200]!a} is not the name of one",
+            side="source",
+            hint=(
+                "A share link often shows a page: give the direct link. To move the page itself,"
+                " let the destination's name end in .html."
+            ),
+        )
 
     def refuse_page_of_any_name(self, opened: OpenedObject) -> None:
         """Raise Rejected if the answer is an HTML page, the name is not one of a page, and the
@@ -148,6 +175,15 @@ class _PageChecks:
 def last_segment(place: Location) -> str:
     """Return the last segment of a path."""
     return next(reversed(segments_of(place.path)), "")
+
+
+def _ending_of(place: Location) -> str:
+    """Return the ending of the last segment of a path, such as `mp4`; '' without one that has a
+    letter, and for a folder."""
+    if place.path.endswith("/"):
+        return ""
+    found = _ENDING.fullmatch(last_segment(place))
+    return found[1].lower() if found is not None and not found[1].isdecimal() else ""
 
 
 def _folder_error(place: Location) -> Rejected:
