@@ -106,7 +106,9 @@ def _entry_of_row(row: dict[str, Any], number: int, page: IndexPage) -> Entry | 
         )
     if row.get("type") == "other":  # nginx: a link without a target, a pipe, a device
         return Entry(name, error=_no_file_error(name, page.side))
-    when = _when(row.get("mod_time") or row.get("mtime"))
+    # Caddy gives the link's own time, beside the size of its target.
+    is_link = row.get("is_symlink") is True
+    when = None if is_link else _when(row.get("mod_time") or row.get("mtime"))
     if folder:
         return Entry(f"{name}/", None, None, when)
     return Entry(name, whole_number(row.get("size")), None, when)

@@ -126,6 +126,14 @@ def test_a_folder_that_is_linked_by_a_query_is_not_left_out(
     assert found is None or [entry.name for entry in found] == ["file.txt"]
 
 
+def test_a_link_of_caddys_list_has_no_date() -> None:
+    """The list has the link's own date: a new target of the same size would look unchanged."""
+    found = read_index(CADDY_JSON.replace("false}]", "true}]"), "/pub/")
+    assert found is not None
+    dates = {entry.name: entry.modified for entry in found}
+    assert (dates["in/"] is None, dates["a b.txt"]) == (False, None)
+
+
 def test_names_that_are_not_utf8_stay_apart() -> None:
     """nginx writes the bytes of a name into its JSON as they are."""
     rows = b'[{"name":"caf\xe9","type":"file"},{"name":"caf\xe8","type":"file"}]'
