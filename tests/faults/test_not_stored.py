@@ -120,15 +120,23 @@ class Beside(Shelf):
         return True
 
 
-@pytest.mark.parametrize("old", [OLD, DATA[::-1]], ids=["another length", "this length"])
+BESIDE = {
+    "another length": ("auto", OLD),
+    "this length": ("auto", DATA[::-1]),
+    "the same bytes": ("auto", DATA),
+    "this length alone is compared": ("size", DATA[::-1]),
+}
+
+
+@pytest.mark.parametrize(("verify", "old"), BESIDE.values(), ids=BESIDE)
 @pytest.mark.parametrize("if_exists", ["overwrite", "changed"])
 def test_an_object_that_is_stored_beside_another_is_named(
-    engine: Engine, if_exists: str, old: bytes
+    engine: Engine, if_exists: str, verify: str, old: bytes
 ) -> None:
     shelf = Beside({b"/a.txt": old})
     with Peer(Shelf({b"/a": DATA})) as here, Peer(shelf) as there:
         with pytest.raises(Rejected, match="did not replace") as caught:
-            engine.migrate(here.url("/a"), there.url("/a.txt"), if_exists=if_exists)
+            engine.migrate(here.url("/a"), there.url("/a.txt"), if_exists=if_exists, verify=verify)
         assert list(caught.value.remains) == [there.url("/a.txt-1.txt")]
     assert shelf.objects == {b"/a.txt": old, b"/a.txt-1.txt": DATA}
 

@@ -167,8 +167,8 @@ class Finalizer:
 
     def _prove(self, stored: PutResult, sent: Sent, before: PriorState) -> Proof:
         """Return the proof about the stored object. Raises as `Verification.prove`,
-        CredentialsWithdrawn, and IntegrityMismatch if nothing but its size proves an object that
-        was found in place of our upload."""
+        CredentialsWithdrawn, IntegrityMismatch if nothing but its size proves an object that was
+        found in place of our upload, and _StoredBeside if the proof may be about an older one."""
         verification = Verification(
             destination=self._target.destination,
             stored=stored,
@@ -183,6 +183,8 @@ class Finalizer:
             if stored.other is None:
                 raise
             raise _StoredBeside(self._target.place, stored.other) from error
+        if stored.other is not None and is_same(before.version, proof.version):
+            raise _StoredBeside(self._target.place, stored.other)
         if stored.found and proof.level is Level.SIZE:
             raise IntegrityMismatch(
                 f"nothing proves that the object at {self._target.place} is ours",
