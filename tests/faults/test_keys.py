@@ -147,6 +147,28 @@ def test_another_bucket_of_the_endpoint_may_fold_slashes(engine: Engine) -> None
     assert shelf.objects == {"k//b": DATA, "other/a/b": b"precious"}
 
 
+@pytest.mark.parametrize("other", [{}, {"a/b": b"precious"}], ids=["alone", "beside another"])
+def test_a_store_that_lists_later_folds_no_slashes(engine: Engine, other: dict[str, bytes]) -> None:
+    """OpenStack Swift updates its listings after an upload."""
+
+    class Later(Shelf):
+        def _listing_page(self, query: dict[str, list[str]]) -> bytes:
+            return Shelf()._listing_page(query)
+
+    shelf = Later(dict(other))
+    with (
+        Peer([source_script(Cloud(), fixed_answer(GET_HEAD, DATA))] * 9) as there,
+        Peer([shelf] * 9) as here,
+    ):
+        if other:
+            with pytest.raises(Rejected, match="unknown if this store keeps such names"):
+                engine.migrate(there.url(), location_of(here, "a//b"))
+        else:
+            engine.migrate(there.url(), location_of(here, "a//b"))
+        engine.migrate(there.url(), location_of(here, "c//d"))
+    assert shelf.objects == other | ({} if other else {"a//b": DATA}) | {"c//d": DATA}
+
+
 @pytest.mark.parametrize("there_before", [True, False])
 def test_b58_a_store_that_folds_slashes_loses_nothing(
     certificates: Certificates, there_before: bool

@@ -9,7 +9,9 @@ an object is uploaded (`single_uploads.py`, `upload_completion.py`, `copies.py`)
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from typing import Final
 
 from relay.errors import (
     Leftover,
@@ -24,11 +26,13 @@ from relay.errors import (
 from relay.location import Location
 from relay.receipt import Version
 from relay.stores.interfaces import ObjectInfo, PutResult
-from relay.stores.s3.account import aws_host, key_of
+from relay.stores.s3.account import account_of, aws_host, key_of
 from relay.stores.s3.client import S3Client
 from relay.stores.s3.listing import S3Listing
 from relay.stores.s3.objects import S3Objects
 from relay.stores.s3.quirks import FOLDS, KEEPS, EndpointQuirks
+
+_EMPTY_SEGMENTS: Final = re.compile("//+")
 
 
 class ExactKeys:
@@ -46,7 +50,10 @@ class ExactKeys:
             folds = _fact(FOLDS, quirks)
             if not quirks.has(folds):
                 # HEAD finds the object of the folded key as well; the listing tells the two apart.
-                quirks.learn(_fact(KEEPS, quirks) if self._is_listed(location) else folds)
+                if self._is_listed(location):
+                    quirks.learn(_fact(KEEPS, quirks))
+                elif self._is_folded(location, found):
+                    quirks.learn(folds)
             if quirks.has(folds):
                 raise _folded_error(location)
         return found
@@ -146,6 +153,25 @@ class ExactKeys:
         if page.truncated and names[-1:] < [f"{before}/"]:
             raise _unknown(location, "its place is beyond the first page of the listing")
         return False
+
+    def _is_folded(self, location: Location, found: ObjectInfo) -> bool:
+        """Return whether an object that no listing shows is that of the folded key. Some endpoints
+        list objects later (OpenStack Swift). Raises Rejected if that is unknown."""
+        try:
+            other = self._objects.head(_without_empty_segments(location))
+        except NotFound:
+            return False
+        there, here = other.version, found.version
+        if (there.etag, there.size) == (here.etag, here.size):
+            return True
+        raise _unknown(location, "no listing shows it, and HEAD shows another object without it")
+
+
+def _without_empty_segments(location: Location) -> Location:
+    """Return the place of the folded key."""
+    prefix = account_of(location).prefix
+    key = _EMPTY_SEGMENTS.sub("/", location.path.removeprefix(prefix))
+    return location.with_target(prefix + key)
 
 
 def _fact(what: str, quirks: EndpointQuirks) -> str:
