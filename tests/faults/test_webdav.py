@@ -30,6 +30,7 @@ from relay.errors import (
     DestinationMutates,
     IntegrityMismatch,
     InvalidType,
+    InvalidURL,
     KeyCollision,
     Locked,
     NotFound,
@@ -538,6 +539,15 @@ def test_the_schemes(text: str, url: str) -> None:
     location = Remotes().locate(text)
     assert (location.store, location.url) == ("webdav", url)
     assert str(location) == f"webdav+{url}"
+
+
+def test_a_destination_with_a_query_is_refused() -> None:
+    """Its folders and temporary names would lack it."""
+    text = "webdav://dav.example/a/b?pw=secret"
+    assert Remotes().locate(text).query == "pw=secret"
+    with pytest.raises(InvalidURL) as caught:
+        Remotes().locate(text, destination=True)
+    assert "secret" not in str(caught.value)
 
 
 def test_names_of_unfinished_uploads_are_reserved() -> None:

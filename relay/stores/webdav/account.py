@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
+from relay.errors import InvalidURL
 from relay.location import Location, parse_location
 from relay.stores.interfaces import check_segments
 from relay.stores.kinds import Given
@@ -55,8 +56,14 @@ def is_nextcloud(path: str) -> bool:
 
 
 def webdav_location(url: str, headers: Given = (), *, destination: bool = False) -> Location:
-    """Return the WebDAV location of an http(s) URL. Raises as `parse_location`, and UnsafeKey."""
+    """Return the WebDAV location of an http(s) URL. Raises as `parse_location`, UnsafeKey, and
+    InvalidURL for a destination with a query: its folders and its temporary names have none."""
     location = parse_location(url, headers=headers, destination=destination)
+    if destination and location.query:
+        raise InvalidURL(
+            "a WebDAV destination has no query",
+            hint="Give a password or a token as a header field; write %3F for a '?' in a name.",
+        )
     location = replace(location, account=WebDavAccount(f"webdav+{location.origin}"))
     return location.as_destination() if destination else location
 
