@@ -4,6 +4,7 @@ reported (B60)."""
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import time
 import unicodedata
@@ -46,6 +47,11 @@ from tests.ledgers import TREE, verified_end
 from tests.scripted import Peer, Talk, length_of
 
 Folding = Callable[[bytes], bytes]
+Case = tuple[Folding, str, str]
+"""How a destination folds, and two names that are one there."""
+Cases = dict[str, Case]
+"""Cases by the beginnings of their names: the destination folds each folder in a way of its own, so
+one command plays them all."""
 
 
 def _fold_case(path: bytes) -> bytes:
@@ -92,7 +98,7 @@ def _decode_form(path: bytes) -> bytes:
     return quote(unquote(path.decode()).replace("+", " "), safe="/.").encode()
 
 
-FOLDING = {
+FOLDING: Cases = {
     "case": (_fold_case, "a/Photo.jpg", "a/photo.jpg"),
     "case of a folder": (_fold_case, "A/photo.jpg", "a/photo.jpg"),
     "form": (_compose_path, "caf\u00e9", "cafe\u0301"),
@@ -121,27 +127,65 @@ def plant(folder: Path, *names: str) -> None:
         path.write_bytes(b"%d, and another %s" % (number, name.encode()))
 
 
-@pytest.mark.parametrize(("folds", "one", "other"), FOLDING.values(), ids=FOLDING)
+def trees(cases: Cases) -> pytest.MarkDecorator:
+    """Play the first case at the destination itself, and each in a folder of its own."""
+    below = {f"{number:02}/": case for number, case in enumerate(cases.values())}
+    first = {"": next(iter(cases.values()))}
+    return pytest.mark.parametrize("cases", [first, below], ids=["itself", "folders"])
+
+
+def folding_of(cases: Cases) -> Folding:
+    """Return how a destination `/to/` folds the names of some cases."""
+
+    def fold_path(path: bytes) -> bytes:
+        for beginning, (folds, _, _) in cases.items():
+            if path.startswith(b"/to/" + beginning.encode()):
+                return folds(path)
+        return path
+
+    return fold_path
+
+
+def plant_each(folder: Path, cases: Cases, *numbers: int, beside: str | None = None) -> None:
+    """Write the first, the second or both objects of each case, and perhaps another one."""
+    for beginning, case in cases.items():
+        names = [case[number] for number in numbers] + ([beside] if beside else [])
+        plant(folder, *(beginning + name for name in names))
+
+
+def collisions(terminal: Terminal, cases: Cases) -> dict[str, str]:
+    """Return the error of each failed object by the beginning of its case, and assert that there is
+    one of each case, a collision."""
+    text = terminal.query(
+        "SELECT group_concat(name || ' ' || error, char(10)) FROM transfers WHERE state = 'failed'"
+    )
+    lines = text.splitlines()
+    found = {
+        beginning: [line for line in lines if line.startswith(beginning)] for beginning in cases
+    }
+    for beginning, errors in found.items():
+        assert len(errors) == 1 and errors[0].count("key-collision") == 1, (beginning, errors)
+    return {beginning: errors[0] for beginning, errors in found.items()}
+
+
+@trees(FOLDING)
 @pytest.mark.parametrize("if_exists", ["changed", "skip"])
 def test_b60_two_names_that_fold_are_named_before_the_second(
-    tmp_path: Path, folds: object, one: str, other: str, if_exists: str
+    tmp_path: Path, cases: Cases, if_exists: str
 ) -> None:
-    plant(tmp_path / "from", one, other, "plain")
-    shelf, terminal = Shelf(folds=folds), Terminal(tmp_path)  # type: ignore[arg-type]
+    plant_each(tmp_path / "from", cases, 1, 2, beside="plain")
+    shelf, terminal = Shelf(folds=folding_of(cases)), Terminal(tmp_path)
     with Peer(shelf) as there:
         for _ in range(2):  # and the same command repeats it
             code, printed = terminal.tree(
                 tmp_path / "from", there.url("/to/"), "--if-exists", if_exists
             )
-            assert (code, printed["objects"].get("failed")) == (1, 1)
-    assert shelf.methods.count(b"PUT") == 2
-    assert len(shelf.objects) == 2
-    assert (
-        terminal.query("SELECT error FROM transfers WHERE state = 'failed'").count("key-collision")
-        == 1
-    )
-    error = terminal.query("SELECT error FROM transfers WHERE state = 'failed'")
-    assert quote(one.split("/")[0][:2]) in error or one[:2] in error
+            assert (code, printed["objects"].get("failed")) == (1, len(cases))
+    assert shelf.methods.count(b"PUT") == 2 * len(cases)
+    assert len(shelf.objects) == 2 * len(cases)
+    for beginning, error in collisions(terminal, cases).items():
+        _, one, _ = cases[beginning]
+        assert quote(one.split("/")[0][:2]) in error or one[:2] in error
 
 
 class Balanced(Shelf):
@@ -212,24 +256,32 @@ def test_b60_an_etag_that_always_changes_distinguishes_nothing(
     assert shelf.methods.count(b"PUT") == 1
 
 
-@pytest.mark.parametrize(("folds", "one", "other"), FOLDING.values(), ids=FOLDING)
+@trees(FOLDING)
 @pytest.mark.parametrize("if_exists", ["skip", "fail"])
 def test_b60_a_prior_object_under_a_folded_name_is_kept(
-    tmp_path: Path, folds: object, one: str, other: str, if_exists: str
+    tmp_path: Path, cases: Cases, if_exists: str
 ) -> None:
     """Nothing shows that it is another object: its store reports it as existing. A server that
     decodes a name twice shows itself."""
-    plant(tmp_path / "from", other)
-    plant(tmp_path / "before", one)
-    shelf, terminal = Shelf(folds=folds), Terminal(tmp_path)  # type: ignore[arg-type]
+    plant_each(tmp_path / "before", cases, 1)
+    plant_each(tmp_path / "from", cases, 2)
+    shelf, terminal = Shelf(folds=folding_of(cases)), Terminal(tmp_path)
     with Peer(shelf) as there:
         assert terminal.tree(tmp_path / "before", there.url("/to/"))[0] == 0
         before = dict(shelf.objects)
-        code, printed = terminal.tree(
-            tmp_path / "from", there.url("/to/"), "--if-exists", if_exists
-        )
-    is_skipped = if_exists == "skip" and folds is not _decode_path
-    assert (code, printed["objects"]) == ((0, {"skipped": 1}) if is_skipped else (1, {"failed": 1}))
+        code, _ = terminal.tree(tmp_path / "from", there.url("/to/"), "--if-exists", if_exists)
+    states = {
+        row["name"]: row["state"]
+        for row in map(json.loads, terminal.run("report", "2", "--format", "jsonl")[1].splitlines())
+    }
+    wanted = {
+        beginning + other: "skipped"
+        if if_exists == "skip" and folds is not _decode_path
+        else "failed"
+        for beginning, (folds, _, other) in cases.items()
+    }
+    assert states == wanted
+    assert code == ("failed" in wanted.values())
     assert shelf.objects == before
 
 
@@ -244,7 +296,7 @@ def _listing(shelf: Shelf, path: bytes) -> bytes | None:
     return b"<html><title>Index of /</title>%s</html>" % links
 
 
-FOLDERS = {
+FOLDERS: Cases = {
     "case": (_fold_case, "Photos/a.jpg", "photos/a.jpg"),
     "case, deep": (_fold_case, "x/Photos/2024/a.jpg", "x/photos/2024/a.jpg"),
     "form": (_compose_path, "caf\u00e9/a", "cafe\u0301/a"),
@@ -254,64 +306,59 @@ FOLDERS = {
 }
 
 
-@pytest.mark.parametrize(("folds", "one", "other"), FOLDERS.values(), ids=FOLDERS)
+@trees(FOLDERS)
 @pytest.mark.parametrize("if_exists", ["changed", "overwrite"])
 def test_b60_an_echoed_folder_name_distinguishes_nothing(
-    tmp_path: Path, folds: object, one: str, other: str, if_exists: str
+    tmp_path: Path, cases: Cases, if_exists: str
 ) -> None:
     """Each of the two folders lists the object, since they are one: only the folder above them can
     distinguish them."""
-    plant(tmp_path / "from", one, other, "plain")
-    shelf, terminal = Shelf(folds=folds, shown=_listing), Terminal(tmp_path)  # type: ignore[arg-type]
+    plant_each(tmp_path / "from", cases, 1, 2, beside="plain")
+    shelf, terminal = Shelf(folds=folding_of(cases), shown=_listing), Terminal(tmp_path)
     with Peer(shelf) as there:
         code, printed = terminal.tree(
             tmp_path / "from", there.url("/to/"), "--if-exists", if_exists
         )
-    assert (code, printed["objects"]) == (1, {"failed": 1, "verified": 2})
-    assert len(shelf.objects) == 2
-    assert (
-        terminal.query("SELECT error FROM transfers WHERE state = 'failed'").count("key-collision")
-        == 1
-    )
+    assert (code, printed["objects"]) == (1, {"failed": len(cases), "verified": 2 * len(cases)})
+    assert len(shelf.objects) == 2 * len(cases)
+    assert collisions(terminal, cases)
 
 
-@pytest.mark.parametrize(("one", "other"), [pair[1:] for pair in FOLDERS.values()], ids=FOLDERS)
-def test_b60_two_equal_objects_are_two_if_both_are_listed(
-    tmp_path: Path, one: str, other: str
-) -> None:
-    for name in (one, other):
-        path = tmp_path / "from" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(b"the same")
+@trees(FOLDERS)
+def test_b60_two_equal_objects_are_two_if_both_are_listed(tmp_path: Path, cases: Cases) -> None:
+    for beginning, (_, *names) in cases.items():
+        for name in names:
+            path = tmp_path / "from" / f"{beginning}{name}"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(b"the same")
     shelf, terminal = Shelf(shown=_listing), Terminal(tmp_path)
     with Peer(shelf) as there:
         for options in ((), ("--if-exists", "overwrite")):
             code, printed = terminal.tree(tmp_path / "from", there.url("/to/"), *options)
             assert (code, printed["objects"].get("failed")) == (0, None)
-    assert len(shelf.objects) == 2
+    assert len(shelf.objects) == 2 * len(cases)
 
 
-@pytest.mark.parametrize(
-    ("folds", "one", "other"),
-    [row for row in FOLDERS.values() if "/" in row[1]],
-    ids=[key for key, row in FOLDERS.items() if "/" in row[1]],
-)
+@trees({name: case for name, case in FOLDERS.items() if "/" in case[1]})
 @pytest.mark.parametrize("if_exists", ["changed", "overwrite"])
 def test_b60_two_folders_that_are_listed_prove_no_two_objects(
-    tmp_path: Path, folds: Folding, one: str, other: str, if_exists: str
+    tmp_path: Path, cases: Cases, if_exists: str
 ) -> None:
     """A store of flat keys may fold an object's key, and list the folders as they were spelled."""
-    folders = {name.rpartition("/")[0] for name in (one, other)}
-    plant(tmp_path / "from", one, *(f"{folder}/beside" for folder in folders))
-    shelf, terminal = Shelf(folds=_fold_unless_beside(folds), shown=_listing), Terminal(tmp_path)
+    for beginning, (_, *names) in cases.items():
+        folders = {name.rpartition("/")[0] for name in names}
+        beside = (f"{beginning}{folder}/beside" for folder in folders)
+        plant(tmp_path / "from", beginning + names[0], *beside)
+    folding = _fold_unless_beside(folding_of(cases))
+    shelf, terminal = Shelf(folds=folding, shown=_listing), Terminal(tmp_path)
     with Peer(shelf) as there:
         assert terminal.tree(tmp_path / "from", there.url("/to/"))[0] == 0
-        plant(tmp_path / "from", other)
+        plant_each(tmp_path / "from", cases, 2)
         code, printed = terminal.tree(
             tmp_path / "from", there.url("/to/"), "--if-exists", if_exists
         )
-    assert (code, printed["objects"].get("failed")) == (1, 1)
-    assert len(shelf.objects) == 1 + len(folders)
+    assert (code, printed["objects"].get("failed")) == (1, len(cases))
+    assert len(shelf.objects) == 3 * len(cases)
 
 
 def _fold_unless_beside(folds: Folding) -> Folding:
@@ -332,20 +379,17 @@ def test_b60_a_folder_of_another_name_is_not_a_lost_object(
         assert (code, printed["objects"]) == (0, {"verified": len(names)})
 
 
-@pytest.mark.parametrize(("one", "other"), [pair[1:] for pair in FOLDING.values()], ids=FOLDING)
-def test_b60_both_arrive_where_the_destination_distinguishes(
-    tmp_path: Path, one: str, other: str
-) -> None:
-    plant(tmp_path / "from", one, other)
-    shelf, terminal = Shelf(), Terminal(tmp_path)
+@trees(FOLDING)
+def test_b60_both_arrive_where_the_destination_distinguishes(tmp_path: Path, cases: Cases) -> None:
+    plant_each(tmp_path / "from", cases, 1, 2)
+    shelf, terminal, count = Shelf(), Terminal(tmp_path), 2 * len(cases)
     with Peer(shelf) as there:
         code, printed = terminal.tree(tmp_path / "from", there.url("/to/"))
-        assert (code, printed["objects"]) == (0, {"verified": 2})
-    assert len(shelf.objects) == 2
-    code, printed = terminal.tree(tmp_path / "from", tmp_path / "to")
-    assert (code, printed["objects"]) == (0, {"verified": 2})
-    code, printed = terminal.tree(tmp_path / "from", tmp_path / "to")
-    assert (code, printed["objects"]) == (0, {"skipped": 2})
+        assert (code, printed["objects"]) == (0, {"verified": count})
+    assert len(shelf.objects) == count
+    for state in ("verified", "skipped"):
+        code, printed = terminal.tree(tmp_path / "from", tmp_path / "to")
+        assert (code, printed["objects"]) == (0, {state: count})
 
 
 @pytest.mark.parametrize("if_exists", ["overwrite", "changed", "skip"])
