@@ -26,6 +26,12 @@ CRASHES = "import os\ndef test_crashes(): os._exit(139)\n"
 MANY = f"import pytest\n@pytest.mark.parametrize('n', range({FEW + 1}))\ndef test_many(n): assert False\n"
 
 
+@pytest.fixture(autouse=True)
+def few_plugins(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out the installed plugins of pytest: to import them costs a second for each run."""
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
+
+
 @pytest.mark.parametrize(
     ("files", "code", "printed"),
     [
