@@ -32,7 +32,7 @@ from relay.process.mounts import read_mounts
 from relay.process.native_threads import in_native_thread
 from relay.receipt import Version
 from relay.stores.interfaces import PREFIX, SUFFIX, Entry, reject_temporary_name
-from relay.stores.local_folders import AllowedFolders
+from relay.stores.local_folders import FOLDER, AllowedFolders
 from relay.stores.metadata import MTIME
 from relay.wire.body import Body
 from relay.wire.http1 import Framing, Head
@@ -183,6 +183,10 @@ def open_settled(
     try:
         found = require_regular(fresh(descriptor))
         own_files.require_other(found)
+        own_files.require_not_in_use(descriptor, found)
+        if path.name.lower().endswith(own_files.SUFFIXES[1:]):
+            with folders.open_briefly(path.parent, FOLDER) as folder:
+                own_files.require_name_not_in_use(folder, path.name)
         # A time in the future is that of another machine's clock, for which no wait helps.
         if settled and 0 <= time.time_ns() - found.st_ctime_ns < TICK_NS:
             # This is a native thread: gevent's sleep would need a hub here.

@@ -265,6 +265,7 @@ def _stat_name(folder: int, name: str) -> os.stat_result | None:
     """Return the stat of a name, or None. Raises IsADirectoryError, ENXIO if it is not a regular
     file, and ETXTBSY for the ledger."""
     own_files.require_other_name(folder, name)
+    own_files.require_name_not_in_use(folder, name)
     try:
         found = require_regular(os.stat(name, dir_fd=folder, follow_symlinks=False))
     except FileNotFoundError:

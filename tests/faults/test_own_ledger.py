@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import os
+import sqlite3
+import subprocess
+import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -101,6 +105,48 @@ def test_another_ledger_is_an_object_once_it_is_closed(ledger: Ledger, tmp_path:
     ledger.act(id, MigrationVerb.RETRY)
     run_worker(ledger, engine, id)
     assert [row.state for row in ledger.page(id)] == ["verified"]
+
+
+@pytest.fixture
+def other_home(tmp_path: Path) -> Iterator[Path]:
+    """Return a folder with a ledger that another process has open."""
+    home = tmp_path / "other"
+    home.mkdir()
+    program = (
+        "import sys; from relay.ledger.ledger import Ledger;"
+        " ledger = Ledger.connect(sys.argv[1]); print(flush=True); sys.stdin.read()"
+    )
+    command = [sys.executable, "-c", program, f"sqlite:///{home}/ledger.db"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin is not None and process.stdout is not None
+        assert process.stdout.readline()
+        yield home
+        process.stdin.close()
+
+
+@pytest.mark.parametrize("is_new", [True, False])
+def test_no_object_replaces_a_ledger_of_another_process(
+    ledger: Ledger, other_home: Path, tmp_path: Path, is_new: bool
+) -> None:
+    (tmp_path / "backup").mkdir()
+    for name in (*NAMES, "a.txt"):
+        (tmp_path / "backup" / name).write_bytes(b"an older one")
+    if not is_new:
+        with closing(sqlite3.connect(other_home / "ledger.db")) as there:
+            there.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    before = {name: os.stat(other_home / name).st_ino for name in NAMES[:3]}
+    ends = move_tree(ledger, tmp_path / "backup", other_home, IfExists.OVERWRITE)
+    assert ends == {"a.txt": "verified", **dict.fromkeys(NAMES, "reserved-key")}
+    assert {name: os.stat(other_home / name).st_ino for name in before} == before
+
+
+def test_no_ledger_of_another_process_is_copied(
+    ledger: Ledger, other_home: Path, tmp_path: Path
+) -> None:
+    """Its log would miss the commits of that moment, or have half of one."""
+    (other_home / "a.txt").write_bytes(b"a")
+    ends = move_tree(ledger, other_home, tmp_path / "copy")
+    assert ends == {"a.txt": "verified", **dict.fromkeys(NAMES[:3], "reserved-key")}
 
 
 @pytest.mark.parametrize("is_replaced", [False, True], ids=["removed", "replaced"])
