@@ -177,6 +177,11 @@ class PartWorkers:
         """True if the last part was accepted: send the next without Expect: 100-continue."""
         self._failed = False
         """True if a part has failed permanently: no other part starts."""
+        self._taking: set[gevent.Greenlet[..., int | RelayError | None]] = set()
+        """The calls of NextPart that have not returned."""
+        self.unsure: LedgerFailed | None = None
+        """The failure of a call of NextPart whose caller was stopped: the ledger may hold a part
+        for this process that it does not move."""
 
     @property
     def bytes(self) -> int:
@@ -197,7 +202,8 @@ class PartWorkers:
     def run(self, upload: Upload, take: NextPart) -> None:
         """Move parts, `parts_in_flight` at a time, until `take` returns None.
 
-        Raises the first RelayError, after all greenlets have stopped.
+        Raises the first RelayError, after all greenlets have stopped, and all calls of `take` have
+        returned.
         """
         self._failed = False
         # `_max_parts` workers may read a part while as many others send one and wait.
@@ -211,6 +217,7 @@ class PartWorkers:
                     raise failure
         finally:
             workers.kill()
+            self._wait_for_takers()
             self._prefetched.clear()
             self._fully_sent.clear()
 
@@ -248,7 +255,7 @@ class PartWorkers:
     def _next(self, take: NextPart, done: StoredPart | None) -> int | None:
         """Record the part `done`, and return the number of the next part, or None."""
         try:
-            number = take(done)
+            number = self._take(take, done)
         except BaseException:
             # The destination has the part, but no record says so: the part will be sent again.
             self.resent += done.size if done else 0
@@ -258,6 +265,24 @@ class PartWorkers:
             self._moved_here += done.size
             self.record_part(done)
         return number
+
+    def _take(self, take: NextPart, done: StoredPart | None) -> int | None:
+        """Call `take` in a greenlet of its own. The caller may be killed while PostgreSQL commits,
+        and a part that is taken then can be released only after that commit."""
+        taking = gevent.spawn(_take_caught, take, done)
+        self._taking.add(taking)
+        taken = taking.get()
+        self._taking.discard(taking)
+        if isinstance(taken, RelayError):
+            raise taken
+        return taken
+
+    def _wait_for_takers(self) -> None:
+        gevent.joinall(tuple(self._taking))
+        for failed in (one.value for one in self._taking):
+            if isinstance(failed, LedgerFailed):
+                self.unsure = failed
+        self._taking.clear()
 
     def record_part(self, stored: StoredPart) -> None:
         """Record a completed part."""
@@ -398,6 +423,15 @@ def pause(seconds: float, meter: Watchdog, sleep: Callable[[float], None]) -> No
 def numbered_parts(numbers: Iterator[int]) -> NextPart:
     """Return a NextPart for an object that one process moves alone."""
     return lambda _: next(numbers, None)
+
+
+def _take_caught(take: NextPart, done: StoredPart | None) -> int | RelayError | None:
+    """Call `take`, and return a RelayError instead of raising it, since gevent would print its
+    traceback."""
+    try:
+        return take(done)
+    except RelayError as error:
+        return error
 
 
 def _stopped_error() -> Cancelled:

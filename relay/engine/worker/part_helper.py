@@ -12,15 +12,13 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import cast
 
-import gevent
-
 from relay.engine.multipart.lifecycle import location_of_upload
 from relay.engine.multipart.part_sizes import ranges_of
 from relay.engine.multipart.part_workers import PartContext, PartWorkers
 from relay.engine.retries import PendingRetry
 from relay.engine.transfer.progress import Phase
 from relay.engine.transfer.transfer import Transfer
-from relay.errors import LedgerFailed, RelayError, StoreError, UploadGone
+from relay.errors import RelayError, StoreError, UploadGone
 from relay.ledger.ledger import Ledger
 from relay.ledger.upload_values import PartLease, StoredPart
 from relay.stores.interfaces import ObjectInfo, PartsDestination, Upload
@@ -43,7 +41,6 @@ class PartHelper:
         self._window = PartWorkers(self.context, ranges_of(begun.size, begun.part_bytes))
         self._upload = Upload(self.context.place, begun.upload_id, begun.checked)
         self._first: int | None = self.share.first
-        self._taking: set[gevent.Greenlet[..., int | RelayError | None]] = set()
         self.counted = Carried()
         """As Transfer.counted."""
 
@@ -112,31 +109,15 @@ class PartHelper:
             self._abort()
             raise
         finally:
-            # A part that is being taken can be released only after the commit.
-            gevent.joinall(tuple(self._taking))
             self.ledger.uploads.release_parts(self.share.claim, resent=self._window.resent)
-            for failed in (one.value for one in self._taking):
-                if isinstance(failed, LedgerFailed):
-                    raise failed
+            if self._window.unsure is not None:
+                raise self._window.unsure
 
     def _take(self, done: StoredPart | None) -> int | None:
         if done is None and self._first is not None:
             first, self._first = self._first, None
             return first
-        # In a greenlet of its own: the caller is killed when another part has failed.
-        taking = gevent.spawn(self._take_caught, done)
-        self._taking.add(taking)
-        taken = taking.get()
-        self._taking.discard(taking)
-        if isinstance(taken, RelayError):
-            raise taken
-        return taken
-
-    def _take_caught(self, done: StoredPart | None) -> int | RelayError | None:
-        try:
-            return self.ledger.uploads.take_part(self.share.claim, self._upload.id, done)
-        except RelayError as error:
-            return error
+        return self.ledger.uploads.take_part(self.share.claim, self._upload.id, done)
 
     def _abort(self) -> None:
         """Abort the upload once more: a part that was being sent when the upload was aborted may
