@@ -38,6 +38,8 @@ from relay.views.progress import Rate
 
 _STARTS = (EventKind.RETRY, EventKind.LIST_AGAIN)
 """The events after which failed objects are moved again."""
+_WAITS = (EventKind.PAUSED, *_STARTS, EventKind.RESUME, EventKind.CANCEL)
+"""The events after which a migration waits for its user, or no longer does."""
 
 Tell = Callable[[str], None]
 Show = Callable[[Members], None]
@@ -52,6 +54,8 @@ class Seen:
     retried."""
     failed: int = 0
     """Number of failures that were not printed yet."""
+    waits: bool = False
+    """Whether the last event that says so is a pause of relay."""
 
     def note_event(self, kind: str, members: Members) -> None:
         """Note an event."""
@@ -61,6 +65,8 @@ class Seen:
                 self.failures.append(members)
         elif kind in _STARTS:
             self.take_failures()
+        if kind in _WAITS:
+            self.waits = kind == EventKind.PAUSED
 
     def take_failures(self) -> tuple[list[Members], int]:
         """Return the failures that were not printed, and the number of those beyond NAMED; forget
@@ -112,9 +118,10 @@ def _show_events(migrations: MigrationBackend, id: str, show: Show, tell: Tell) 
         show(members)
         # Relay paused it: nothing happens before its user supplies other credentials. The event of
         # that may come much later: an older transaction of the same PostgreSQL server hides it.
-        # (An older server sends no `needs_attention`.)
-        is_waiting = members["state"] == MigrationState.PAUSED and members.get("needs_attention")
-        if is_waiting and not under_way(members):
+        # An older server sends its event alone.
+        is_waiting = members.get("needs_attention", seen.waits)
+        is_paused = members["state"] == MigrationState.PAUSED
+        if is_paused and is_waiting and not under_way(members):
             return
 
 

@@ -272,11 +272,13 @@ def test_rate() -> None:
 
 @pytest.mark.parametrize("verb", ["retry", "list_again"])
 def test_a_watch_forgets_errors_that_a_new_attempt_passed(verb: str) -> None:
-    """`relay retry`, and the same command, which lists again: older failures are over."""
+    """`relay retry`, and the same command, which lists again: older failures, and an older pause,
+    are over."""
     seen = Seen()
     seen.note_event("failed", {"name": "a", "detail": "gone"})
+    seen.note_event("paused", {"code": "unauthenticated"})
     seen.note_event(verb, {})
-    assert seen.take_failures() == ([], 0)
+    assert (seen.take_failures(), seen.waits) == (([], 0), False)
 
 
 def test_a_watch_ends_at_a_pause_of_relay_without_its_event() -> None:
@@ -295,6 +297,22 @@ def test_a_watch_ends_at_a_pause_of_relay_without_its_event() -> None:
     migrations = cast(MigrationBackend, SimpleNamespace(follow=follow))
     _show_events(migrations, "7", shown.append, lambda text: None)
     assert len(shown) == 3 and shown[-1] == waiting
+
+
+def test_a_watch_of_an_older_server_ends_at_the_event_of_a_pause() -> None:
+    """Its migrations have no `needs_attention`."""
+    paused = {"id": "7", "objects": {}, "bytes": {}, "under_way": 0, "state": "paused"}
+    shown: list[Members] = []
+
+    def follow(_: str) -> Iterator[tuple[str, Members]]:
+        yield "progress", paused  # by its user
+        yield "paused", {"code": "unauthenticated"}
+        yield "progress", paused
+        raise AssertionError("it follows a migration that waits for its user")
+
+    migrations = cast(MigrationBackend, SimpleNamespace(follow=follow))
+    _show_events(migrations, "7", shown.append, lambda text: None)
+    assert len(shown) == 2
 
 
 def test_a_watch_keeps_few_of_many_failures() -> None:
