@@ -145,26 +145,37 @@ def _recorded_objects(
     connection: Connection, mine: Any, names: Sequence[str], place: str | None
 ) -> Iterator[tuple[str, Any, Any, str]]:
     """Yield each migration that knows some of our objects: our name of the object, the migration,
-    its transfer, and the text of the state that it left. The migrations to the same destination are
-    asked MAX_KNOWING at a time, in the order of `_others`, until MAX_KNOWING know an object. One
-    that does not know it does not count: many sources may be put together in one place."""
+    its transfer, and the text of the state that it left. Those of the same source are asked apart:
+    however many know an object, one of another source may have sent it since."""
     others = _others(connection, mine)
+    of_one_source = [other for other in others if other.is_same]
+    of_other_sources = [other for other in others if not other.is_same]
     for some in in_chunks(names):
-        more = dict.fromkeys(some, MAX_KNOWING)
-        for asked in in_chunks(others, MAX_KNOWING):
-            by_id = {other.id: other for other in asked}
-            for row in _begun_transfers(connection, list(by_id), list(more)):
-                other = by_id[row.migration_id]
-                left = _text_left(row, other)
-                if left is not None and row.name in more:
-                    yield row.name, other, row, left
-                    more[row.name] -= 1
-            more = {name: count for name, count in more.items() if count > 0}
+        yield from _recorded_by(connection, of_one_source, some)
+        yield from _recorded_by(connection, of_other_sources, some)
     for other, ours in nested_rows(connection, mine, names, _query(mine), place):
         for row in _begun_transfers(connection, [other.id], list(ours)):
             left = _text_left(row, other)
             if left is not None and row.name in ours:
                 yield ours[row.name], other, row, left
+
+
+def _recorded_by(
+    connection: Connection, others: Sequence[Any], names: Sequence[str]
+) -> Iterator[tuple[str, Any, Any, str]]:
+    """Yield as `_recorded_objects`. The migrations are asked MAX_KNOWING at a time, in their order,
+    until MAX_KNOWING know an object. One that does not know it does not count: many sources may be
+    put together in one place."""
+    more = dict.fromkeys(names, MAX_KNOWING)
+    for asked in in_chunks(others, MAX_KNOWING):
+        by_id = {other.id: other for other in asked}
+        for row in _begun_transfers(connection, list(by_id), list(more)):
+            other = by_id[row.migration_id]
+            left = _text_left(row, other)
+            if left is not None and row.name in more:
+                yield row.name, other, row, left
+                more[row.name] -= 1
+        more = {name: count for name, count in more.items() if count > 0}
 
 
 def _begun_transfers(
@@ -340,11 +351,10 @@ def _mine(connection: Connection, id: str) -> Any:
 
 def _others(connection: Connection, mine: Any) -> Sequence[Any]:
     """Return the migrations to the same destination that have objects, with the columns of
-    `_query`: those of the same source, then the others, each with the latest event first."""
+    `_query`, the latest event first."""
     has_objects = exists().where(transfers.c.migration_id == migrations.c.id)
     query = _query(mine).where(_same_destination(mine), has_objects)
-    rows = connection.execute(query.order_by(desc("last"), migrations.c.number.desc())).all()
-    return sorted(rows, key=lambda row: not row.is_same)
+    return connection.execute(query.order_by(desc("last"), migrations.c.number.desc())).all()
 
 
 def _same_destination(mine: Any) -> ColumnElement[bool]:

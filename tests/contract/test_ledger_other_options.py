@@ -15,7 +15,7 @@ from relay.ledger.ledger import Ledger
 from relay.ledger.listing_values import ListedObject
 from relay.ledger.migration_values import Spec
 from relay.ledger.prior_state_values import PriorState
-from relay.ledger.unproved import names_left
+from relay.ledger.unproved import MAX_KNOWING, names_left
 from relay.receipt import Version
 from tests.ledgers import Opened, learn_empty, states, verified_end
 
@@ -376,6 +376,18 @@ def test_many_other_sources_hide_no_other_one_that_knows_the_object(open_ledger:
         list_tree(ledger, replace(FIRST, places=(f"c{number}", "b")), (f"x{number}",))
     claims = ledger.claim(9, list_tree(ledger, SECOND))
     assert {claim.name for claim in claims if claim.before} == {"noted", "left", "killed"}
+
+
+def test_many_of_the_same_source_hide_no_later_one_of_another(open_ledger: Opened) -> None:
+    """Each of a nightly migration had all objects but one."""
+    earlier = open_ledger()
+    for number in range(MAX_KNOWING + 1):
+        nightly = replace(FIRST, options={**OPTIONS, "verify": f"{number}"})
+        claims = earlier.claim(9, list_tree(earlier, nightly))
+        earlier.settle([verified_end(claim) for claim in claims if claim.name != "noted"])
+    ledger = lose_at_work(open_ledger, replace(FIRST, places=("other", "b")))
+    claims = ledger.claim(9, list_tree(ledger, SECOND))
+    assert "left" in {claim.name for claim in claims if claim.before}
 
 
 def test_a_migration_of_a_fast_clock_is_dated_back(
