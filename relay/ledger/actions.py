@@ -30,7 +30,7 @@ from relay.ledger.counters import CounterDelta
 from relay.ledger.event_log import write_event
 from relay.ledger.migration_rows import lock_migration, one, secret
 from relay.ledger.migration_values import Migration, Spec
-from relay.ledger.prior_state_values import ARRIVED, UNNOTED
+from relay.ledger.prior_state_values import ARRIVED, DOUBTED, UNNOTED
 from relay.ledger.schema import (
     FAILED,
     LAPSED,
@@ -382,7 +382,8 @@ def _forget_refused(connection: Connection, id: str, changes: CounterDelta) -> t
     refused = (transfers.c.migration_id == id) & (transfers.c.state == TransferState.FAILED)
     refused &= _is_refused()
     before = transfers.c.before
-    is_noted = before.is_not(None) & (before != ARRIVED) & ~before.contains(UNNOTED)
+    is_noted = before.is_not(None) & (before != ARRIVED)
+    is_noted &= ~before.contains(UNNOTED) & ~before.contains(DOUBTED)
     # For the next listing it is an entry of an earlier one, which it queues again.
     earlier = update(transfers).where(refused, is_noted).values(listings=transfers.c.listings - 1)
     kept = connection.execute(earlier).rowcount

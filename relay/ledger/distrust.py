@@ -99,7 +99,8 @@ def distrust_recent_commits(connection: Connection, ended: bool = True) -> None:
 
 def _unknown_since() -> ColumnElement[str]:
     """Return the text of a PriorState that is unknown since the migration was accepted."""
-    head, _, tail = PriorState(known=False, since=0.5).to_text().partition("0.5")
+    text = PriorState(known=False, since=0.5, doubted=True).to_text()
+    head, _, tail = text.partition("0.5")
     of = (
         select(migrations.c.created)
         .where(migrations.c.id == transfers.c.migration_id)

@@ -29,6 +29,7 @@ from relay.ledger.listing_values import ListedObject, ListingClaim
 from relay.ledger.names import has_name, in_chunks
 from relay.ledger.prior_state_values import (
     CONFIRMED,
+    DOUBTED,
     REMAINING,
     SENT,
     UNKNOWN,
@@ -144,7 +145,8 @@ def _unknown_since_accepted(connection: Connection, id: str) -> str:
     """Return the prior state of objects whose rows the ledger may have lost: they may have been
     sent since the migration was accepted, with a note that was lost with them."""
     created = select(migrations.c.created).where(migrations.c.id == id)
-    return PriorState(known=False, since=connection.execute(created).scalar_one()).to_text()
+    since = connection.execute(created).scalar_one()
+    return PriorState(known=False, since=since, doubted=True).to_text()
 
 
 _USED: Final = "transfers"
@@ -260,7 +262,7 @@ _FRESH: Final[dict[str, Any]] = {
 }
 
 
-_OURS: Final = PriorState(known=False).to_text()
+_OURS: Final = PriorState(known=False, doubted=True).to_text()
 
 
 def _reset_columns(row: Any, if_exists: str) -> dict[str, Any]:
@@ -370,24 +372,24 @@ def forget_gone(connection: Connection, listing: ListingClaim) -> int:
     After an empty listing nothing is deleted: a source that is not mounted looks like that. Nor is
     anything after a listing that could not list one of its folders: it may have named it there."""
     of_this = transfers.c.migration_id == listing.migration_id
-    reported = select(exists().where(of_this, transfers.c.listings == listing.listings))
-    if not listing.listings or not connection.execute(reported).scalar():
+    # Condition 1: failed or cancelled, and neither a lost worker nor a recorded upload.
+    retryable = TRANSFER[TransferVerb.RETRY].origins - {TransferState.UNVERIFIED}
+    gone = of_this & transfers.c.state.in_(retryable) & (transfers.c.listings < listing.listings)
+    reported = exists().where(of_this, transfers.c.listings == listing.listings)
+    if not connection.execute(select(reported & exists().where(gone))).scalar():
         return 0
     unlisted = of_this & (transfers.c.listings == listing.listings)
     unlisted &= transfers.c.state == TransferState.FAILED
     is_folder = transfers.c.name.endswith("/")
     if connection.execute(select(exists().where(unlisted, is_folder))).scalar():
         return 0
-    gone = of_this & (transfers.c.listings < listing.listings)
-    # Condition 1: failed or cancelled, and neither a lost worker nor a recorded upload.
-    retryable = TRANSFER[TransferVerb.RETRY].origins - {TransferState.UNVERIFIED}
-    gone &= transfers.c.state.in_(retryable) & (transfers.c.lapses == 0)
-    gone &= ~exists().where(uploads.c.transfer_id == transfers.c.id)
+    gone &= (transfers.c.lapses == 0) & ~exists().where(uploads.c.transfer_id == transfers.c.id)
     # Condition 2: neither lasting leftovers, nor a cancelled object that was accepted.
     before = transfers.c.before
     is_cancelled = transfers.c.state == TransferState.CANCELLED
     is_left = before.contains(REMAINING) & (before.contains(SENT) | before.contains(CONFIRMED))
-    is_unproved = before.contains(SENT) | (before.contains(UNKNOWN) & ~before.contains(UNNOTED))
+    is_unknown = before.contains(UNKNOWN) & ~before.contains(UNNOTED) & ~before.contains(DOUBTED)
+    is_unproved = before.contains(SENT) | is_unknown
     gone &= before.is_(None) | ~(is_left | (is_cancelled & is_unproved))
     # Condition 3: ended before the user restarted the listing.
     again = (events.c.migration_id == listing.migration_id) & (

@@ -137,7 +137,8 @@ def note_removed(
         since = orphan.before.since if orphan.before is not None else None
         before = was or PriorState(known=False, noted=is_unproved, since=since)
         left = {**claim.remains, **remains}
-        values["before"] = replace(before, remains=left, confirmed=bool(remains)).to_text()
+        noted = replace(before, remains=left, confirmed=bool(remains), doubted=False)
+        values["before"] = noted.to_text()
     if (
         not connection.execute(
             update(transfers).where(_still_orphan(claim)).values(**values)

@@ -23,6 +23,8 @@ UNKNOWN: Final = '"known": false'
 nothing has proved the object (`orphans.py`)."""
 UNNOTED: Final = '"noted": false'
 """Part of the text of a PriorState that names leftovers, but no prior object."""
+DOUBTED: Final = '"doubted": true'
+"""Part of the text of a PriorState that no claim has recorded."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +61,9 @@ class PriorState:
     the object, and may give it another name in the next attempt."""
     confirmed: bool = False
     """The leftovers in `remains` could not be removed after the last attempt."""
+    doubted: bool = False
+    """No claim has recorded it: the ledger may have lost one, or the object had arrived and is to
+    move again."""
 
     @classmethod
     def from_text(cls, text: str | None) -> PriorState | None:
@@ -80,6 +85,7 @@ class PriorState:
             unsent=found.get("unsent", 0),
             place=found.get("place"),
             confirmed=found.get("confirmed", False),
+            doubted=found.get("doubted", False),
         )
 
     def with_sent(self, version: Version) -> PriorState:
@@ -112,6 +118,7 @@ class PriorState:
         rid = {"rid": self.rid} if self.rid else {}
         rid |= {"unsent": self.unsent} if self.unsent else {}
         rid |= {"confirmed": True} if self.confirmed else {}
+        rid |= {"doubted": True} if self.doubted else {}
         return json.dumps(
             {**kept, **left, **rid} if self.remains or not self.noted else {**kept, **rid}
         )

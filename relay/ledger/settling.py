@@ -284,9 +284,9 @@ def _kept_prior_state(was: str | None, end: Settlement) -> str | None:
     kept = PriorState.from_text(was) or PriorState(known=False, noted=False)
     # A claim that has not freed the place knows nothing of what earlier ones have left there.
     remains = dict(end.remains) if end.remains or end.rid else kept.remains
-    kept = replace(kept, remains=remains, rid=rid)
+    kept = replace(kept, remains=remains, rid=rid, doubted=kept.doubted and not remains)
     if end.sent is not None:
-        kept = replace(kept, sent=end.sent, noted=True, arrived=False)
+        kept = replace(kept, sent=end.sent, noted=True, arrived=False, doubted=False)
     return kept.to_text()
 
 

@@ -412,13 +412,13 @@ def _text_left(row: Any, other: Any) -> str | None:
     arrived = ARRIVED if other.is_same else None
     if row.state in COMPLETED:
         return arrived
+    lost = row.lapses or row.state == TransferState.RUNNING
     if kept is not None and not kept.arrived and (kept.noted or kept.remains):
+        doubted = kept.doubted and not lost
         if not other.is_same:
             kept = PriorState(known=False, remains=kept.remains, since=kept.since)
-        return replace(
-            kept, noted=True, rid=0, since=None if kept.known else kept.since or other.created
-        ).to_text()
-    lost = row.lapses or row.state == TransferState.RUNNING
+        since = None if kept.known else kept.since or other.created
+        return replace(kept, noted=True, rid=0, since=since, doubted=doubted).to_text()
     if lost and _notes_nothing(other):  # also of an object that had arrived, and is sent again
         remains = kept.remains if kept is not None else {}
         return PriorState(known=False, remains=remains, since=other.created).to_text()

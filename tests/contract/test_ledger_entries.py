@@ -13,6 +13,7 @@ from relay.engine.cleanup import lost_upload_tokens
 from relay.errors import IllegalTransition
 from relay.ledger import endings
 from relay.ledger.claim_values import Claim, Settlement
+from relay.ledger.distrust import distrust_recent_commits
 from relay.ledger.ledger import Ledger
 from relay.ledger.listing_values import ListedObject, ListingClaim
 from relay.ledger.migration_values import Spec
@@ -561,6 +562,44 @@ def test_a_cancelled_object_a_lost_worker_may_have_sent_is_kept(
     list_again(ledger, id, [listed_object("kept")])
     left = {"lost": "cancelled"} if is_unproved else {}
     assert rows(ledger, id) == {"kept": "verified"} | left
+
+
+@pytest.mark.parametrize("lost", ["a page", "commits"])
+def test_a_doubt_alone_keeps_no_cancelled_object(ledger: Ledger, lost: str) -> None:
+    """PostgreSQL restarted during the listing, or a backup was restored. No worker has claimed
+    these objects, and they are gone from the source: each repetition would end `partial`."""
+    id = ledger.create(TREE)[0].id
+    listing = ledger.claim_listing(only=id)
+    if lost == "a page":
+        ledger.release_unknown_listings(doubted=True)
+        listing = ledger.claim_listing(only=id)
+    assert listing is not None
+    ledger.add_page(listing, [listed_object("kept"), listed_object("rotated")], None)
+    ledger.end_listing(listing)
+    if lost == "commits":
+        ledger.database.run(distrust_recent_commits)
+    ledger.act(id, "cancel")
+    list_again(ledger, id, [listed_object("kept")])
+    assert rows(ledger, id) == {"kept": "queued"}
+
+
+@pytest.mark.parametrize("is_unproved", [True, False])
+def test_a_doubted_object_a_lost_worker_may_have_sent_is_kept(
+    open_ledger: Opened, is_unproved: bool
+) -> None:
+    ledger, other = open_ledger(), open_ledger()
+    id, listing = begin(ledger, [listed_object("kept"), listed_object("lost")])
+    ledger.end_listing(listing)
+    ledger.database.run(distrust_recent_commits)
+    ledger.claim(2)
+    ledger.renew(-1)
+    other.reclaim()
+    ledger.act(id, "cancel")
+    for orphan in other.destinations.orphans(id):
+        other.destinations.note_removed(orphan, {}, is_unproved=is_unproved)
+    list_again(ledger, id, [listed_object("kept")])
+    left = {"lost": "cancelled"} if is_unproved else {}
+    assert rows(ledger, id) == {"kept": "queued"} | left
 
 
 def test_a_lost_worker_before_an_arrival_is_forgotten(ledger: Ledger) -> None:

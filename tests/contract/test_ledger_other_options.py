@@ -358,6 +358,34 @@ def test_an_unsent_waiting_object_hides_nothing(open_ledger: Opened) -> None:
     assert found.before is not None
 
 
+def test_a_retry_forgets_a_noted_entry_that_is_gone(ledger: Ledger) -> None:
+    """A link that led nowhere was removed. A server's user has no command that lists again."""
+    list_tree(ledger, FIRST, ("log",))
+    (claim,) = ledger.claim(1)
+    ledger.settle([Settlement(claim, "unverified", bytes=5, level="size", sent=Version(5))])
+    id = ledger.create(SECOND)[0].id
+    refusal = {"code": "not-found", "side": "source", "detail": "a link"}
+
+    def list_names(*page: ListedObject) -> list[str]:
+        """List the tree to its end, move it, and return the states of its objects."""
+        listing = ledger.claim_listing(id)
+        assert listing is not None
+        ledger.add_page(listing, page, None)
+        ledger.end_listing(listing)
+        ledger.settle([verified_end(claim) for claim in ledger.claim(9, id)])
+        ledger.finish()
+        return states(ledger, id)
+
+    kept, link = ListedObject("kept", size=5), ListedObject("log", error=refusal)
+    assert list_names(kept, link) == ["verified", "failed"]
+    ledger.act(id, "retry")
+    assert list_names(kept, link) == ["verified", "failed"]
+    ledger.act(id, "retry")
+    assert list_names(kept) == ["verified"]
+    found = ledger.migration(id)
+    assert (found.state, found.entries) == ("succeeded", 1)
+
+
 def test_many_other_sources_hide_no_migration_of_the_same_places(open_ledger: Opened) -> None:
     ledger = lose_at_work(open_ledger, FIRST)
     for number in range(12):
