@@ -36,8 +36,12 @@ from relay.process.identities import process_identity
 
 LONGEST_LEASE_SECONDS: Final = 2 * 3600.0
 """More than any worker's lease (`Settings.lease_seconds`)."""
-AHEAD_SECONDS: Final = 60.0
-"""More than the clocks of two machines differ that are set by NTP."""
+AHEAD_SECONDS: Final = 24 * 3600.0
+"""How far ahead an acceptance may be: nothing is called older than one by less than that
+(`CLOCKS_SECONDS` in `engine/transfer/ownership.py`). The present clock may be hours behind, as that
+of a small machine without a battery which has not reached its time server since it started."""
+SET_SINCE: Final = 1_767_225_600.0
+"""The beginning of 2026, before the first relay: a clock that shows an earlier time was not set."""
 _STORAGE: Final = "storage"
 _KEEP_STORAGE: Final = text(
     "INSERT INTO keys (name, value) VALUES (:name, :value) ON CONFLICT (name) DO UPDATE SET value ="
@@ -172,6 +176,8 @@ def _correct_acceptance_times(connection: Connection, now: float) -> None:
     """Date migrations back that were accepted in the future: the clock was ahead then, and nothing
     of theirs may be called older than its acceptance. Each gets the time of the newest event before
     its own, or 0 without one."""
+    if now < SET_SINCE:
+        return
     ahead = migrations.c.created > now + AHEAD_SECONDS
     for id in connection.execute(select(migrations.c.id).where(ahead)).scalars().all():
         first = select(func.min(events.c.id)).where(events.c.migration_id == id).scalar_subquery()

@@ -24,6 +24,7 @@ FIRST = Spec("a:photos", "b:photos", options=OPTIONS, secret={}, places=("a", "b
 SECOND = replace(FIRST, options={**OPTIONS, "if_exists": "skip"})
 NAMES = ("fresh", "noted", "handed", "arrived", "left", "killed")
 THERE = Version(3, '"e"')
+NOW = time.time()
 
 
 def list_tree(ledger: Ledger, spec: Spec, names: tuple[str, ...] = NAMES) -> str:
@@ -432,6 +433,18 @@ def test_a_migration_of_a_fast_clock_is_dated_back(
     claims = claims_by_name(later, list_tree(later, SECOND))
     found = [claims[name].before for name in ("left", "killed")]
     assert [was and was.since for was in found] == pytest.approx([earlier] * 2, abs=5)
+
+
+@pytest.mark.parametrize("now", [3600.0, NOW - 3600.0], ids=["never set", "behind"])
+def test_a_clock_that_is_behind_dates_no_migration_back(
+    open_ledger: Opened, monkeypatch: pytest.MonkeyPatch, now: float
+) -> None:
+    """A small machine starts after a power cut, and has not reached its time server yet."""
+    id = open_ledger().create(FIRST)[0].id
+    with monkeypatch.context() as slow:
+        slow.setattr(time, "time", lambda: now)
+        open_ledger()
+    assert open_ledger().migration(id).created >= NOW
 
 
 @pytest.mark.parametrize("page", [[], [ListedObject("fresh", size=5)]])
