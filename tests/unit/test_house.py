@@ -103,6 +103,7 @@ LATE = {("relay.api.serving", "relay.wsgi")}
 """gunicorn requests the application after it has forked, so one import is inside a function."""
 NO_PAYLOAD = {
     "relay.cli.terminal",
+    "relay.process.own_files",
     "relay.process.small_files",
     "relay.stores.local",
     "relay.stores.local_files",
@@ -115,10 +116,11 @@ NO_PAYLOAD = {
     "relay.reports.report_folder",
     "relay.reports.signing_keys",
 }
-"""The terminal replaces a closed stdout by /dev/null; no transfer reaches that code. Settings are
-opened to be read. A local folder is where a user wants the bytes. The ledger creates its own file,
-and no body reaches it. Numbers of metrics are shared by files in memory. A signed report and its key
-are files that a user asks for; they have receipts, and no payload."""
+"""The terminal replaces a closed stdout by /dev/null; no transfer reaches that code. Settings,
+and files that may be an open ledger, are opened to be read. A local folder is where a user wants
+the bytes. The ledger creates its own file, and no body reaches it. Numbers of metrics are shared by
+files in memory. A signed report and its key are files that a user asks for; they have receipts, and
+no payload."""
 
 SHARED_NAMES = {
     *("account", "listing", "objects", "sessions", "store", "stream"),
