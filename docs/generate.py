@@ -345,6 +345,7 @@ PACKAGES = (
     "logs",
     "errors",
     "",
+    "filters",
     "process",
     "wire",
     "stores",

@@ -18,6 +18,7 @@ The tree; each is in the file that is named behind its root:
     │  ├─ RequestTooLarge  RequestTimeout
     │  ├─ Unauthorized  Forbidden  KeyReused
     │  ├─ UnknownMember  MissingMember  InvalidType  InvalidHeader  ForbiddenHeader
+    │  ├─ InvalidFilter
     │  ├─ InvalidURL  UnsupportedScheme  CredentialsInURL  URLTooLong  NamesUnknown
     │  ├─ UnsafeKey (KeyTooLong, ReservedKey)
     │  └─ SameObject  VerificationUnavailable  Unsupported
@@ -71,6 +72,7 @@ from relay.errors.request import (
     EgressDenied,
     Forbidden,
     ForbiddenHeader,
+    InvalidFilter,
     InvalidHeader,
     InvalidType,
     InvalidURL,
@@ -162,6 +164,7 @@ __all__ = [
     "ForbiddenHeader",
     "IllegalTransition",
     "IntegrityMismatch",
+    "InvalidFilter",
     "InvalidHeader",
     "InvalidType",
     "InvalidURL",

@@ -97,6 +97,13 @@ class InvalidType(RequestError):
     code, title = "invalid-type", "A member has the wrong type or value"
 
 
+class InvalidFilter(RequestError):
+    """A filter is wrong, or contradicts another one."""
+
+    code, title = "invalid-filter", "A filter is not valid"
+    default_hint = "Correct the filter; `relay ls -r LOCATION --dump-filters` shows the rules."
+
+
 class NamesUnknown(RequestError):
     """A list of fresh URLs names objects that are not in the migration."""
 

@@ -34,6 +34,7 @@ ORDER: tuple[str, ...] = (
     "relay.file_names",
     "relay.digest",
     "relay.receipt",
+    "relay.filters",
     "relay.transfer_limits",
     "relay.setting_values",
     "relay.process.native_threads",
@@ -76,6 +77,7 @@ ORDER: tuple[str, ...] = (
     "relay.engine.cleanup",
     "relay.engine.proof_levels",
     "relay.engine.tree_listing",
+    "relay.engine.listing_filter",
     "relay.engine.multipart",
     "relay.engine.transfer",
     "relay.engine.transfer_engine",
@@ -96,7 +98,7 @@ ORDER: tuple[str, ...] = (
 )
 """Each may import the entries above it, and itself. (wsgi and __main__ may import all.)"""
 
-PURE = ORDER[:20]
+PURE = ORDER[:21]
 FORBIDDEN_TO_PURE = ("gevent", "requests", "socket", "ssl", "flask")
 TOPS = ("relay.wsgi", "relay.__main__")
 LATE = {("relay.api.serving", "relay.wsgi")}

@@ -1,0 +1,90 @@
+"""Match names by RE2, the engine whose syntax and meaning Go's and rclone's expressions have.
+
+Python's own `re` reads some of them differently (`\\d`, `$`, `[[:alpha:]]`), and takes exponential
+time for others, which strangers may send. RE2's time is linear in the name.
+
+Decided here: how a name becomes bytes, and how much memory the expressions of one set of filters
+may take. Never here: which expressions there are (`rules.py`)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from typing import Any, Final
+
+from relay.errors import ConfigError, InvalidFilter
+
+Matches = Callable[[bytes], object]
+"""Returns a true value for a name that an expression matches."""
+
+ALL_BYTES: Final = 64 << 20
+"""Maximum memory of all expressions of one set of filters, as far as each may have LEAST_BYTES."""
+LEAST_BYTES, MOST_BYTES = 64 << 10, 8 << 20
+"""Bounds of the memory of one expression; the upper one is RE2's own default."""
+_UNUSUAL: Final = re.compile("[\x00-\x1f\x7f\u201b\u2401-\u241f\u2421]")
+_SHOWN: Final = {
+    **{code: chr(0x2400 + code) for code in range(0x20)},
+    0x7F: "\u2421",
+    **{code: f"\u201b{chr(code)}" for code in (0x201B, *range(0x2401, 0x2420), 0x2421)},
+}
+"""Control characters as pictures; a picture in a name gets a mark in front."""
+_SURROGATES: Final = re.compile("[\ud800-\udfff]")
+_BYTE_ESCAPE: Final = re.compile(r"\\(?:Q.*?(?:\\E|$)|(.))", re.S)
+"""An escape of an expression; the text between `\\Q` and `\\E` has none."""
+
+
+def matchers_of(
+    expressions: Iterable[str], pause: Callable[[], None] = lambda: None
+) -> list[Matches]:
+    """Return the function that matches names, for each expression. Calls `pause` between two.
+
+    Raises InvalidFilter for one that RE2 refuses, ConfigError without RE2."""
+    given = list(expressions)
+    if not given:
+        return []
+    try:
+        # Here and not above: loading it takes time that only commands with filters should need.
+        import re2
+    except ImportError:
+        raise ConfigError(
+            "filters need RE2, which is not installed here", hint="Run: pip install google-re2"
+        ) from None
+    options = re2.Options()
+    options.log_errors, options.never_capture = False, True
+    options.max_mem = max(LEAST_BYTES, min(MOST_BYTES, ALL_BYTES // len(given)))
+    made = []
+    for one in given:
+        made.append(_compile(re2, one, options))
+        pause()
+    re2.purge()  # its cache would keep them after their filters are gone
+    return made
+
+
+def _compile(re2: Any, expression: str, options: Any) -> Matches:
+    shown = f"{expression[:200]!a}"
+    # RE2 in C++ matches one byte by \C; Go refuses it.
+    if any(escape[1] == "C" for escape in _BYTE_ESCAPE.finditer(expression)):
+        raise InvalidFilter(f"RE2 refuses the expression {shown}: invalid escape sequence: \\C")
+    try:
+        search: Matches = re2.compile(bytes_of(expression), options).search
+        return search
+    except re2.error as error:
+        why = error.args[0] if error.args else "unknown reason"
+        why = why.decode("utf-8", "replace") if isinstance(why, bytes) else str(why)
+        raise InvalidFilter(f"RE2 refuses the expression {shown}: {why[:200]}") from None
+
+
+def bytes_of_name(name: str) -> bytes:
+    """Return a name as rclone's filters see it, in UTF-8: rclone replaces control characters by
+    their pictures, which a '.' of an expression matches even for the end of a line
+    (`lib/encoder/standard.go`)."""
+    return bytes_of(name.translate(_SHOWN) if _UNUSUAL.search(name) else name)
+
+
+def bytes_of(text: str) -> bytes:
+    """Return a name or an expression as UTF-8. What is not Unicode in it becomes U+FFFD, one for
+    each byte, as in Go."""
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        return _SURROGATES.sub("\ufffd", text).encode()
