@@ -132,6 +132,12 @@ class ListedSchema(_Schema):
     ended: float | None = Field(description="Seconds since 1970, UTC; null until it has ended.")
     objects: dict[str, int] = Field(description="Number of objects in each state.")
     bytes: dict[str, int] = Field(description="Total size of the objects in each state, in bytes.")
+    excluded: int | None = Field(
+        description=(
+            "Number of entries of the source that the filters left out: so far, while it is being"
+            " listed; null without filters."
+        )
+    )
     bytes_in_parts: int = Field(
         description="Bytes of unfinished multipart uploads that the destination has already."
     )
@@ -277,6 +283,9 @@ class FindingsSchema(_Schema):
     objects: int = Field(description="Number of objects at the source that can be moved.")
     bytes: int = Field(description="Their total size in bytes.")
     unsized: int = Field(description="Number of them without a known size.")
+    excluded: int = Field(
+        0, description="Number of entries of the source that the filters would leave out."
+    )
     complete: bool = Field(description="Whether the source was listed to its end.")
     destination_empty: bool = Field(description="Whether the destination has nothing.")
     refused: int = Field(description="Number of names that would be refused.")

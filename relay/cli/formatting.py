@@ -182,6 +182,7 @@ def table(migration: Members, failed: Sequence[Members], took: str) -> Iterator[
     yield "destination", migration["destination"]
     objects = (f"{count:,} {state}" for state, count in migration["objects"].items())
     yield "objects", " · ".join(objects) or "none"
+    yield from _exclusion(migration)
     yield "bytes", size(bytes_in(migration, *PRESENT))
     yield "time", took
     if migration["levels"]:
@@ -201,7 +202,7 @@ def _what_next(migration: Members) -> Iterator[tuple[str, str]]:
         parts = f"{size(_in_parts(migration))} in uploads at the destination, for a retry"
         yield "unfinished", f"{parts}; `relay cancel {id}` removes them"
     if migration["listing"] == ListingState.DONE and not objects_in(migration):
-        yield "empty", "nothing was found in the source: is its name correct?"
+        yield "empty", _NOTHING[bool(migration.get("excluded"))]
     if migration["error"]:
         yield "error", f"{migration['error']['side']}: {migration['error']['detail']}"
         yield "hint", in_flags(migration["error"]["hint"], migration["error"]["side"])
@@ -223,6 +224,14 @@ def _failed_objects(migration: Members, failed: Sequence[Members]) -> Iterator[t
     if failed:
         id = shown_number(migration)
         yield "hint", f"{rest}`relay report {id} --state failed` lists them; {AGAIN}"
+
+
+def _exclusion(migration: Members) -> Iterator[tuple[str, str]]:
+    """Yield the row of the entries that the filters left out, if there are any. An older server
+    does not have the member."""
+    excluded = migration.get("excluded")
+    if excluded:
+        yield "excluded", f"{_count_of(excluded, 'object')} by the filters"
 
 
 def details(migration: Members, reasons: Sequence[Members] = ()) -> Iterator[tuple[str, str]]:
@@ -281,8 +290,28 @@ def _count_of(count: int, noun: str) -> str:
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
+_NOTHING: Final = (
+    "nothing was found in the source: is its name correct?",
+    "the filters exclude everything: `relay ls -r` shows what they choose",
+)
+"""The reason why a migration has no objects: without and with entries that were excluded."""
+FILTER_CHARACTERS: Final = 300
+"""Maximum length of the filters among the options."""
+
+
 def _option(name: str, value: object) -> str:
     words = name.replace("_", " ")
+    if isinstance(value, Mapping):
+        text = "; ".join(_filter(member, found) for member, found in value.items())
+        return text if len(text) <= FILTER_CHARACTERS else f"{text[:FILTER_CHARACTERS]}…"
+    return words if value is True else f"{words} {value}"
+
+
+def _filter(member: str, value: object) -> str:
+    """Return a member of the filters as text."""
+    words = member.replace("_", " ")
+    if isinstance(value, list):
+        return f"{words} {' '.join(map(str, value))}".rstrip()
     return words if value is True else f"{words} {value}"
 
 

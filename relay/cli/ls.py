@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import json
 import sys
+import uuid
 from collections.abc import Iterable
-from time import monotonic
+from datetime import UTC, datetime
+from time import monotonic, time
+from typing import Any
 
 import click
 
 from relay.cli.exits import Exit
+from relay.cli.filter_flags import FILTERS, filters_of, warn_of_filters
+from relay.cli.options import with_flags
 from relay.cli.terminal import plain, say, tell, tell_empty
 from relay.cli.waits import reporting_retries
+from relay.engine.listing_filter import ListingFilter
+from relay.filters.filter_set import Filters
 from relay.settings_sources import load_settings
 from relay.stores.interfaces import Entry
 from relay.stores.provider import Stores, make_dialer, make_wire
@@ -33,22 +40,43 @@ LINES, SECONDS = 1000, 0.5
     help="Print sizes in bytes and times of change (UTC) too.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
-def ls(location: str, recursive: bool, long_: bool, as_json: bool) -> int:
+@with_flags(FILTERS)
+@click.option(
+    "--dump-filters",
+    is_flag=True,
+    help="Print the rules of the filters as expressions, as rclone does, and list nothing.",
+)
+def ls(location: str, long_: bool, as_json: bool, dump_filters: bool, **options: Any) -> int:
     """List the folder LOCATION: s3://bucket/folder, webdav+https://host/folder, remote:path, or a
-    path.
+    path. With filters, list what `relay migrate -r` with the same filters would move.
 
     An object that cannot be moved is named on stderr with the reason. If a folder below cannot be
     listed, the exit code is 1."""
+    recursive: bool = options["recursive"]
+    filters = filters_of(options)
+    warn_of_filters(filters)
+    if dump_filters:
+        tell((filters or Filters()).dump(datetime.now(UTC)))
+        return Exit.VERIFIED
     settings = load_settings()
     place = Remotes(settings.remotes, folders=None).locate(location, folder=True)
     policy = settings.egress().allowing(*filter(None, (place.host,)))
     wire = make_wire(make_dialer(settings, policy))
     meter = Watchdog(wire.limits)
     with reporting_retries(meter):
-        entries = Stores(wire).source(place, meter).list(place, recursive)
+        source = Stores(wire).source(place, meter)
+        entries = source.list(place, recursive)
+        chosen: ListingFilter | None = None
+        if filters is not None:
+            seed = uuid.uuid4().hex
+            chosen = ListingFilter(filters, source, place, meter, now=time(), seed=seed)
+            entries = chosen.chosen(entries)
         code, count = _print_entries(entries, recursive, long_, as_json)
+    excluded = 0 if chosen is None else chosen.excluded
+    if excluded:
+        say(f"relay: {excluded:,} excluded by the filters", sys.stderr)
     if not count:
-        tell_empty(f"{place} is empty")
+        tell_empty(f"{place} is empty" if not excluded else f"nothing in {place} was chosen")
     return code
 
 

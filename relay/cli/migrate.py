@@ -12,6 +12,7 @@ import click
 
 from relay.cli.engines import engine_for
 from relay.cli.exits import EPILOG, Exit
+from relay.cli.filter_flags import FILTERS, filters_of, warn_of_filters
 from relay.cli.interrupt import Interrupted
 from relay.cli.options import (
     FILE,
@@ -53,7 +54,7 @@ LIMITS = (
 @click.command(epilog=EPILOG)
 @click.argument("source", metavar="SRC")
 @click.argument("destination", metavar="DST")
-@with_flags(WORK, PLACES)
+@with_flags(WORK, FILTERS, PLACES)
 @click.option(
     "--ca-bundle",
     type=FILE,
@@ -131,6 +132,8 @@ def _migrate(options: Mapping[str, Any], as_json: bool, quiet: bool) -> int:
     )
     places = order.locate(remotes)
     warn(options, quiet)
+    if not quiet:
+        warn_of_filters(order.filters)
     if settings.url and not quiet:
         say(
             "relay: this migration is in the ledger of this machine; `relay status`, `cancel` and"
@@ -169,8 +172,8 @@ def _growth_of(first: int, settings: Settings) -> SlotGrowth:
 
 
 def order_of(options: Mapping[str, Any], remotes: Remotes) -> MigrationRequest:
-    """Return the request of the flags, without its limits. Raises as `read_headers`, and InvalidURL
-    for a path that looks like one of the `remotes`."""
+    """Return the request of the flags, without its limits. Raises as `read_headers` and
+    `filters_of`, and InvalidURL for a path that looks like one of the `remotes`."""
     tree = options["recursive"]
     for side in ("source", "destination"):
         remotes.refuse_like_remote(options[side])
@@ -187,4 +190,5 @@ def order_of(options: Mapping[str, Any], remotes: Remotes) -> MigrationRequest:
         server_copy=options["server_copy"],
         metadata=Metadata(options["metadata"]),
         fail_on_empty=options["fail_on_empty"],
+        filters=filters_of(options),
     )

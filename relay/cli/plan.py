@@ -11,6 +11,7 @@ import click
 from rich.filesize import decimal
 
 from relay.cli.exits import Exit
+from relay.cli.filter_flags import FILTERS, warn_of_filters
 from relay.cli.migrate import order_of
 from relay.cli.options import PLACES, WORK, warn, with_flags
 from relay.cli.terminal import ReaderGone, in_columns, tell
@@ -32,7 +33,7 @@ from relay.views.dry_runs import plan_members
 )
 @click.argument("source", metavar="SRC")
 @click.argument("destination", metavar="DST")
-@with_flags(WORK, PLACES)
+@with_flags(WORK, FILTERS, PLACES)
 @click.option(
     "--sample",
     type=click.IntRange(0, 100_000),
@@ -53,6 +54,7 @@ def plan(sample: int, every: bool, as_json: bool, **options: Any) -> int:
     policy = settings.egress().allowing(*filter(None, (job.source.host, job.destination.host)))
     engine = TransferEngine(settings, policy, remotes=remotes)
     warn(options)
+    warn_of_filters(order.filters)
     dry_run = DryRun(job, engine.stores, limits=engine.limits, sample=None if every else sample)
     with reporting_retries(dry_run.listing):
         report = dry_run.run()
@@ -69,17 +71,23 @@ def plan(sample: int, every: bool, as_json: bool, **options: Any) -> int:
     return Exit.VERIFIED
 
 
+_NOTHING = "nothing was found in the source"
+
+
 def _lines(seen: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield "source", seen["source"]
     yield "destination", seen["destination"]
     if not seen["objects"] and not seen["refused"]:
-        yield "objects", "none: nothing was found in the source"
+        found = "the filters exclude everything" if seen["excluded"] else _NOTHING
+        yield "objects", f"none: {found}"
         return
     unsized = f"; {seen['unsized']:,} of them of unknown size" if seen["unsized"] else ""
     yield (
         "objects",
         f"{seen['objects']:,}, {seen['bytes']:,} bytes ({decimal(seen['bytes'])}){unsized}",
     )
+    if seen["excluded"]:
+        yield "excluded", f"{seen['excluded']:,} objects, by the filters"
     if seen["looked"]:
         sample = "all"
         if seen["looked"] != seen["objects"]:

@@ -54,6 +54,7 @@ class Brief(_Shape):
     ended: Time | None
     objects: dict[str, Count]
     bytes: dict[str, Count]
+    excluded: Count | None = None
     bytes_in_parts: Count = 0
     under_way: Count = 0
     slots: Count | None = None

@@ -24,7 +24,7 @@ from relay.engine.inspection import (
     is_empty_folder,
     undescribed_error,
 )
-from relay.engine.migration_request import MigrationJob
+from relay.engine.migration_request import MigrationJob, filter_of
 from relay.engine.plan import IfExists, Plan
 from relay.engine.proof_levels import predict_level
 from relay.engine.tree_listing import in_pages, listed_object
@@ -89,6 +89,8 @@ class DryRunReport:
     large_bytes: int = 0
     large_parts: int = 0
     """Objects large enough for a multipart upload, their bytes, and the parts of usual size."""
+    excluded: int = 0
+    """Entries of the listing that the filters left out."""
     refused: int = 0
     names: list[tuple[str, str]] = field(default_factory=list)
     """The first refused names, with the reason."""
@@ -218,8 +220,11 @@ class DryRun:
                 "", size=found.version.size if isinstance(found, ObjectInfo) else None
             )
             return
+        chooses = filter_of(self.job, source, self.listing)
         for entry in source.list(self.job.source, True):
-            if not entry.is_listed_further:
+            if chooses is not None and not chooses(entry):
+                self.report.excluded += 1
+            elif not entry.is_listed_further:
                 yield listed_object(entry)
 
     def _refusal_reason(self, one: ListedObject) -> str | None:

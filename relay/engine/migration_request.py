@@ -10,14 +10,17 @@ done."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import KW_ONLY, dataclass, field, replace
 from typing import Any, Final
 from urllib.parse import unquote
 
+from relay.engine.listing_filter import ListingFilter, refuse_markers_of_list
 from relay.engine.plan import IfExists, Metadata, Plan, Verify, refuse_same_object
 from relay.engine.proof_levels import refuse_unprovable
-from relay.errors import ConfigError, InvalidType, SameObject, UnsafeKey
+from relay.errors import ConfigError, InvalidFilter, InvalidType, SameObject, UnsafeKey
+from relay.filters.filter_set import Filters
 from relay.headers import Headers
 from relay.hosts import is_loopback, literal_address
 from relay.identity import owner_of, place_identity, place_in_server, selecting_headers
@@ -26,10 +29,12 @@ from relay.ledger.migration_values import Migration, Spec
 from relay.ledger.plan_values import StoredPlan
 from relay.location import Location, parse_location
 from relay.process.identities import is_container, network_namespace, volume_of
+from relay.stores.interfaces import Source
 from relay.stores.local_aliases import is_nested, same_file
 from relay.stores.local_locations import path_of
 from relay.stores.remotes import Remotes
 from relay.throttle import Bounds
+from relay.wire.watchdog import Watchdog
 
 
 @dataclass(frozen=True)
@@ -85,6 +90,8 @@ class MigrationRequest:
     """Whether a tree without objects fails."""
     paused: bool = False
     """Whether it is accepted as paused: a resume starts it."""
+    filters: Filters | None = None
+    """Which objects of a tree are moved; None: all."""
 
     def secret(self) -> dict[str, Any]:
         """Return the secrets of both sides."""
@@ -128,7 +135,8 @@ class MigrationRequest:
         empty = {"fail_on_empty": True} if self.fail_on_empty else {}
         chosen = self.if_exists is IfExists.OVERWRITE and not self.recursive
         replaces = {"replaces_named": True} if chosen else {}
-        return {**named, **copy, **metadata, **empty, **replaces}
+        filters = {"filters": self.filters.to_json()} if self.filters is not None else {}
+        return {**named, **copy, **metadata, **empty, **replaces, **filters}
 
     @property
     def existing(self) -> IfExists:
@@ -153,7 +161,10 @@ class MigrationRequest:
         """Return both Locations; those of a tree are folders.
 
         Raises a RequestError, whose pointer names the side; SameObject if the two overlap;
-        VerificationUnavailable for a level of proof that the destination can never give."""
+        VerificationUnavailable for a level of proof that the destination can never give;
+        InvalidFilter for filters of one object, or that the source does not support."""
+        if self.filters is not None and not self.recursive:
+            raise InvalidFilter(FILTERS_NEED_TREE, hint=ADD_RECURSIVE, pointer="/filters")
         if self.recursive and self.destination.method == "POST":
             raise InvalidType(
                 "a tree is uploaded by PUT",
@@ -175,6 +186,8 @@ class MigrationRequest:
             folder=self.recursive,
         )
         refuse_unprovable(self.verify, destination)
+        if self.filters is not None:
+            refuse_markers_of_list(self.filters, source)
         if not self.recursive:
             refuse_same_object(source, destination)
             if source.store == destination.store == "local" and same_file(source, destination):
@@ -183,6 +196,10 @@ class MigrationRequest:
         source, destination = source.folder(), destination.folder()
         _refuse_overlap(source, destination)
         return source, destination
+
+
+FILTERS_NEED_TREE: Final = "filters choose among the objects of a tree, and none was asked for"
+ADD_RECURSIVE: Final = "Ask for a tree (-r, `recursive`), or leave the filters out."
 
 
 def _is_of_machine(place: Location) -> bool:
@@ -212,7 +229,14 @@ def stored_request(stored: Migration | StoredPlan, secret: Mapping[str, Any]) ->
         server_copy=stored.options.get("server_copy", True),
         metadata=Metadata(stored.options.get("metadata", "keep")),
         fail_on_empty=stored.options.get("fail_on_empty", False),
+        filters=filters_of_options(stored.options),
     )
+
+
+def filters_of_options(options: Mapping[str, Any]) -> Filters | None:
+    """Return the filters in stored options, or None."""
+    members = options.get("filters")
+    return None if members is None else Filters.from_json(members)
 
 
 def if_exists_of(migration: Migration | StoredPlan) -> IfExists | None:
@@ -293,6 +317,14 @@ def _refuse_overlap(source: Location, destination: Location) -> None:
         )
 
 
+def filter_of(job: MigrationJob, source: Source, meter: Watchdog) -> ListingFilter | None:
+    """Return the filter of a listing of a job's source, or None without filters. Every listing of a
+    migration chooses alike. Raises as ListingFilter."""
+    if job.filters is None:
+        return None
+    return ListingFilter(job.filters, source, job.source, meter, now=job.accepted, seed=job.id)
+
+
 @dataclass(frozen=True, kw_only=True)
 class MigrationJob:
     """A migration with both locations, ready to run."""
@@ -309,6 +341,9 @@ class MigrationJob:
     replaces_named: bool = True
     remotes: tuple[str, str] | None = None
     """As Plan.remotes."""
+    filters: Filters | None = None
+    accepted: float = 0.0
+    """When it was accepted, in seconds since 1970: ages in filters count from then."""
 
     @classmethod
     def from_row(
@@ -323,7 +358,8 @@ class MigrationJob:
             )
         order = stored_request(migration, secret)
         places = order.locate(remotes)
-        return cls.from_request(migration.id, order, *places), order.spec_at(*places, remotes)
+        job = cls.from_request(migration.id, order, *places)
+        return replace(job, accepted=migration.created), order.spec_at(*places, remotes)
 
     @classmethod
     def from_request(
@@ -342,6 +378,8 @@ class MigrationJob:
             metadata=order.metadata,
             fail_on_empty=order.fail_on_empty,
             remotes=order.remote_names(source, destination),
+            filters=order.filters,
+            accepted=time.time(),
         )
 
     def plan(self, claim: Claim) -> Plan:

@@ -17,6 +17,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
+from relay.engine.listing_filter import ListingFilter
+from relay.engine.migration_request import filters_of_options
 from relay.engine.transfer_engine import TransferEngine
 from relay.engine.tree_listing import PAGE, in_pages, listed_object
 from relay.errors import IllegalTransition, InvalidType, NamesUnknown
@@ -89,7 +91,8 @@ def refresh_urls(
                 " fresh URLs once that has ended, or start a new migration of the fresh list."
             ),
         )
-    _check_names(ledger, migration.id, _entries(engine, urls))
+    chooses = _choice(engine, migration, urls)
+    _check_names(ledger, migration.id, _entries(engine, urls), chooses)
     for page in in_pages(_entries(engine, urls), PAGE):
         ledger.renew_urls(migration.id, {entry.name: entry.url for entry in page if entry.url})
 
@@ -98,9 +101,22 @@ def _entries(engine: TransferEngine, urls: Location) -> Iterator[Entry]:
     return engine.stores.source(urls, Watchdog(engine.limits)).list(urls, True)
 
 
-def _check_names(ledger: Ledger, id: str, entries: Iterator[Entry]) -> None:
-    """Raise NamesUnknown for names that the migration does not have, and InvalidType for a repeated
-    name: only one of its URLs can be the object's."""
+def _choice(engine: TransferEngine, migration: Migration, urls: Location) -> ListingFilter | None:
+    """Return the filter of a migration, for the entries of a list of fresh URLs; None without."""
+    filters = filters_of_options(migration.options)
+    if filters is None:
+        return None
+    meter = Watchdog(engine.limits)
+    source = engine.stores.source(urls, meter)
+    now, seed = migration.created, migration.id
+    return ListingFilter(filters, source, urls, meter, now=now, seed=seed)
+
+
+def _check_names(
+    ledger: Ledger, id: str, entries: Iterator[Entry], chooses: ListingFilter | None
+) -> None:
+    """Raise NamesUnknown for names that the migration does not have, unless its filters exclude
+    them, and InvalidType for a repeated name: only one of its URLs can be the object's."""
     seen: set[int] = set()
     unknown: list[str] = []
     count = 0
@@ -109,7 +125,7 @@ def _check_names(ledger: Ledger, id: str, entries: Iterator[Entry]) -> None:
         missing = ledger.unknown_names(id, names)
         for entry, name in zip(page, names, strict=True):
             _refuse_repeated_name(seen, name)
-            if name in missing:
+            if name in missing and (chooses is None or chooses(entry)):
                 count += 1
                 if len(unknown) < SHOWN:
                     unknown.append(_describe_entry(entry))

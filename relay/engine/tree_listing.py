@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from relay.digest import as_hex
@@ -38,21 +38,26 @@ def write_listing(
     listing: ListingClaim,
     entries: Iterator[Entry],
     go_on: Callable[[], bool],
+    *,
     fail_on_empty: bool = False,
+    chooses: Callable[[Entry], bool] | None = None,
 ) -> bool:
-    """Write the entries of a listing and mark it done. Returns False if it was stopped; the listing
-    is then handed back.
+    """Write the entries of a listing that `chooses` returns True for, and mark it done. Returns
+    False if it was stopped; the listing is then handed back.
 
     Raises the listing's errors, LeaseLost and LedgerFailed; written pages stay. With
-    `fail_on_empty` raises NotFound for a listing without objects."""
+    `fail_on_empty` raises NotFound for a listing without chosen objects."""
     cursor, is_empty, entered, pages = listing.cursor or "", True, 0, 0
+    excluded = ExcludedCount(listing.excluded)
     for page in in_pages(entries, PAGE):
-        listed = [listed_object(entry) for entry in page if not entry.is_listed_further]
+        chosen = page if chooses is None else excluded.leave_out(page, chooses)
+        listed = [listed_object(entry) for entry in chosen if not entry.is_listed_further]
         is_empty &= not listed
         # Not every entry has a resume token, and then the last one of the page counts.
         cursor = next((entry.after for entry in reversed(page) if entry.after is not None), cursor)
         reach("before-page")
-        wanted = ledger.add_page(listing, listed, cursor)
+        left_out = None if chooses is None else excluded.at_cursor
+        wanted = ledger.add_page(listing, listed, cursor, left_out)
         reach("after-page")
         entered, pages = entered + len(listed), pages + 1
         if not (wanted and go_on()):
@@ -61,14 +66,46 @@ def write_listing(
     if is_empty and listing.cursor is not None:  # a lost worker may have written some entries
         is_empty = not ledger.migration(listing.migration_id).entries
     if fail_on_empty and is_empty:
-        raise NotFound(
-            "nothing was found in the source",
-            side="source",
-            hint="Check its name: many stores show a missing folder as an empty one.",
-        )
-    ledger.end_listing(listing)
+        raise empty_source_error(excluded.count)
+    ledger.end_listing(listing, excluded=None if chooses is None else excluded.count)
     emit(LogEvent.LISTING_DONE, migration=listing.migration_id, entries=entered, pages=pages)
     return True
+
+
+class ExcludedCount:
+    """The number of entries of a listing that the filters left out. A listing that is resumed
+    begins behind its cursor, so that no entry is counted twice."""
+
+    def __init__(self, count: int = 0) -> None:
+        """`count` were left out up to the cursor."""
+        self.count = self.at_cursor = count
+
+    def leave_out(self, page: Sequence[Entry], chooses: Callable[[Entry], bool]) -> list[Entry]:
+        """Return the chosen entries of the next page. Raises as `chooses`."""
+        chosen: list[Entry] = []
+        for entry in page:
+            if chooses(entry):
+                chosen.append(entry)
+            else:
+                self.count += 1
+            if entry.after is not None:
+                self.at_cursor = self.count if entry.after else 0
+        return chosen
+
+
+def empty_source_error(excluded: int) -> NotFound:
+    """Return the error of a source without objects, or of one whose objects were all `excluded`."""
+    if excluded:
+        return NotFound(
+            f"the filters exclude everything: {excluded:,} entries were found in the source",
+            side="source",
+            hint="`relay ls -r` with the same filters shows what they choose.",
+        )
+    return NotFound(
+        "nothing was found in the source",
+        side="source",
+        hint="Check its name: many stores show a missing folder as an empty one.",
+    )
 
 
 def in_pages(entries: Iterator[T], most: int) -> Iterator[list[T]]:

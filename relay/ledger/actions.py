@@ -248,6 +248,7 @@ def _columns_changed_by(found: Migration, verb: str, forgotten: int, kept: int) 
         changed |= {
             "listing": ListingState.DUE,
             "cursor": None,
+            "excluded": None,
             "entries": migrations.c.entries - forgotten,
         }
     return changed
@@ -266,6 +267,7 @@ def list_again(connection: Connection, id: str, anyway: bool = False) -> Migrati
         "error": None,
         "listing": ListingState.DUE,
         "cursor": None,
+        "excluded": None,
         "listing_lapses": 0,
         "looked": None,
     }

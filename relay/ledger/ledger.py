@@ -545,11 +545,15 @@ class Ledger:
         self.database.run(lambda c: listings.learn_empty(c, self.worker, listing, empty))
 
     def add_page(
-        self, listing: ListingClaim, page: Sequence[ListedObject], cursor: str | None
+        self,
+        listing: ListingClaim,
+        page: Sequence[ListedObject],
+        cursor: str | None,
+        excluded: int | None = None,
     ) -> bool:
         """As listings.add_page. The listing then holds by its next fence."""
         wanted = self.database.run(
-            lambda c: listings.add_page(c, self.worker, listing, page, cursor)
+            lambda c: listings.add_page(c, self.worker, listing, page, cursor, excluded=excluded)
         )
         listing.fence += 1
         return wanted
@@ -562,9 +566,16 @@ class Ledger:
         """As listings.renew_urls."""
         self.database.run(lambda c: listings.renew_urls(c, id, urls))
 
-    def end_listing(self, listing: ListingClaim, error: Mapping[str, Any] | None = None) -> None:
+    def end_listing(
+        self,
+        listing: ListingClaim,
+        error: Mapping[str, Any] | None = None,
+        excluded: int | None = None,
+    ) -> None:
         """As listings.end_listing."""
-        self.database.run(lambda c: listings.end_listing(c, self.worker, listing, error))
+        self.database.run(
+            lambda c: listings.end_listing(c, self.worker, listing, error, excluded=excluded)
+        )
         if error is not None:
             ledger_log.log_listing_failure(listing, error)
 

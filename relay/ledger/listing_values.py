@@ -43,3 +43,5 @@ class ListingClaim:
     """Whether its entries are counted and have identities. False if an older relay started it."""
     crash_count: int = 0
     """Number of workers lost with the listing since its last new page."""
+    excluded: int = 0
+    """Number of entries up to `cursor` that the filters left out."""

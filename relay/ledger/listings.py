@@ -79,6 +79,7 @@ def claim_listing(connection: Connection, wanted: DueListing) -> ListingClaim | 
         listings=row.listings,
         counted=row.entries is not None,
         crash_count=row.listing_lapses,
+        excluded=row.excluded or 0,
     )
 
 
@@ -97,9 +98,13 @@ def add_page(
     listing: ListingClaim,
     page: Sequence[ListedObject],
     cursor: str | None,
+    *,
+    excluded: int | None = None,
 ) -> bool:
-    """Write a page of objects, and the cursor behind it. Return False if the migration is paused or
-    cancelled, so that the listing must stop; a page of a cancelled migration is not written.
+    """Write a page of objects, and the cursor behind it; `excluded` is the number of entries up to
+    the cursor that the filters left out, None without filters. Return False if the migration is
+    paused or cancelled, so that the listing must stop; a page of a cancelled migration is not
+    written.
 
     Raises LeaseLost, also if the ledger has lost an earlier page: each page raises the fence."""
     row = _change(connection, worker, listing, {"listing_fence": listing.fence + 1})
@@ -112,7 +117,7 @@ def add_page(
         connection, listing, page, if_exists=if_exists, folded=folded_digest, is_empty=is_empty
     )
     mark_folded(connection, listing.migration_id, [one.name for one in page])
-    values: dict[str, Any] = {"cursor": cursor}
+    values: dict[str, Any] = {"cursor": cursor, "excluded": excluded}
     if new:  # progress: the crashes were caused by something else than the current entries
         values |= {"entries": migrations.c.entries + new, "listing_lapses": 0}
     connection.execute(
@@ -161,15 +166,19 @@ def end_listing(
     worker: WorkerId,
     listing: ListingClaim,
     error: Mapping[str, Any] | None = None,
+    *,
+    excluded: int | None = None,
 ) -> None:
-    """Record that a listing is complete, or the error with which it failed. Raises LeaseLost."""
+    """Record that a listing is complete, or the error with which it failed; of a complete one,
+    `excluded` is the number of all entries that the filters left out. Raises LeaseLost."""
     if error is not None:
-        values = {"listing": ListingState.FAILED, "error": json.dumps(error)}
-        _change(connection, worker, listing, {**values, "listing_owner": None})
+        failed = {"listing": ListingState.FAILED, "error": json.dumps(error)}
+        _change(connection, worker, listing, {**failed, "listing_owner": None})
         write_event(connection, listing.migration_id, EventKind.LISTING_FAILED, error)
         return
     # The column `error` keeps the reason for which transfers just paused.
-    _change(connection, worker, listing, {"listing": ListingState.DONE, "listing_owner": None})
+    values = {"listing": ListingState.DONE, "listing_owner": None, "excluded": excluded}
+    _change(connection, worker, listing, values)
     gone = forget_gone(connection, listing)
     if gone:
         # `finish` compares this number with the tallies, which no longer have these objects.

@@ -201,6 +201,7 @@ def migration_of_row(
         bounds=bounds_of(row),
         renewed=row.renewed,
         entries=row.entries,
+        excluded=row.excluded,
         runner=row.runner,
         tally=tally,
         in_parts=in_parts,

@@ -101,6 +101,8 @@ class Migration:
     """How often its secrets were replaced."""
     entries: int | None = None
     """Number of objects that its listings named; None: an older relay did not count."""
+    excluded: int | None = None
+    """Number of entries of its newest listing that the filters left out; None without filters."""
     runner: str | None = None
     """The kind of worker that it belongs to; None: an older relay accepted it for every kind."""
     tenant: str = DEFAULT_TENANT

@@ -19,7 +19,7 @@ CREATE TABLE migrations (
 	destination_empty BOOLEAN DEFAULT false NOT NULL, 
 	error TEXT, 
 	created FLOAT NOT NULL, 
-	ended FLOAT, slots INTEGER, bytes_per_second BIGINT, connections INTEGER, renewed INTEGER DEFAULT 0 NOT NULL, places VARCHAR(64), owner VARCHAR(64), runner VARCHAR(12), listings INTEGER DEFAULT 0 NOT NULL, listing_lapses INTEGER DEFAULT 0 NOT NULL, entries BIGINT, looked FLOAT, token VARCHAR(8), place TEXT, tenant VARCHAR(64) DEFAULT 'default' NOT NULL, ordinal BIGINT, needs_attention BOOLEAN DEFAULT false NOT NULL, 
+	ended FLOAT, slots INTEGER, bytes_per_second BIGINT, connections INTEGER, renewed INTEGER DEFAULT 0 NOT NULL, places VARCHAR(64), owner VARCHAR(64), runner VARCHAR(12), listings INTEGER DEFAULT 0 NOT NULL, listing_lapses INTEGER DEFAULT 0 NOT NULL, entries BIGINT, looked FLOAT, token VARCHAR(8), place TEXT, tenant VARCHAR(64) DEFAULT 'default' NOT NULL, ordinal BIGINT, needs_attention BOOLEAN DEFAULT false NOT NULL, excluded BIGINT, 
 	PRIMARY KEY (id), 
 	UNIQUE (number), 
 	UNIQUE ("key")
@@ -268,4 +268,4 @@ CREATE TABLE plan_secrets (
 	PRIMARY KEY (plan_id), 
 	FOREIGN KEY(plan_id) REFERENCES plans (id) ON DELETE CASCADE
 );
-INSERT INTO alembic_version VALUES ('0017');
+INSERT INTO alembic_version VALUES ('0018');

@@ -36,7 +36,7 @@ from sqlalchemy import (
     text,
 )
 
-HEAD: Final = "0017"
+HEAD: Final = "0018"
 """The version of the schema that this code writes: the newest file in `versions/`."""
 APPLICATION_ID: Final = 0x52454C59
 """SQLite's `application_id` of our files ("RELY")."""
@@ -94,6 +94,7 @@ migrations = Table(
     Column("listing_lapses", Integer, nullable=False, server_default=text("0")),
     Column("listings", Integer, nullable=False, server_default=text("0")),
     Column("entries", BigInteger),
+    Column("excluded", BigInteger),
     Column("cursor", Text),
     Column("destination_empty", Boolean, nullable=False, server_default=text("false")),
     Column("looked", Float),
@@ -115,7 +116,9 @@ migration that relay paused, or that ended with failures that no person has ackn
 
 `listing` is none, due, running, done or failed; `cursor` is the last listed name. `listing_lapses`
 counts the workers lost with the listing, `listings` how often its user restarted it, `entries` the
-objects of all listings (null: an older relay did not count). `slots` to `connections` are the
+objects of all listings (null: an older relay did not count). `excluded` counts the entries of the
+newest listing that the filters left out: up to `cursor` while it runs, all of them once it is done;
+null without filters. Ages in filters count from `created`. `slots` to `connections` are the
 bounds, null for unbounded. `renewed` counts the replacements of its secrets, so that workers notice
 when theirs are old. `looked` is when the destination was found empty, null if that is no longer
 known."""

@@ -50,6 +50,7 @@ def plan_members(dry_run: DryRun, report: DryRunReport) -> dict[str, Any]:
         "objects": report.objects,
         "bytes": report.bytes,
         "unsized": report.unsized,
+        "excluded": report.excluded,
         "complete": report.is_complete,
         "destination_empty": report.destination_empty,
         "refused": report.refused,

@@ -64,6 +64,7 @@ def brief(migration: Migration) -> dict[str, Any]:
         "ended": migration.ended,
         "objects": {state: counted.objects for state, counted in sorted(migration.tally.items())},
         "bytes": {state: counted.bytes for state, counted in sorted(migration.tally.items())},
+        "excluded": migration.excluded,
         "bytes_in_parts": migration.in_parts,
         "under_way": migration.under_way,
         "slots": migration.slots,

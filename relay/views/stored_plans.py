@@ -34,4 +34,4 @@ def plan_summary(plan: StoredPlan) -> dict[str, Any]:
 
 def _findings(report: Mapping[str, Any]) -> dict[str, Any]:
     found = {name: value for name, value in report.items() if name not in _OF_PLAN}
-    return {"time": None, "retry": None, **found}
+    return {"time": None, "retry": None, "excluded": 0, **found}

@@ -41,7 +41,7 @@ ROW = {
     "detail": None,
 }
 NEWER = {"bytes_in_parts", "under_way", "slots", "retried", "trouble"}
-NEWER |= {"tenant", "needs_attention"}
+NEWER |= {"tenant", "needs_attention", "excluded"}
 """Members that older servers leave out."""
 
 

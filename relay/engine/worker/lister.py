@@ -10,7 +10,7 @@ from dataclasses import KW_ONLY, dataclass
 
 from gevent.event import Event
 
-from relay.engine.migration_request import MigrationJob
+from relay.engine.migration_request import MigrationJob, filter_of
 from relay.engine.retries import PendingRetry, listing_trouble
 from relay.engine.transfer_engine import TransferEngine
 from relay.engine.tree_listing import error_members, write_listing
@@ -120,7 +120,12 @@ class Lister:
             source = self.engine.stores.source(job.source, meter)
             entries = self._entries(source.list(job.source, True, listing.cursor))
             write_listing(
-                self.ledger, listing, entries, lambda: not self.over.is_set(), job.fail_on_empty
+                self.ledger,
+                listing,
+                entries,
+                lambda: not self.over.is_set(),
+                fail_on_empty=job.fail_on_empty,
+                chooses=filter_of(job, source, meter),
             )
         except LedgerRefused as error:  # the same page would be refused again
             self.ledger.end_listing(listing, error_members(error))

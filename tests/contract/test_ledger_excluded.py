@@ -1,0 +1,51 @@
+"""The number of entries that filters leave out: exact, also after a listing was resumed."""
+
+from __future__ import annotations
+
+import pytest
+
+from relay.engine.tree_listing import PAGE, write_listing
+from relay.ledger.ledger import Ledger
+from relay.stores.interfaces import Entry
+from tests.ledgers import TREE
+
+COUNT = 2 * PAGE + PAGE // 2
+
+
+def entries(start: int = 0, tokens: bool = True) -> list[Entry]:
+    names = [f"{number:05}" for number in range(start, COUNT)]
+    # Not each entry has a token, as in a page of a bucket.
+    return [Entry(name, 1, after=name if tokens and int(name) % 7 == 0 else None) for name in names]
+
+
+def chooses(entry: Entry) -> bool:
+    return int(entry.name) % 3 == 0
+
+
+@pytest.mark.parametrize("tokens", [True, False])
+def test_a_resumed_listing_counts_each_entry_once(ledger: Ledger, tokens: bool) -> None:
+    migration, _ = ledger.create(TREE)
+    listing = ledger.claim_listing()
+    assert listing is not None
+    stops = iter([True, False])
+    rows = iter(entries(tokens=tokens))
+    assert not write_listing(ledger, listing, rows, lambda: next(stops), chooses=chooses)
+    assert ledger.migration(migration.id).excluded == (0 if not tokens else 1330)
+    again = ledger.claim_listing()
+    assert again is not None
+    start = int(again.cursor) + 1 if again.cursor else 0
+    assert write_listing(ledger, again, iter(entries(start)), lambda: True, chooses=chooses)
+    found = ledger.migration(migration.id)
+    chosen = len([number for number in range(COUNT) if number % 3 == 0])
+    assert (found.entries, found.excluded) == (chosen, COUNT - chosen)
+    ledger.act(migration.id, "cancel")
+    ledger.list_again(migration.id)
+    assert ledger.migration(migration.id).excluded is None
+
+
+def test_without_filters_nothing_is_counted(ledger: Ledger) -> None:
+    migration, _ = ledger.create(TREE)
+    listing = ledger.claim_listing()
+    assert listing is not None
+    assert write_listing(ledger, listing, iter(entries()), lambda: True)
+    assert ledger.migration(migration.id).excluded is None

@@ -1,0 +1,131 @@
+"""Filters in the commands: what `relay ls -r` shows is what `relay migrate -r` moves."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.end_to_end.terminal import Terminal
+
+TREE = ("x.jpg", "y.txt", "a/1.jpg", "a/b/2.jpg", "a/b/3.txt", "skip/.nobackup", "skip/4.jpg")
+
+
+@pytest.fixture
+def terminal(tmp_path: Path) -> Terminal:
+    """Return a terminal with a ledger of its own, and a tree in `from`."""
+    for name in TREE:
+        path = tmp_path / "from" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(name)
+    return Terminal(tmp_path)
+
+
+def names_in(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_listing_shows_what_is_moved(terminal: Terminal) -> None:
+    source, destination = terminal.home / "from", terminal.home / "to"
+    rules = ("--include", "*.jpg", "--exclude-if-present", ".nobackup", "--max-age", "1d")
+    code, out, err = terminal.run("ls", "-r", str(source), *rules)
+    chosen = {"x.jpg", "a/1.jpg", "a/b/2.jpg"}
+    assert (code, set(out.split())) == (0, chosen)
+    assert "4 excluded" in err
+    code, out, _ = terminal.run("plan", "-r", str(source), str(destination), *rules, "--json")
+    plan = json.loads(out)
+    assert (code, plan["objects"], plan["excluded"]) == (0, 3, 4)
+    code, report = terminal.tree(source, destination, *rules)
+    assert (code, report["objects"], report["excluded"]) == (0, {"verified": 3}, 4)
+    assert names_in(destination) == chosen
+    code, out, _ = terminal.run("status", "1")
+    assert "4 objects by the filters" in out and "include *.jpg" in out
+
+
+def test_what_is_excluded_does_not_fail(terminal: Terminal) -> None:
+    os.mkfifo(terminal.home / "from" / "pipe")
+    code, report = terminal.tree(
+        terminal.home / "from", terminal.home / "to", "--filter", "- pipe", "--filter", "- *.jpg"
+    )
+    assert (code, report["objects"], report["excluded"]) == (0, {"verified": 3}, 5)
+
+
+def test_the_same_command_chooses_the_same(terminal: Terminal) -> None:
+    """Other filters are another migration. An object that has arrived, and is excluded since it has
+    grown, stays as it is: it is neither missing nor failed."""
+    source, destination = terminal.home / "from", terminal.home / "to"
+    os.mkfifo(source / "pipe")
+    words = (source, destination, "--exclude", "*.txt", "--max-size", "100b")
+    code, first = terminal.tree(*words)
+    assert (code, first["objects"], first["excluded"]) == (1, {"failed": 1, "verified": 5}, 2)
+    (source / "x.jpg").write_bytes(bytes(101))
+    (source / "pipe").unlink()
+    code, out, err = terminal.run("migrate", "-r", *map(str, words), "--json")
+    again = json.loads(out)
+    assert (code, again["number"], again["objects"], again["excluded"]) == (
+        *(0, 1, {"verified": 5}, 3),
+    )
+    assert "missing" not in err
+    assert (destination / "x.jpg").read_text() == "x.jpg"
+    code, other = terminal.tree(source, destination, "--exclude", "*.txt")
+    assert (code, other["number"], other["excluded"]) == (0, 2, 2)
+    assert (destination / "x.jpg").read_bytes() == bytes(101)
+
+
+def test_names_of_a_file_and_of_stdin(terminal: Terminal) -> None:
+    listed = terminal.home / "names"
+    listed.write_text("# names\n/a/1.jpg\nmissing\n y.txt \n")
+    code, report = terminal.tree(
+        terminal.home / "from", terminal.home / "to", "--files-from", str(listed)
+    )
+    assert (code, report["objects"], report["excluded"]) == (0, {"verified": 2}, 5)
+    assert names_in(terminal.home / "to") == {"a/1.jpg", "y.txt"}
+
+
+def test_everything_is_excluded(terminal: Terminal) -> None:
+    words = (terminal.home / "from", terminal.home / "to", "--include", "nothing")
+    code, out, _ = terminal.run("migrate", "-r", *map(str, words))
+    assert code == 0 and "the filters exclude everything" in out
+    code, report = terminal.tree(*words, "--fail-on-empty")
+    assert (code, report["state"]) == (1, "failed")
+    assert "the filters exclude everything" in report["error"]["detail"]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--min-size", "1Q"), "min-size '1Q' has an unknown unit"),
+        (("--include", ""), "a pattern is empty"),
+        (("--include", "a[b"), "mismatched '[' and ']'"),
+        (("--exclude", "{{(}}"), "RE2 refuses the expression"),
+        (("--min-age", "2d", "--max-age", "1d"), "min-age is larger than max-age"),
+        (("--include", "a", "--exclude", "a"), "'a' is both included and excluded"),
+        (("--files-from", "names", "--include", "a"), "no other filter"),
+        (("--include-from", "/missing/file"), "--include-from /missing/file can't be read"),
+    ],
+)
+def test_a_mistake_moves_nothing(terminal: Terminal, words: tuple[str, ...], said: str) -> None:
+    (terminal.home / "names").write_text("a\n")
+    words = tuple(str(terminal.home / one) if one == "names" else one for one in words)
+    source, destination = str(terminal.home / "from"), str(terminal.home / "to")
+    for command in (("ls", "-r", source), ("migrate", "-r", source, destination)):
+        code, out, err = terminal.run(*command, *words)
+        assert (code, out, len(err.splitlines())) == (2, "", 2)
+        assert said in err.splitlines()[0]
+    assert not terminal.ledger.exists()
+
+
+def test_filters_are_for_a_tree(terminal: Terminal) -> None:
+    place = str(terminal.home / "from" / "x.jpg")
+    code, _, err = terminal.run("migrate", place, f"{place}.2", "--include", "x.jpg")
+    assert code == 2 and "filters choose among the objects of a tree" in err
+
+
+def test_rules_are_printed_without_a_listing(terminal: Terminal) -> None:
+    code, out, err = terminal.run(
+        "ls", "-r", "/missing/", "--filter", "- [!3].txt", "--dump-filters"
+    )
+    assert (code, out.splitlines()[1:3]) == (0, ["--- File filter rules ---", r"- (^|/)[!3]\.txt$"])
+    assert "write [^...]" in err
