@@ -1,5 +1,10 @@
 """Declare settings, and read their values: from the texts of variables, from TOML, and from flags.
 
+Every mistake is reported at once, in the words of a person, and numbers are read as generously as
+ever (` 7 `, `+7`, `1_000`). No library is used: pydantic takes 60 ms of each start, and msgspec 14,
+which reads none of these three, ends at the first mistake, and does not say which key of a table
+has it.
+
 Decided here: which values a setting of each type accepts, its bounds, and the words of a mistake.
 Never here: which settings there are (`config.py`), and where they are set
 (`settings_sources.py`)."""
