@@ -16,7 +16,7 @@ from flask import Flask, Response, g, has_request_context, request
 
 from relay import __version__
 from relay.api import openapi, refusal_log, render, request_tally
-from relay.api.access import ACCESS, HEALTH_PATH, METRICS_PATH
+from relay.api.access import ACCESS, HEALTH_PATH, METRICS_PATH, Access
 from relay.api.answers import JSON, json_answer
 from relay.api.auth import CSRF_FIELD, Guard, check_csrf
 from relay.api.caller import current_actor, current_caller
@@ -94,50 +94,71 @@ def create_app(
     answered 503; so is `/metrics` without `metrics`, which `metrics_tokens` may read besides.
     Without a `limit` every refusal is answered in full.
     """
-    app = CheckedFlask("relay", static_folder=None, template_folder=None)
-    # Flask would add OPTIONS to each path, which the OpenAPI document does not have.
-    app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False
-    app.url_map.merge_slashes = False  # '//' is a 404: the redirect would be HTML
-    app.extensions[ENGINE] = engine
-    app.extensions[LEDGER] = works
-    settings, ledger = engine.settings, works.ledger if works else None
-    proxies = proxies_of(settings.trusted_proxies, settings.public_url)
-    known = known_tokens(tokens, ledger)
+    app = _bare_app(engine)
+    ledger = works.ledger if works else None
+    proxies = proxies_of(engine.settings.trusted_proxies, engine.settings.public_url)
+    known, scrapers = known_tokens(tokens, ledger), Scrapers(metrics_tokens)
     sessions = Sessions(known, ledger, proxies.public) if ledger is not None else None
-    app.extensions[SESSIONS] = sessions
-    app.extensions[METRICS] = metrics
-    request_tally.register(app, engine.tallies)
-    refusal_log.register(app)
-    render.register(app)
-    require_works = partial(_require_works, works)
-    for path, method, view in (
-        *_routes(engine, require_works, works is not None),
-        (METRICS_PATH, "GET", lambda: _metrics(metrics)),
-        *ledger_routes(require_works, engine),
-        *plan_routes(require_works, engine),
-    ):
-        app.add_url_rule(path, endpoint=f"{method} {path}", view_func=view, methods=[method])
-    pages = add_pages(app, engine, require_works, has_works=works is not None, sessions=sessions)
-    guard = Guard(known, proxies, sessions)
-    table = {**ACCESS, **pages}
-    scrapers = Scrapers(metrics_tokens)
-    check = RequestCheck(app.url_map, table, guard, scrapers)
-    app.extensions[CHECK] = check
+    app.extensions |= {ENGINE: engine, LEDGER: works, SESSIONS: sessions, METRICS: metrics}
+    table = _add_views(app, engine, works, metrics, sessions)
+    check = RequestCheck(app.url_map, table, Guard(known, proxies, sessions), scrapers)
     limit = RefusalLimit(0) if limit is None else limit
-    note_refusals(app, limit)
+    app.extensions[CHECK] = check
     app.extensions[FIRST_BYTES] = FirstBytes(
         limit,
         lambda token: known.may_be_valid(token) or scrapers.know(token or ""),
         engine.tallies,
         proxies.public.prefix if proxies.public else "",
     )
-    admit = partial(_admit, check, settings)
+    _add_checks(app, engine, check, limit)
+    mounted = with_client(app.wsgi_app, proxies)
+    app.wsgi_app = with_lingering_close(mounted)  # type: ignore[assignment, method-assign]
+    return app
+
+
+def _bare_app(engine: TransferEngine) -> Flask:
+    """Return an application that counts and logs its requests, and answers every error."""
+    app = CheckedFlask("relay", static_folder=None, template_folder=None)
+    # Flask would add OPTIONS to each path, which the OpenAPI document does not have.
+    app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False
+    app.url_map.merge_slashes = False  # '//' is a 404: the redirect would be HTML
+    request_tally.register(app, engine.tallies)
+    refusal_log.register(app)
+    render.register(app)
+    return app
+
+
+def _add_views(
+    app: Flask,
+    engine: TransferEngine,
+    works: LedgerContext | None,
+    metrics: ServerMetrics | None,
+    sessions: Sessions | None,
+) -> Mapping[tuple[str, str], Access]:
+    """Add the operations and the page; return who may use each of them."""
+    has_works, require_works = works is not None, partial(_require_works, works)
+    for path, method, view in (
+        *_routes(engine, require_works, has_works),
+        (METRICS_PATH, "GET", lambda: _metrics(metrics)),
+        *ledger_routes(require_works, engine),
+        *plan_routes(require_works, engine),
+    ):
+        app.add_url_rule(path, endpoint=f"{method} {path}", view_func=view, methods=[method])
+    pages = add_pages(app, engine, require_works, has_works=has_works, sessions=sessions)
+    return {**ACCESS, **pages}
+
+
+def _add_checks(
+    app: Flask, engine: TransferEngine, check: RequestCheck, limit: RefusalLimit
+) -> None:
+    """Check every request before a view sees it; most of those that are refused never reach
+    Flask."""
+    note_refusals(app, limit)
+    admit = partial(_admit, check, engine.settings)
     app.before_request(request_tally.with_noted_refusals(admit))
     app.before_request(partial(_check_query, openapi.parameters()))
     checked = with_early_answers(app.wsgi_app, check, engine.tallies, limit=limit, pages=ROOT)
-    mounted = with_client(checked, proxies)
-    app.wsgi_app = with_lingering_close(mounted)  # type: ignore[assignment, method-assign]
-    return app
+    app.wsgi_app = checked  # type: ignore[assignment, method-assign]
 
 
 def _admit(check: RequestCheck, settings: Settings) -> None:

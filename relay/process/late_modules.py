@@ -2,8 +2,8 @@
 
 SQLAlchemy imports asyncio, for drivers that relay does not have, and importlib.metadata, to search
 for plugins: a sixteenth of the CPU of a start. A substitute stands for such a module until one of
-its names is used. (`importlib.util.LazyLoader` loads a module at its first attribute, and SQLAlchemy
-takes `iscoroutine` from asyncio while it is imported.)
+its names is used. (`importlib.util.LazyLoader` loads a module at its first attribute, and
+SQLAlchemy takes `iscoroutine` from asyncio while it is imported.)
 
 Decided here: which modules are put off. Never here: relay's own imports."""
 
