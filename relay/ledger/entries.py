@@ -13,40 +13,32 @@ and whether its object has changed (`listed_objects.py`); which worker lists, an
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from operator import itemgetter
 from typing import Any, Final
 
-from sqlalchemy import Connection, bindparam, case, delete, exists, func, insert, select, update
+from sqlalchemy import Connection, bindparam, case, delete, insert, select, update
 
 from relay.errors import DestinationLost
 from relay.ledger.claim_values import ARRIVED_EARLIER, MARKED
 from relay.ledger.counters import CounterDelta
 from relay.ledger.distrust import first_fence
+from relay.ledger.gone_objects import last_used_id
 from relay.ledger.listed_objects import ListedRows, is_other, was_read
 from relay.ledger.listing_values import ListedObject, ListingClaim
 from relay.ledger.names import has_name, in_chunks
 from relay.ledger.prior_state_values import (
-    CONFIRMED,
-    DOUBTED,
-    REMAINING,
-    SENT,
-    UNKNOWN,
-    UNNOTED,
     PriorState,
 )
 from relay.ledger.schema import (
     LAPSED,
     TRUSTED,
-    events,
-    keys,
     migrations,
     receipts,
     transfers,
-    uploads,
 )
-from relay.ledger.states import COMPLETED, TRANSFER, EventKind, TransferState, TransferVerb
+from relay.ledger.states import COMPLETED, TransferState
 from relay.ledger.unproved import find_unproved
 
 _INSERTED: Final = (
@@ -74,14 +66,12 @@ def write_page(
 
     `if_exists` is the migration's option, `folded` returns the digest of a name's folded form, and
     `is_empty` says that the destination was empty when this listing began."""
-    reported = ListedRows(connection, listing, page)
+    rows = ListedRows(connection, listing, page)
     changes = CounterDelta()
-    _insert(connection, listing, reported.new, if_exists=if_exists, changes=changes, folded=folded)
-    _list_again(
-        connection, listing, reported, if_exists=if_exists, is_empty=is_empty, changes=changes
-    )
+    _insert(connection, listing, rows.new, if_exists=if_exists, changes=changes, folded=folded)
+    _list_again(connection, listing, rows, if_exists=if_exists, is_empty=is_empty, changes=changes)
     changes.write(connection)
-    return len(reported.new)
+    return len(rows.new)
 
 
 # -- new entries
@@ -101,7 +91,7 @@ def _insert(
     left = find_unproved(connection, listing.migration_id, if_exists, [one.name for one in new])
     fence = first_fence(listing.fence)
     begun = _unknown_since_accepted(connection, listing.migration_id) if fence else None
-    used = _last_used_id(connection)
+    used = last_used_id(connection)
     rows = [
         {
             "id": used + number if used else None,
@@ -137,7 +127,7 @@ def _insert_rows(connection: Connection, rows: Sequence[dict[str, Any]]) -> None
         connection.exec_driver_sql(_NEW, [_IN_ORDER(row) for row in rows])
         return
     for row in rows:
-        del row["id"]  # `_last_used_id` gives none there, and the column does not take None
+        del row["id"]  # `last_used_id` gives none there, and the column does not take None
     connection.execute(insert(transfers), rows)
 
 
@@ -147,27 +137,6 @@ def _unknown_since_accepted(connection: Connection, id: str) -> str:
     created = select(migrations.c.created).where(migrations.c.id == id)
     since = connection.execute(created).scalar_one()
     return PriorState(known=False, since=since, doubted=True).to_text()
-
-
-_USED: Final = "transfers"
-"""The key of the highest deleted transfer id: SQLite would assign that id again."""
-
-
-def _last_used_id(connection: Connection) -> int:
-    """Return the highest id that was used and deleted: new transfers get higher ids, since uploads
-    may exist under the deleted ones. Return 0 if the database assigns the ids."""
-    if connection.dialect.name != "sqlite":
-        return 0
-    used = int(connection.execute(select(keys.c.value).where(keys.c.name == _USED)).scalar() or 0)
-    return (
-        used if used > (connection.execute(select(func.max(transfers.c.id))).scalar() or 0) else 0
-    )
-
-
-def _store_last_used_id(connection: Connection, highest: int) -> None:
-    if connection.dialect.name == "sqlite" and highest > _last_used_id(connection):
-        connection.execute(delete(keys).where(keys.c.name == _USED))
-        connection.execute(insert(keys), {"name": _USED, "value": str(highest)})
 
 
 def _listed_columns(one: ListedObject, listing: ListingClaim) -> dict[str, Any]:
@@ -199,7 +168,7 @@ class _Step:
 def _list_again(
     connection: Connection,
     listing: ListingClaim,
-    reported: ListedRows,
+    rows: ListedRows,
     *,
     if_exists: str,
     is_empty: bool,
@@ -208,11 +177,11 @@ def _list_again(
     begun: list[int] = []
     changed = {
         row.id: one
-        for one, row in reported.earlier
+        for one, row in rows.earlier
         if row.state in COMPLETED and is_other(one, row, if_exists)
     }
     read = _read_versions(connection, changed)
-    for one, row in reported.earlier:
+    for one, row in rows.earlier:
         if one.error is not None and row.lapses and row.url is None:
             # Something may be left of it: its transfer reports that, and fails with the same error.
             one = replace(one, error=None)
@@ -349,80 +318,3 @@ _VANISHED: Final = {
     "detail": "it had arrived, but is no longer at its destination",
     "hint": "Run the same command again, which reads the list again.",
 }
-
-
-def _folders_above(names: Iterable[str]) -> list[str]:
-    """Return the folders of some names in a tree, and the folders of these, without a '/' at the
-    end."""
-    found: set[str] = set()
-    for name in names:
-        while "/" in name:
-            name = name.rpartition("/")[0]
-            found.add(name)
-    return sorted(found)
-
-
-def forget_gone(connection: Connection, listing: ListingClaim) -> int:
-    """Delete the failed and cancelled transfers that this listing no longer names and that have
-    left nothing behind: they could only fail again. One with leftovers stays, and so does a
-    cancelled one that the destination had accepted, or that a lost worker may have sent: other
-    migrations must know of it. A transfer that failed since this listing began stays, so that its
-    command ends with that failure in either order. Return the number of deleted transfers.
-
-    After an empty listing nothing is deleted: a source that is not mounted looks like that. Nor is
-    anything after a listing that could not list one of its folders: it may have named it there."""
-    of_this = transfers.c.migration_id == listing.migration_id
-    # Condition 1: failed or cancelled, and neither a lost worker nor a recorded upload.
-    retryable = TRANSFER[TransferVerb.RETRY].origins - {TransferState.UNVERIFIED}
-    gone = of_this & transfers.c.state.in_(retryable) & (transfers.c.listings < listing.listings)
-    reported = exists().where(of_this, transfers.c.listings == listing.listings)
-    if not connection.execute(select(reported & exists().where(gone))).scalar():
-        return 0
-    unlisted = of_this & (transfers.c.listings == listing.listings)
-    unlisted &= transfers.c.state == TransferState.FAILED
-    is_folder = transfers.c.name.endswith("/")
-    if connection.execute(select(exists().where(unlisted, is_folder))).scalar():
-        return 0
-    gone &= (transfers.c.lapses == 0) & ~exists().where(uploads.c.transfer_id == transfers.c.id)
-    # Condition 2: neither lasting leftovers, nor a cancelled object that was accepted.
-    before = transfers.c.before
-    is_cancelled = transfers.c.state == TransferState.CANCELLED
-    is_left = before.contains(REMAINING) & (before.contains(SENT) | before.contains(CONFIRMED))
-    is_unknown = before.contains(UNKNOWN) & ~before.contains(UNNOTED) & ~before.contains(DOUBTED)
-    is_unproved = before.contains(SENT) | is_unknown
-    gone &= before.is_(None) | ~(is_left | (is_cancelled & is_unproved))
-    # Condition 3: ended before the user restarted the listing.
-    again = (events.c.migration_id == listing.migration_id) & (
-        events.c.kind == EventKind.LIST_AGAIN
-    )
-    began = connection.execute(select(func.max(events.c.at)).where(again)).scalar() or 0.0
-    gone &= transfers.c.ended.is_(None) | (transfers.c.ended <= began)
-    # Condition 4: below no name that failed, which may be a folder that is away for a moment: a
-    # mount inside a local folder answers for no name, so that nothing shows that it is a folder.
-    above = _folders_above(connection.execute(select(transfers.c.name).where(gone)).scalars())
-    for some in in_chunks(above):
-        if connection.execute(
-            select(exists().where(unlisted, has_name(connection, some)))
-        ).scalar():
-            return 0
-    counted = (
-        transfers.c.state,
-        transfers.c.bytes,
-        transfers.c.size,
-        transfers.c.attempts,
-        transfers.c.resent,
-        transfers.c.reason,
-    )
-    rows = connection.execute(
-        delete(transfers).where(gone).returning(transfers.c.id, *counted)
-    ).all()
-    _store_last_used_id(connection, max((row.id for row in rows), default=0))
-    changes = CounterDelta()
-    for row in rows:
-        size = (row.bytes if row.bytes is not None else row.size) or 0
-        changes.add(listing.migration_id, row.state, -1, -size)
-        changes.failures.remove(listing.migration_id, row.reason, 1, size)
-    changes.count_retries(listing.migration_id, -sum(max(0, row.attempts - 1) for row in rows))
-    changes.count_resent_bytes(listing.migration_id, -sum(row.resent for row in rows))
-    changes.write(connection)
-    return len(rows)

@@ -180,7 +180,7 @@ def last_pause_error(connection: Connection, id: str) -> Mapping[str, Any] | Non
 
 def gone_since(connection: Connection, id: str, since: float) -> int:
     """Return the number of failed and cancelled objects that listings which have ended `since` then
-    (seconds since 1970) no longer named, and that were deleted (`entries.forget_gone`)."""
+    (seconds since 1970) no longer named, and that were deleted (`gone_objects.forget_gone`)."""
     done = (events.c.migration_id == id) & (events.c.kind == EventKind.LISTING_DONE)
     found = connection.execute(select(events.c.members).where(done, events.c.at >= since)).scalars()
     return sum(json.loads(members).get("gone", 0) for members in found)

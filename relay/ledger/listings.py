@@ -16,9 +16,10 @@ from sqlalchemy import Connection, Select, Text, bindparam, func, select, update
 from relay.errors import LeaseLost
 from relay.ledger.claims import SUSPECT
 from relay.ledger.distrust import doubted_fence
-from relay.ledger.entries import forget_gone, write_page
+from relay.ledger.entries import write_page
 from relay.ledger.event_log import write_event
 from relay.ledger.folded_names import folded_digest, mark_folded
+from relay.ledger.gone_objects import forget_gone
 from relay.ledger.listing_values import ListedObject, ListingClaim
 from relay.ledger.migration_rows import of_kind
 from relay.ledger.names import has_name, in_chunks

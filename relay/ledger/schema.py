@@ -157,8 +157,8 @@ keys = Table(
     Column("value", Text, nullable=False),
 )
 """Random keys of this ledger; `identity` is the key of the keyed hashes. The row `transfers` is the
-highest deleted transfer id (`entries.py`), `storage` the storage in which a worker registered last
-(`Database.storage`)."""
+highest deleted transfer id (`gone_objects.py`), `storage` the storage in which a worker registered
+last (`Database.storage`)."""
 
 secrets = Table(
     "secrets",
