@@ -29,8 +29,9 @@ PROVED: Final = frozenset(level.value for level in Level) - {Level.SIZE.value}
 REMARKS: Final = (
     "CRC64NVME, CRC32C and MD5 show accidents, not malice: bytes with a given value can be made on"
     " purpose. SHA-256 and SHA-512 show both.",
-    "Only objects with the state verified are proved. An unverified object was sent and not proved;"
-    " a skipped one was there before, and was not read; all others did not arrive.",
+    "Only objects with the state verified are proved. An unverified object was sent and not proved."
+    " A skipped one was at the destination before, and this migration has proved nothing of it. Of"
+    " the others the report claims nothing; a part may have arrived.",
     "A receipt holds at the time of its proof. Times are those of relay's machines.",
 )
 """The sentences of each report, in words for the reader."""
@@ -125,8 +126,10 @@ def migration_members(migration: Migration) -> dict[str, Any]:
 
 
 def _version_members(version: Mapping[str, Any] | None) -> dict[str, Any]:
-    found = dict(version or {})
-    return _without_unknown({**found, "size": _decimal(found.get("size"))})
+    found = version or {}
+    names = ("etag", "last_modified", "version", "digests")
+    size = {"size": _decimal(found.get("size"))}
+    return _without_unknown({name: found.get(name) for name in names} | size)
 
 
 def _error_members(error: Mapping[str, Any] | None) -> dict[str, Any]:

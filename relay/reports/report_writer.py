@@ -66,7 +66,7 @@ def write_report(
     while True:
         previous = ledger.reports.last(id)
         members = _report_members(written, key, previous, clock())
-        report = canonical(members) + b"\n"
+        report = _line(members)
         digest = hashlib.sha256(report).hexdigest()
         _write(folder, REPORT, report)
         _write(folder, REPORT + SIGNATURE, key.sign(hashlib.sha512(report).digest()).encode())
@@ -84,7 +84,7 @@ def _write_objects(
         # A single object has no name in a tree.
         members = object_members(row, row.name or migration.source)
         totals.add(members)
-        line = canonical(members) + b"\n"
+        line = _line(members)
         file.write(line)
         sha256.update(line)
         sha512.update(line)
@@ -111,6 +111,24 @@ def _report_members(
         "remarks": list(REMARKS),
         "signed_by": {"key": key.public_line, "fingerprint": key.fingerprint},
     }
+
+
+def _line(members: dict[str, Any]) -> bytes:
+    """Return members in their canonical form, with the end of a line."""
+    try:
+        return canonical(members) + b"\n"
+    except UnicodeEncodeError:
+        return canonical(_in_unicode(members)) + b"\n"
+
+
+def _in_unicode(value: Any) -> Any:
+    """Return a value with every text in Unicode. An error may have the name of a file that is not
+    UTF-8, whose bytes are surrogates in a text (PEP 383): they become `\\udce9`."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
+    if isinstance(value, dict):
+        return {name: _in_unicode(member) for name, member in value.items()}
+    return [_in_unicode(one) for one in value] if isinstance(value, list) else value
 
 
 def _write(folder: ReportFolder, name: str, data: bytes) -> None:

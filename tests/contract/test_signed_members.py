@@ -14,14 +14,15 @@ from typing import Any
 import pytest
 import rfc8785
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from sqlalchemy import text
+from sqlalchemy import text, update
 
 from relay.errors import OutputFailed, ReportRefused
-from relay.ledger.claim_values import Settlement
+from relay.ledger.claim_values import Claim, Settlement
 from relay.ledger.ledger import Ledger
 from relay.ledger.listing_values import ListedObject
 from relay.ledger.pages import TransferRow
 from relay.ledger.report_ledger import ReportLedger, _rows_by_name
+from relay.ledger.schema import transfers
 from relay.receipt import Level, Receipt, Version
 from relay.reports.report_check import CheckedReport, check_report
 from relay.reports.report_folder import ReportFolder
@@ -52,7 +53,7 @@ def receipt_of(level: Level, size: int = 5, **members: Any) -> dict[str, Any]:
     return dict(made.to_json())
 
 
-def end_of(claim: Any, level: Level, size: int = 5, **members: Any) -> Settlement:
+def end_of(claim: Claim, level: Level, size: int = 5, **members: Any) -> Settlement:
     """Return the end of a claim with a receipt of a level."""
     receipt = receipt_of(level, size, **members)
     verb = "unverified" if level is Level.SIZE else "verified"
@@ -74,16 +75,15 @@ def filled_tree(ledger: Ledger, names: list[str] = NAMES) -> str:
     ledger.add_page(listing, page, page[-1].name)
     ledger.end_listing(listing)
     claims = sorted(ledger.claim(7), key=lambda claim: claim.name.encode())
-    ledger.settle(
-        [
-            end_of(claims[0], Level.READ_BACK),
-            end_of(claims[1], Level.WHOLE_DIGEST, TEN_PB),
-            end_of(claims[2], Level.PART_DIGESTS, notes=("the destination keeps no tags",)),
-            end_of(claims[3], Level.SIZE),
-            Settlement(claims[4], "skipped", bytes=7, receipt={"notes": ["it was there"]}),
-            Settlement(claims[5], "failed", error=ERROR),
-        ]
-    )
+    ends: list[Callable[[Claim], Settlement]] = [
+        lambda claim: end_of(claim, Level.READ_BACK),
+        lambda claim: end_of(claim, Level.WHOLE_DIGEST, TEN_PB),
+        lambda claim: end_of(claim, Level.PART_DIGESTS, notes=("no tags are kept",)),
+        lambda claim: end_of(claim, Level.SIZE),
+        lambda claim: Settlement(claim, "skipped", bytes=7, receipt={"notes": ["it was there"]}),
+        lambda claim: Settlement(claim, "failed", error=ERROR),
+    ]
+    ledger.settle([end(claim) for end, claim in zip(ends, claims, strict=False)])
     return migration.id
 
 
@@ -178,6 +178,25 @@ def test_an_object_without_a_proof_is_not_verified(receipt: dict[str, Any] | Non
     """Whatever its row says."""
     found = object_members(row_of(state="verified", level="read_back", receipt=receipt), "a")
     assert found["state"] == "unverified" and found.get("level") in (None, "size")
+
+
+def test_an_error_with_a_name_that_is_not_utf8(open_ledger: Opened, tmp_path: Path) -> None:
+    """As the name of a local file may be: its bytes are escaped."""
+    ledger = open_ledger()
+    id = filled_tree(ledger, ["a"])
+    (claim,) = ledger.page(id)
+    error = {**ERROR, "detail": "caf\udce9 is not there"}
+    ledger.database.run(
+        lambda c: c.execute(
+            update(transfers)
+            .where(transfers.c.id == claim.id)
+            .values(state="failed", error=json.dumps(error))
+        )
+    )
+    write(ledger, id, tmp_path / "report")
+    (line,) = lines_of(tmp_path / "report")
+    assert line["error"]["detail"] == "caf\\udce9 is not there"
+    assert check(tmp_path / "report").totals.objects == 1
 
 
 def test_a_single_object_has_the_name_of_its_source(open_ledger: Opened, tmp_path: Path) -> None:

@@ -224,18 +224,36 @@ def test_mistakes_are_one_clear_line(plain_terminal: Terminal) -> None:
     )
 
 
-KILLED = """
+SIGNALLED = """
 import os, signal, sys
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # the tests may run in a background
 
 def hook(event, arguments):
     if event == {event!r} and str(arguments[0]).endswith({suffix!r}):
-        os.kill(os.getpid(), signal.SIGKILL)
-        signal.pause()
+        os.kill(os.getpid(), {number})
 
 sys.addaudithook(hook)
 from relay.cli.__main__ import run
 run()
 """
+
+
+def sign_until(terminal: Terminal, event: str, suffix: str, number: int) -> tuple[int, str]:
+    """Sign the report of migration 1 in a process that gets a signal at an event of Python, such as
+    the opening of a file; return its exit code and its stderr."""
+    home = terminal.home
+    program = SIGNALLED.format(event=event, suffix=suffix, number=int(number))
+    settings = {"RELAY_LEDGER": f"sqlite:///{terminal.ledger}", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", program, "report", "1", "--sign", "--output", f"{home}/signed"],
+        env=environment(**settings, XDG_DATA_HOME=str(home / "data")),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    return done.returncode, done.stderr
 
 
 @pytest.mark.parametrize(
@@ -254,16 +272,8 @@ def test_a_killed_command_leaves_no_half_report(
     assert plain_terminal.run("keys", "new")[0] == 0
     (home / "allowed").write_text(plain_terminal.run("keys", "show")[1])
     sign = ("report", "1", "--sign", "--output", f"{home}/signed")
-    settings = {"RELAY_LEDGER": f"sqlite:///{plain_terminal.ledger}", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [sys.executable, "-c", KILLED.format(event=event, suffix=suffix), *sign],
-        env=environment(**settings, XDG_DATA_HOME=str(home / "data")),
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert done.returncode == -signal.SIGKILL, done.stderr
+    code, err = sign_until(plain_terminal, event, suffix, signal.SIGKILL)
+    assert code == -signal.SIGKILL, err
     assert not os.path.lexists(home / "signed")
     (left,) = home.glob(".signed.*.partial")
     code, out, _ = plain_terminal.run(*sign)
@@ -275,3 +285,14 @@ def test_a_killed_command_leaves_no_half_report(
         assert "previous     none" in out
     check = ("check-report", f"{home}/signed", "--allowed-signers", f"{home}/allowed")
     assert plain_terminal.run(*check)[0] == 0
+
+
+def test_an_interrupted_command_leaves_nothing(plain_terminal: Terminal) -> None:
+    home = plain_terminal.home
+    assert plain_terminal.run("keys", "new")[0] == 0
+    before = sorted(home.iterdir())
+    code, err = sign_until(plain_terminal, "open", "/objects.jsonl", signal.SIGINT)
+    assert (code, err) == (130, "")
+    assert sorted(path for path in home.iterdir() if "ledger.db" not in path.name) == [
+        path for path in before if "ledger.db" not in path.name
+    ]
