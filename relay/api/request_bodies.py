@@ -8,16 +8,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Annotated, Any, Final, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError
 from pydantic_core import ErrorDetails
 
 from relay.api.choices import OneOf
-from relay.engine.migration_request import Endpoint, MigrationRequest, if_exists_of
+from relay.api.hub_pauses import HubPauses
+from relay.engine.migration_request import (
+    Endpoint,
+    MigrationRequest,
+    if_exists_of,
+    refuse_drawn_part,
+)
 from relay.engine.plan import IfExists, Metadata, Verify
 from relay.engine.refresh import Refresh
 from relay.errors import InvalidType, MissingMember, RequestError, UnknownMember
+from relay.filters.filter_set import Filters, read_filters
 from relay.ledger.acceptance import other_places
 from relay.ledger.migration_values import Migration, Spec
 from relay.location import Location
@@ -95,6 +103,64 @@ class LimitsSchema(_Strict):
     )
 
 
+_Lines = list[str] | None
+_Size = str | Annotated[int, Field(ge=0)] | None
+
+
+class FiltersSchema(_Strict):
+    """Which objects of a tree are chosen, by rclone's rules; the members are named like its flags.
+    No file is read: a member `*_from` has the lines of one."""
+
+    include: _Lines = Field(
+        None, description="Patterns; only the objects that match one are chosen."
+    )
+    include_from: _Lines = Field(
+        None, description="As `include`; empty lines and comments (`#`, `;`) are left out."
+    )
+    exclude: _Lines = Field(None, description="Patterns; the objects that match one are left out.")
+    exclude_from: _Lines = Field(None, description="As `exclude`, like `include_from`.")
+    filter: _Lines = Field(
+        None,
+        description=(
+            "Rules in their order: `+ PATTERN`, `- PATTERN`, or `!`, which clears the rules before"
+            " it. They come after all includes and excludes."
+        ),
+    )
+    filter_from: _Lines = Field(None, description="As `filter`, like `include_from`.")
+    files_from: _Lines = Field(
+        None,
+        description=(
+            "Names; only these objects are chosen, and no other filter may be given. Like"
+            " `include_from`."
+        ),
+    )
+    files_from_raw: _Lines = Field(None, description="Names as they are.")
+    files_from0: _Lines = Field(None, description="Names as they are.")
+    min_size: _Size = Field(
+        None, description="Smallest size: text such as `100K` (a number alone is in KiB), or bytes."
+    )
+    max_size: _Size = Field(None, description="Largest size, likewise.")
+    min_age: str | None = Field(
+        None,
+        description=(
+            "Time since the last change, at least: `30m`, `12h`, `2d`, `1w`, `6M`, `1y`, or a date;"
+            " without a zone it is in the server's. Ages count from the migration's acceptance."
+        ),
+    )
+    max_age: str | None = Field(None, description="Time since the last change, at most.")
+    ignore_case: bool = Field(False, description="Ignore case in all patterns.")
+    exclude_if_present: _Lines = Field(
+        None, description="Names of files; each folder that has one is left out."
+    )
+    hash_filter: str | None = Field(
+        None,
+        description=(
+            "`K/N`: part K of N, by a hash of the name; `@/N` is one of the parts, drawn once for"
+            " the migration (not in a plan)."
+        ),
+    )
+
+
 class PlanRequest(_Strict):
     """A request to find out what moving one object or a tree would do."""
 
@@ -150,6 +216,9 @@ class PlanRequest(_Strict):
     recursive: bool = Field(
         False,
         description="Move all objects below the folder `source` into the folder `destination`.",
+    )
+    filters: FiltersSchema | None = Field(
+        None, description="Which objects of a tree are chosen. They are a part of the migration."
     )
     priority: int = Field(
         0,
@@ -254,7 +323,9 @@ def parse_order(members: Mapping[str, Any]) -> MigrationRequest:
 
 def parse_plan(members: Mapping[str, Any]) -> MigrationRequest:
     """Return the migration that is to be planned. Raises as `parse_order`."""
-    return _order_of(_validate(PlanRequest, members))
+    order = _order_of(_validate(PlanRequest, members))
+    refuse_drawn_part(order.filters)
+    return order
 
 
 def is_paused_start(members: Mapping[str, Any]) -> bool:
@@ -274,7 +345,14 @@ def _order_of(asked: PlanRequest) -> MigrationRequest:
         metadata=Metadata(asked.metadata),
         fail_on_empty=asked.fail_on_empty,
         bounds=Bounds(**asked.limits.model_dump()),
+        filters=_filters_of(asked.filters),
     )
+
+
+def _filters_of(asked: FiltersSchema | None) -> Filters | None:
+    if asked is None:
+        return None
+    return read_filters(asked.model_dump(), datetime.now(UTC), HubPauses().step)
 
 
 def parse_change(members: Mapping[str, Any]) -> dict[str, int | None]:

@@ -60,6 +60,10 @@ class ReceiptSchema(_Schema):
     notes: list[str] = Field(description="Remarks about the transfer, for people.")
 
 
+FilterValue = str | int | bool | list[str]
+"""The value of a member of stored filters."""
+
+
 class MigrationSchema(_Schema):
     """The result of moving one object."""
 
@@ -179,7 +183,12 @@ class LimitedSchema(_Schema):
 class RecordedSchema(ListedSchema):
     """A migration in the ledger, with all members."""
 
-    options: dict[str, str | bool]
+    options: dict[str, str | bool | dict[str, FilterValue]] = Field(
+        description=(
+            "The options of the request. `filters` are as they are kept: `include_from` has joined"
+            " `include`, and the three lists of names are `files_from`."
+        )
+    )
     priority: int = Field(description="A greater number runs first.")
     limits: LimitedSchema
     levels: dict[str, int] = Field(
@@ -324,7 +333,12 @@ class PlanSchema(_Schema):
     state: Annotated[str, OneOf(PlanState)]
     source: str = Field(description="URL without query and headers, which may be secrets.")
     destination: str = Field(description="URL without query and headers.")
-    options: dict[str, str | bool]
+    options: dict[str, str | bool | dict[str, FilterValue]] = Field(
+        description=(
+            "The options of the request. `filters` are as they are kept: `include_from` has joined"
+            " `include`, and the three lists of names are `files_from`."
+        )
+    )
     priority: int = Field(description="A migration with a greater number runs first.")
     limits: LimitedSchema
     created: float = Field(description="Seconds since 1970, UTC.")

@@ -295,23 +295,12 @@ _NOTHING: Final = (
     "the filters exclude everything: `relay ls -r` shows what they choose",
 )
 """The reason why a migration has no objects: without and with entries that were excluded."""
-FILTER_CHARACTERS: Final = 300
-"""Maximum length of the filters among the options."""
 
 
 def _option(name: str, value: object) -> str:
     words = name.replace("_", " ")
     if isinstance(value, Mapping):
-        text = "; ".join(_filter(member, found) for member, found in value.items())
-        return text if len(text) <= FILTER_CHARACTERS else f"{text[:FILTER_CHARACTERS]}…"
-    return words if value is True else f"{words} {value}"
-
-
-def _filter(member: str, value: object) -> str:
-    """Return a member of the filters as text."""
-    words = member.replace("_", " ")
-    if isinstance(value, list):
-        return f"{words} {' '.join(map(str, value))}".rstrip()
+        return migrations.shown_filters(value)
     return words if value is True else f"{words} {value}"
 
 

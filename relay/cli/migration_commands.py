@@ -16,6 +16,7 @@ import click
 
 from relay.cli.backends import migrations_of, server_of
 from relay.cli.exits import EPILOG, Exit
+from relay.cli.filter_flags import FILTERS
 from relay.cli.formatting import details, shown_number, summary_line
 from relay.cli.options import METHOD, PLACES, WORK, endpoint_member, request_of, warn, with_flags
 from relay.cli.quantities import COUNT, NONE, BytesPerSecond, OrNone
@@ -317,7 +318,7 @@ def watch_command(id: str, as_json: bool, quiet: bool, url: str | None) -> int:
 @click.command(epilog=EPILOG)
 @click.argument("source", metavar="SRC")
 @click.argument("destination", metavar="DST")
-@with_flags(WORK, PLACES)
+@with_flags(WORK, FILTERS, PLACES)
 @click.option("--priority", type=click.IntRange(-100, 100), help="Priority: higher runs first.")
 @click.option(
     "--key", metavar="TEXT", help="Idempotency key: a repeated key never starts a second migration."

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from relay.cli.filter_flags import filters_of
 from relay.cli.header_flags import exposed_secrets, read_headers
 from relay.cli.quantities import COUNT, BytesPerSecond
 from relay.cli.terminal import say
@@ -154,7 +155,9 @@ def endpoint_member(options: Mapping[str, Any], side: str) -> dict[str, Any]:
 
 
 def request_of(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the request to a server for the flags of `submit`."""
+    """Return the request to a server for the flags of `submit`. Raises as `read_headers`,
+    `parse_headers` and `filters_of`."""
+    filters = filters_of(options)
     # A server refuses unknown members. The newer ones are sent only if they differ from their
     # defaults, so that older servers take the request.
     given = {name: options[name] for name in ("if_exists", "priority") if options[name] is not None}
@@ -168,6 +171,7 @@ def request_of(options: Mapping[str, Any]) -> dict[str, Any]:
         **({"metadata": options["metadata"]} if options["metadata"] != "keep" else {}),
         **({"fail_on_empty": True} if options["fail_on_empty"] else {}),
         **({"paused": True} if options["paused"] else {}),
+        **({} if filters is None else {"filters": filters.to_request()}),
         **given,
         **({"limits": limits} if limits else {}),
     }

@@ -17,7 +17,7 @@ from relay.cli.options import PLACES, WORK, warn, with_flags
 from relay.cli.terminal import ReaderGone, in_columns, tell
 from relay.cli.waits import reporting_retries
 from relay.engine.dry_run import DryRun
-from relay.engine.migration_request import MigrationJob
+from relay.engine.migration_request import MigrationJob, refuse_drawn_part
 from relay.engine.plan import Metadata
 from relay.engine.transfer_engine import TransferEngine
 from relay.settings_sources import load_settings
@@ -50,6 +50,7 @@ def plan(sample: int, every: bool, as_json: bool, **options: Any) -> int:
     settings = load_settings()
     remotes = Remotes(settings.remotes, folders=None)
     order = order_of(options, remotes)
+    refuse_drawn_part(order.filters)
     job = MigrationJob.from_request("plan", order, *order.locate(remotes))
     policy = settings.egress().allowing(*filter(None, (job.source.host, job.destination.host)))
     engine = TransferEngine(settings, policy, remotes=remotes)

@@ -317,6 +317,16 @@ def _refuse_overlap(source: Location, destination: Location) -> None:
         )
 
 
+def refuse_drawn_part(filters: Filters | None) -> None:
+    """Raise InvalidFilter if a plan could not show what its migration will choose."""
+    if filters is not None and filters.is_drawn:
+        raise InvalidFilter(
+            "a plan can't show the part @/N, which is drawn when its migration begins",
+            hint="Give the number of a part, such as 1/10.",
+            pointer="/filters/hash_filter",
+        )
+
+
 def filter_of(job: MigrationJob, source: Source, meter: Watchdog) -> ListingFilter | None:
     """Return the filter of a listing of a job's source, or None without filters. Every listing of a
     migration chooses alike. Raises as ListingFilter."""

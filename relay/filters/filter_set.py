@@ -10,6 +10,7 @@ names a set chooses (`selection.py`)."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
@@ -27,6 +28,10 @@ from relay.filters.sizes import parse_size, shown_size
 MOST_TEXT: Final = 64 << 10
 """Maximum length of all patterns and names of one set, in characters: the ledger keeps them with
 each migration."""
+MOST_EXACT: Final = 2**53 - 1
+"""Largest integer that every reader of JSON keeps exactly (RFC 7493 section 2.2)."""
+_SIZES: Final = ("min_size", "max_size")
+_SURROGATES: Final = re.compile("[\ud800-\udfff]")
 _LISTS: Final = ("files_from", "files_from_raw", "files_from0")
 
 
@@ -55,6 +60,18 @@ class Filters:
             value = getattr(self, one.name)
             if value != one.default:
                 found[one.name] = list(value) if isinstance(value, tuple) else value
+        # Some readers of JSON round a larger integer.
+        exact = {name: f"{found[name]}B" for name in _SIZES if found.get(name, 0) > MOST_EXACT}
+        return found | exact
+
+    def to_request(self) -> dict[str, Any]:
+        """Return the members as `read_filters` takes them: a name in `files_from` may begin with
+        '#', and `include` may have no patterns."""
+        found = self.to_json()
+        if "files_from" in found:
+            found["files_from_raw"] = found.pop("files_from")
+        if found.get("include") == []:
+            found["include_from"] = found.pop("include")
         return found
 
     @classmethod
@@ -64,16 +81,27 @@ class Filters:
             name: tuple(value) if isinstance(value, list) else value
             for name, value in members.items()
         }
-        return cls(**given)
+        texts = {name: given[name] for name in _SIZES if isinstance(given.get(name), str)}
+        sizes = {name: int(text.removesuffix("B")) for name, text in texts.items()}
+        return cls(**{**given, **sizes})
 
     @property
     def is_active(self) -> bool:
         """Whether it can exclude anything: `ignore_case` alone can not."""
         return bool(self.to_json().keys() - {"ignore_case"})
 
-    def rules(self, of: Callable[[str], object] = lambda member: None) -> RuleBook:
-        """Return its rules; `of` as in `add_all`. Raises InvalidFilter."""
-        book = RuleBook(self.ignore_case)
+    @property
+    def is_drawn(self) -> bool:
+        """Whether a part of the names is drawn at random, once for each migration."""
+        return self.hash_filter is not None and self.hash_filter.startswith("@")
+
+    def rules(
+        self,
+        of: Callable[[str], object] = lambda member: None,
+        pause: Callable[[], None] = lambda: None,
+    ) -> RuleBook:
+        """Return its rules; `of` as in `add_all`, `pause` as in RuleBook. Raises InvalidFilter."""
+        book = RuleBook(self.ignore_case, pause)
         add_all(book, self.include, self.exclude, self.filter, of)
         return book
 
@@ -132,7 +160,7 @@ def read_filters(
         _refuse_contradictions(found, now)
         if not found.is_active:
             return None
-        book = found.rules(reader.enter)
+        book = found.rules(reader.enter, pause)
         reader.member = ""
         for rules in (book.of_objects, book.of_folders):
             matchers_of([rule.expression for rule in rules], pause)
@@ -151,9 +179,15 @@ class _Reader:
         self.member = ""
 
     def enter(self, member: str) -> Any:
-        """Return the value of a member, or None; an error concerns this member from now on."""
+        """Return the value of a member, or None; an error concerns this member from now on. What is
+        not Unicode in a text becomes U+FFFD, as in rclone."""
         self.member = member
-        return self._members.get(member)
+        value = self._members.get(member)
+        if isinstance(value, str):
+            return _SURROGATES.sub("\ufffd", value)
+        if isinstance(value, list | tuple):
+            return [_SURROGATES.sub("\ufffd", one) for one in value]
+        return value
 
     def filters(self) -> Filters:
         """Return the set. Raises InvalidFilter."""

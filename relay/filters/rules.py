@@ -39,9 +39,9 @@ class Rule:
 class RuleBook:
     """The rules of one set of filters, in their order."""
 
-    def __init__(self, ignore_case: bool = False) -> None:
-        """With `ignore_case` all patterns ignore case."""
-        self._ignore_case = ignore_case
+    def __init__(self, ignore_case: bool = False, pause: Callable[[], None] = lambda: None) -> None:
+        """With `ignore_case` all patterns ignore case. `pause` is called after each rule."""
+        self._ignore_case, self._pause = ignore_case, pause
         # Of two equal rules the second is left out.
         self._of_objects: dict[Rule, None] = {}
         self._of_folders: dict[Rule, None] = {}
@@ -109,6 +109,7 @@ class RuleBook:
 
     def _add(self, rules: dict[Rule, None], rule: Rule) -> None:
         rules[rule] = None
+        self._pause()
         self._characters += len(rule.expression)
         count = len(self._of_objects) + len(self._of_folders)
         if count > MOST_RULES or self._characters > MOST_CHARACTERS:

@@ -50,7 +50,7 @@ class Selection:
         self._earliest, self._latest = filters.period(now)
         self._names = None if filters.files_from is None else frozenset(filters.files_from)
         self._folders_of_names = frozenset(_folders_above(filters.files_from or ()))
-        book = filters.rules()
+        book = filters.rules(pause=pause)
         self._of_objects = _Decisions(book.of_objects, pause)
         self._of_folders = _Decisions(book.of_folders, pause)
         self._partition = (

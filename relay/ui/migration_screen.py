@@ -26,6 +26,7 @@ from relay.ui.moving_rows import chart_points, moving_rows, moving_title
 from relay.ui.queries import link_query, number_in_query
 from relay.ui.rendering import redirect
 from relay.ui.summaries import can_acknowledge, count_retried, live_texts, proofs, state_texts
+from relay.views.migrations import shown_filters
 from relay.views.problems import problem
 
 _REASON: Final = re.compile(r"[A-Za-z0-9_:-]{1,128}")
@@ -62,6 +63,7 @@ def migration_page(frame: PageFrame, id: str, error: RelayError | None = None) -
         reasons=frame.ledger.reasons(migration.id) if failed else (),
         proofs=proofs(migration),
         limits=_limits(migration),
+        filters=shown_filters(migration.options.get("filters", {})),
     )
 
 

@@ -191,6 +191,8 @@ def _expectations(report: Mapping[str, Any]) -> list[str]:
 
 def _facts(report: Mapping[str, Any]) -> list[tuple[str, str]]:
     facts = []
+    if report.get("excluded"):  # an older plan does not have it
+        facts.append(("Left out", f"{plural(report['excluded'], 'object')}, by the filters"))
     if report["looked"]:
         everything = report["looked"] == report["objects"]
         sample = "all" if everything else f"a random sample of {count(report['looked'])}"

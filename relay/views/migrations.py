@@ -20,6 +20,8 @@ if TYPE_CHECKING:  # importing SQLAlchemy takes a fifth of a second, which few c
 
 PATIENCE = 60
 """Seconds that a ledger may be unavailable while it is followed: its database may be restarted."""
+FILTER_CHARACTERS = 300
+"""Maximum length of a migration's filters as text."""
 FIELDS = (
     "name",
     "state",
@@ -150,6 +152,21 @@ def shown_number(migration: Mapping[str, Any]) -> str:
     tenant = migration.get("tenant", DEFAULT_TENANT)  # an older server has no tenants
     number = str(migration["number"])
     return number if tenant == DEFAULT_TENANT else f"{tenant}:{number}"
+
+
+def shown_filters(members: Mapping[str, Any]) -> str:
+    """Return the filters of a migration as text, of at most FILTER_CHARACTERS and an ellipsis."""
+    text = "; ".join(
+        f"{name.replace('_', ' ')} {_filter_text(value)}".rstrip()
+        for name, value in members.items()
+    )
+    return text if len(text) <= FILTER_CHARACTERS else f"{text[:FILTER_CHARACTERS]}…"
+
+
+def _filter_text(value: Any) -> str:
+    if isinstance(value, list):
+        return " ".join(map(str, value))
+    return "" if value is True else str(value)
 
 
 def html_lines(migration: Mapping[str, Any], rows: Iterable[Mapping[str, Any]]) -> Iterator[str]:

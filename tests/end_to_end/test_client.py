@@ -127,6 +127,16 @@ def test_a_migration_is_submitted_awaited_and_inspected(
     assert run_anywhere("report", "1", "--format", "html")[1].count("<tr") == COUNT + 1
 
 
+def test_a_submission_with_filters_moves_what_they_choose(server: Server, folders: Path) -> None:
+    names = folders / "names"
+    names.write_text("#1\n0/object 00\n")
+    filters = ("--files-from-raw", str(names), "--ignore-case")
+    code, out, err = submit_tree(server, folders, "--wait", "--json", *filters)
+    made = json.loads(out)
+    assert (code, made["objects"], made["excluded"]) == (0, {"verified": 1}, COUNT - 1), err
+    assert made["options"]["filters"]["files_from"] == ["#1", "0/object 00"]
+
+
 def test_a_share_of_the_limits_is_reported_with_its_use(
     server: Server, folders: Path, run_anywhere: Run
 ) -> None:

@@ -203,6 +203,11 @@ SIGNED = {"destination": f"https://b.example/y?X-Amz-Signature={SECRET}"}
         (GOOD | {"recursive": "yes"}, 422, "invalid-type", "/recursive"),
         (GOOD | {"a/b~c": 1}, 422, "unknown-member", "/a~1b~0c"),
         (GOOD | {"limits": {"text": 1}}, 422, "unknown-member", "/limits/text"),
+        (GOOD | {"filters": {"inclde": ["a"]}}, 422, "unknown-member", "/filters/inclde"),
+        (GOOD | {"filters": {"include": "a"}}, 422, "invalid-type", "/filters/include"),
+        (GOOD | {"filters": {"include": ["a"]}}, 422, "invalid-filter", "/filters"),
+        (GOOD | {"filters": {"min_size": "1Q"}}, 422, "invalid-filter", "/filters/min_size"),
+        (GOOD | {"filters": {"exclude_from": ["[a"]}}, 422, "invalid-filter", "/filters/exclude"),
         (GOOD | {"limits": {"object": 1}}, 422, "unknown-member", "/limits/object"),
         (
             GOOD | {"source": {"url": "https://a.example/x", "method": "GET"}},

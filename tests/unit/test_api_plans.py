@@ -73,9 +73,9 @@ class Server:
         ends = {"source": f"file://{self.home}/from/", "destination": f"file://{self.home}/to/"}
         return {**ends, "recursive": True, **members}
 
-    def make(self) -> Any:
+    def make(self, **members: Any) -> Any:
         """Accept a plan, and return it once a worker has made it."""
-        status, plan = self.ask("POST", "/plans", self.order())
+        status, plan = self.ask("POST", "/plans", self.order(**members))
         assert (status, plan["state"], plan["findings"]) == (202, "planning", None)
         running = gevent.spawn(self.works.planner.run)
         until = time.monotonic() + SECONDS
@@ -125,6 +125,18 @@ def test_a_plan_is_made_and_started_once(server: Server) -> None:
     assert server.ask("DELETE", f"/plans/{plan['id']}")[0] == 204
     assert server.ask("GET", f"/plans/{plan['id']}")[0] == 404
     assert server.works.ledger.migration(started["id"]).number == 1
+
+
+def test_a_plan_with_filters_starts_a_migration_with_them(server: Server) -> None:
+    filters = {"include_from": ["# large", "1.*"], "min_size": 7, "max_age": "1h"}
+    kept = {"include": ["1.*"], "min_size": 7, "max_age": "1h"}
+    plan = server.make(filters=filters)
+    assert (plan["findings"]["objects"], plan["findings"]["excluded"]) == (1, 1)
+    assert plan["options"]["filters"] == kept
+    status, started = server.ask("POST", f"/plans/{plan['id']}/start", {"paused": True})
+    assert (status, started["options"]["filters"], started["excluded"]) == (202, kept, None)
+    status, problem = server.ask("POST", "/plans", server.order(filters={"hash_filter": "@/2"}))
+    assert (status, problem["errors"][0]["pointer"]) == (422, "/filters/hash_filter")
 
 
 def test_a_key_is_one_plan(server: Server) -> None:

@@ -237,6 +237,13 @@ def test_equal_filters_are_kept_alike() -> None:
     assert other.to_json() == {"include": ["a", "b"]}
 
 
+def test_filters_as_a_request_are_the_same_filters() -> None:
+    for given in ({"files_from_raw": ["# a", " b"]}, {"include_from": []}, {"max_size": 2**62}):
+        one = read(**given)
+        assert read(**one.to_request()) == one == Filters.from_json(one.to_json())
+    assert read(max_size=2**62).to_json() == {"max_size": f"{2**62}B"}
+
+
 def test_warnings() -> None:
     assert [*read(filter=["- [^3].txt"]).warnings()] == []
     (text,) = read(filter=["- [!3].txt"]).warnings()
