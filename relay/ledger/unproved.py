@@ -320,7 +320,9 @@ def _is_news(connection: Connection, claim: Claim, at: float, left: str) -> bool
     other = PriorState.from_text(left)
     query = select(transfers.c.ended).where(transfers.c.id == claim.id)
     ended = connection.execute(query).scalar()  # None if the object was restarted since
-    return other is not None and other.sent != sent and (ended is None or at > ended)
+    # A time in the future: the clock was set back since.
+    is_later = ended is None or ended > time.time() or at > ended
+    return other is not None and other.sent != sent and is_later
 
 
 def adopt(
