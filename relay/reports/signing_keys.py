@@ -76,6 +76,9 @@ def make_key(path: Path) -> SigningKey:
     text = key.private.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption())
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise _unwritable(path, error) from None
+    try:
         descriptor = os.open(path, _OPEN, 0o600)
     except FileExistsError:
         raise ConfigError(
@@ -103,28 +106,33 @@ def load_key(path: Path) -> SigningKey:
         raise ConfigError(f"there is no signing key {path}", hint="Make one: relay keys new.")
     text = read_secret(path, "the signing key")
     try:
-        private = load_ssh_private_key(text.encode(), password=None)
+        key = _parse_key(text)
     except TypeError:
         raise ConfigError(
             f"the signing key {path} has a passphrase",
-            hint="relay asks for none: sign the report by `ssh-keygen -Y sign` as well.",
+            hint="relay asks for none: move the key away, and make one by: relay keys new.",
         ) from None
     except (ValueError, UnsupportedAlgorithm):
-        private = None
-    key = SigningKey(private) if isinstance(private, Ed25519PrivateKey) else None
-    if key is None or not _names_key(text, key):
         raise ConfigError(
             f"the signing key {path} is damaged, or not an Ed25519 key of OpenSSH",
             hint="Put its backup back, or move it away and make another one: relay keys new.",
-        )
+        ) from None
     return key
 
 
-def _names_key(text: str, key: SigningKey) -> bool:
-    """Return whether a key file has the public key that belongs to its private one (PROTOCOL.key).
-    The library does not compare them, and a damaged private key is one that no reader knows."""
+def _parse_key(text: str) -> SigningKey:
+    """Return the key of a file (PROTOCOL.key). Raises ValueError and UnsupportedAlgorithm, and
+    TypeError if it has a passphrase."""
+    private = load_ssh_private_key(text.encode(), password=None)
+    if not isinstance(private, Ed25519PrivateKey):
+        raise ValueError("another type")
+    key = SigningKey(private)
+    # The library does not compare the public key of the file, and no reader would know the one of a
+    # damaged private key.
     encoded = text.partition("KEY-----")[2].partition("-----END")[0]
-    return key.blob in base64.b64decode(encoded)
+    if key.blob not in base64.b64decode(encoded):
+        raise ValueError("the private key is not that of the public one")
+    return key
 
 
 def _unwritable(path: Path, error: OSError) -> ConfigError:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -155,6 +154,7 @@ def damaged_keys() -> dict[str, tuple[str, int, str]]:
         "open to all": (PRIVATE, 0o604, "open to others"),
         "empty": ("", 0o600, "damaged"),
         "cut": (PRIVATE[:200], 0o600, "damaged"),
+        "another letter": (PRIVATE.replace("=\n", "\u0609=\n"), 0o600, "damaged"),
         "a public key": (PUBLIC, 0o600, "damaged"),
         "another form": (other.decode(), 0o600, "damaged"),
         "a passphrase": (LOCKED, 0o600, "passphrase"),
@@ -192,11 +192,13 @@ def test_no_key_says_how_to_make_one(tmp_path: Path) -> None:
     assert "relay keys new" in caught.value.hint
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_a_key_that_can_not_be_written(tmp_path: Path) -> None:
-    tmp_path.chmod(0o500)
+@pytest.mark.parametrize("is_below", [False, True])
+def test_a_key_that_can_not_be_written(is_below: bool, tmp_path: Path) -> None:
+    """Since a file is in the way of its folder."""
+    (tmp_path / "file").write_text("")
+    folder = tmp_path / "file/relay" if is_below else tmp_path / "file"
     with pytest.raises(ConfigError, match="can't be written"):
-        make_key(tmp_path / "relay/key")
+        make_key(folder / "report-key")
 
 
 # -- allowed signers
