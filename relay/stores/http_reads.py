@@ -14,7 +14,6 @@ from __future__ import annotations
 from contextlib import suppress
 from time import monotonic
 from typing import Final
-from uuid import uuid4
 
 from relay.digest import WANT
 from relay.errors import (
@@ -37,6 +36,7 @@ from relay.stores.http_fields import ENCODED, PAGES, is_transcoded, strong_tag
 from relay.stores.http_objects import FRESH, ObjectHeads, ReadAnswer, read_fields
 from relay.stores.index_links import segments_of
 from relay.stores.interfaces import ByteRange, ObjectInfo, OpenedObject, UnknownObject
+from relay.stores.unused_names import unused_name_beside
 from relay.wire.exchange import Response
 from relay.wire.http1 import Fields, Head
 
@@ -223,8 +223,8 @@ class HttpReads:
         RedirectRefused unless the destination redirects only what it has: a name that never
         existed, beside `location` and with its ending, is not there then. Return whether the answer
         was closed for that. Raises StoreError."""
-        memory, path = self._client.wire.memory, location.path
-        folder, _, name = path.rpartition("/")
+        memory = self._client.wire.memory
+        folder, _, name = location.path.rpartition("/")
         ending = "".join(name.rpartition(".")[1:]) if "." in name else ""
         fact = f"redirects objects alone {method} {folder}/ {ending}"
         if self._client.side == "source" or not self._may_be_fallback(location, final):
@@ -232,9 +232,7 @@ class HttpReads:
         if answer.head.status not in SHOWN or memory.has(location.origin, fact):
             return False
         answer.body.close()  # the next request may wait for the end of this one
-        query = location.target[len(path) :]
-        unused = location.with_target(f"{folder}/{uuid4().hex}{ending}{query}")
-        response = self._client.send(method, unused, self._asked)
+        response = self._client.send(method, unused_name_beside(location), self._asked)
         response.body.close()
         if response.head.status not in GONE:
             raise _FallbackRefused(

@@ -12,7 +12,6 @@ from __future__ import annotations
 import re
 from mimetypes import guess_type
 from typing import Final
-from uuid import uuid4
 
 from relay.engine.plan import Plan
 from relay.engine.transfer.context import ObjectHints
@@ -21,6 +20,7 @@ from relay.location import Location
 from relay.stores.http_fields import PAGES
 from relay.stores.index_links import segments_of
 from relay.stores.interfaces import OpenedObject, Source, UnknownObject
+from relay.stores.unused_names import unused_name_beside
 
 _ENDING: Final = re.compile(r".*\.([a-z0-9]{1,5})", re.I | re.S)
 
@@ -128,10 +128,7 @@ class _PageChecks:
             return
         if guess_type(place.path)[0] in PAGES:
             return
-        stem, dot, ending = place.path.rpartition(".")
-        # The query stays: without its token the server may refuse any name.
-        query = place.target[len(place.path) :]
-        other = place.with_target(f"{stem}-{uuid4().hex}{dot}{ending}{query}")
+        other = unused_name_beside(place, keeps_stem=True)
         try:
             found = self._source.get(other)
         except RelayError:
