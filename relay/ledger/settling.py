@@ -173,13 +173,7 @@ def _end_of(
             continue
         has_arrived = end.verb in PRESENT
         if end.verb in COMPLETED and _is_listed_again(row, claim, end.receipt):
-            # An object that was proved is ours, in its next claim too. After a skip the
-            # destination's state is recorded again, as for an object that had arrived.
-            back, left = TransferVerb.HAND_BACK, end.remains
-            sent = _version_of((end.receipt or {}).get("destination"))
-            end = Settlement(
-                claim, back, resent=end.resent, remains=left, unsent=sent is None, sent=sent
-            )
+            end = _handed_back(end)
         verb = end.verb
         # No worker claims from a cancelled migration, so the row would stay queued for ever.
         if verb == TransferVerb.HAND_BACK and row.stage == MigrationState.CANCELLED:
@@ -201,28 +195,46 @@ def _end_of(
         if claim.url:
             ending.urls.append(claim.id)
         if state == TransferState.FAILED:
-            reason = changes.failures.add(
-                connection, claim.migration_id, claim.name, end.error, size or 0
-            )
+            reason = _record_failure(connection, end, size or 0, changes)
             ending.failed.setdefault(reason, []).append(claim.id)
-            write_event(
-                connection,
-                claim.migration_id,
-                EventKind.FAILED,
-                {"name": claim.name, **(end.error or {})},
-            )
     return ending
 
 
-def _version_of(reported: Any) -> Version | None:
+def _handed_back(end: Settlement) -> Settlement:
+    """Return the settlement of an arrived object that is listed as another version: it is moved
+    again. One that was proved is ours, in its next claim too. After a skip the destination's state
+    is recorded again, as for an object that had arrived."""
+    sent = _version_of((end.receipt or {}).get("destination"))
+    return Settlement(
+        end.claim,
+        TransferVerb.HAND_BACK,
+        resent=end.resent,
+        remains=end.remains,
+        unsent=sent is None,
+        sent=sent,
+    )
+
+
+def _record_failure(
+    connection: Connection, end: Settlement, size: int, changes: CounterDelta
+) -> str:
+    """Count a failed object by its reason, which is returned, and write its event."""
+    claim = end.claim
+    event = {"name": claim.name, **(end.error or {})}
+    reason = changes.failures.add(connection, claim.migration_id, claim.name, end.error, size)
+    write_event(connection, claim.migration_id, EventKind.FAILED, event)
+    return reason
+
+
+def _version_of(members: Any) -> Version | None:
     """Return the version in a receipt, without its digests; None gives None."""
-    if not reported:
+    if not members:
         return None
     return Version(
-        size=reported["size"],
-        etag=reported["etag"],
-        last_modified=reported["last_modified"],
-        id=reported["version"],
+        size=members["size"],
+        etag=members["etag"],
+        last_modified=members["last_modified"],
+        id=members["version"],
     )
 
 
