@@ -42,10 +42,9 @@ def inspect_object(
         return _first_byte(destination, place)
     if found.described or found.version.size is not None:
         return found
-    reported = _first_byte(
-        destination, place
-    )  # another method than HEAD showed that an object exists, but not its length
-    return reported if isinstance(reported, ObjectInfo) else found
+    # Another method than HEAD showed that an object exists, but not its length.
+    read = _first_byte(destination, place)
+    return read if isinstance(read, ObjectInfo) else found
 
 
 def _first_byte(destination: Source | Destination, place: Location) -> ObjectInfo | UnknownObject:

@@ -87,10 +87,10 @@ def without_query(text: str) -> str:
 def _format(secrets: tuple[str, ...], *parts: str) -> str:
     """Join the parts that are not empty, printable and shortened, for a message."""
     plain = ("".join(c for c in " ".join(part.split()) if c.isprintable()) for part in parts)
-    reported = ": ".join(
+    text = ": ".join(
         dict.fromkeys(without_query(hide_secrets(part, secrets)) for part in plain if part)
     )
-    return reported if len(reported) <= MESSAGE_CHARACTERS else f"{reported[:MESSAGE_CHARACTERS]}…"
+    return text if len(text) <= MESSAGE_CHARACTERS else f"{text[:MESSAGE_CHARACTERS]}…"
 
 
 def _of_xml(text: str) -> tuple[str, ...]:
@@ -115,11 +115,11 @@ def _of_xml(text: str) -> tuple[str, ...]:
 
 def _of_json(text: str) -> tuple[str, ...]:
     try:
-        reported = json.loads(text)
+        document = json.loads(text)
     except (ValueError, RecursionError):
         return ()
-    inner = reported.get("error") if isinstance(reported, dict) else None
-    every = {**reported, **inner} if isinstance(inner, dict) else reported
+    inner = document.get("error") if isinstance(document, dict) else None
+    every = {**document, **inner} if isinstance(inner, dict) else document
     if not isinstance(every, dict):
         return ()
     values = (every.get(name) for name in ("title", "code", "error", "detail", "message"))

@@ -106,8 +106,8 @@ def _asks_for(href: str) -> set[str]:
     """Return the values in the query of a link to the folder itself that may name an entry, without
     parameters that only change the view."""
     query = href.partition("?")[2].partition("#")[0].replace(";", "&")
-    reported = parse_qsl(query, keep_blank_values=True, errors="surrogateescape")
-    return {value or name for name, value in reported if not _is_view(name.lower(), value)}
+    parameters = parse_qsl(query, keep_blank_values=True, errors="surrogateescape")
+    return {value or name for name, value in parameters if not _is_view(name.lower(), value)}
 
 
 def _names_one(asks: set[str], inside: str) -> bool:

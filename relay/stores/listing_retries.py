@@ -87,7 +87,7 @@ class ListingRetries:
                 with closing(page()) as entries:
                     for entry in _skip_seen(entries, given, mark):
                         given, mark = given + 1, hash((mark, entry.name))
-                        self._meter.reported += 1
+                        self._meter.listed_entries += 1
                         if given > most:  # only entries beyond the last failure count as progress
                             most, self._failures, self._meter.borne = given, 0, None
                         yield entry

@@ -40,8 +40,8 @@ def status_of(row: Element) -> int:
     own = _status(row, 200)
     if own != 200:
         return own
-    reported = [_status(group, 200) for group in row.iterfind("{DAV:}propstat")]
-    return reported[0] if reported and 200 not in reported and reported[0] != 404 else 200
+    statuses = [_status(group, 200) for group in row.iterfind("{DAV:}propstat")]
+    return statuses[0] if statuses and 200 not in statuses and statuses[0] != 404 else 200
 
 
 def _status(element: Element, default: int) -> int:
@@ -87,10 +87,10 @@ def own_row(rows: Iterable[Element], path: str) -> Element | None:
 def shows_type(row: Element) -> bool:
     """Return whether a row shows whether its resource is a folder: by its type, which every
     resource has (RFC 4918 section 15.9), by its path, or by a length, which a folder seldom has."""
-    reported = properties_of(row)
+    properties = properties_of(row)
     return (
-        "{DAV:}resourcetype" in reported
-        or "{DAV:}getcontentlength" in reported
+        "{DAV:}resourcetype" in properties
+        or "{DAV:}getcontentlength" in properties
         or path_of(row).endswith("/")
     )
 
@@ -103,17 +103,17 @@ def is_folder(row: Element) -> bool:
 def is_object(row: Element) -> bool:
     """Return whether a row is certainly that of an object: its type is not that of a folder, and it
     has a length. Its path may still end in '/', since many servers repeat that of the request."""
-    reported = properties_of(row)
-    kind = reported.get("{DAV:}resourcetype")
+    properties = properties_of(row)
+    kind = properties.get("{DAV:}resourcetype")
     return (
         kind is not None
         and kind.find("{DAV:}collection") is None
-        and "{DAV:}getcontentlength" in reported
+        and "{DAV:}getcontentlength" in properties
     )
 
 
-def _is_folder(path: str, reported: Mapping[str, Element]) -> bool:
-    kind = reported.get("{DAV:}resourcetype")
+def _is_folder(path: str, properties: Mapping[str, Element]) -> bool:
+    kind = properties.get("{DAV:}resourcetype")
     return (kind is not None and kind.find("{DAV:}collection") is not None) or path.endswith("/")
 
 
@@ -136,8 +136,8 @@ def read_row(row: Element, folder: list[str], side: Side) -> Entry | None:
         raise ProtocolViolation(
             f"the listing of /{'/'.join(folder)} has entries of other folders", side=side
         )
-    reported = properties_of(row)
-    if _is_folder(path, reported):
+    properties = properties_of(row)
+    if _is_folder(path, properties):
         return Entry(f"{there[-1]}/")
     version = version_of(row)
     if status_of(row) == 200 and not shows_type(row):

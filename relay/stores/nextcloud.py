@@ -181,11 +181,11 @@ class NextcloudStore(WebDavStore):
             busy, exists = isinstance(error, Locked), partial(self._objects.exists, part)
             if not self._moves.is_done(error, exists, busy=busy):
                 named = self._names.explain_refusal(place, error)
-                reported = self._folders.explain_removed(place, named)
-                if reported is not named:
+                explained = self._folders.explain_removed(place, named)
+                if explained is not named:
                     # A retry of `complete` does not pass `begin`, which makes the object's folders.
                     self._folders.make_above(place)
-                raise reported from None
+                raise explained from None
         self._names.accept(place)
         notes = unkept_notes(upload.described, lambda _: False, place, HOLDER)
         return PutResult(Version(), part, {}, place=place, notes=notes)

@@ -27,12 +27,12 @@ def pieces_of(body: Body, meter: Watchdog, most: int | None = None) -> Generator
     The consumer's time does not count as a stall of the store. Raises ProtocolViolation for more
     than `most` bytes, or more than BARREN_BYTES since the last entry, and the body's errors."""
     clock, turn = meter.clock, meter.clock()
-    reported = meter.reported
+    seen = meter.listed_entries
     barren = 0
     try:
         while piece := body.read(PIECE_BYTES):
-            if meter.reported != reported:  # an entry came since the last piece
-                reported = meter.reported
+            if meter.listed_entries != seen:  # an entry came since the last piece
+                seen = meter.listed_entries
                 barren = 0
             barren += len(piece)
             if barren > BARREN_BYTES:

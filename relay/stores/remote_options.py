@@ -96,16 +96,16 @@ def check(remote: Remote) -> None:
             )
 
 
-def uses_virtual_hosts(options: Options, endpoint: str | None, reported: bool = False) -> bool:
+def uses_virtual_hosts(options: Options, endpoint: str | None, by_settings: bool = False) -> bool:
     """Return whether the bucket belongs in the host name: by the remote's option, otherwise by
-    AWS's settings (`reported`) or its provider's rule. Never for an endpoint that is an IP
+    AWS's settings (`by_settings`) or its provider's rule. Never for an endpoint that is an IP
     address."""
     if endpoint is not None and _is_address(urlsplit(endpoint).hostname or ""):
         return False
     style = options.get("force_path_style", "").lower()
     if style:
         return style not in YES
-    return reported or options.get("provider", "") in _IN_HOST
+    return by_settings or options.get("provider", "") in _IN_HOST
 
 
 def _is_address(host: str) -> bool:

@@ -55,7 +55,7 @@ class Watchdog:
         self.borne: tuple[RelayError, int, float, float] | None = None
         """The failure that is being retried: the error, the number of failures, the time of the
         first and of the next attempt (seconds since 1970)."""
-        self.reported = 0
+        self.listed_entries = 0
         """Number of entries that a listing has returned."""
         # A stall is noticed at the latest a quarter of its time late.
         self.tick_seconds = min(limits.tick_seconds, limits.stall_seconds / 4)

@@ -53,15 +53,15 @@ class ServerCopier:
         If the source has no digest of the whole object, the source is read once, so that the copy
         can be verified. Raises PreconditionFailed, LeaseLost, LedgerFailed, retryable StoreErrors,
         as Source.get, Watchdog.commit and Finalizer.verify_and_publish."""
-        reported, progress = self._source_reader.require_description(found), self._progress
-        if reported is None or reported.version.size is None:
+        described, progress = self._source_reader.require_description(found), self._progress
+        if described is None or described.version.size is None:
             return None
-        progress.phase, progress.total = "copying", reported.version.size
-        is_parted = self._is_parted(reported)
+        progress.phase, progress.total = "copying", described.version.size
+        is_parted = self._is_parted(described)
         if not is_parted:  # a copy in parts checks that itself, before its completion
             self._check_before_copy()
         try:
-            stored = self._copy(reported, is_parted)
+            stored = self._copy(described, is_parted)
         except RelayError as error:
             if self._may_be_copied(error) and self._target.shows_unproved:
                 progress.unproved = self._target.place
@@ -77,14 +77,16 @@ class ServerCopier:
             progress.remains |= error.remains
             return None
         progress.phase = "verifying"
-        sent = Sent(reported.version.size, {}, reported.version.digests)
+        sent = Sent(described.version.size, {}, described.version.digests)
         if not sent.declared and self._context.needs_digest:
             try:
-                sent = self._source_reader.read_again(reported.version, reported.version)[0] or sent
+                sent = (
+                    self._source_reader.read_again(described.version, described.version)[0] or sent
+                )
             except RelayError as error:
                 raise self._finalizer.discard_stored(error, stored) from error.__cause__
         notes = (_COPIED, *progress.discarded)
-        return self._finalizer.verify_and_publish(stored, reported, sent, notes, moved=0)
+        return self._finalizer.verify_and_publish(stored, described, sent, notes, moved=0)
 
     def _may_be_copied(self, error: RelayError) -> bool:
         """Return whether the destination may have the copy in spite of `error`."""

@@ -177,9 +177,9 @@ class S3Client:
         known = CODES.get(code)
         if known is None:
             return None
-        reported = printable(without_query(hide_secrets(message, self._secrets(location))))
+        text = printable(without_query(hide_secrets(message, self._secrets(location))))
         said = f"{method} {location} was answered {response.head.status} {code}" + (
-            f" ({reported})" if reported else ""
+            f" ({text})" if text else ""
         )
         if code == "RequestTimeTooSkewed" and not self._adjust_clock(response, location):
             return Rejected(said, side=self.side, hint=known.hint)
@@ -246,8 +246,8 @@ class S3Client:
             document = Document(pieces, f"{location}: the answer", self.side)
             name = plain_name(document.root)
             if name == "Error":
-                reported = {plain_name(row.tag): (row.text or "").strip() for row in document}
-                code, message = printable(reported.get("Code", "")), reported.get("Message", "")
+                members = {plain_name(row.tag): (row.text or "").strip() for row in document}
+                code, message = printable(members.get("Code", "")), members.get("Message", "")
                 raise self._by_code(response, method, location, code, message) or Unavailable(
                     f"{method} {location} was answered 200, and then an error {code}",
                     side=self.side,

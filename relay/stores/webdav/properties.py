@@ -90,9 +90,9 @@ class Properties:
             folder = status in MOVED and _is_folder_of(place, response.head.get("location") or "")
         else:
             found = self._own_row(response, place)
-            error, reported = self.row_error(found, place), status_of(found)
+            error = self.row_error(found, place)
             folder = error is None and is_folder(found)
-            status = 207 if error is None else reported
+            status = 207 if error is None else status_of(found)
         if folder:
             raise folder_there(place) if self._client.side == "destination" else folder_here(place)
         if error is not None and error.retryable:

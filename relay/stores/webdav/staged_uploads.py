@@ -83,10 +83,10 @@ class StagedUploads:
             )
         except RelayError as error:
             named = self._names.explain_refusal(location, error)
-            reported = self._folders.explain_removed(location, named)
-            self._remove(part, reported)
-            reported.keep(self._trials.remains)
-            raise reported from None
+            explained = self._folders.explain_removed(location, named)
+            self._remove(part, explained)
+            explained.keep(self._trials.remains)
+            raise explained from None
         except BaseException as error:
             self._remove(part, error)
             raise

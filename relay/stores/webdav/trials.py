@@ -168,13 +168,13 @@ class Trials:
         name may be the cause. A refusal that may be permanent is remembered for the server."""
         status = response.head.status
         error = self._client.refusal(response, "COPY", location)
-        reported = self._folders.explain_removed(location, error)
+        explained = self._folders.explain_removed(location, error)
         # Other causes come first: the temporary name, then a removed folder. Only a refusal without
         # them may hold for every COPY.
         if status not in NO_METHOD and self._names.explain_refusal(location, error).retryable:
             return error
-        if reported is not error and not self._folders.exists(folder_of(location)):
-            return reported
+        if explained is not error and not self._folders.exists(folder_of(location)):
+            return explained
         if status in {*NO_METHOD, 403, 500, 502}:
             self._client.wire.memory.learn(location.origin, NO_COPY)
             return Rejected(error.message, side=self._client.side, store_status=status)
