@@ -138,8 +138,8 @@ class ListedSchema(_Schema):
     bytes: dict[str, int] = Field(description="Total size of the objects in each state, in bytes.")
     excluded: int | None = Field(
         description=(
-            "Number of entries of the source that the filters left out: so far, while it is being"
-            " listed; null without filters."
+            "Number of objects of the source that the filters left out: so far, while it is being"
+            " listed. A folder that was not listed for them counts as one. null without filters."
         )
     )
     bytes_in_parts: int = Field(
@@ -293,7 +293,7 @@ class FindingsSchema(_Schema):
     bytes: int = Field(description="Their total size in bytes.")
     unsized: int = Field(description="Number of them without a known size.")
     excluded: int = Field(
-        0, description="Number of entries of the source that the filters would leave out."
+        0, description="Number of objects and unlisted folders that the filters would leave out."
     )
     complete: bool = Field(description="Whether the source was listed to its end.")
     destination_empty: bool = Field(description="Whether the destination has nothing.")

@@ -11,9 +11,7 @@ from typing import Any, Final
 import click
 
 from relay.cli.terminal import plain, say
-from relay.engine.migration_request import ADD_RECURSIVE, FILTERS_NEED_TREE
-from relay.errors import InvalidFilter
-from relay.filters.filter_set import Filters, read_filters
+from relay.filters.filter_set import Filters, read_filters, tree_needed_error
 from relay.filters.rule_lines import lines_of, names_between_nuls
 from relay.process.small_files import read_small
 
@@ -136,7 +134,7 @@ def filters_of(options: Mapping[str, Any]) -> Filters | None:
     given["ignore_case"] = options["ignore_case"]
     found = read_filters(given, datetime.now(UTC))
     if found is not None and not options["recursive"]:
-        raise InvalidFilter(FILTERS_NEED_TREE, hint=ADD_RECURSIVE)
+        raise tree_needed_error()
     return found
 
 

@@ -231,7 +231,7 @@ def _exclusion(migration: Members) -> Iterator[tuple[str, str]]:
     does not have the member."""
     excluded = migration.get("excluded")
     if excluded:
-        yield "excluded", f"{_count_of(excluded, 'object')} by the filters"
+        yield "excluded", f"{excluded:,} by the filters"
 
 
 def details(migration: Members, reasons: Sequence[Members] = ()) -> Iterator[tuple[str, str]]:

@@ -70,9 +70,9 @@ def ls(location: str, long_: bool, as_json: bool, dump_filters: bool, **options:
         if filters is not None:
             seed = uuid.uuid4().hex
             chosen = ListingFilter(filters, source, place, meter, now=time(), seed=seed)
-            entries = chosen.chosen(entries)
+            entries = chosen.chosen(source.list(place, True, enters=chosen.enters))
         code, count = _print_entries(entries, recursive, long_, as_json)
-    excluded = 0 if chosen is None else chosen.excluded
+    excluded = 0 if chosen is None else chosen.entries + chosen.folders
     if excluded:
         say(f"relay: {excluded:,} excluded by the filters", sys.stderr)
     if not count:

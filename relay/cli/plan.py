@@ -88,7 +88,7 @@ def _lines(seen: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         f"{seen['objects']:,}, {seen['bytes']:,} bytes ({decimal(seen['bytes'])}){unsized}",
     )
     if seen["excluded"]:
-        yield "excluded", f"{seen['excluded']:,} objects, by the filters"
+        yield "excluded", f"{seen['excluded']:,} by the filters"
     if seen["looked"]:
         sample = "all"
         if seen["looked"] != seen["objects"]:

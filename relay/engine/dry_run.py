@@ -24,6 +24,7 @@ from relay.engine.inspection import (
     is_empty_folder,
     undescribed_error,
 )
+from relay.engine.listing_filter import list_chosen
 from relay.engine.migration_request import MigrationJob, filter_of
 from relay.engine.plan import IfExists, Plan
 from relay.engine.proof_levels import predict_level
@@ -221,11 +222,13 @@ class DryRun:
             )
             return
         chooses = filter_of(self.job, source, self.listing)
-        for entry in source.list(self.job.source, True):
-            if chooses is not None and not chooses(entry):
-                self.report.excluded += 1
-            elif not entry.is_listed_further:
+        for entry in list_chosen(source, self.job.source, chooses):
+            if not entry.is_listed_further and (chooses is None or chooses(entry)):
                 yield listed_object(entry)
+            if chooses is not None:
+                self.report.excluded = chooses.entries + chooses.folders
+        if chooses is not None:  # the last folders may not have been listed
+            self.report.excluded = chooses.entries + chooses.folders
 
     def _refusal_reason(self, one: ListedObject) -> str | None:
         """Return why an object can't be moved, or None if no reason is known."""

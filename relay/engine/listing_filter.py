@@ -47,17 +47,26 @@ class ListingFilter:
             ),
             pause=_pauses(meter),
         )
-        self.excluded = 0
-        """The number of entries so far that were not chosen."""
+        self.entries = self.folders = 0
+        """The numbers of entries so far that were not chosen, and of folders not entered."""
 
     def chosen(self, entries: Iterable[Entry]) -> Iterator[Entry]:
-        """Yield the chosen entries. Raises the store's errors about a marker."""
-        return filter(self, entries)
+        """Yield the chosen ones of some entries. Raises the store's errors about a marker."""
+        for entry in entries:
+            if self(entry):
+                yield entry
+
+    def enters(self, folder: str) -> bool:
+        """Return whether a folder may have chosen objects. Raises the store's errors about a
+        marker."""
+        is_entered = self._selection.has_folder(folder)
+        self.folders += not is_entered
+        return is_entered
 
     def __call__(self, entry: Entry) -> bool:
         """Return whether an entry is chosen. Raises the store's errors about a marker."""
         is_chosen = self._has(entry)
-        self.excluded += not is_chosen
+        self.entries += not is_chosen
         return is_chosen
 
     def _has(self, entry: Entry) -> bool:
@@ -67,6 +76,16 @@ class ListingFilter:
         if entry.folder:
             return self._selection.has_folder(entry.name)
         return self._selection.has_name(entry.name)
+
+
+def list_chosen(
+    source: Source, location: Location, chosen: ListingFilter | None, after: str | None = None
+) -> Iterator[Entry]:
+    """Return the entries of a tree, without folders that the filter does not enter, where the store
+    lists folder by folder. Raises as Source.list."""
+    if chosen is None:
+        return source.list(location, True, after)
+    return source.list(location, True, after, enters=chosen.enters)
 
 
 def refuse_markers_of_list(filters: Filters, source: Location) -> None:

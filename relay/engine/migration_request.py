@@ -20,7 +20,7 @@ from relay.engine.listing_filter import ListingFilter, refuse_markers_of_list
 from relay.engine.plan import IfExists, Metadata, Plan, Verify, refuse_same_object
 from relay.engine.proof_levels import refuse_unprovable
 from relay.errors import ConfigError, InvalidFilter, InvalidType, SameObject, UnsafeKey
-from relay.filters.filter_set import Filters
+from relay.filters.filter_set import Filters, tree_needed_error
 from relay.headers import Headers
 from relay.hosts import is_loopback, literal_address
 from relay.identity import owner_of, place_identity, place_in_server, selecting_headers
@@ -164,7 +164,7 @@ class MigrationRequest:
         VerificationUnavailable for a level of proof that the destination can never give;
         InvalidFilter for filters of one object, or that the source does not support."""
         if self.filters is not None and not self.recursive:
-            raise InvalidFilter(FILTERS_NEED_TREE, hint=ADD_RECURSIVE, pointer="/filters")
+            raise tree_needed_error()
         if self.recursive and self.destination.method == "POST":
             raise InvalidType(
                 "a tree is uploaded by PUT",
@@ -196,10 +196,6 @@ class MigrationRequest:
         source, destination = source.folder(), destination.folder()
         _refuse_overlap(source, destination)
         return source, destination
-
-
-FILTERS_NEED_TREE: Final = "filters choose among the objects of a tree, and none was asked for"
-ADD_RECURSIVE: Final = "Ask for a tree (-r, `recursive`), or leave the filters out."
 
 
 def _is_of_machine(place: Location) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from relay.digest import as_hex
 from relay.errors import KeyTooLong, NotFound, RelayError, StoreError, UnsafeKey
@@ -33,6 +33,16 @@ memory."""
 T = TypeVar("T")
 
 
+class Chooses(Protocol):
+    """Chooses entries of a listing, by the filters of its migration."""
+
+    folders: int
+    """The number of folders so far that were not listed."""
+
+    def __call__(self, entry: Entry) -> bool:
+        """Return whether an entry is chosen."""
+
+
 def write_listing(
     ledger: Ledger,
     listing: ListingClaim,
@@ -40,10 +50,10 @@ def write_listing(
     go_on: Callable[[], bool],
     *,
     fail_on_empty: bool = False,
-    chooses: Callable[[Entry], bool] | None = None,
+    chooses: Chooses | None = None,
 ) -> bool:
-    """Write the entries of a listing that `chooses` returns True for, and mark it done. Returns
-    False if it was stopped; the listing is then handed back.
+    """Write the chosen entries of a listing, and mark it done. Returns False if it was stopped; the
+    listing is then handed back.
 
     Raises the listing's errors, LeaseLost and LedgerFailed; written pages stay. With
     `fail_on_empty` raises NotFound for a listing without chosen objects."""
@@ -56,8 +66,8 @@ def write_listing(
         # Not every entry has a resume token, and then the last one of the page counts.
         cursor = next((entry.after for entry in reversed(page) if entry.after is not None), cursor)
         reach("before-page")
-        left_out = None if chooses is None else excluded.at_cursor
-        wanted = ledger.add_page(listing, listed, cursor, left_out)
+        so_far = None if chooses is None else excluded.at_cursor
+        wanted = ledger.add_page(listing, listed, cursor, so_far)
         reach("after-page")
         entered, pages = entered + len(listed), pages + 1
         if not (wanted and go_on()):
@@ -65,9 +75,10 @@ def write_listing(
             return False
     if is_empty and listing.cursor is not None:  # a lost worker may have written some entries
         is_empty = not ledger.migration(listing.migration_id).entries
+    left_out = None if chooses is None else excluded.count + chooses.folders
     if fail_on_empty and is_empty:
-        raise empty_source_error(excluded.count)
-    ledger.end_listing(listing, excluded=None if chooses is None else excluded.count)
+        raise empty_source_error(left_out or 0)
+    ledger.end_listing(listing, excluded=left_out)
     emit(LogEvent.LISTING_DONE, migration=listing.migration_id, entries=entered, pages=pages)
     return True
 
@@ -80,7 +91,7 @@ class ExcludedCount:
         """`count` were left out up to the cursor."""
         self.count = self.at_cursor = count
 
-    def leave_out(self, page: Sequence[Entry], chooses: Callable[[Entry], bool]) -> list[Entry]:
+    def leave_out(self, page: Sequence[Entry], chooses: Chooses) -> list[Entry]:
         """Return the chosen entries of the next page. Raises as `chooses`."""
         chosen: list[Entry] = []
         for entry in page:
@@ -97,7 +108,7 @@ def empty_source_error(excluded: int) -> NotFound:
     """Return the error of a source without objects, or of one whose objects were all `excluded`."""
     if excluded:
         return NotFound(
-            f"the filters exclude everything: {excluded:,} entries were found in the source",
+            f"the filters exclude everything: the source has {excluded:,} objects or folders",
             side="source",
             hint="`relay ls -r` with the same filters shows what they choose.",
         )

@@ -9,7 +9,7 @@ may take. Never here: which expressions there are (`rules.py`)."""
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from relay.errors import ConfigError, InvalidFilter
@@ -33,45 +33,98 @@ _BYTE_ESCAPE: Final = re.compile(r"\\(?:Q.*?(?:\\E|$)|(.))", re.S)
 """An escape of an expression; the text between `\\Q` and `\\E` has none."""
 
 
-def matchers_of(
-    expressions: Iterable[str], pause: Callable[[], None] = lambda: None
-) -> list[Matches]:
-    """Return the function that matches names, for each expression. Calls `pause` between two.
-
-    Raises InvalidFilter for one that RE2 refuses, ConfigError without RE2."""
-    given = list(expressions)
-    if not given:
-        return []
-    try:
-        # Here and not above: loading it takes time that only commands with filters should need.
-        import re2
-    except ImportError:
-        raise ConfigError(
-            "filters need RE2, which is not installed here", hint="Run: pip install google-re2"
-        ) from None
-    options = re2.Options()
-    options.log_errors, options.never_capture = False, True
-    options.max_mem = max(LEAST_BYTES, min(MOST_BYTES, ALL_BYTES // len(given)))
-    made = []
-    for one in given:
-        made.append(_compile(re2, one, options))
+def check_expressions(expressions: Sequence[str], pause: Callable[[], None] = lambda: None) -> None:
+    """Raise InvalidFilter for an expression that RE2 refuses, ConfigError without RE2. Calls
+    `pause` after each."""
+    engine = _Engine(len(expressions))
+    for one in expressions:
+        engine.compile(one)
         pause()
-    re2.purge()  # its cache would keep them after their filters are gone
+    engine.forget()
+
+
+def matchers_of(
+    groups: Sequence[Sequence[str]], pause: Callable[[], None] = lambda: None
+) -> list[list[Matches]]:
+    """Return functions for each group of expressions: a name that one of them matches is matched by
+    one of the group. As far as possible a group is one expression, which RE2 tries at once.
+
+    Raises as `check_expressions`."""
+    engine = _Engine(sum(map(len, groups)))
+    made = []
+    for group in groups:
+        joined = _alternation(group)
+        found = None if joined is None else engine.try_to_compile(joined, len(group))
+        if found is not None:
+            made.append([found])
+        else:
+            made.append([])
+            for one in group:
+                made[-1].append(engine.compile(one))
+                pause()
+        pause()
+    engine.forget()
     return made
 
 
-def _compile(re2: Any, expression: str, options: Any) -> Matches:
-    shown = f"{expression[:200]!a}"
-    # RE2 in C++ matches one byte by \C; Go refuses it.
-    if any(escape[1] == "C" for escape in _BYTE_ESCAPE.finditer(expression)):
-        raise InvalidFilter(f"RE2 refuses the expression {shown}: invalid escape sequence: \\C")
-    try:
-        search: Matches = re2.compile(bytes_of(expression), options).search
+def _alternation(group: Sequence[str]) -> str | None:
+    """Return an expression for all of a group; None for a group of one, or one with `\\Q`, whose
+    text may have no end."""
+    if len(group) < 2 or any("\\Q" in one for one in group):
+        return None
+    return "|".join(f"(?:{one})" for one in group)
+
+
+class _Engine:
+    """RE2, with the memory that each of `count` expressions may take."""
+
+    def __init__(self, count: int) -> None:
+        """Raises ConfigError without RE2."""
+        self._each = max(LEAST_BYTES, min(MOST_BYTES, ALL_BYTES // max(count, 1)))
+        self._re2: Any = None
+        if not count:
+            return
+        try:
+            # Here and not above: loading it takes time that only commands with filters should need.
+            import re2
+        except ImportError:
+            raise ConfigError(
+                "filters need RE2, which is not installed here", hint="Run: pip install google-re2"
+            ) from None
+        self._re2 = re2
+
+    def compile(self, expression: str) -> Matches:
+        """Return the function for an expression. Raises InvalidFilter."""
+        shown = f"{expression[:200]!a}"
+        # RE2 in C++ matches one byte by \C; Go refuses it.
+        if any(escape[1] == "C" for escape in _BYTE_ESCAPE.finditer(expression)):
+            raise InvalidFilter(f"RE2 refuses the expression {shown}: invalid escape sequence: \\C")
+        try:
+            return self._search_of(expression, self._each)
+        except self._re2.error as error:
+            why = error.args[0] if error.args else "unknown reason"
+            why = why.decode("utf-8", "replace") if isinstance(why, bytes) else str(why)
+            raise InvalidFilter(f"RE2 refuses the expression {shown}: {why[:200]}") from None
+
+    def try_to_compile(self, expression: str, count: int) -> Matches | None:
+        """Return the function for an expression with the memory of `count`; None if RE2 refuses it:
+        it may be too large, or have one name for two groups."""
+        try:
+            return self._search_of(expression, self._each * count)
+        except self._re2.error:
+            return None
+
+    def forget(self) -> None:
+        """Empty RE2's cache, which would keep expressions after their filters are gone."""
+        if self._re2 is not None:
+            self._re2.purge()
+
+    def _search_of(self, expression: str, memory: int) -> Matches:
+        options = self._re2.Options()
+        options.log_errors, options.never_capture = False, True
+        options.max_mem = memory
+        search: Matches = self._re2.compile(bytes_of(expression), options).search
         return search
-    except re2.error as error:
-        why = error.args[0] if error.args else "unknown reason"
-        why = why.decode("utf-8", "replace") if isinstance(why, bytes) else str(why)
-        raise InvalidFilter(f"RE2 refuses the expression {shown}: {why[:200]}") from None
 
 
 def bytes_of_name(name: str) -> bytes:

@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from relay.errors import InvalidFilter
 from relay.filters.ages import canonical_age, moment_before
-from relay.filters.expressions import matchers_of
+from relay.filters.expressions import check_expressions
 from relay.filters.globs import has_false_negation
 from relay.filters.partition import partition_of
 from relay.filters.rule_lines import significant_lines
@@ -150,7 +150,7 @@ def read_filters(
     given: Mapping[str, Any], now: datetime, pause: Callable[[], None] = lambda: None
 ) -> Filters | None:
     """Return the set that a caller gives, or None if it excludes nothing; None and missing members
-    are not given. `now` is the moment from which ages count; `pause` as in `matchers_of`.
+    are not given. `now` is the moment from which ages count; `pause` as in `check_expressions`.
 
     Raises InvalidFilter, whose pointer names the member; ConfigError without RE2."""
     members = {name: value for name, value in given.items() if value is not None}
@@ -162,13 +162,22 @@ def read_filters(
             return None
         book = found.rules(reader.enter, pause)
         reader.member = ""
-        for rules in (book.of_objects, book.of_folders):
-            matchers_of([rule.expression for rule in rules], pause)
+        every = (*book.of_objects, *book.of_folders)
+        check_expressions([rule.expression for rule in every], pause)
         return found
     except InvalidFilter as error:
         if error.pointer is None:
             error.pointer = f"/filters/{reader.member}" if reader.member else "/filters"
         raise
+
+
+def tree_needed_error() -> InvalidFilter:
+    """Return the error of filters in a request that is not for a tree."""
+    return InvalidFilter(
+        "filters choose among the objects of a tree, and none was asked for",
+        hint="Ask for a tree (-r, `recursive`), or leave the filters out.",
+        pointer="/filters",
+    )
 
 
 class _Reader:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
+from itertools import groupby
 from typing import Final
 
 from relay.filters.expressions import Matches, bytes_of_name, matchers_of
@@ -133,9 +134,13 @@ class _Decisions:
     """Rules in their order, with their compiled expressions."""
 
     def __init__(self, rules: Sequence[Rule], pause: Callable[[], None]) -> None:
-        compiled = matchers_of([rule.expression for rule in rules], pause)
+        # Of rules in a row that say the same, it does not matter which one matches.
+        runs = [(say, [one.expression for one in run]) for say, run in groupby(rules, _says)]
+        compiled = matchers_of([run for _, run in runs], pause)
         self._rules: list[tuple[Matches, bool]] = [
-            (matches, rule.includes) for matches, rule in zip(compiled, rules, strict=True)
+            (matches, say)
+            for found, (say, _) in zip(compiled, runs, strict=True)
+            for matches in found
         ]
         self._pause, self._tried = pause, 0
 
@@ -154,6 +159,10 @@ class _Decisions:
             if matches(encoded):
                 return includes
         return True
+
+
+def _says(rule: Rule) -> bool:
+    return rule.includes
 
 
 def _folders_above(names: Sequence[str]) -> Iterator[str]:

@@ -117,11 +117,11 @@ migration that relay paused, or that ended with failures that no person has ackn
 `listing` is none, due, running, done or failed; `cursor` is the last listed name. `listing_lapses`
 counts the workers lost with the listing, `listings` how often its user restarted it, `entries` the
 objects of all listings (null: an older relay did not count). `excluded` counts the entries of the
-newest listing that the filters left out: up to `cursor` while it runs, all of them once it is done;
-null without filters. Ages in filters count from `created`. `slots` to `connections` are the
-bounds, null for unbounded. `renewed` counts the replacements of its secrets, so that workers notice
-when theirs are old. `looked` is when the destination was found empty, null if that is no longer
-known."""
+newest listing that the filters left out, up to `cursor` while it runs, and once it is done also the
+folders that were not listed for them; null without filters. Ages in filters count from `created`.
+`slots` to `connections` are the bounds, null for unbounded. `renewed` counts the replacements of
+its secrets, so that workers notice when theirs are old. `looked` is when the destination was found
+empty, null if that is no longer known."""
 # In PostgreSQL these two are hash indexes, which accept long URLs.
 Index("migrations_by_destination", migrations.c.destination)
 Index("migrations_by_place", migrations.c.place)

@@ -12,7 +12,7 @@ from functools import partial
 from typing import Final
 
 from relay.errors import ProtocolViolation, RelayError, Unauthenticated, UnsafeKey
-from relay.stores.interfaces import Entry
+from relay.stores.interfaces import Enters, Entry
 from relay.stores.listing_retries import ListingRetries
 
 DEEPEST: Final = 100
@@ -32,10 +32,13 @@ in '/'."""
 
 
 def walk_folders(
-    lists: Lists, patience: Callable[[], ListingRetries], recursive: bool
+    lists: Lists,
+    patience: Callable[[], ListingRetries],
+    recursive: bool,
+    enters: Enters | None = None,
 ) -> Iterator[Entry]:
-    """Yield the entries of a tree, or without `recursive` of its root folder. Each folder has its
-    own retries (`patience`).
+    """Yield the entries of a tree, or without `recursive` of its root folder; folders for which
+    `enters` returns False are left out. Each folder has its own retries (`patience`).
 
     A folder that can't be listed is an entry with an error, if the root can still be listed. Raises
     the errors of listing the root, and ProtocolViolation after BARREN folders without an object."""
@@ -57,6 +60,8 @@ def walk_folders(
                 if not recursive or not entry.is_listed_further:
                     barren = 0
                     yield entry
+                    continue
+                if enters is not None and not enters(entry.name):
                     continue
                 too_much = _too_much(entry.name, characters)
                 if too_much is not None:  # it does not reset `barren`: it is not an object

@@ -31,6 +31,7 @@ from relay.stores.index_pages import ACCEPT, read_entries
 from relay.stores.index_refusals import IndexPage
 from relay.stores.interfaces import (
     ByteRange,
+    Enters,
     Entry,
     ObjectInfo,
     OpenedObject,
@@ -71,11 +72,15 @@ class HttpStore:
         return self._reads.get(location, pinned, span)
 
     def list(
-        self, location: Location, recursive: bool = False, after: str | None = None
+        self,
+        location: Location,
+        recursive: bool = False,
+        after: str | None = None,
+        enters: Enters | None = None,
     ) -> Iterator[Entry]:
         """As Source.list, by the index pages of web servers, folder by folder."""
         index = partial(self._index, location.folder())
-        return walk_folders(index, self._client.listing_retries, recursive)
+        return walk_folders(index, self._client.listing_retries, recursive, enters)
 
     def _index(self, root: Location, name: str) -> Generator[Entry, None, None]:
         """Yield the entries of a folder's index page. Raises as `read_entries`, StoreError,

@@ -246,6 +246,10 @@ Begins = Callable[[Location, tuple[tuple[str, str], ...]], AbstractContextManage
 raises, the upload is aborted."""
 
 
+Enters = Callable[[str], bool]
+"""Returns whether a folder of a tree is listed; its name ends in '/'. May ask the store."""
+
+
 class Source(Protocol):
     """A store that objects are read from."""
 
@@ -266,14 +270,20 @@ class Source(Protocol):
         store would send the whole object instead of `span`. On failure nothing is left open."""
 
     def list(
-        self, location: Location, recursive: bool = False, after: str | None = None
+        self,
+        location: Location,
+        recursive: bool = False,
+        after: str | None = None,
+        enters: Enters | None = None,
     ) -> Iterator[Entry]:
         """Yield the entries of a folder, page by page on demand: memory does not grow with the
         number of objects.
 
         `after` is the resume token of an entry of an earlier listing; a store without resume starts
         at the beginning. `recursive` yields all objects below the folder, and of the folders only
-        those that can't be listed. A failure of one entry, or of one folder below, is that entry's
+        those that can't be listed. A store that lists folder by folder leaves out those for which
+        `enters` returns False (its names end in '/'), with all below them; another store may name
+        their objects. A failure of one entry, or of one folder below, is that entry's
         error. A missing folder may be an empty one, where the store has no folders. Raises
         StoreError, NotFound and ProtocolViolation for the folder itself, Unsupported if the store
         has no listing."""
@@ -286,7 +296,11 @@ class Destination(Protocol):
         """As Source's."""
 
     def list(
-        self, location: Location, recursive: bool = False, after: str | None = None
+        self,
+        location: Location,
+        recursive: bool = False,
+        after: str | None = None,
+        enters: Enters | None = None,
     ) -> Iterator[Entry]:
         """As Source's."""
 

@@ -46,6 +46,7 @@ from relay.stores.interfaces import (
     PREFIX,
     SUFFIX,
     ByteRange,
+    Enters,
     Entry,
     ObjectInfo,
     OpenedObject,
@@ -176,7 +177,11 @@ class LocalStore:
         )
 
     def list(
-        self, location: Location, recursive: bool = False, after: str | None = None
+        self,
+        location: Location,
+        recursive: bool = False,
+        after: str | None = None,
+        enters: Enters | None = None,
     ) -> Iterator[Entry]:
         """As Source.list, ordered by name. Links to files are followed. Links to folders, pipes and
         devices can't be moved: they are entries with an error."""
@@ -190,7 +195,8 @@ class LocalStore:
                 ):
                     entry = replace(entry, name=folder + entry.name)
                     if entry.folder and recursive:
-                        waiting.append(entry.name)
+                        if enters is None or enters(entry.name):
+                            waiting.append(entry.name)
                     else:
                         yield entry
             except (OSError, RelayError) as error:

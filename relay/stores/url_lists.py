@@ -33,7 +33,7 @@ from relay.identity import query_of_identity
 from relay.location import FRAGMENT_HINT, Location, parse_location
 from relay.parsing import count
 from relay.receipt import Version
-from relay.stores.interfaces import ByteRange, Entry, ObjectInfo, OpenedObject, Source
+from relay.stores.interfaces import ByteRange, Enters, Entry, ObjectInfo, OpenedObject, Source
 from relay.stores.listing_retries import ListingRetries
 from relay.stores.pieces import pieces_of
 from relay.wire.exchange import Wire
@@ -100,7 +100,11 @@ class ListStore:
         raise self._no_object(location)
 
     def list(
-        self, location: Location, recursive: bool = False, after: str | None = None
+        self,
+        location: Location,
+        recursive: bool = False,
+        after: str | None = None,
+        enters: Enters | None = None,
     ) -> Iterator[Entry]:
         """As Source.list: one entry for each line, with its URL, or with an error if the line is
         invalid.

@@ -192,7 +192,7 @@ def _expectations(report: Mapping[str, Any]) -> list[str]:
 def _facts(report: Mapping[str, Any]) -> list[tuple[str, str]]:
     facts = []
     if report.get("excluded"):  # an older plan does not have it
-        facts.append(("Left out", f"{plural(report['excluded'], 'object')}, by the filters"))
+        facts.append(("Left out", f"{count(report['excluded'])} by the filters"))
     if report["looked"]:
         everything = report["looked"] == report["objects"]
         sample = "all" if everything else f"a random sample of {count(report['looked'])}"

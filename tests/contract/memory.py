@@ -12,6 +12,7 @@ from relay.location import Location
 from relay.receipt import Version
 from relay.stores.interfaces import (
     ByteRange,
+    Enters,
     Entry,
     ObjectInfo,
     OpenedObject,
@@ -106,7 +107,11 @@ class MemoryStore:
         return OpenedObject(found.version, location, body=body)
 
     def list(
-        self, location: Location, recursive: bool = False, after: str | None = None
+        self,
+        location: Location,
+        recursive: bool = False,
+        after: str | None = None,
+        enters: Enters | None = None,
     ) -> Iterator[Entry]:
         """As Source.list, in the order of the names."""
         seen = set()

@@ -94,6 +94,21 @@ def test_all_below_a_folder(wire: Wire, folder: Location) -> None:
     assert len(found) == len(TREE)
 
 
+def test_folders_that_are_not_entered_are_not_listed(folder: Location, wire: Wire) -> None:
+    """A bucket has no folders to enter: it may name what is in them."""
+    asked: list[str] = []
+
+    def enters(name: str) -> bool:
+        asked.append(name)
+        return name != "deep/"
+
+    found = {entry.name for entry in store(wire, folder).list(folder, True, enters=enters)}
+    if folder.store == "s3":
+        assert found == set(TREE) and not asked
+    else:
+        assert found == {"a.bin", "b c+ü&%.bin", "deep.bin"} and asked == ["deep/"]
+
+
 def test_a_folder_inside(wire: Wire, folder: Location) -> None:
     inside = folder.with_target(f"{folder.path}deep/")
     assert {entry.name for entry in store(wire, folder).list(inside)} == {"one.bin", "er/"}

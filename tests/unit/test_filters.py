@@ -11,7 +11,7 @@ import pytest
 
 from relay.errors import InvalidFilter
 from relay.filters.ages import canonical_age, moment_before
-from relay.filters.expressions import bytes_of, matchers_of
+from relay.filters.expressions import bytes_of, check_expressions
 from relay.filters.filter_set import MOST_TEXT, Filters, read_filters
 from relay.filters.globs import expression_of, folder_patterns
 from relay.filters.partition import partition_of
@@ -38,7 +38,7 @@ def selection(**given: Any) -> Selection:
 def test_the_expression_of_a_pattern(pattern: str, wanted: str) -> None:
     assert expression_of(pattern) == wanted
     assert expression_of(pattern, ignore_case=True) == f"(?i){wanted}"
-    matchers_of([wanted])
+    check_expressions([wanted])
 
 
 @pytest.mark.parametrize(("pattern", "why"), tables.REFUSED)
@@ -264,6 +264,23 @@ def test_digits_and_ends_are_those_of_re2() -> None:
     ]
 
 
+def test_rules_in_a_row_are_one_expression_if_they_can_be() -> None:
+    names = [f"{letter}.{number}" for letter in "abQ" for number in range(3)]
+    runs = (
+        ["+ a.1", "+ b.2", "- a.*", "- b.*"],
+        [r"+ c\Q", r"+ {{\QQ.1\E}}", "+ b.2", "- *"],
+        ["+ {{(?P<x>a).1}}", "+ {{(?P<x>b).2}}", "- *"],
+        ["+ {{(?i)A.1|zz}}", "- {{A.1}}", "- {{a|b.0}}", "+ *"],
+    )
+    found = [[name for name in names if selection(filter=run).has_name(name)] for run in runs]
+    assert found == [
+        ["a.1", "b.2", "Q.0", "Q.1", "Q.2"],
+        ["b.2", "Q.1"],
+        ["a.1", "b.2"],
+        ["a.0", "a.1", "a.2", "b.1", "b.2", "Q.0", "Q.1", "Q.2"],
+    ]
+
+
 def test_a_name_that_is_not_unicode() -> None:
     assert bytes_of("a\udcff") == "a\ufffd".encode()
     assert selection(include=["a?"]).has_name("a\udcff")
@@ -285,7 +302,7 @@ import sys
 import relay.cli.ls, relay.engine.listing_filter
 assert "re2" not in sys.modules
 from relay.filters.expressions import matchers_of
-matchers_of(["a"])
+matchers_of([["a"]])
 assert "re2" in sys.modules
 """
     subprocess.run([sys.executable, "-c", program], check=True, timeout=60)

@@ -10,6 +10,7 @@ from dataclasses import KW_ONLY, dataclass
 
 from gevent.event import Event
 
+from relay.engine.listing_filter import list_chosen
 from relay.engine.migration_request import MigrationJob, filter_of
 from relay.engine.retries import PendingRetry, listing_trouble
 from relay.engine.transfer_engine import TransferEngine
@@ -118,14 +119,15 @@ class Lister:
             meter.throttle = self.jobs.throttle(id)
             meter.tally = self.engine.route(job.remotes, job.source, job.destination)
             source = self.engine.stores.source(job.source, meter)
-            entries = self._entries(source.list(job.source, True, listing.cursor))
+            chosen = filter_of(job, source, meter)
+            listed = list_chosen(source, job.source, chosen, after=listing.cursor)
             write_listing(
                 self.ledger,
                 listing,
-                entries,
+                self._entries(listed),
                 lambda: not self.over.is_set(),
                 fail_on_empty=job.fail_on_empty,
-                chooses=filter_of(job, source, meter),
+                chooses=chosen,
             )
         except LedgerRefused as error:  # the same page would be refused again
             self.ledger.end_listing(listing, error_members(error))

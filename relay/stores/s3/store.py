@@ -19,6 +19,7 @@ from relay.receipt import Version
 from relay.stores.interfaces import (
     Begins,
     ByteRange,
+    Enters,
     Entry,
     ObjectInfo,
     OpenedObject,
@@ -93,7 +94,11 @@ class S3Store:
         return self._objects.get(location, pinned, span)
 
     def list(
-        self, location: Location, recursive: bool = False, after: str | None = None
+        self,
+        location: Location,
+        recursive: bool = False,
+        after: str | None = None,
+        enters: Enters | None = None,
     ) -> Iterator[Entry]:
         """As Source.list, by ListObjectsV2, or by ListObjects if a server has no continuation
         tokens."""

@@ -21,7 +21,7 @@ from relay.stores.http_client import HttpClient
 from relay.stores.http_fields import next_link
 from relay.stores.index_links import segments_of
 from relay.stores.index_pages import REMEMBERED
-from relay.stores.interfaces import Entry, is_temporary_name, reject_temporary_name
+from relay.stores.interfaces import Enters, Entry, is_temporary_name, reject_temporary_name
 from relay.stores.multistatus import is_object, read_row, version_of
 from relay.stores.webdav.properties import Properties
 from relay.wire.exchange import Response
@@ -33,13 +33,16 @@ class DavListing:
     def __init__(self, client: HttpClient, properties: Properties) -> None:
         self._client, self._properties = client, properties
 
-    def entries(self, location: Location, recursive: bool) -> Iterator[Entry]:
+    def entries(
+        self, location: Location, recursive: bool, enters: Enters | None = None
+    ) -> Iterator[Entry]:
         """As Source.list, by PROPFIND of depth 1, folder by folder: many servers refuse `Depth:
         infinity`."""
         root = location
         if not location.path.endswith("/"):
             root = location.with_target(f"{location.path}/")
-        return walk_folders(partial(self.members, root), self._client.listing_retries, recursive)
+        members = partial(self.members, root)
+        return walk_folders(members, self._client.listing_retries, recursive, enters)
 
     def members(self, root: Location, name: str = "") -> Generator[Entry, None, None]:
         """Yield the entries of a folder, from all pages of its listing. Raises the error in the

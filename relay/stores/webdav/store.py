@@ -19,6 +19,7 @@ from relay.stores.http_client import HttpClient
 from relay.stores.http_uploads import delete_object, unkept_metadata
 from relay.stores.interfaces import (
     ByteRange,
+    Enters,
     Entry,
     ObjectInfo,
     OpenedObject,
@@ -89,10 +90,14 @@ class WebDavStore:
         return self._objects.get(location, pinned, span)
 
     def list(
-        self, location: Location, recursive: bool = False, after: str | None = None
+        self,
+        location: Location,
+        recursive: bool = False,
+        after: str | None = None,
+        enters: Enters | None = None,
     ) -> Iterator[Entry]:
         """As Source.list, by PROPFIND of depth 1, folder by folder."""
-        return self._listing.entries(location, recursive)
+        return self._listing.entries(location, recursive, enters)
 
     # -- destination
 
