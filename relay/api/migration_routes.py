@@ -13,10 +13,11 @@ Decided here: the operations and their answers. Never here: what a state means
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from typing import Final, TypeVar
 from urllib.parse import urlencode
 
 from flask import Response, request
@@ -64,13 +65,18 @@ from relay.engine.transfer_engine import TransferEngine
 from relay.errors import LedgerFailed
 from relay.ledger.event_values import EventCursor
 from relay.ledger.ledger import Ledger
+from relay.ledger.migration_lists import MigrationFilter
 from relay.ledger.migration_values import Migration
 from relay.ledger.pages import TransferRow
 from relay.ledger.states import ENDED, MigrationVerb, TransferState
+from relay.ledger.viewer import Viewer
 from relay.views.migrations import brief, report_line, summary
 
 VERBS = (MigrationVerb.PAUSE, MigrationVerb.RESUME, MigrationVerb.CANCEL, MigrationVerb.RETRY)
+MIGRATIONS_READ: Final = 100
+"""Number of migrations that are read at a time: PostgreSQL's become objects in one piece."""
 View = Callable[..., Response]
+T = TypeVar("T")
 
 
 def wants_ledger(order: MigrationRequest) -> bool:
@@ -148,13 +154,13 @@ class MigrationViews:
     def list_migrations(self) -> Response:
         """Answer a page of the migrations."""
         viewer, limit, wanted = current_caller().viewer, rows_of_page(), filter_in_query()
-        found = self.works().ledger.migrations(limit, wanted, viewer)
+        found = _newest(self.works().ledger, limit, wanted, viewer)
         more = None
         if len(found) == limit:  # a full page may be the last one; the next is empty then
             place = {"before": found[-1].cursor_for(viewer), "limit": limit}
             asked = {name: request.args[name] for name in NARROWING if request.args.get(name)}
             more = f"{request.script_root}/migrations?{urlencode({**place, **asked})}"
-        return json_answer({"migrations": [brief(migration) for migration in found], "next": more})
+        return _list_answer("migrations", found, lambda one: json.dumps(brief(one)), more)
 
     def show(self, id: str) -> Response:
         """Answer one migration."""
@@ -244,8 +250,29 @@ def _transfers(ledger: Ledger, id: str) -> Response:
         if reason:
             query["reason"] = reason
         more = f"{request.script_root}/migrations/{id}/transfers?{urlencode(query)}"
-    rows = ", ".join(map(_row_text, HubPauses().between(found)))
-    text = f'{{"transfers": [{rows}], "next": {json.dumps(more)}}}\n'
+    return _list_answer("transfers", found, _row_text, more)
+
+
+def _newest(ledger: Ledger, limit: int, wanted: MigrationFilter, viewer: Viewer) -> list[Migration]:
+    """Return up to `limit` migrations, as Ledger.migrations does. Raises LedgerFailed."""
+    found: list[Migration] = []
+    while len(found) < limit:
+        asked = min(MIGRATIONS_READ, limit - len(found))
+        more = ledger.migrations(asked, wanted, viewer)
+        found += more
+        if len(more) < asked:
+            break
+        wanted = replace(wanted, before=more[-1].cursor_for(viewer))
+    return found
+
+
+def _list_answer(
+    name: str, found: Iterable[T], text_of: Callable[[T], str], more: str | None
+) -> Response:
+    """Return a page of a list as JSON that no cache keeps, and the address of the next page. Other
+    greenlets run between its members."""
+    texts = ", ".join(map(text_of, HubPauses().between(found)))
+    text = f'{{"{name}": [{texts}], "next": {json.dumps(more)}}}\n'
     return Response(text, headers=UNCACHED, mimetype=JSON)
 
 

@@ -17,11 +17,13 @@ from sqlalchemy import Connection, event
 from loadtests.bench.large_ledger import LedgerSize, fill_ledger
 from relay.api.app import create_app
 from relay.api.ledger_context import ledger_context
+from relay.api.migration_routes import MIGRATIONS_READ
 from relay.config import Settings
 from relay.engine.transfer_engine import TransferEngine
 from relay.engine.worker.worker import Worker
 from relay.ledger import object_lists
 from relay.ledger.ledger import Ledger
+from relay.ledger.migration_values import Migration
 from relay.ledger.workers import SERVER
 from tests.conftest import LOOPBACK
 from tests.ledgers import assert_counted, assert_stages_counted
@@ -180,6 +182,29 @@ def test_each_page_takes_few_queries_by_an_index(client: FlaskClient, large_ledg
             assert COUNTS_OBJECTS.search(one[0]) is None, (path, one[0])
             plan = plan_of(large_ledger, one)
             assert SCANS.search(plan) is None, (path, one[0], plan)
+
+
+def test_a_long_list_is_read_in_pieces(
+    client: FlaskClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What PostgreSQL has read becomes objects in one piece, which holds up every transfer."""
+    lengths, read = list[int](), Ledger.migrations
+
+    def note(*words: Any) -> list[Migration]:
+        found = read(*words)
+        lengths.append(len(found))
+        return found
+
+    monkeypatch.setattr(Ledger, "migrations", note)
+    path, numbers = "/migrations?limit=450", list[int]()
+    for rows in (450, 150):
+        lengths.clear()
+        answer = client.get(path, headers={"Host": "localhost"}).json
+        assert answer is not None
+        numbers += [one["number"] for one in answer["migrations"]]
+        assert sum(lengths) == rows and max(lengths) <= MIGRATIONS_READ
+        path = answer["next"]
+    assert numbers == list(range(SIZE.migrations, 0, -1)) and path is None
 
 
 MOST_LEFT = 100
