@@ -5,7 +5,8 @@ million objects, in SQLite and in PostgreSQL. Pages are asked for over one conne
 server names the time and the statements of each answer; Chromium loads them cold. Streams and
 scrapes run while a small migration moves, in turn with times without them, and what they cost is
 the difference of the worker's CPU. For the open pages trees of small objects are moved as fast as
-relay can, in turn with and without the pages' streams.
+relay can, in turn with and without the pages' streams. Chromium keeps tabs open, whose heap and
+nodes are those at the end beyond those at the beginning.
 
 Each figure is printed once it is measured, and a section that fails, or is interrupted, leaves
 those of the others: with `--write` a run replaces only the tables of its own sections.
@@ -39,6 +40,7 @@ SECTIONS: Final[Mapping[str, str]] = {
     "streams": "Two hundred streams",
     "scrapes": "Metrics",
     "open": "Three open pages beside a migration at full speed",
+    "tabs": "Open tabs",
 }
 """The sections and their titles."""
 Tables = dict[str, dict[str, list[Measured]]]
@@ -73,6 +75,7 @@ class Run:
                     seconds=self.args.seconds,
                     pairs=self.args.pairs,
                     objects=self.args.objects,
+                    tab_seconds=self.args.tab_seconds,
                     say=say,
                 )
                 bench.prepare()
@@ -111,6 +114,8 @@ class Run:
 
 
 def _count_of_runs(section: str, args: argparse.Namespace) -> str:
+    if section == "tabs":
+        return f"{args.tab_seconds:.0f} seconds"
     count, noun = (args.pairs, "pair") if section == "open" else (args.rounds, "round")
     return f"{count} {noun}{'' if count == 1 else 's'}"
 
@@ -155,12 +160,15 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("--migrations", type=int, default=10_000)
     parser.add_argument("--transfers", type=int, default=1_000_000, help="of the last migration")
-    parser.add_argument("--rounds", type=int, default=3, help="of all sections but open (3)")
+    parser.add_argument(
+        "--rounds", type=int, default=3, help="of all sections but open and tabs (3)"
+    )
     parser.add_argument("--seconds", type=float, default=5.0, help="of each measure of CPU (5)")
     parser.add_argument(
         "--pairs", type=int, default=7, help="of moves with open pages and without them (7)"
     )
     parser.add_argument("--objects", type=int, default=4000, help="of a tree at full speed (4000)")
+    parser.add_argument("--tab-seconds", type=float, default=120.0, help="of open tabs (120)")
     parser.add_argument("--ledgers", default="SQLite,PostgreSQL")
     parser.add_argument("--only", default=",".join(SECTIONS), help=f"of {', '.join(SECTIONS)}")
     parser.add_argument("--folder", type=Path, default=Path("/dev/shm"), help="where all files go")

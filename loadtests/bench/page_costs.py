@@ -32,12 +32,16 @@ from loadtests.bench.page_server import (
 from loadtests.bench.paints import has_chromium, measure_paints
 from loadtests.bench.processes import exact_cpu_seconds, memory
 from loadtests.bench.server import Relay
+from loadtests.bench.tabs import measure_tabs
 from loadtests.bench.ticks import Ticks, forget_ticks, read_ticks
 from loadtests.workers import await_end
 
 STREAMS = 200
 ASKED = 20
 """How often each page is asked for in a round."""
+SAME_NODES = 200
+"""How far a document's number of nodes may be from the one before: a text that appears is a node,
+and so is each cell of an object that moves."""
 GONE_SECONDS = 30.0
 """How long a server may take to see that the client of a stream is gone."""
 SECONDS = 60.0
@@ -88,6 +92,8 @@ class PageBench:
     """How often a tree is moved with open pages, and without them."""
     objects: int
     """Number of its objects."""
+    tab_seconds: float
+    """How long tabs are open."""
     say: Say
 
     def prepare(self) -> None:
@@ -106,6 +112,7 @@ class PageBench:
             "streams": self.streams,
             "scrapes": self.scrapes,
             "open": self.open,
+            "tabs": self.tabs,
         }
         return sections[name]()
 
@@ -151,6 +158,30 @@ class PageBench:
         ):
             yield Measured(
                 what=f"a page in Chromium, cold: {what}", figure=figure, budget=budget, met=met
+            )
+
+    def tabs(self) -> Iterator[Measured]:
+        """Keep tabs of the list and of a migration that moves open."""
+        if not has_chromium():
+            self.say("tabs: Chromium or playwright is not installed")
+            return
+        with page_server(self.folder, self.ledger) as relay, self._slow_migration(relay) as name:
+            paths = {"the list": "/ui/", "a migration that moves": f"/ui/migrations/{name}"}
+            base = f"http://127.0.0.1:{relay.port}"
+            found = measure_tabs(base, [*paths.values()], self.tab_seconds, self.say)
+        for what, (first, last) in zip(paths, found, strict=True):
+            title, grown = f"a tab of {what}, open", last.heap - first.heap
+            yield Measured(
+                what=f"{title}: heap",
+                figure=f"{grown / 1e6:+.1f} MB of {first.heap / 1e6:.1f} MB",
+                budget="≤ +5 MB",
+                met=grown <= 5e6,
+            )
+            yield Measured(
+                what=f"{title}: nodes",
+                figure=f"{last.nodes:,} ({last.nodes - first.nodes:+,})",
+                budget=f"± {SAME_NODES}",
+                met=abs(last.nodes - first.nodes) <= SAME_NODES,
             )
 
     # -- streams and scrapes

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import gzip
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
@@ -51,8 +52,9 @@ def has_chromium() -> bool:
     return shutil.which("chromium") is not None
 
 
-def measure_paints(base: str, paths: Sequence[str], rounds: int) -> list[Paint]:
-    """Load each path `rounds` times, in turn, and return the costs of each."""
+@contextmanager
+def chromium() -> Iterator[Any]:
+    """Run the browser for the time of the block."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as driver:
@@ -60,10 +62,16 @@ def measure_paints(base: str, paths: Sequence[str], rounds: int) -> list[Paint]:
             executable_path=shutil.which("chromium"), args=["--no-sandbox", "--disable-gpu"]
         )
         try:
-            _load(browser, base + paths[0])  # the browser's own first page costs more
-            loads = [[_load(browser, base + path) for path in paths] for _ in range(rounds)]
+            yield browser
         finally:
             browser.close()
+
+
+def measure_paints(base: str, paths: Sequence[str], rounds: int) -> list[Paint]:
+    """Load each path `rounds` times, in turn, and return the costs of each."""
+    with chromium() as browser:
+        _load(browser, base + paths[0])  # the browser's own first page costs more
+        loads = [[_load(browser, base + path) for path in paths] for _ in range(rounds)]
     return [_median([turn[number] for turn in loads]) for number in range(len(paths))]
 
 

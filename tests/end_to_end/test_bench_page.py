@@ -33,7 +33,18 @@ def run(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.CompletedProcess(command, process.returncode, out, err)
 
 
-FEW = ("--migrations", "120", "--transfers", "600", "--rounds", "1", "--seconds", "1")
+FEW = (
+    "--migrations",
+    "120",
+    "--transfers",
+    "600",
+    "--rounds",
+    "1",
+    "--seconds",
+    "1",
+    "--tab-seconds",
+    "3",
+)
 
 
 def write_marks(page: Path) -> None:
@@ -56,10 +67,10 @@ def test_a_short_run_fills_the_tables(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     head = "| what | SQLite |" + (" PostgreSQL |" if programs() else "") + " budget | met |"
     lines = page.read_text().splitlines()
-    sections = 5 if has_chromium() else 4
+    sections = 6 if has_chromium() else 4
     assert lines.count(head) == sections
     rows = [line for line in lines if line.startswith("| ")]
-    assert len(rows) == sections + 11 + (4 if has_chromium() else 0) + 9 + 1 + 2
+    assert len(rows) == sections + 11 + (8 if has_chromium() else 0) + 9 + 1 + 2
     assert all(line in done.stdout for line in rows)
     assert list(tmp_path.iterdir()) == [page]
 

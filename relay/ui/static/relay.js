@@ -63,20 +63,32 @@
       axes: [axis, { ...axis, size: 56 }] }, points, place);
     new ResizeObserver(() => plot.setSize({ width: place.clientWidth, height: 190 })).observe(place);
   }
+  // Rows of the table stand in the page only while it is open: an hour has 360.
+  const twin = chart && chart.querySelector('details'), rowsOfTwin = $('chart-rows');
+  function addTwinRow(place) {
+    const row = rowsOfTwin.insertRow(0);
+    row.insertCell().textContent = clock(new Date(points[0][place] * 1000));
+    for (const side of [1, 2]) row.insertCell().textContent = rateText(points[side][place] * 1e6);
+    if (rowsOfTwin.rows.length > 360) rowsOfTwin.deleteRow(360);
+  }
+  if (twin) {
+    twin.addEventListener('toggle', () => {
+      rowsOfTwin.replaceChildren();
+      if (twin.open) points[0].forEach((at, place) => addTwinRow(place));
+    });
+  }
   function addPoints(news) {
-    const rows = $('chart-rows');
     chart.hidden = false;
     for (const [at, moved, read] of news) {
       const last = points[0].length - 1;
       if (last >= 0 && at < points[0][last]) continue;
-      if (at === points[0][last]) { points.forEach((one) => one.pop()); rows.deleteRow(0); }
+      if (at === points[0][last]) {
+        points.forEach((one) => one.pop());
+        if (twin.open) rowsOfTwin.deleteRow(0);
+      }
       [at, moved / 1e6, read / 1e6].forEach((value, place) => points[place].push(value));
       if (points[0].length > KEEP) points.forEach((one) => one.shift());
-      const row = rows.insertRow(0);
-      row.insertCell().textContent = clock(new Date(at * 1000));
-      row.insertCell().textContent = rateText(moved);
-      row.insertCell().textContent = rateText(read);
-      if (rows.rows.length > 360) rows.deleteRow(360);
+      if (twin.open) addTwinRow(points[0].length - 1);
     }
     draw();
   }
