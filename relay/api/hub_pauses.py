@@ -1,6 +1,6 @@
 """Pauses in the work for an answer. A greenlet that computes holds up every transfer and every
 other answer of its process, so a page with a hundred rows is not made in one piece, nor a report
-with a million.
+with a million; and of many answers that begin together, each begins for itself.
 
 Decided here: how long a piece of such work takes. Never here: the work."""
 
@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from time import monotonic
 from typing import Final, TypeVar
+
+import gevent
 
 from relay.wire.yielding import yield_to_hub
 
@@ -41,3 +43,26 @@ class HubPauses:
         for value in values:
             self.step()
             yield value
+
+
+class Stagger:
+    """Lets greenlets that come together go on one after the other, `seconds` apart. The hub runs up
+    to fifty greenlets that are ready before it looks at its timers and sockets."""
+
+    def __init__(
+        self,
+        seconds: float = WORK_SECONDS,
+        clock: Callable[[], float] = monotonic,
+        sleep: Callable[[float], None] = gevent.sleep,
+    ) -> None:
+        """The first one goes on at once."""
+        self._seconds, self._clock, self._sleep = seconds, clock, sleep
+        self._next = float("-inf")
+
+    def wait(self) -> None:
+        """Wait until this greenlet may go on."""
+        now = self._clock()
+        mine = max(now, self._next)
+        self._next = mine + self._seconds
+        if mine > now:
+            self._sleep(mine - now)

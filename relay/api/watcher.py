@@ -238,6 +238,25 @@ class Subscription:
         self._signal.set()
 
 
+@dataclass(frozen=True)
+class _Held:
+    """What clients that follow the same migrations get of one look."""
+
+    migrations: Mapping[str, Migration]
+    moving: Mapping[str, Moving]
+    notices: Sequence[Notice]
+
+    @classmethod
+    def of(cls, ids: Iterable[str], found: Look, notices: Mapping[str, Sequence[Notice]]) -> _Held:
+        """Return the part of a look that is about some migrations."""
+        there = [id for id in ids if id in found.migrations]
+        return cls(
+            {id: found.migrations[id] for id in there},
+            {id: found.moving[id] for id in there if id in found.moving},
+            [notice for id in there for notice in notices.get(id, ())],
+        )
+
+
 @dataclass(eq=False)
 class Watcher:
     """Looks at the ledger for all clients of one process."""
@@ -389,13 +408,17 @@ class Watcher:
         notices: dict[str, list[Notice]] = {}
         for event in found.events:
             notices.setdefault(event.migration_id, []).append(Notice.of(event))
+        # Clients of one page follow the same migrations: they share what they hold of them.
+        held: dict[frozenset[str], _Held] = {}
         for one in to:
-            there = [id for id in one.ids if id in texts]
+            if one.ids not in held:
+                held[one.ids] = _Held.of(one.ids, found, notices)
+            mine = held[one.ids]
             one.put(
-                {id: found.migrations[id] for id in there},
+                mine.migrations,
                 texts,
-                [notice for id in there for notice in notices.get(id, ())],
-                moving={id: found.moving[id] for id in there if id in found.moving},
+                mine.notices,
+                moving=mine.moving,
                 has_gap=found.has_left_out,
             )
 

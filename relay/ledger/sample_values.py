@@ -5,7 +5,7 @@ Never here: how they are stored (`live_rows.py`, `samples.py`)."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 SAMPLE_SECONDS: Final = 10
@@ -31,7 +31,7 @@ class MovingObject:
 
     def to_json(self) -> dict[str, Any]:
         """Return it as plain values."""
-        return asdict(self)
+        return dict(vars(self))
 
 
 @dataclass(frozen=True, kw_only=True)

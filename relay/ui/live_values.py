@@ -17,6 +17,7 @@ from typing import Final
 from flask import Response, g, request
 
 from relay.api.answers import json_answer
+from relay.api.hub_pauses import Stagger
 from relay.api.migration_streams import follow, has_hung_up, require_stream_place
 from relay.api.watcher import Subscription
 from relay.errors import InvalidType, LedgerFailed
@@ -43,12 +44,14 @@ NOTHING_MOVES: Final = Moving()
 
 
 class SharedValues:
-    """What the streams of this process share: the feeds of their pages, and the latest counts of
-    the groups of the list."""
+    """What the streams of this process share: the feeds of their pages, the latest counts of the
+    groups of the list, and the moments at which they begin: a server that restarts gets all its
+    streams together."""
 
     def __init__(self) -> None:
         self._counts: dict[Viewer, tuple[float, Groups]] = {}
         self.feeds = Feeds()
+        self.beginnings = Stagger()
 
     def groups(self, ledger: Ledger, viewer: Viewer) -> Callable[[], Groups]:
         """Return a function that counts the migrations of each group that a viewer sees; all lists
@@ -69,9 +72,10 @@ def stream(frame: PageFrame, shared: SharedValues) -> Response:
     """Return the live values of a page as a stream. Raises MigrationUnknown, TooManyStreams,
     LedgerFailed, and a RequestError for a wrong query."""
     require_stream_place(frame.works())
+    shared.beginnings.wait()
     asked = _migrations_in_query(frame)
     is_one = "m" in request.args
-    is_gone = partial(has_hung_up, request.environ, LOOK_SECONDS)
+    is_gone = partial(has_hung_up, request.environ)
     still_admitted: Callable[[], bool] = g.still_admitted
     made = _feed_of(frame, shared, asked)
     # A stream keeps no migrations of its own: fifty of them are 100 KB.

@@ -17,7 +17,7 @@ from relay.ui import words
 from relay.ui.figures import count
 from relay.ui.frame import NOTHING, PageFrame
 from relay.ui.queries import link_query, number_in_query
-from relay.ui.summaries import MigrationRow, row_of, row_shape
+from relay.ui.summaries import MigrationRow, Pace, live_texts, row_of, row_shape
 
 ROWS: Final = 50
 """Number of rows on a page."""
@@ -61,7 +61,7 @@ class ListValues:
     frame: PageFrame
     groups: Callable[[], Mapping[Group, int]]
     _: KW_ONLY
-    _rows: dict[str, MigrationRow] = field(default_factory=dict)
+    _rows: dict[str, _LiveRow] = field(default_factory=dict)
     """The last ones, by the ids of the migrations."""
 
     def __call__(self, shown: Sequence[Migration], moving: Moving = NOTHING) -> dict[str, Any]:
@@ -71,23 +71,43 @@ class ListValues:
         texts: dict[str, str] = {}
         bars: dict[str, Any] = {}
         for row in self._rows.values():
-            members = row.live.to_json(f"{row.migration.name}.")
-            texts |= members["texts"]
-            bars |= members["bars"]
+            texts |= row.texts
+            bars |= row.bars
         texts |= {f"group.{group}": count(number) for group, number in self.groups().items()}
-        return {"texts": texts, "bars": bars, "shape": list_shape([*self._rows.values()])}
+        shape = ",".join(row.shape for row in self._rows.values())
+        return {"texts": texts, "bars": bars, "shape": shape}
 
-    def _row(self, migration: Migration) -> MigrationRow:
+    def _row(self, migration: Migration) -> _LiveRow:
         known = self._rows.get(migration.id)
         rests = migration.state != MigrationState.RUNNING
         if known is not None and rests and known.migration == migration:
             return known
-        return row_of(migration, self.frame.pace(migration))
+        return _LiveRow.of(migration, self.frame.pace(migration))
+
+
+@dataclass(frozen=True)
+class _LiveRow:
+    """The live values of one row."""
+
+    migration: Migration
+    texts: Mapping[str, str]
+    bars: Mapping[str, Any]
+    shape: str
+
+    @classmethod
+    def of(cls, migration: Migration, pace: Pace) -> _LiveRow:
+        """Return the values of a migration at one moment."""
+        members = live_texts(migration, pace).to_json(f"{migration.name}.")
+        return cls(migration, members["texts"], members["bars"], _named_shape(migration))
 
 
 def list_shape(rows: list[MigrationRow]) -> str:
     """Return what decides which elements the list has."""
-    return ",".join(f"{row.migration.name}:{row_shape(row.migration)}" for row in rows)
+    return ",".join(_named_shape(row.migration) for row in rows)
+
+
+def _named_shape(migration: Migration) -> str:
+    return f"{migration.name}:{row_shape(migration)}"
 
 
 def _search() -> MigrationSearch:

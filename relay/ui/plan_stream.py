@@ -19,7 +19,7 @@ from relay.ledger.states import PlanState
 from relay.ui.feeds import Values
 from relay.ui.frame import PageFrame
 from relay.ui.plan_screen import plan_update
-from relay.ui.value_stream import LOOK_SECONDS, ValueStream
+from relay.ui.value_stream import ValueStream
 
 
 def plan_stream(frame: PageFrame, plan: str) -> Response:
@@ -30,7 +30,7 @@ def plan_stream(frame: PageFrame, plan: str) -> Response:
         look=_look_at(frame, plan),
         still_admitted=g.still_admitted,
         is_draining=lambda: frame.engine.draining,
-        is_gone=partial(has_hung_up, request.environ, LOOK_SECONDS),
+        is_gone=partial(has_hung_up, request.environ),
     )
     return follow(frame.works(), [], lambda _: made.events())
 

@@ -7,7 +7,7 @@ from itertools import count
 import pytest
 
 from relay.api import object_reports
-from relay.api.hub_pauses import HubPauses
+from relay.api.hub_pauses import HubPauses, Stagger
 
 
 def test_the_others_run_before_the_work_and_every_few_steps() -> None:
@@ -18,6 +18,19 @@ def test_the_others_run_before_the_work_and_every_few_steps() -> None:
         done.append(number)
     assert done == list(range(10))
     assert paused == [0, 3, 6, 9]
+
+
+def test_those_that_come_together_go_on_one_by_one() -> None:
+    now, slept = [10.0], list[float]()
+    stagger = Stagger(0.5, clock=lambda: now[0], sleep=slept.append)
+    for _ in range(3):
+        stagger.wait()
+    assert slept == [0.5, 1.0]
+    now[0] = 11.25
+    stagger.wait()
+    now[0] = 20.0
+    stagger.wait()
+    assert slept == [0.5, 1.0, 0.25]
 
 
 def test_a_report_is_sent_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:

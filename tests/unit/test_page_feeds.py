@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -17,7 +18,7 @@ from relay.ledger.sample_values import Moving
 from relay.ui import value_stream
 from relay.ui.feeds import CHANGES, Feed, Feeds, Values, difference, silent_event
 from relay.ui.live_values import look_at
-from relay.ui.value_stream import ValueStream
+from relay.ui.value_stream import LookTimes, ValueStream
 
 NOTHING = Moving()
 
@@ -69,6 +70,39 @@ def test_a_failure_is_not_kept_as_values() -> None:
         feed.values(first, NOTHING)
     compute.failure = False
     assert feed.values(first, NOTHING)["texts"] == {"n": 1}
+
+
+def test_streams_look_at_moments_of_their_own() -> None:
+    """Also those that began together, or that an answer of the ledger has woken together."""
+    now = [100.0]
+    parts = iter(range(10))
+    times = [LookTimes(lambda: now[0], lambda: next(parts) / 10) for _ in range(10)]
+    for late in (0.0, 0.4, 0.97):
+        now[0] = 100.0 + late
+        looks = sorted(now[0] + one.wait() for one in times)
+        assert all(0.5 <= look - now[0] < 1.5 for look in looks)
+        gaps = [second - first for first, second in pairwise(looks)]
+        assert min(gaps) == pytest.approx(0.1)
+
+
+def test_first_values_are_written_as_json_once() -> None:
+    """A server that restarts gets all its streams at one moment."""
+    feed, first, written = Feed(Counter()), state(1), list[str]()
+
+    def news(last: Values, now: Values) -> str:
+        written.append(feed.change(last, now))
+        return written[-1]
+
+    for _ in range(2):
+        stream = ValueStream(
+            look=lambda: (feed.values(first, NOTHING), True),
+            news=news,
+            still_admitted=lambda: True,
+            is_draining=lambda: False,
+            is_gone=lambda seconds: False,
+        )
+        list(stream.events())
+    assert written[0] and written[0] is written[1]
 
 
 def test_few_changes_are_kept() -> None:
@@ -141,13 +175,12 @@ def test_trouble_is_repeated_in_silence(monkeypatch: pytest.MonkeyPatch) -> None
 
     frame: Any = SimpleNamespace(ledger_away=lambda _: trouble["trouble"])
     feed = Feed(Counter())
-    never = lambda: False  # noqa: E731
     stream = ValueStream(
         look=lambda: look_at(frame, fail, feed, ends=False),
         news=feed.change,
         still_admitted=lambda: True,
-        is_draining=never,
-        is_gone=never,
+        is_draining=lambda: False,
+        is_gone=lambda seconds: False,
     ).events()
     next(stream)
     events = [next(stream) for _ in range(3)]
@@ -164,7 +197,7 @@ def test_a_stream_says_what_changed_and_how_it_ends() -> None:
         look=lambda: next(looks),
         still_admitted=lambda: True,
         is_draining=lambda: False,
-        is_gone=lambda: False,
+        is_gone=lambda seconds: False,
     )
     found = list(stream.events())[1:]
     assert [json.loads(text.partition("data: ")[2]) for text in found] == [

@@ -126,6 +126,17 @@ def test_a_slow_client_has_the_latest_state_only() -> None:
     assert not following.wait(0)
 
 
+def test_clients_of_one_page_share_what_they_hold() -> None:
+    ledger = FakeLedger(states={"a": RUNNING, "b": replace(RUNNING, id="b")})
+    watcher = watcher_of(ledger)
+    page = [watcher.subscribe(list(ledger.states.values())) for _ in range(3)]
+    other = watcher.subscribe([RUNNING])
+    watcher.turn()
+    held = [one.take().migrations for one in page]
+    assert set(held[0]) == {"a", "b"} and all(one is held[0] for one in held)
+    assert set(other.take().migrations) == {"a"}
+
+
 def test_a_full_queue_leaves_out_the_oldest_events() -> None:
     """The client learns that there is a gap, once."""
     ledger = FakeLedger()
