@@ -84,7 +84,7 @@
       if (last >= 0 && at < points[0][last]) continue;
       if (at === points[0][last]) {
         points.forEach((one) => one.pop());
-        if (twin.open) rowsOfTwin.deleteRow(0);
+        if (rowsOfTwin.rows.length) rowsOfTwin.deleteRow(0);
       }
       [at, moved / 1e6, read / 1e6].forEach((value, place) => points[place].push(value));
       if (points[0].length > KEEP) points.forEach((one) => one.shift());
