@@ -118,7 +118,7 @@ def measure_step(name: str, do: Callable[[], int]) -> Step:
 
 def list_objects(ledger: Ledger, objects: int) -> int:
     """Write a tree's listing."""
-    listing = ledger.claim_listing()
+    listing = ledger.listings.claim()
     assert listing is not None
     for first in range(0, objects, PAGE):
         page = [
@@ -130,8 +130,8 @@ def list_objects(ledger: Ledger, objects: int) -> int:
             )
             for number in range(first, min(first + PAGE, objects))
         ]
-        assert ledger.add_page(listing, page, page[-1].name)
-    ledger.end_listing(listing)
+        assert ledger.listings.add_page(listing, page, page[-1].name)
+    ledger.listings.end(listing)
     return objects
 
 

@@ -37,14 +37,14 @@ Opened = Callable[..., Ledger]
 def tree(ledger: Ledger, *sizes: int) -> str:
     """Accept a tree with objects of these sizes, listed to its end; return its id."""
     migration, _ = ledger.create(TREE)
-    listing = ledger.claim_listing()
+    listing = ledger.listings.claim()
     assert listing is not None
     page = [
         ListedObject(f"{i:03}", size=size, etag=f'"{i}"', modified=1.5, url=None)
         for i, size in enumerate(sizes)
     ]
-    assert ledger.add_page(listing, page, page[-1].name if page else None)
-    ledger.end_listing(listing)
+    assert ledger.listings.add_page(listing, page, page[-1].name if page else None)
+    ledger.listings.end(listing)
     return migration.id
 
 

@@ -162,7 +162,7 @@ def follow_events(works: LedgerContext, migration: Migration, last: EventCursor)
     seen, as server-sent events. Raises TooManyStreams, LedgerFailed."""
 
     def pieces(following: Subscription) -> Iterator[str]:
-        until, found, has_gap = works.ledger.past_events(
+        until, found, has_gap = works.ledger.events.past(
             migration.id, last, PAST_EVENTS, ended=is_over(migration)
         )
         past = PastEvents(

@@ -88,7 +88,7 @@ def migrate_tree(
             code = work(worker, lambda: show(watch, worker), LOOK_SECONDS, watch.failures.append)
     ended = ledger.migration(migration.id)
     report(ledger, ended, watch, as_json, quiet)
-    gone = 0 if new or quiet else ledger.gone_since(ended.id, began)
+    gone = 0 if new or quiet else ledger.events.gone_since(ended.id, began)
     if gone:
         say(
             f"relay: {gone:,} objects that had failed or were cancelled are no longer in the"

@@ -94,7 +94,9 @@ def refresh_urls(
     chooses = _choice(engine, migration, urls)
     _check_names(ledger, migration.id, _entries(engine, urls), chooses)
     for page in in_pages(_entries(engine, urls), PAGE):
-        ledger.renew_urls(migration.id, {entry.name: entry.url for entry in page if entry.url})
+        ledger.listings.renew_urls(
+            migration.id, {entry.name: entry.url for entry in page if entry.url}
+        )
 
 
 def _entries(engine: TransferEngine, urls: Location) -> Iterator[Entry]:
@@ -122,7 +124,7 @@ def _check_names(
     count = 0
     for page in in_pages(entries, PAGE):
         names = [listed_object(entry).name for entry in page]
-        missing = ledger.unknown_names(id, names)
+        missing = ledger.listings.unknown_names(id, names)
         for entry, name in zip(page, names, strict=True):
             _refuse_repeated_name(seen, name)
             if name in missing and (chooses is None or chooses(entry)):

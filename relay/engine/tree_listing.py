@@ -67,18 +67,18 @@ def write_listing(
         cursor = next((entry.after for entry in reversed(page) if entry.after is not None), cursor)
         reach("before-page")
         so_far = None if chooses is None else excluded.at_cursor
-        wanted = ledger.add_page(listing, listed, cursor, so_far)
+        wanted = ledger.listings.add_page(listing, listed, cursor, so_far)
         reach("after-page")
         entered, pages = entered + len(listed), pages + 1
         if not (wanted and go_on()):
-            ledger.hand_back_listing(listing)
+            ledger.listings.hand_back(listing)
             return False
     if is_empty and listing.cursor is not None:  # a lost worker may have written some entries
         is_empty = not ledger.migration(listing.migration_id).entries
     left_out = None if chooses is None else excluded.count + chooses.folders
     if fail_on_empty and is_empty:
         raise empty_source_error(left_out or 0)
-    ledger.end_listing(listing, excluded=left_out)
+    ledger.listings.end(listing, excluded=left_out)
     emit(LogEvent.LISTING_DONE, migration=listing.migration_id, entries=entered, pages=pages)
     return True
 

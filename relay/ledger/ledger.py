@@ -24,11 +24,9 @@ from relay.ledger import (
     actions,
     claims,
     entries,
-    event_log,
     leases,
     ledger_log,
     limits,
-    listings,
     migration_lists,
     migration_rows,
     pages,
@@ -47,9 +45,9 @@ from relay.ledger.counters import CounterDelta
 from relay.ledger.database import Database
 from relay.ledger.destination_ledger import DestinationLedger
 from relay.ledger.distrust import distrust_recent_commits
-from relay.ledger.event_values import Event, EventCursor
+from relay.ledger.event_ledger import EventLedger
 from relay.ledger.ledger_access import LedgerAccess
-from relay.ledger.listing_values import ListedObject, ListingClaim
+from relay.ledger.listing_ledger import ListingLedger
 from relay.ledger.live_ledger import LiveLedger
 from relay.ledger.migration_values import Migration, MigrationView, Spec
 from relay.ledger.opening import open_database
@@ -121,6 +119,16 @@ class Ledger:
     def destinations(self) -> DestinationLedger:
         """What lies at destinations."""
         return DestinationLedger(self.access)
+
+    @property
+    def events(self) -> EventLedger:
+        """The events of migrations."""
+        return EventLedger(self.access)
+
+    @property
+    def listings(self) -> ListingLedger:
+        """The listings of trees."""
+        return ListingLedger(self.access)
 
     @property
     def live(self) -> LiveLedger:
@@ -348,39 +356,10 @@ class Ledger:
         """As Upkeep.run."""
         return self._upkeep.run(self.access)
 
-    def last_pause_error(self, id: str) -> Mapping[str, Any] | None:
-        """As event_log.last_pause_error."""
-        return self.database.run(lambda c: event_log.last_pause_error(c, id), write=False)
-
-    def gone_since(self, id: str, since: float) -> int:
-        """As event_log.gone_since."""
-        return self.database.run(lambda c: event_log.gone_since(c, id, since), write=False)
-
     def totals(self) -> totals.Totals:
         """As totals.read, of the migrations that are shown."""
         return self.database.run(
             lambda c: totals.read(c, self.database, self.access.shown_kind), write=False
-        )
-
-    def events(self, id: str) -> list[dict[str, Any]]:
-        """Return all committed events of a migration, as plain values."""
-        found = self.events_after(id, event_log.START, event_log.LAST_NUMBER, ended=True)
-        return [event.to_json() for event in found]
-
-    def events_after(
-        self, id: str, since: EventCursor, limit: int = 1000, *, ended: bool = False
-    ) -> list[Event]:
-        """As event_log.events_after: the oldest ones."""
-        return self.database.run(
-            lambda c: event_log.events_after(c, id, since, limit, ended=ended), write=False
-        )
-
-    def past_events(
-        self, id: str, given: EventCursor, limit: int, *, ended: bool = False
-    ) -> tuple[EventCursor, list[Event], bool]:
-        """As event_log.past_events."""
-        return self.database.run(
-            lambda c: event_log.past_events(c, id, given, limit, ended=ended), write=False
         )
 
     def page(
@@ -525,73 +504,11 @@ class Ledger:
 
         return self.database.run(release)
 
-    # -- listings
-
-    def release_unknown_listings(self, doubted: bool) -> None:
-        """As listings.release_unknown_listings."""
-        self.database.run(lambda c: listings.release_unknown_listings(c, self.worker, doubted))
-
-    def claim_listing(
-        self, only: str | None = None, alone: bool = True, without: Collection[str] = ()
-    ) -> ListingClaim | None:
-        """As listings.claim_listing; reads first."""
-        due = listings.DueListing(worker=self.worker, only=only, alone=alone, without=without)
-        if not self.database.run(lambda c: listings.has_due_listing(c, due), write=False):
-            return None
-        return self.database.run(lambda c: listings.claim_listing(c, due))
-
-    def learn_empty(self, listing: ListingClaim, empty: bool) -> None:
-        """As listings.learn_empty."""
-        self.database.run(lambda c: listings.learn_empty(c, self.worker, listing, empty))
-
-    def add_page(
-        self,
-        listing: ListingClaim,
-        page: Sequence[ListedObject],
-        cursor: str | None,
-        excluded: int | None = None,
-    ) -> bool:
-        """As listings.add_page. The listing then holds by its next fence."""
-        wanted = self.database.run(
-            lambda c: listings.add_page(c, self.worker, listing, page, cursor, excluded=excluded)
-        )
-        listing.fence += 1
-        return wanted
-
-    def unknown_names(self, id: str, names: Sequence[str]) -> set[str]:
-        """As listings.unknown_names."""
-        return self.database.run(lambda c: listings.unknown_names(c, id, names), write=False)
-
-    def renew_urls(self, id: str, urls: Mapping[str, str]) -> None:
-        """As listings.renew_urls."""
-        self.database.run(lambda c: listings.renew_urls(c, id, urls))
-
-    def end_listing(
-        self,
-        listing: ListingClaim,
-        error: Mapping[str, Any] | None = None,
-        excluded: int | None = None,
-    ) -> None:
-        """As listings.end_listing."""
-        self.database.run(
-            lambda c: listings.end_listing(c, self.worker, listing, error, excluded=excluded)
-        )
-        if error is not None:
-            ledger_log.log_listing_failure(listing, error)
-
-    def hand_back_listing(self, listing: ListingClaim) -> None:
-        """As listings.hand_back_listing."""
-        self.database.run(lambda c: listings.hand_back_listing(c, self.worker, listing))
-
     # -- pending retries
 
     def note_retried(self, troubles: Sequence[tuple[Claim, Mapping[str, Any] | None]]) -> None:
         """As retried.note."""
         self.database.run(lambda c: retried.note(c, self.worker.id, troubles))
-
-    def note_listing(self, listing: ListingClaim, trouble: Mapping[str, Any] | None) -> None:
-        """As retried.note_listing."""
-        self.database.run(lambda c: retried.note_listing(c, self.worker.id, listing, trouble))
 
     def note_locating(self, id: str, trouble: Mapping[str, Any] | None) -> None:
         """As retried.note_locating."""

@@ -97,7 +97,7 @@ def progress_events(
             # The state is read before the events: an ended migration has written its last event.
             migration = ledger.migration(migration.id)
             ended = is_over(migration)
-            while events := ledger.events_after(migration.id, since, ended=ended):
+            while events := ledger.events.after(migration.id, since, ended=ended):
                 since = events[-1].cursor
                 yield from ((event.kind, event.to_json()) for event in events)
             away = 0

@@ -55,7 +55,7 @@ def read_by_number(ledger: Ledger, id: str, since: int) -> list[tuple[int, str]]
 
 def names_after(ledger: Ledger, id: str, since: EventCursor) -> tuple[list[str], EventCursor]:
     """Read events in their order; return their names, and the last one's place."""
-    found = ledger.events_after(id, since)
+    found = ledger.events.after(id, since)
     names = [str(event.members.get("name", event.kind)) for event in found]
     return names, found[-1].cursor if found else since
 
@@ -119,8 +119,8 @@ def test_an_ended_migration_waits_for_no_other_program(server_ledger: Ledger) ->
     with transaction(ledger) as other:
         other.execute(text("SELECT pg_current_xact_id()"))
         ended = ledger.act(migration.id, "cancel")
-        assert [event.kind for event in ledger.events_after(ended.id, START)] == ["accepted"]
-        assert [event.kind for event in ledger.events_after(ended.id, START, ended=True)] == [
+        assert [event.kind for event in ledger.events.after(ended.id, START)] == ["accepted"]
+        assert [event.kind for event in ledger.events.after(ended.id, START, ended=True)] == [
             "accepted",
             "cancel",
         ]
@@ -147,11 +147,11 @@ def test_a_clients_place_is_found_by_its_event(
     none."""
     other, id = (ledger.create(spec)[0].id for spec in (TREE, OBJECT))
     ledger.act(id, "cancel")
-    first = ledger.events_after(id, START, ended=True)[0].cursor
-    theirs = ledger.events_after(other, START, ended=True)[0].cursor
+    first = ledger.events.after(id, START, ended=True)[0].cursor
+    theirs = ledger.events.after(other, START, ended=True)[0].cursor
     place = EventCursor.from_text(given.format(tx=first.tx, id=first.id, other=theirs.id))
     assert place is not None
-    _, found, has_gap = ledger.past_events(id, place, 10, ended=True)
+    _, found, has_gap = ledger.events.past(id, place, 10, ended=True)
     assert ([event.kind for event in found], has_gap) == (kinds, False)
 
 
@@ -159,11 +159,11 @@ def test_past_events_are_the_newest_ones(ledger: Ledger) -> None:
     id = ledger.create(OBJECT)[0].id
     for number in range(5):
         ledger.database.run(lambda c, n=number: write_failure(c, id, str(n)))  # type: ignore[misc]
-    until, found, has_gap = ledger.past_events(id, START, 3, ended=True)
+    until, found, has_gap = ledger.events.past(id, START, 3, ended=True)
     assert [event.members["name"] for event in found] == ["2", "3", "4"]
     assert has_gap and until == found[-1].cursor
-    assert ledger.past_events(id, until, 3, ended=True) == (until, [], False)
-    assert not ledger.past_events(id, START, 6, ended=True)[2]
+    assert ledger.events.past(id, until, 3, ended=True) == (until, [], False)
+    assert not ledger.events.past(id, START, 6, ended=True)[2]
 
 
 @pytest.mark.parametrize("text", ["", "-", "1-", "-1", "x", "1-2-3", "9" * 19, "²", "1 "])
@@ -191,13 +191,13 @@ def test_a_ledger_in_another_server_shows_its_events(
 
     ledger.database.run(restore)
     assert names_after(ledger, id, START)[0] == []
-    place = EventCursor(2**60, ledger.events_after(id, START, ended=True)[0].cursor.id)
+    place = EventCursor(2**60, ledger.events.after(id, START, ended=True)[0].cursor.id)
     again = Ledger.connect(ledger.database.url.render_as_string(hide_password=False))
     try:
         again.renew()
         assert names_after(again, id, START)[0] == ["accepted"]
         again.act(id, "pause")
-        found = again.past_events(id, place, 10, ended=False)[1]
+        found = again.events.past(id, place, 10, ended=False)[1]
         assert [event.kind for event in found] == ["pause"]
     finally:
         again.close()
@@ -221,12 +221,12 @@ def test_an_older_ledgers_events_come_first(postgres: Postgres) -> None:
     engine.dispose()
     ledger = Ledger.connect(address)
     try:
-        before = ledger.events_after("m", START)
+        before = ledger.events.after("m", START)
         assert [event.cursor.tx for event in before] == [0, 0, 0]
         ledger.database.run(lambda c: c.execute(insert(events).values(**row)))
-        (last,) = ledger.events_after("m", before[-1].cursor)
+        (last,) = ledger.events.after("m", before[-1].cursor)
         assert last.cursor.tx > 0
-        assert ledger.past_events("m", EventCursor(0, before[0].cursor.id), 9, ended=False)[1] == [
+        assert ledger.events.past("m", EventCursor(0, before[0].cursor.id), 9, ended=False)[1] == [
             *before[1:],
             last,
         ]
@@ -242,7 +242,7 @@ def test_an_older_file_keeps_its_events(tmp_path: Path) -> None:
     ledger = Ledger.connect(f"sqlite:///{path}")
     try:
         (migration,) = ledger.migrations()
-        assert written and [event["kind"] for event in ledger.events(migration.id)] == written
+        assert written and [event["kind"] for event in ledger.events.all(migration.id)] == written
     finally:
         ledger.close()
 
@@ -270,10 +270,10 @@ def test_events_are_read_by_an_index(open_ledger: Opened) -> None:
 
 def test_the_mark_is_the_newest_complete_event(ledger: Ledger) -> None:
     id = ledger.create(OBJECT)[0].id
-    (first,) = ledger.events_after(id, START, ended=True)
+    (first,) = ledger.events.after(id, START, ended=True)
     assert ledger.live.mark() >= first.cursor
     ledger.act(id, "pause")
-    second = ledger.events_after(id, first.cursor, ended=True)[0]
+    second = ledger.events.after(id, first.cursor, ended=True)[0]
     assert first.cursor < second.cursor <= ledger.live.mark()
     assert event_log.mark_of(True, 5) == EventCursor(0, 5)
     assert event_log.mark_of(False, 5) == EventCursor(4, LAST_NUMBER)

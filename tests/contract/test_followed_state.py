@@ -59,9 +59,9 @@ def migrations_in_every_state(one: Ledger, two: Ledger) -> list[Migration]:
     (failed,) = one.claim(1, only=at_first[2].id)
     one.settle([Settlement(failed, "failed", error={"code": "x"})])
     at_first.append(one.create(replace(TREE, source="c:x"))[0])
-    listing = one.claim_listing(at_first[-1].id)
+    listing = one.listings.claim(at_first[-1].id)
     assert listing is not None
-    one.note_listing(listing, {**TROUBLE, "since": 5.0, "again": 9.0})
+    one.listings.note_retried(listing, {**TROUBLE, "since": 5.0, "again": 9.0})
     one.renew(slots=7)
     return at_first
 

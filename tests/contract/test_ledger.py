@@ -68,7 +68,7 @@ def test_one_object_is_accepted_claimed_settled_and_ends(ledger: Ledger) -> None
         "whole_digest",
         {"level": "whole_digest"},
     )
-    assert [event["kind"] for event in ledger.events(migration.id)] == ["accepted", "ended"]
+    assert [event["kind"] for event in ledger.events.all(migration.id)] == ["accepted", "ended"]
 
 
 def test_secrets_are_kept_only_as_long_as_they_are_needed(ledger: Ledger) -> None:
@@ -166,7 +166,7 @@ def test_a_retry_queues_only_failed_transfers(ledger: Ledger) -> None:
     (ended,) = ledger.finish()
     assert ended.state == "partial"
     assert ledger.page(id, ["failed"])[0].error == error
-    assert {"kind": "failed", "name": "001"}.items() <= ledger.events(id)[-2].items()
+    assert {"kind": "failed", "name": "001"}.items() <= ledger.events.all(id)[-2].items()
     ledger.act(id, "retry")
     assert states(ledger, id) == ["verified", "queued"]
     (again,) = ledger.claim(5)
@@ -314,28 +314,28 @@ def test_a_listing_of_a_removed_worker_is_reclaimed(open_ledger: Opened) -> None
     one.create(TREE)
     one.renew(-1)
     two.reclaim()
-    assert one.claim_listing() is not None
+    assert one.listings.claim() is not None
     two.reclaim()
-    assert two.claim_listing() is not None
+    assert two.listings.claim() is not None
 
 
 def test_a_listing_resumes_where_another_worker_stopped(open_ledger: Opened) -> None:
     one, two = open_ledger(), open_ledger()
     migration, _ = one.create(TREE)
-    listing = one.claim_listing()
+    listing = one.listings.claim()
     assert listing is not None
-    assert two.claim_listing() is None
-    one.add_page(listing, [ListedObject("a", size=1), ListedObject("b", size=2)], "b")
+    assert two.listings.claim() is None
+    one.listings.add_page(listing, [ListedObject("a", size=1), ListedObject("b", size=2)], "b")
     assert len(two.claim(5)) == 2
     one.renew(-1)
     two.reclaim()
-    again = two.claim_listing()
+    again = two.listings.claim()
     assert again is not None
     assert again.cursor == "b"
     with pytest.raises(LeaseLost):
-        one.add_page(listing, [ListedObject("z", size=1)], "z")
-    two.add_page(again, [ListedObject("b", size=2), ListedObject("c", size=3)], "c")
-    two.end_listing(again)
+        one.listings.add_page(listing, [ListedObject("z", size=1)], "z")
+    two.listings.add_page(again, [ListedObject("b", size=2), ListedObject("c", size=3)], "c")
+    two.listings.end(again)
     assert [row.name for row in two.page(migration.id)] == ["a", "b", "c"]
     assert two.migration(migration.id).count_in().objects == 3
 
@@ -343,23 +343,23 @@ def test_a_listing_resumes_where_another_worker_stopped(open_ledger: Opened) -> 
 def test_a_migration_that_is_still_listed_does_not_end(ledger: Ledger) -> None:
     ledger.create(TREE)
     assert ledger.finish() == []
-    listing = ledger.claim_listing()
+    listing = ledger.listings.claim()
     assert listing is not None
     assert ledger.finish() == []
-    ledger.end_listing(listing)
+    ledger.listings.end(listing)
     assert ledger.finish()[0].state == "succeeded"
 
 
 def test_a_failed_listing_fails_the_migration_until_a_retry(ledger: Ledger) -> None:
     migration, _ = ledger.create(TREE)
-    listing = ledger.claim_listing()
+    listing = ledger.listings.claim()
     assert listing is not None
     error = {"code": "store-permission-denied", "side": "source", "detail": "no"}
-    ledger.end_listing(listing, error)
+    ledger.listings.end(listing, error)
     (ended,) = ledger.finish()
     assert (ended.state, ended.error) == ("failed", error)
     ledger.act(migration.id, "retry")
-    assert ledger.claim_listing() is not None
+    assert ledger.listings.claim() is not None
 
 
 @pytest.mark.parametrize("pauses_by_itself", [False, True])
@@ -369,11 +369,11 @@ def test_a_resume_lists_again_after_a_failed_listing(
     """The source listed one object and then denied its listing; then the migration paused, perhaps
     for that reason. A resume deletes the error of both."""
     id = ledger.create(TREE)[0].id
-    listing = ledger.claim_listing()
+    listing = ledger.listings.claim()
     assert listing is not None
-    ledger.add_page(listing, [ListedObject("a", size=1)], "a")
+    ledger.listings.add_page(listing, [ListedObject("a", size=1)], "a")
     denied = {"code": "store-permission-denied", "side": "source", "detail": "no", "hint": ""}
-    ledger.end_listing(listing, denied)
+    ledger.listings.end(listing, denied)
     if pauses_by_itself:
         ledger.pause_for(id, {**denied, "code": "store-credentials-withdrawn"})
     else:
@@ -381,24 +381,24 @@ def test_a_resume_lists_again_after_a_failed_listing(
     assert ledger.act(id, "resume").error is None
     ledger.settle([verified_end(claim) for claim in ledger.claim(1)])
     assert ledger.finish() == []
-    again = ledger.claim_listing()
+    again = ledger.listings.claim()
     assert again is not None and again.cursor == "a"
-    ledger.add_page(again, [ListedObject("b", size=1)], "b")
-    ledger.end_listing(again)
+    ledger.listings.add_page(again, [ListedObject("b", size=1)], "b")
+    ledger.listings.end(again)
     ledger.settle([verified_end(claim) for claim in ledger.claim(1)])
     assert [(one.state, one.entries) for one in ledger.finish()] == [("succeeded", 2)]
 
 
 def test_a_listing_stops_when_its_migration_is_paused(ledger: Ledger) -> None:
     migration, _ = ledger.create(TREE)
-    listing = ledger.claim_listing()
+    listing = ledger.listings.claim()
     assert listing is not None
     ledger.act(migration.id, "pause")
-    assert not ledger.add_page(listing, [ListedObject("a", size=1)], "a")
-    ledger.hand_back_listing(listing)
-    assert ledger.claim_listing() is None
+    assert not ledger.listings.add_page(listing, [ListedObject("a", size=1)], "a")
+    ledger.listings.hand_back(listing)
+    assert ledger.listings.claim() is None
     ledger.act(migration.id, "resume")
-    again = ledger.claim_listing()
+    again = ledger.listings.claim()
     assert again is not None
     assert again.cursor == "a"
 
@@ -570,7 +570,7 @@ def test_a_running_retry_is_visible_everywhere(open_ledger: Opened) -> None:
 def test_a_retried_listing_is_visible_in_the_ledger(open_ledger: Opened) -> None:
     one, two = open_ledger(), open_ledger()
     id = one.create(TREE)[0].id
-    listing = one.claim_listing()
+    listing = one.listings.claim()
     assert listing is not None
     trouble = {
         "what": "the listing",
@@ -579,22 +579,22 @@ def test_a_retried_listing_is_visible_in_the_ledger(open_ledger: Opened) -> None
         "since": 2.0,
         "again": 3.0,
     }
-    one.note_listing(listing, trouble)
-    two.note_listing(listing, {**trouble, "since": 9.0})  # another worker owns it
+    one.listings.note_retried(listing, trouble)
+    two.listings.note_retried(listing, {**trouble, "since": 9.0})  # another worker owns it
     for found in (two.migration(id), two.migrations()[0]):
         assert (found.retried, found.error) == (({"name": "", **trouble},), None)
-    one.note_listing(listing, None)
+    one.listings.note_retried(listing, None)
     assert two.migration(id).retried == ()
-    one.note_listing(listing, trouble)
+    one.listings.note_retried(listing, trouble)
     one.renew(-1)
     two.reclaim()
     assert (two.migration(id).retried, two.migration(id).error) == ((), None)  # as no worker does
-    again = two.claim_listing()
+    again = two.listings.claim()
     assert again is not None
     assert two.migration(id).retried == ()
-    one.note_listing(listing, trouble)  # as it was taken from this worker
+    one.listings.note_retried(listing, trouble)  # as it was taken from this worker
     assert two.migration(id).retried == ()
-    two.note_listing(again, trouble)
+    two.listings.note_retried(again, trouble)
     withdrawn = {
         "code": "store-unauthenticated",
         "side": "source",
@@ -602,17 +602,17 @@ def test_a_retried_listing_is_visible_in_the_ledger(open_ledger: Opened) -> None
         "hint": "Give others.",
     }
     two.pause_for(id, withdrawn)
-    two.note_listing(again, trouble)  # a part that it waits for exists
+    two.listings.note_retried(again, trouble)  # a part that it waits for exists
     assert (two.migration(id).retried, two.migration(id).error) == ((), withdrawn)
-    two.hand_back_listing(again)
+    two.listings.hand_back(again)
     two.act(id, "resume")
-    last = two.claim_listing()
+    last = two.listings.claim()
     assert last is not None
-    two.note_listing(last, trouble)
+    two.listings.note_retried(last, trouble)
     two.act(id, "pause")
     assert two.migration(id).error is None
     two.act(id, "resume")
-    two.end_listing(last, withdrawn)
+    two.listings.end(last, withdrawn)
     assert (two.migration(id).retried, two.migration(id).error) == ((), withdrawn)
 
 
@@ -864,7 +864,7 @@ def test_bounds_are_applied_changed_and_removed(ledger: Ledger) -> None:
         )
         assert (changed.priority, changed.bounds) == (-5, Bounds(None, 10**12, 2))
     assert ledger.migration(migration.id) == changed
-    limited = [event for event in ledger.events(migration.id) if event["kind"] == "limited"]
+    limited = [event for event in ledger.events.all(migration.id) if event["kind"] == "limited"]
     assert [
         {"priority": -5, "bytes_per_second": 10**12, "slots": None}.items() <= event.items()
         for event in limited

@@ -48,17 +48,17 @@ def begin(
 
 
 def go_on(ledger: Ledger, id: str, *pages: list[ListedObject]) -> ListingClaim:
-    listing = ledger.claim_listing(only=id)
+    listing = ledger.listings.claim(only=id)
     assert listing is not None
     for page in pages:
-        ledger.add_page(listing, page, page[-1].name if page else None)
+        ledger.listings.add_page(listing, page, page[-1].name if page else None)
     return listing
 
 
 def list_again(ledger: Ledger, id: str, *pages: list[ListedObject]) -> None:
     """List it again to its end, as the same command does."""
     ledger.list_again(id)
-    ledger.end_listing(go_on(ledger, id, *pages))
+    ledger.listings.end(go_on(ledger, id, *pages))
 
 
 def settle_by_name(ledger: Ledger, id: str, **verbs: str) -> str:
@@ -84,7 +84,7 @@ def test_a_migration_that_is_listed_again_does_not_end(
 ) -> None:
     """Another process lists it again while its end waits for the row lock."""
     id, listing = begin(ledger, [listed_object("a")])
-    ledger.end_listing(listing)
+    ledger.listings.end(listing)
     ledger.settle([verified_end(claim) for claim in ledger.claim(1, only=id)])
     monkeypatch.setattr(endings, "finishable_ids", lambda connection: [id])
     ledger.list_again(id, anyway=True)
@@ -95,10 +95,10 @@ def test_a_migration_that_is_listed_again_does_not_end(
 @pytest.mark.parametrize("digest", ["aa", "bb"])
 def test_a_running_object_with_a_new_listed_digest_moves_again(ledger: Ledger, digest: str) -> None:
     id, listing = begin(ledger, [listed_object("a", digests={"crc32c": "aa"})])
-    ledger.end_listing(listing)
+    ledger.listings.end(listing)
     (claim,) = ledger.claim(1, only=id)
     ledger.list_again(id, anyway=True)
-    ledger.end_listing(go_on(ledger, id, [listed_object("a", digests={"crc32c": digest})]))
+    ledger.listings.end(go_on(ledger, id, [listed_object("a", digests={"crc32c": digest})]))
     ledger.settle([verified_end(claim)])
     assert rows(ledger, id) == {"a": "verified" if digest == "aa" else "queued"}
     assert [again.digests for again in ledger.claim(1, only=id)] == (
@@ -110,11 +110,11 @@ def test_a_running_object_with_a_new_listed_digest_moves_again(ledger: Ledger, d
 def test_a_proved_object_that_moves_again_is_still_ours(ledger: Ledger, verb: str) -> None:
     """With `fail` and `skip` it would count as existing in its next claim."""
     id, listing = begin(ledger, [listed_object("a", digests={"crc32c": "aa"})])
-    ledger.end_listing(listing)
+    ledger.listings.end(listing)
     (claim,) = ledger.claim(1, only=id)
     ledger.destinations.note_prior_states([(claim, PriorState(known=True))])
     ledger.list_again(id, anyway=True)
-    ledger.end_listing(go_on(ledger, id, [listed_object("a", digests={"crc32c": "bb"})]))
+    ledger.listings.end(go_on(ledger, id, [listed_object("a", digests={"crc32c": "bb"})]))
     stored = Version(5, '"x"', "Sun, 15 Jun 2025 15:06:40 GMT", id="v1")
     receipt = {"level": "read_back", "destination": stored.to_json()}
     proved = replace(verified_end(claim), receipt=receipt)
@@ -149,20 +149,20 @@ def test_a_version_that_was_read_is_not_moved_twice(
     """It changed after its listing, and the same command lists it again: before the transfer ends,
     or afterwards. Its transfer has read the changed object already."""
     id, listing = begin(ledger, [listed_object("a", etag='"old"', modified=1.0)])
-    ledger.end_listing(listing)
+    ledger.listings.end(listing)
     (claim,) = ledger.claim(1, only=id)
     ledger.list_again(id, anyway=True)
     page = [listed_object("a", etag=read.etag if read.etag != '"old"' else '"new"', modified=2.0)]
     if is_listed_first:
-        ledger.end_listing(go_on(ledger, id, page))
+        ledger.listings.end(go_on(ledger, id, page))
     ledger.settle([read_end(claim, read)])
     if not is_listed_first:
-        ledger.end_listing(go_on(ledger, id, page))
+        ledger.listings.end(go_on(ledger, id, page))
     assert rows(ledger, id) == {"a": state}
     assert_counted(ledger, id)
     if state == "verified":
         ledger.list_again(id, anyway=True)
-        ledger.end_listing(go_on(ledger, id, page))
+        ledger.listings.end(go_on(ledger, id, page))
         assert rows(ledger, id) == {"a": state}
 
 
@@ -178,8 +178,8 @@ def test_a_second_url_of_a_name_fails(ledger: Ledger, arrived: bool, pages: int)
     if arrived:
         settle_by_name(ledger, id)
     if pages == 2:
-        ledger.add_page(listing, [url("n6", "six"), two], "n6")
-    ledger.end_listing(listing)
+        ledger.listings.add_page(listing, [url("n6", "six"), two], "n6")
+    ledger.listings.end(listing)
     found = {row.name: row for row in ledger.page(id)}
     clashes = [row for name, row in found.items() if name.startswith("n5 ~")]
     assert len(clashes) == (2 if pages == 1 else 1)
@@ -197,9 +197,9 @@ def test_a_list_that_is_read_again_after_a_crash_is_the_same(ledger: Ledger) -> 
     id, listing = begin(ledger, page, [url("n5", "other")])
     settle_by_name(ledger, id)
     before = rows(ledger, id)
-    ledger.hand_back_listing(listing)
+    ledger.listings.hand_back(listing)
     fresh = [replace(one, url=f"{one.url}?fresh") for one in page]
-    ledger.end_listing(go_on(ledger, id, fresh, [url("n5", "other")]))
+    ledger.listings.end(go_on(ledger, id, fresh, [url("n5", "other")]))
     assert rows(ledger, id) == before
     assert ledger.migration(id).entries == 3
 
@@ -221,7 +221,7 @@ def test_an_entry_that_is_listed_twice_is_one(ledger: Ledger) -> None:
         [listed_object("a"), listed_object("b"), listed_object("a")],
         [listed_object("b"), listed_object("c")],
     )
-    ledger.end_listing(listing)
+    ledger.listings.end(listing)
     assert rows(ledger, id) == {"a": "queued", "b": "queued", "c": "queued"}
     assert ledger.migration(id).entries == 3
     assert settle_by_name(ledger, id) == "succeeded"
@@ -237,11 +237,11 @@ def test_a_name_of_any_length_is_kept(ledger: Ledger) -> None:
         "".join(chr(0x4E00 + (a * 97 + b * 31) % 20_000) for b in range(60)) for a in range(40)
     )
     id, listing = begin(ledger, [listed_object(long + "a"), listed_object(long + "b")])
-    assert ledger.add_page(listing, [listed_object(long + "a"), listed_object("c")], "c")
-    ledger.end_listing(listing)
+    assert ledger.listings.add_page(listing, [listed_object(long + "a"), listed_object("c")], "c")
+    ledger.listings.end(listing)
     assert set(rows(ledger, id)) == {long + "a", long + "b", "c"}
-    assert ledger.unknown_names(id, [long + "a", long + "c", "c"]) == {long + "c"}
-    ledger.renew_urls(id, {long + "a": "https://a.example/fresh"})
+    assert ledger.listings.unknown_names(id, [long + "a", long + "c", "c"]) == {long + "c"}
+    ledger.listings.renew_urls(id, {long + "a": "https://a.example/fresh"})
     assert settle_by_name(ledger, id) == "succeeded"
 
 
@@ -263,7 +263,7 @@ def test_a_value_no_database_takes_fails_that_entry_alone(ledger: Ledger) -> Non
         for one in odd
     ]
     id, listing = begin(ledger, [listed_object("a"), *odd, *promised, listed_object("b")])
-    ledger.end_listing(listing)
+    ledger.listings.end(listing)
     wrong = {f"promised {what}" for what, members in NUMBERS.items() if "size" in members}
     found = rows(ledger, id)
     assert len(found) == 2 + 2 * len(NUMBERS) == ledger.migration(id).entries
@@ -274,7 +274,7 @@ def test_the_sum_of_listed_sizes_may_exceed_64_bits(ledger: Ledger) -> None:
     """2,000 objects of the largest accepted size, as a hostile listing has them."""
     pages = [[listed_object(f"{page} {i}", 2**53) for i in range(1000)] for page in range(2)]
     id, listing = begin(ledger, *pages, [listed_object("more", 2**53)])
-    ledger.end_listing(listing)
+    ledger.listings.end(listing)
     assert ledger.migration(id).count_in("queued").objects == 2001
     ledger.act(id, "cancel")
     assert ledger.migration(id).count_in("cancelled").objects == 2001
@@ -291,7 +291,7 @@ def test_the_same_command_lists_again_and_moves_the_differences(
 ) -> None:
     first = [listed_object(name, modified=1.0) for name in ("same", "failed", "changed", "cut")]
     id, listing = begin(ledger, first)
-    ledger.end_listing(listing)
+    ledger.listings.end(listing)
     assert settle_by_name(ledger, id, failed="failed", cut="unverified") == "partial"
     second = [
         first[0],
@@ -324,7 +324,7 @@ def test_any_changed_member_of_an_entry_requeues_the_object(ledger: Ledger) -> N
     members: list[dict[str, Any]] = [{"size": 6}, {"etag": '"b"'}, {"modified": 2.0}, {}]
     first = [listed_object(f"{i}", etag='"a"', modified=1.0) for i in range(len(members))]
     id, listing = begin(ledger, [*first, listed_object("bad")])
-    ledger.end_listing(listing)
+    ledger.listings.end(listing)
     settle_by_name(ledger, id, bad="failed")
     again = [replace(one, **member) for one, member in zip(first, members, strict=True)]
     list_again(ledger, id, [*again, listed_object("bad")])
@@ -343,7 +343,7 @@ def test_a_listing_without_versions_checks_the_destination(
 ) -> None:
     """Not under `fail`, where any existing object is an error: it is ours."""
     id, listing = begin(ledger, [ListedObject("a"), ListedObject("bad")], spec=SPECS[exists])
-    ledger.end_listing(listing)
+    ledger.listings.end(listing)
     ledger.settle(
         [
             Settlement(claim, "verified" if claim.name == "a" else "failed")
@@ -377,7 +377,7 @@ def test_the_same_size_is_not_the_same_object(
     id, listing = begin(
         ledger, [listed_object("a", **first), listed_object("bad")], spec=SPECS["changed"]
     )
-    ledger.end_listing(listing)
+    ledger.listings.end(listing)
     settle_by_name(ledger, id, bad="failed")
     list_again(ledger, id, [listed_object("a", **second), listed_object("bad")])
     assert rows(ledger, id) == {"a": state, "bad": "queued"}
@@ -395,11 +395,11 @@ def test_a_destination_that_was_emptied_gets_every_object(
         listed_object("bad", etag="1"),
     ]
     id, listing = begin(ledger, page, spec=SPECS[exists])
-    ledger.end_listing(listing)
+    ledger.listings.end(listing)
     assert settle_by_name(ledger, id, b="skipped", bad="failed") == "partial"
     ledger.list_again(id)
     learn_empty(ledger, id, empty)
-    ledger.end_listing(go_on(ledger, id, page))
+    ledger.listings.end(go_on(ledger, id, page))
     assert rows(ledger, id) == (
         {"a": "queued", "b": "queued"} if empty else {"a": "verified", "b": "skipped"}
     ) | {"bad": "queued"}
@@ -416,7 +416,7 @@ def test_an_object_removed_from_its_destination_restarts(ledger: Ledger) -> None
         listed_object("running"),
     ]
     id, listing = begin(ledger, page)
-    ledger.end_listing(listing)
+    ledger.listings.end(listing)
     ends = {"a": "verified", "b": "skipped", "kept": "verified", "bad": "failed"}
     ledger.settle(
         [settlement_of(claim, ends[claim.name]) for claim in ledger.claim(9) if claim.name in ends]
@@ -432,7 +432,7 @@ def test_an_object_removed_from_its_destination_restarts(ledger: Ledger) -> None
             "running": "running",
         }
         assert rows(ledger, id) == expected
-    assert ledger.claim_listing(only=id) is None
+    assert ledger.listings.claim(only=id) is None
     states(ledger, id)
 
 
@@ -445,7 +445,7 @@ def test_a_removed_object_of_a_list_is_listed_again(ledger: Ledger, state: str) 
         url("bad", "three", modified=1.0),
     ]
     id, listing = begin(ledger, page)
-    ledger.end_listing(listing)
+    ledger.listings.end(listing)
     ends = {"a": "verified", "kept": "verified"} | ({"bad": "failed"} if state == "partial" else {})
     ledger.settle(
         [settlement_of(claim, ends[claim.name]) for claim in ledger.claim(9) if claim.name in ends]
@@ -457,7 +457,7 @@ def test_a_removed_object_of_a_list_is_listed_again(ledger: Ledger, state: str) 
     ledger.begin_again(id, [row.id for row in ledger.page(id) if row.name == "a"])
     assert rows(ledger, id)["a"] == "failed"
     assert (ledger.migration(id).state, ledger.migration(id).listing) == ("running", "due")
-    ledger.end_listing(go_on(ledger, id, page))
+    ledger.listings.end(go_on(ledger, id, page))
     assert {name: rows(ledger, id)[name] for name in ("a", "kept")} == {
         "a": "queued",
         "kept": "verified",
@@ -471,7 +471,7 @@ def test_an_object_gone_from_the_source_is_forgotten(ledger: Ledger) -> None:
     aborted."""
     names = ["arrived", "gone", "begun", "lost", "bad"]
     id, listing = begin(ledger, [listed_object(name) for name in names])
-    ledger.end_listing(listing)
+    ledger.listings.end(listing)
     settle_by_name(ledger, id, gone="failed", begun="failed", lost="failed", bad="failed")
     ids = {row.name: row.id for row in ledger.page(id)}
     begun = dict(upload_id="u", checked=True, place="p", etag="e", size=5, part_bytes=5, begun=0.0)
@@ -495,7 +495,7 @@ def test_an_object_gone_from_the_source_is_forgotten(ledger: Ledger) -> None:
 def test_an_object_below_an_unlisted_folder_is_not_forgotten(ledger: Ledger, folder: str) -> None:
     """A mount that is away does not show that it is a folder."""
     id, listing = begin(ledger, [listed_object("a"), listed_object("sub/c/b")])
-    ledger.end_listing(listing)
+    ledger.listings.end(listing)
     settle_by_name(ledger, id, **{"a": "failed", "sub/c/b": "failed"})
     denied = {"code": "permission-denied", "side": "source", "detail": "403"}
     list_again(ledger, id, [replace(listed_object(folder), error=denied)])
@@ -508,7 +508,7 @@ def test_an_object_below_an_unlisted_folder_is_not_forgotten(ledger: Ledger, fol
 def test_a_failed_row_with_an_upload_is_not_forgotten(ledger: Ledger) -> None:
     """An object of a list that had arrived and is gone has no end, as an entry that was refused."""
     id, listing = begin(ledger, [listed_object("a"), listed_object("refused", error={"code": "x"})])
-    ledger.end_listing(listing)
+    ledger.listings.end(listing)
     settle_by_name(ledger, id)
     (row,) = (row for row in ledger.page(id) if row.name == "a")
     ended = update(transfers).where(transfers.c.id == row.id)
@@ -525,7 +525,7 @@ def test_a_refused_entry_keeps_its_note_over_a_retry(ledger: Ledger) -> None:
     """A link leads nowhere while its log is rotated; an unproved object is at the destination."""
     refusal = {"code": "not-found", "side": "source", "detail": "a link"}
     id, listing = begin(ledger, [listed_object("log"), listed_object("x", error=refusal)])
-    ledger.end_listing(listing)
+    ledger.listings.end(listing)
     (claim,) = ledger.claim(9)
     ledger.settle([Settlement(claim, "unverified", bytes=5, sent=Version(5))])
     ledger.finish()
@@ -533,11 +533,11 @@ def test_a_refused_entry_keeps_its_note_over_a_retry(ledger: Ledger) -> None:
     assert rows(ledger, id)["log"] == "queued"
     ledger.list_again(id, anyway=True)
     page = [listed_object(name, error=refusal) for name in ("log", "x")]
-    ledger.end_listing(go_on(ledger, id, page))
+    ledger.listings.end(go_on(ledger, id, page))
     settle_by_name(ledger, id)
     ledger.act(id, "retry")
     assert rows(ledger, id) == {"log": "failed", "y": "verified"}
-    ledger.end_listing(go_on(ledger, id, [listed_object("log"), listed_object("y")]))
+    ledger.listings.end(go_on(ledger, id, [listed_object("log"), listed_object("y")]))
     assert states(ledger, id) == ["queued", "verified"]
     assert ledger.migration(id).entries == 2
     (claim,) = ledger.claim(9)
@@ -551,7 +551,7 @@ def test_a_cancelled_object_a_lost_worker_may_have_sent_is_kept(
     """The sweep of the cancelled migration found nothing to remove, and left a note."""
     ledger, other = open_ledger(), open_ledger()
     id, listing = begin(ledger, [listed_object("kept"), listed_object("lost")])
-    ledger.end_listing(listing)
+    ledger.listings.end(listing)
     kept, _ = ledger.claim(2)
     ledger.settle([verified_end(kept)])
     ledger.renew(-1)
@@ -569,13 +569,13 @@ def test_a_doubt_alone_keeps_no_cancelled_object(ledger: Ledger, lost: str) -> N
     """PostgreSQL restarted during the listing, or a backup was restored. No worker has claimed
     these objects, and they are gone from the source: each repetition would end `partial`."""
     id = ledger.create(TREE)[0].id
-    listing = ledger.claim_listing(only=id)
+    listing = ledger.listings.claim(only=id)
     if lost == "a page":
-        ledger.release_unknown_listings(doubted=True)
-        listing = ledger.claim_listing(only=id)
+        ledger.listings.release_unknown(doubted=True)
+        listing = ledger.listings.claim(only=id)
     assert listing is not None
-    ledger.add_page(listing, [listed_object("kept"), listed_object("rotated")], None)
-    ledger.end_listing(listing)
+    ledger.listings.add_page(listing, [listed_object("kept"), listed_object("rotated")], None)
+    ledger.listings.end(listing)
     if lost == "commits":
         ledger.database.run(distrust_recent_commits)
     ledger.act(id, "cancel")
@@ -589,7 +589,7 @@ def test_a_doubted_object_a_lost_worker_may_have_sent_is_kept(
 ) -> None:
     ledger, other = open_ledger(), open_ledger()
     id, listing = begin(ledger, [listed_object("kept"), listed_object("lost")])
-    ledger.end_listing(listing)
+    ledger.listings.end(listing)
     ledger.database.run(distrust_recent_commits)
     ledger.claim(2)
     ledger.renew(-1)
@@ -604,7 +604,7 @@ def test_a_doubted_object_a_lost_worker_may_have_sent_is_kept(
 
 def test_a_lost_worker_before_an_arrival_is_forgotten(ledger: Ledger) -> None:
     id, listing = begin(ledger, [listed_object("a"), listed_object("b")])
-    ledger.end_listing(listing)
+    ledger.listings.end(listing)
     lapsed = update(transfers).where(transfers.c.migration_id == id).values(lapses=1)
     ledger.database.run(lambda c: c.execute(lapsed))
     settle_by_name(ledger, id, b="failed")
@@ -619,7 +619,7 @@ def test_a_lost_worker_before_an_arrival_is_forgotten(ledger: Ledger) -> None:
 def test_an_unproved_object_gone_from_the_source_is_kept(ledger: Ledger) -> None:
     """Otherwise a later migration would mistake its partial upload for an existing object."""
     id, listing = begin(ledger, [listed_object("kept"), listed_object("unproved")])
-    ledger.end_listing(listing)
+    ledger.listings.end(listing)
     claims = {claim.name: claim for claim in ledger.claim(2)}
     remains = {"there/unproved": "What was sent may remain."}
     unverified = Settlement(
@@ -645,7 +645,7 @@ def test_a_cancelled_sent_object_gone_from_the_source_is_kept(
 ) -> None:
     """Its command was interrupted before the proof."""
     id, listing = begin(ledger, [listed_object("kept"), listed_object("sent")])
-    ledger.end_listing(listing)
+    ledger.listings.end(listing)
     kept, sent = ledger.claim(2)
     prior = PriorState(known=True, sent=Version(5, '"e"') if is_sent else None)
     ledger.destinations.note_prior_states([(sent, prior)])
@@ -660,11 +660,11 @@ def test_a_cancelled_sent_object_gone_from_the_source_is_kept(
 def test_an_object_gone_after_a_kill_fails_once(ledger: Ledger, first: str) -> None:
     """Its transfer fails before or after the end of the listing that no longer names it."""
     id, listing = begin(ledger, [listed_object("kept"), listed_object("gone")])
-    ledger.end_listing(listing)
+    ledger.listings.end(listing)
     ledger.list_again(id, anyway=True)
     listing = go_on(ledger, id, [listed_object("kept")])
     if first == "the listing":
-        ledger.end_listing(listing)
+        ledger.listings.end(listing)
     for claim in ledger.claim(9):
         ledger.settle(
             [
@@ -674,7 +674,7 @@ def test_an_object_gone_after_a_kill_fails_once(ledger: Ledger, first: str) -> N
             ]
         )
     if first == "the transfer":
-        ledger.end_listing(listing)
+        ledger.listings.end(listing)
     ledger.finish()
     assert (ledger.migration(id).state, rows(ledger, id)) == (
         "failed",
@@ -691,7 +691,7 @@ def test_a_row_with_leftovers_fails_alone_and_names_them(ledger: Ledger) -> None
     id, listing = begin(
         ledger, [listed_object("lost"), listed_object("begun"), listed_object("arrived")]
     )
-    ledger.end_listing(listing)
+    ledger.listings.end(listing)
     settle_by_name(ledger, id, lost="failed", begun="failed")
     lapsed = update(transfers).where(transfers.c.name == "lost").values(lapses=1)
     ledger.database.run(lambda c: c.execute(lapsed))
@@ -710,7 +710,7 @@ def test_the_id_of_a_forgotten_row_is_not_reused(ledger: Ledger) -> None:
     id, listing = begin(
         ledger, [listed_object("kept"), listed_object("gone"), listed_object("gone too")]
     )
-    ledger.end_listing(listing)
+    ledger.listings.end(listing)
     settle_by_name(ledger, id, **{"gone": "failed", "gone too": "failed"})
     used = {row.id for row in ledger.page(id)}
     for name in ("new", "newer"):
@@ -729,14 +729,14 @@ def test_the_id_of_a_forgotten_row_is_not_reused(ledger: Ledger) -> None:
         settle_by_name(ledger, id, **{name: "failed", f"{name}, too": "failed"})
         states(ledger, id)
     other = ledger.create(replace(TREE, source="a:other"))[0].id
-    ledger.end_listing(go_on(ledger, other, [listed_object(f"{number}") for number in range(5)]))
+    ledger.listings.end(go_on(ledger, other, [listed_object(f"{number}") for number in range(5)]))
     assert not used & {row.id for row in ledger.page(other)}
 
 
 @pytest.mark.parametrize("verb", ["failed", "hand_back"])
 def test_leftovers_of_many_claims_are_looked_for(ledger: Ledger, verb: str) -> None:
     id, listing = begin(ledger, [listed_object("a")])
-    ledger.end_listing(listing)
+    ledger.listings.end(listing)
     looked = []
     for number in range(40):
         (claim,) = ledger.claim(1, only=id)
@@ -760,7 +760,7 @@ def test_leftovers_of_many_claims_are_looked_for(ledger: Ledger, verb: str) -> N
 def test_an_empty_listing_forgets_no_row(ledger: Ledger) -> None:
     """Like a source that is not mounted: a failed object must still be moved, and reported."""
     id, listing = begin(ledger, [listed_object("arrived"), listed_object("bad")])
-    ledger.end_listing(listing)
+    ledger.listings.end(listing)
     settle_by_name(ledger, id, bad="failed")
     for page in ((), ([],)):
         list_again(ledger, id, *page)
@@ -774,7 +774,7 @@ def test_an_empty_listing_forgets_no_row(ledger: Ledger) -> None:
 
 def test_a_later_list_may_have_another_url_for_a_name(ledger: Ledger) -> None:
     id, listing = begin(ledger, [url("a", "one"), url("b", "two"), url("c", "three")])
-    ledger.end_listing(listing)
+    ledger.listings.end(listing)
     assert settle_by_name(ledger, id, b="failed") == "partial"
     list_again(ledger, id, [url("a", "one"), url("b", "fresh"), url("c", "other")])
     assert rows(ledger, id) == {"a": "verified", "b": "queued", "c": "queued"}
@@ -787,7 +787,7 @@ def test_a_later_list_may_have_another_url_for_a_name(ledger: Ledger) -> None:
 def test_the_end_of_an_old_url_does_not_settle_the_new_one(ledger: Ledger) -> None:
     """A list was edited while the object of an earlier URL was still being moved."""
     id, listing = begin(ledger, [url("a", "one"), url("b", "two")])
-    ledger.end_listing(listing)
+    ledger.listings.end(listing)
     running = ledger.claim(9)
     ledger.act(id, "cancel")
     page = [url("a", "one"), url("b", "fresh")]
@@ -813,7 +813,7 @@ def test_an_older_version_settles_no_version_listed_meanwhile(
     source, and the same command was given again."""
     first = listed_object("a", etag="1", modified=1.0)
     id, listing = begin(ledger, [first])
-    ledger.end_listing(listing)
+    ledger.listings.end(listing)
     (claim,) = ledger.claim(9)
     ledger.act(id, "cancel")
     list_again(ledger, id, [replace(first, **member)])
@@ -844,7 +844,7 @@ def test_a_cancelled_tree_is_listed_again(ledger: Ledger) -> None:
 def test_an_unaccounted_listed_object_is_reported(ledger: Ledger) -> None:
     """As if any part of relay had lost an entry."""
     id, listing = begin(ledger, [listed_object("a"), listed_object("b")])
-    ledger.end_listing(listing)
+    ledger.listings.end(listing)
     (claim, lost) = ledger.claim(2)
     ledger.settle([verified_end(claim)])
     ledger.database.run(lambda c: c.execute(delete(transfers).where(transfers.c.id == lost.id)))
@@ -858,7 +858,7 @@ def test_an_unaccounted_listed_object_is_reported(ledger: Ledger) -> None:
 def test_a_succeeded_migration_does_not_restart(ledger: Ledger) -> None:
     """No worker would run it: an object that is found missing needs another migration."""
     id, listing = begin(ledger, [listed_object("a")])
-    ledger.end_listing(listing)
+    ledger.listings.end(listing)
     assert settle_by_name(ledger, id) == "succeeded"
     (row,) = ledger.page(id)
     with pytest.raises(IllegalTransition):
@@ -878,7 +878,7 @@ def test_a_row_is_kept_until_its_leftovers_are_checked(
     """After any end of its claim: the source may have lost it, and the migration may be cancelled
     meanwhile."""
     id, listing = begin(ledger, [listed_object("a"), listed_object("b")])
-    ledger.end_listing(listing)
+    ledger.listings.end(listing)
     a, b = ledger.claim(2)
     if cancels == "before":
         ledger.act(id, "cancel")
@@ -909,7 +909,7 @@ def test_the_next_claim_knows_a_leftover_elsewhere(ledger: Ledger, verb: str) ->
     """Its receipt named it, and the next object replaces that one; a prior object is another
     matter."""
     id, listing = begin(ledger, [listed_object("a", etag="1"), listed_object("b")])
-    ledger.end_listing(listing)
+    ledger.listings.end(listing)
 
     def claim_first() -> Claim:
         claims = {claim.name: claim for claim in ledger.claim(2)}
@@ -941,12 +941,12 @@ def test_a_retry_lists_a_page_that_came_after_a_cancel(ledger: Ledger) -> None:
     later."""
     id, listing = begin(ledger, [url("a", "one")])
     ledger.act(id, "cancel")
-    assert not ledger.add_page(listing, [url("b", "two")], "b")
-    ledger.hand_back_listing(listing)
+    assert not ledger.listings.add_page(listing, [url("b", "two")], "b")
+    ledger.listings.hand_back(listing)
     assert states(ledger, id) == ["cancelled"]
     ledger.act(id, "retry")
-    again = ledger.claim_listing(only=id)
+    again = ledger.listings.claim(only=id)
     assert again is not None and again.cursor != "b"
-    assert ledger.add_page(again, [url("b", "two")], "b")
-    ledger.end_listing(again)
+    assert ledger.listings.add_page(again, [url("b", "two")], "b")
+    ledger.listings.end(again)
     assert settle_by_name(ledger, id) == "succeeded"

@@ -30,13 +30,13 @@ class EachThird:
 @pytest.mark.parametrize("tokens", [True, False])
 def test_a_resumed_listing_counts_each_entry_once(ledger: Ledger, tokens: bool) -> None:
     migration, _ = ledger.create(TREE)
-    listing = ledger.claim_listing()
+    listing = ledger.listings.claim()
     assert listing is not None
     stops = iter([True, False])
     rows = iter(entries(tokens=tokens))
     assert not write_listing(ledger, listing, rows, lambda: next(stops), chooses=EachThird())
     assert ledger.migration(migration.id).excluded == (0 if not tokens else 1330)
-    again = ledger.claim_listing()
+    again = ledger.listings.claim()
     assert again is not None
     start = int(again.cursor) + 1 if again.cursor else 0
     assert write_listing(ledger, again, iter(entries(start)), lambda: True, chooses=EachThird())
@@ -50,7 +50,7 @@ def test_a_resumed_listing_counts_each_entry_once(ledger: Ledger, tokens: bool) 
 
 def test_without_filters_nothing_is_counted(ledger: Ledger) -> None:
     migration, _ = ledger.create(TREE)
-    listing = ledger.claim_listing()
+    listing = ledger.listings.claim()
     assert listing is not None
     assert write_listing(ledger, listing, iter(entries()), lambda: True)
     assert ledger.migration(migration.id).excluded is None

@@ -314,16 +314,16 @@ def test_only_the_holder_of_a_listing_learns_of_emptiness(
     """An inspection that took longer than its lease says nothing about later uploads of others."""
     one, two = open_ledger(), open_ledger()
     id = one.create(TREE)[0].id
-    late = one.claim_listing()
+    late = one.listings.claim()
     assert late is not None
     one.renew(-1)
     two.reclaim()
-    listing = two.claim_listing()
+    listing = two.listings.claim()
     assert listing is not None
     with pytest.raises(LeaseLost):
-        one.learn_empty(late, True)
+        one.listings.learn_empty(late, True)
     assert not two.migration(id).destination_empty
-    two.learn_empty(listing, True)
+    two.listings.learn_empty(listing, True)
     assert two.migration(id).destination_empty
 
 
@@ -397,12 +397,12 @@ def test_a_listings_fence_stays_within_its_column(open_ledger: Opened) -> None:
     """After thousands of failed polls: a long outage of the database."""
     one = open_ledger()
     one.create(TREE)
-    assert one.claim_listing() is not None
+    assert one.listings.claim() is not None
     fence = migrations.c.listing_fence
     many = update(migrations).values(listing_fence=2**31 - 10)
     one.database.run(lambda c: c.execute(many))
     one.release_unknown_claims(())
-    one.release_unknown_listings(doubted=True)
+    one.listings.release_unknown(doubted=True)
     assert one.database.run(lambda c: c.execute(select(fence)).scalar()) == 2**31 - 10
 
 
@@ -436,13 +436,13 @@ def test_f74_a_listing_after_a_reboot_takes_new_fences(
     """Its rows may be gone with their claims, and their ids may be assigned again."""
     one = open_ledger(boot="earlier")
     one.create(TREE)
-    assert one.claim_listing() is not None
+    assert one.listings.claim() is not None
     two = open_ledger()
     one.renew(-1)
     two.reclaim()
-    listing = two.claim_listing()
+    listing = two.listings.claim()
     assert listing is not None
-    assert two.add_page(listing, [ListedObject("a", size=1)], "a")
+    assert two.listings.add_page(listing, [ListedObject("a", size=1)], "a")
     (claim,) = two.claim(5)
     assert (claim.fence, claim.attempts) == (FORGOTTEN + 1, 1)
 
@@ -458,9 +458,11 @@ def test_f74_a_reboot_is_remembered_by_a_later_listing(open_ledger: Opened) -> N
     one.renew(-1)
     two.reclaim()
     two.list_again(id)
-    listing = two.claim_listing()
+    listing = two.listings.claim()
     assert listing is not None
-    assert two.add_page(listing, [ListedObject("000", size=5), ListedObject("a", size=1)], "a")
+    assert two.listings.add_page(
+        listing, [ListedObject("000", size=5), ListedObject("a", size=1)], "a"
+    )
     claims = two.claim(5)
     assert [claim.fence for claim in claims] == [FORGOTTEN + 2, FORGOTTEN + 1]
     assert all(claim.before is not None and not claim.before.known for claim in claims)
@@ -495,27 +497,27 @@ def test_a_doubt_of_another_worker_ends_known_emptiness(
 def test_f76_a_listing_claim_without_an_answer_is_repeated(open_ledger: Opened) -> None:
     ledger = open_ledger()
     ledger.create(TREE)
-    first = ledger.claim_listing()
+    first = ledger.listings.claim()
     assert first is not None
-    assert ledger.claim_listing() is None
-    ledger.release_unknown_listings(True)
-    second = ledger.claim_listing()
+    assert ledger.listings.claim() is None
+    ledger.listings.release_unknown(True)
+    second = ledger.listings.claim()
     assert second is not None
     assert second.fence > first.fence
     with pytest.raises(LeaseLost):
-        ledger.add_page(first, [ListedObject("a", size=1)], "a")
+        ledger.listings.add_page(first, [ListedObject("a", size=1)], "a")
 
 
 def test_f76_a_page_that_the_ledger_lost_is_listed_again(open_ledger: Opened) -> None:
     """As after the failover of a database whose copy lacks the newest commits."""
     ledger = open_ledger()
     id = ledger.create(TREE)[0].id
-    listing = ledger.claim_listing()
+    listing = ledger.listings.claim()
     assert listing is not None
-    ledger.add_page(listing, [ListedObject("a", size=5)], "a")
+    ledger.listings.add_page(listing, [ListedObject("a", size=5)], "a")
     columns = (migrations.c.cursor, migrations.c.entries, migrations.c.listing_fence)
     older = ledger.database.run(lambda c: c.execute(select(*columns)).one()._asdict())
-    ledger.add_page(listing, [ListedObject("b", size=5)], "b")
+    ledger.listings.add_page(listing, [ListedObject("b", size=5)], "b")
 
     def lose(connection: Connection) -> None:
         connection.execute(delete(transfers).where(transfers.c.name == "b"))
@@ -524,15 +526,15 @@ def test_f76_a_page_that_the_ledger_lost_is_listed_again(open_ledger: Opened) ->
 
     ledger.database.run(lose)
     with pytest.raises(LeaseLost):
-        ledger.add_page(listing, [ListedObject("c", size=5)], "c")
+        ledger.listings.add_page(listing, [ListedObject("c", size=5)], "c")
     with pytest.raises(LeaseLost):
-        ledger.end_listing(listing)
-    ledger.release_unknown_listings(True)
-    again = ledger.claim_listing()
+        ledger.listings.end(listing)
+    ledger.listings.release_unknown(True)
+    again = ledger.listings.claim()
     assert again is not None
     assert again.cursor == "a"
-    ledger.add_page(again, [ListedObject("b", size=5), ListedObject("c", size=5)], "c")
-    ledger.end_listing(again)
+    ledger.listings.add_page(again, [ListedObject("b", size=5), ListedObject("c", size=5)], "c")
+    ledger.listings.end(again)
     assert {claim.name: claim.fence for claim in ledger.claim(5)} == {
         "a": 1,
         "b": FORGOTTEN + 1,
@@ -718,13 +720,13 @@ def test_a_delayed_row_is_claimed_after_the_clock_is_set_back(
 
 def test_a_listing_that_ends_keeps_the_reason_of_a_pause(ledger: Ledger) -> None:
     id = ledger.create(TREE)[0].id
-    listing = ledger.claim_listing()
+    listing = ledger.listings.claim()
     assert listing is not None
-    ledger.add_page(listing, [ListedObject("a", size=1)], "a")
+    ledger.listings.add_page(listing, [ListedObject("a", size=1)], "a")
     ledger.pause_for(
         id, {"code": "store-unauthenticated", "side": "destination", "detail": "", "hint": ""}
     )
-    ledger.end_listing(listing)
+    ledger.listings.end(listing)
     error = ledger.migration(id).error
     assert error is not None and error["code"] == "store-unauthenticated"
     assert ledger.act(id, "resume").error is None

@@ -168,7 +168,7 @@ def test_a_worker_moves_the_migrations_of_its_claims(open_ledger: Opened, held: 
     id = one.create(TREE)[0].id if held == "the listing" else tree(one, 30)
     assert not three.has_worker(id)
     if held == "the listing":
-        assert one.claim_listing() is not None
+        assert one.listings.claim() is not None
     else:
         (claim,) = one.claim(1)
         one.uploads.record(claim, replace(UPLOAD, pinned=Version(30, '"e"', id="v1")))
@@ -186,7 +186,7 @@ def test_a_worker_moves_the_migrations_of_its_claims(open_ledger: Opened, held: 
 def lose_lister(open_ledger: Opened, id: str) -> Ledger:
     """Let a worker claim a listing and be lost."""
     ledger = open_ledger()
-    assert ledger.claim_listing(only=id) is not None
+    assert ledger.listings.claim(only=id) is not None
     ledger.renew(-1)
     return ledger
 
@@ -200,10 +200,10 @@ def test_a_listing_that_kills_every_runner_is_set_aside(open_ledger: Opened) -> 
         watcher.reclaim()
     found = watcher.migration(id)
     assert (found.listing, (found.error or {})["code"]) == ("failed", "quarantined")
-    assert watcher.claim_listing() is None
+    assert watcher.listings.claim() is None
     assert watcher.finish()[0].state == "failed"
     watcher.act(id, "retry")
-    assert watcher.claim_listing() is not None
+    assert watcher.listings.claim() is not None
 
 
 def test_a_listing_that_makes_progress_is_not_suspect(open_ledger: Opened) -> None:
@@ -211,9 +211,9 @@ def test_a_listing_that_makes_progress_is_not_suspect(open_ledger: Opened) -> No
     id = watcher.create(TREE)[0].id
     for number in range(2 * MOST_CRASHES):
         ledger = open_ledger()
-        listing = ledger.claim_listing()
+        listing = ledger.listings.claim()
         assert listing is not None
-        ledger.add_page(listing, [ListedObject(f"{number}", size=5)], f"{number}")
+        ledger.listings.add_page(listing, [ListedObject(f"{number}", size=5)], f"{number}")
         ledger.renew(-1)
         watcher.reclaim()
     assert watcher.migration(id).listing == "due"
@@ -225,8 +225,8 @@ def test_a_suspect_listing_goes_to_an_idle_worker(open_ledger: Opened) -> None:
     for _ in range(SUSPECT):
         lose_lister(open_ledger, id)
         watcher.reclaim()
-    assert watcher.claim_listing(alone=False) is None
-    listing = watcher.claim_listing(alone=True)
+    assert watcher.listings.claim(alone=False) is None
+    listing = watcher.listings.claim(alone=True)
     assert listing is not None and listing.crash_count == SUSPECT
 
 
@@ -358,13 +358,13 @@ def test_forgotten_urls_of_a_list_are_read_again(ledger: Ledger, secret: dict[st
     """Also for a list at a path, which has no secret itself: its URLs are signed."""
     spec = Spec("list+https://a/l", "https://b/", options={"recursive": True}, secret=secret)
     id = ledger.create(spec)[0].id
-    listing = ledger.claim_listing()
+    listing = ledger.listings.claim()
     assert listing is not None
     page = [
         ListedObject(name, size=5, url=f"https://a/{name}?token=1", identity=name) for name in "ab"
     ]
-    ledger.add_page(listing, page, "b")
-    ledger.end_listing(listing)
+    ledger.listings.add_page(listing, page, "b")
+    ledger.listings.end(listing)
     first, second = ledger.claim(2)
     ledger.settle([verified_end(first), Settlement(second, "failed")])
     ledger.finish()
@@ -375,9 +375,9 @@ def test_forgotten_urls_of_a_list_are_read_again(ledger: Ledger, secret: dict[st
     )
     assert (ledger.secret(id), set(urls)) == (None, {None})
     ledger.act(id, "retry", secret)
-    listing = ledger.claim_listing()
+    listing = ledger.listings.claim()
     assert listing is not None and listing.cursor is None
-    ledger.add_page(listing, page, "b")
-    ledger.end_listing(listing)
+    ledger.listings.add_page(listing, page, "b")
+    ledger.listings.end(listing)
     (claim,) = ledger.claim(5)
     assert (claim.name, claim.url) == ("b", "https://a/b?token=1")

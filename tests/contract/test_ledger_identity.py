@@ -374,30 +374,30 @@ def test_an_older_migration_of_a_remote_resumes_if_empty(
     id = accept_as_older_relay(ledger, one)
     assert ledger.create(one, go_on=True)[0].id == id
     id = accept_as_older_relay(ledger, spec("far:bucket/a/", remotes=remotes, recursive=True))
-    listing = ledger.claim_listing(only=id)
+    listing = ledger.listings.claim(only=id)
     assert listing is not None
-    ledger.add_page(listing, [ListedObject("a", size=5), ListedObject("b", size=5)], "b")
+    ledger.listings.add_page(listing, [ListedObject("a", size=5), ListedObject("b", size=5)], "b")
     ledger.settle([verified_end(ledger.claim(1, only=id)[0])])
     assert ledger.create(spec("far:bucket/a/", remotes=remotes, recursive=True), go_on=True)[1]
 
 
 def test_the_list_of_an_older_migration_resumes_by_name(ledger: Ledger) -> None:
     id = accept_as_older_relay(ledger, TREE)
-    first = ledger.claim_listing()
+    first = ledger.listings.claim()
     assert first is not None and not first.counted
-    ledger.add_page(
+    ledger.listings.add_page(
         first, [ListedObject("a/b~01234567", size=5, url="https://a.example/b?x")], None
     )
     values = {"identity": None}
     ledger.database.run(lambda c: c.execute(update(transfers).values(**values)))
-    ledger.hand_back_listing(first)
-    again = ledger.claim_listing()
+    ledger.listings.hand_back(first)
+    again = ledger.listings.claim()
     assert again is not None
     page = [
         ListedObject("a/b~0123456789abcdef", size=5, url="https://a.example/b?x", identity="x"),
         ListedObject("a/c~0123456789abcdef", size=5),
     ]
-    ledger.add_page(again, page, None)
+    ledger.listings.add_page(again, page, None)
     assert [row.name for row in ledger.page(id)] == ["a/b~01234567", "a/c~0123456789abcdef"]
 
 
@@ -415,12 +415,12 @@ def test_each_kind_of_runner_works_on_its_own(ledger: Ledger, address: str) -> N
     ours, theirs = ledger, server(address)
     try:
         mine, yours = tree(ours, 5), theirs.create(OBJECT)[0].id
-        assert theirs.claim_listing() is None
+        assert theirs.listings.claim() is None
         assert [claim.migration_id for claim in theirs.claim(10)] == [yours]
         assert [claim.migration_id for claim in ours.claim(10)] == [mine]
         again = ours.create(TREE)[0].id
-        assert theirs.claim_listing() is None
-        listing = ours.claim_listing()
+        assert theirs.listings.claim() is None
+        listing = ours.listings.claim()
         assert listing is not None and listing.migration_id == again
         assert ours.create(OBJECT, go_on=True)[1]  # the server's worker owns it
     finally:
@@ -455,7 +455,7 @@ def test_no_identity_of_a_request_shows(ledger: Ledger) -> None:
         "https://a.example/d?token=hidden", headers=(("Authorization", "Basic aGlkZGVuOnB3"),)
     )
     migration, _ = ledger.create(one)
-    assert "hidden" not in repr(one) + repr(migration) + json.dumps(ledger.events(migration.id))
+    assert "hidden" not in repr(one) + repr(migration) + json.dumps(ledger.events.all(migration.id))
 
 
 @pytest.mark.parametrize(

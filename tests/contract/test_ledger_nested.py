@@ -63,10 +63,12 @@ def accept(ledger: Ledger, at: tuple[str, str], wish: str, source: str = "a") ->
 
 
 def relist(ledger: Ledger, id: str, name: str) -> None:
-    listing = ledger.claim_listing(id)
+    listing = ledger.listings.claim(id)
     assert listing is not None
-    ledger.add_page(listing, [ListedObject(name, size=5), ListedObject("other", size=5)], None)
-    ledger.end_listing(listing)
+    ledger.listings.add_page(
+        listing, [ListedObject(name, size=5), ListedObject("other", size=5)], None
+    )
+    ledger.listings.end(listing)
 
 
 def claim(ledger: Ledger, id: str) -> Claim:

@@ -169,10 +169,10 @@ def test_a_lost_claim_ended_with_its_lease(open_ledger: Opened) -> None:
 
 
 def relist_tree(ledger: Ledger, id: str) -> None:
-    listing = ledger.claim_listing(id)
+    listing = ledger.listings.claim(id)
     assert listing is not None
-    ledger.add_page(listing, [ListedObject("000", size=5, etag='"0"', modified=1.5)], None)
-    ledger.end_listing(listing)
+    ledger.listings.add_page(listing, [ListedObject("000", size=5, etag='"0"', modified=1.5)], None)
+    ledger.listings.end(listing)
     assert states(ledger, id) == ["queued"]
 
 

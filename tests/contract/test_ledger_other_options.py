@@ -31,10 +31,10 @@ def list_tree(ledger: Ledger, spec: Spec, names: tuple[str, ...] = NAMES) -> str
     """Accept a tree, list it to its end, and return its id."""
     migration, new = ledger.create(spec, go_on=True)
     assert new
-    listing = ledger.claim_listing(migration.id)
+    listing = ledger.listings.claim(migration.id)
     assert listing is not None
-    assert ledger.add_page(listing, [ListedObject(name, size=5) for name in names], None)
-    ledger.end_listing(listing)
+    assert ledger.listings.add_page(listing, [ListedObject(name, size=5) for name in names], None)
+    ledger.listings.end(listing)
     return migration.id
 
 
@@ -369,10 +369,10 @@ def test_a_retry_forgets_a_noted_entry_that_is_gone(ledger: Ledger) -> None:
 
     def list_names(*page: ListedObject) -> list[str]:
         """List the tree to its end, move it, and return the states of its objects."""
-        listing = ledger.claim_listing(id)
+        listing = ledger.listings.claim(id)
         assert listing is not None
-        ledger.add_page(listing, page, None)
-        ledger.end_listing(listing)
+        ledger.listings.add_page(listing, page, None)
+        ledger.listings.end(listing)
         ledger.settle([verified_end(claim) for claim in ledger.claim(9, id)])
         ledger.finish()
         return states(ledger, id)
@@ -456,10 +456,10 @@ def test_later_migrations_without_it_do_not_hide_a_leftover(
     error = {"code": "connect-failed", "side": "source", "detail": "no", "hint": ""}
     for _ in range(10):
         id = ledger.create(FIRST)[0].id
-        listing = ledger.claim_listing(id)
+        listing = ledger.listings.claim(id)
         assert listing is not None
-        ledger.add_page(listing, page, None)
-        ledger.end_listing(listing, error)
+        ledger.listings.add_page(listing, page, None)
+        ledger.listings.end(listing, error)
         ledger.settle([verified_end(claim) for claim in ledger.claim(9, id)])
         ledger.finish()
     claims = claims_by_name(ledger, list_tree(ledger, SECOND))

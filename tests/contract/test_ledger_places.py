@@ -64,10 +64,10 @@ def accept(ledger: Ledger, at: Place, wish: str, source: str = "a") -> str:
     """Accept a migration of one object, as a tree if it has a name."""
     id = ledger.create(spec_of(at, source, wish))[0].id
     if at[2]:
-        listing = ledger.claim_listing(id)
+        listing = ledger.listings.claim(id)
         assert listing is not None
-        ledger.add_page(listing, [ListedObject(at[2], size=5)], None)
-        ledger.end_listing(listing)
+        ledger.listings.add_page(listing, [ListedObject(at[2], size=5)], None)
+        ledger.listings.end(listing)
     return id
 
 

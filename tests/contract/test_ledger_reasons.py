@@ -67,7 +67,7 @@ def test_the_objects_of_one_reason_are_retried(ledger: Ledger) -> None:
     ledger.settle([verified_end(claim) for claim in ledger.claim(9)])
     ledger.finish()
     assert ledger.migration(id).state == "partial"
-    assert ledger.events(id)[-2]["kind"] == "retry"
+    assert ledger.events.all(id)[-2]["kind"] == "retry"
 
 
 def test_a_command_lists_its_tree_after_a_retry_of_one_reason(ledger: Ledger) -> None:
@@ -102,9 +102,9 @@ def test_a_reason_that_no_object_has_is_refused(ledger: Ledger, reason: str) -> 
 def test_a_half_listed_cancelled_tree_is_retried_whole(ledger: Ledger) -> None:
     """A worker would list the rest of the source, and move it."""
     migration, _ = ledger.create(TREE)
-    listing = ledger.claim_listing()
+    listing = ledger.listings.claim()
     assert listing is not None
-    ledger.add_page(listing, [ListedObject("a", size=1), ListedObject("b", size=1)], "b")
+    ledger.listings.add_page(listing, [ListedObject("a", size=1), ListedObject("b", size=1)], "b")
     denied, _ = ledger.claim(2)
     ledger.settle([Settlement(denied, "failed", error=DENIED)])
     ledger.act(migration.id, "cancel")
@@ -125,10 +125,12 @@ def test_a_retry_of_all_forgets_every_reason(ledger: Ledger) -> None:
 def test_entries_that_a_listing_refuses_have_a_reason(ledger: Ledger) -> None:
     """They are retried only with the others: a new listing names all."""
     migration, _ = ledger.create(TREE)
-    listing = ledger.claim_listing()
+    listing = ledger.listings.claim()
     assert listing is not None
-    ledger.add_page(listing, [ListedObject("a", size=1, error=LONG), ListedObject("b")], "b")
-    ledger.end_listing(listing)
+    ledger.listings.add_page(
+        listing, [ListedObject("a", size=1, error=LONG), ListedObject("b")], "b"
+    )
+    ledger.listings.end(listing)
     ledger.settle([verified_end(claim) for claim in ledger.claim(9)])
     ledger.finish()
     id = migration.id
@@ -139,19 +141,21 @@ def test_entries_that_a_listing_refuses_have_a_reason(ledger: Ledger) -> None:
         ledger.act(id, "retry", reason="destination:key-too-long")
     ledger.act(id, "retry")
     assert ledger.reasons(id) == []
-    listing = ledger.claim_listing()
+    listing = ledger.listings.claim()
     assert listing is not None
-    ledger.add_page(listing, [ListedObject("a", size=1, error=LONG), ListedObject("b")], "b")
+    ledger.listings.add_page(
+        listing, [ListedObject("a", size=1, error=LONG), ListedObject("b")], "b"
+    )
     assert_reasons_counted(ledger, id)
 
 
 def test_a_failed_listing_stays_failed_after_a_retry(ledger: Ledger) -> None:
     """Otherwise nothing would say that objects are missing."""
     migration, _ = ledger.create(TREE)
-    listing = ledger.claim_listing()
+    listing = ledger.listings.claim()
     assert listing is not None
-    ledger.add_page(listing, [ListedObject("a")], "a")
-    ledger.end_listing(listing, {"code": "store-error", "side": "source"})
+    ledger.listings.add_page(listing, [ListedObject("a")], "a")
+    ledger.listings.end(listing, {"code": "store-error", "side": "source"})
     ledger.settle([Settlement(claim, "failed", error=DENIED) for claim in ledger.claim(9)])
     ledger.finish()
     ledger.act(migration.id, "retry", reason="source:permission-denied:403")

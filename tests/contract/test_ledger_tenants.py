@@ -260,7 +260,7 @@ def test_a_failed_migration_needs_a_person_until_acknowledged(ledger: Ledger) ->
     for _ in range(2):
         assert not ledger.acknowledge(id).needs_attention
     assert +ledger.stage_counts() == {("failed", False): 1}
-    assert [e["kind"] for e in ledger.events(id)].count("acknowledge") == 1
+    assert [e["kind"] for e in ledger.events.all(id)].count("acknowledge") == 1
 
 
 ENDINGS: dict[str, Callable[[Ledger, str], object]] = {
@@ -320,11 +320,11 @@ def test_a_paused_request_starts_with_a_resume(ledger: Ledger, request_of: Spec)
     spec = replace(request_of, paused=True)
     made, is_new = ledger.create(spec, "key")
     assert (made.state, is_new, made.needs_attention) == ("paused", True, False)
-    assert [event["kind"] for event in ledger.events(made.id)] == ["accepted", "pause"]
-    assert ledger.claim_listing() is None and not ledger.claim(9)
+    assert [event["kind"] for event in ledger.events.all(made.id)] == ["accepted", "pause"]
+    assert ledger.listings.claim() is None and not ledger.claim(9)
     assert_stages_counted(ledger)
     assert ledger.act(made.id, "resume").state == "running"
-    assert bool(ledger.claim_listing()) == spec.recursive
+    assert bool(ledger.listings.claim()) == spec.recursive
     assert len(ledger.claim(9)) == 1 - spec.recursive
     # The same request again is the same migration, which runs on.
     again, is_new = ledger.create(spec, "key")

@@ -167,7 +167,7 @@ def file(tmp_path: Path) -> Iterator[Ledger]:
 NOTHING_TO_DO: dict[str, Callable[[Ledger], Any]] = {
     "turn": lambda ledger: ledger.settle_and_claim((), ALL, watched=[TREE.printed_digest]).claims,
     "finish": lambda ledger: tuple(ledger.finish()),
-    "claim_listing": lambda ledger: ledger.claim_listing() or (),
+    "claim_listing": lambda ledger: ledger.listings.claim() or (),
     "reclaim": lambda ledger: ledger.reclaim() or (),
     "join": lambda ledger: ledger.uploads.join() or (),
 }
@@ -427,10 +427,10 @@ def test_a_claim_during_a_resume_stays_valid(pair: tuple[Ledger, Ledger, str]) -
     for if_exists in ("skip", "changed"):
         spec = replace(TREE, options={"recursive": True, "if_exists": if_exists})
         ids.append(one.create(spec)[0].id)
-        listing = one.claim_listing()
+        listing = one.listings.claim()
         assert listing is not None
-        one.add_page(listing, [ListedObject("x", size=5)], "x")
-        one.end_listing(listing)
+        one.listings.add_page(listing, [ListedObject("x", size=5)], "x")
+        one.listings.end(listing)
     (claim,) = one.claim(1, only=ids[0])
     one.settle([Settlement(claim, "hand_back")])
     one.act(ids[0], "pause")

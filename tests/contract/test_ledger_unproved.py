@@ -156,9 +156,9 @@ def test_an_unproved_name_may_have_been_sent_before(
             "a", "b", options={"recursive": True, "if_exists": "skip"}, secret={}, places=("a", "b")
         )
     )[0].id
-    listing = ledger.claim_listing(only=id)
+    listing = ledger.listings.claim(only=id)
     assert listing is not None
-    ledger.add_page(
+    ledger.listings.add_page(
         listing, [ListedObject(name, size=5) for name in ("name", "Name", "plain")], "z"
     )
     assert [hints_of_claim(found).begun for found in ledger.claim(9, only=id)] == [False] * 3
@@ -173,10 +173,10 @@ def test_a_tree_knows_an_unproved_object_by_name(ledger: Ledger) -> None:
     for verify, names in (("auto", "abc"), ("size", "abcd")):
         options = {"recursive": True, "if_exists": "changed", "verify": verify}
         id = ledger.create(Spec("a", "b", options=options, secret={}, places=("a", "b")))[0].id
-        listing = ledger.claim_listing(only=id)
+        listing = ledger.listings.claim(only=id)
         assert listing is not None
-        ledger.add_page(listing, [ListedObject(name, size=5) for name in names], names[-1])
-        ledger.end_listing(listing)
+        ledger.listings.add_page(listing, [ListedObject(name, size=5) for name in names], names[-1])
+        ledger.listings.end(listing)
         claims = {found.name: found for found in ledger.claim(9, only=id)}
         if verify == "auto":
             end(ledger, claims["a"], "unverified", remains=UNPROVED.remains, sent=THERE)

@@ -12,11 +12,11 @@ from tests.ledgers import OBJECT, TREE, Opened, verified_end
 def list_urls(ledger: Ledger, count: int) -> str:
     """Accept a list of `count` URLs, read to its end; return its migration's id."""
     migration, _ = ledger.create(TREE)
-    listing = ledger.claim_listing()
+    listing = ledger.listings.claim()
     assert listing is not None
     page = [ListedObject(f"{i:04}", size=5, url=f"https://a.example/{i}?old") for i in range(count)]
-    assert ledger.add_page(listing, page, None)
-    ledger.end_listing(listing)
+    assert ledger.listings.add_page(listing, page, None)
+    ledger.listings.end(listing)
     return migration.id
 
 
@@ -25,20 +25,20 @@ def test_a_retry_lists_again_after_urls_were_forgotten(ledger: Ledger) -> None:
     secret = {"source": {"text": "a?t"}}
     spec = Spec("list+https://a/l", "https://b/", options={"recursive": True}, secret=secret)
     id = ledger.create(spec)[0].id
-    listing = ledger.claim_listing()
+    listing = ledger.listings.claim()
     assert listing is not None
     page = [ListedObject("a", size=5, url="https://a/a?token=1", identity="a")]
-    ledger.add_page(listing, page, "a")
-    ledger.end_listing(listing)
+    ledger.listings.add_page(listing, page, "a")
+    ledger.listings.end(listing)
     ledger.act(id, "cancel")
     ledger.finish()
     ledger.renew_secret(id, spec.secret)
     assert ledger.act(id, "retry").listing == "due"
     assert ledger.claim(9) == []
-    listing = ledger.claim_listing()
+    listing = ledger.listings.claim()
     assert listing is not None
-    ledger.add_page(listing, page, "a")
-    ledger.end_listing(listing)
+    ledger.listings.add_page(listing, page, "a")
+    ledger.listings.end(listing)
     assert [claim.url for claim in ledger.claim(9)] == ["https://a/a?token=1"]
     assert ledger.migration(id).entries == 1
 
@@ -46,9 +46,9 @@ def test_a_retry_lists_again_after_urls_were_forgotten(ledger: Ledger) -> None:
 def test_unknown_names_are_reported_however_many(ledger: Ledger) -> None:
     id = list_urls(ledger, 1200)
     known = [f"{i:04}" for i in range(1200)]
-    assert ledger.unknown_names(id, [*known, "x", "0001 ", ""]) == {"x", "0001 ", ""}
-    assert ledger.unknown_names(id, []) == set()
-    assert ledger.unknown_names("another", ["0000"]) == {"0000"}
+    assert ledger.listings.unknown_names(id, [*known, "x", "0001 ", ""]) == {"x", "0001 ", ""}
+    assert ledger.listings.unknown_names(id, []) == set()
+    assert ledger.listings.unknown_names("another", ["0000"]) == {"0000"}
 
 
 def test_fresh_urls_reach_the_next_claim_of_pending_objects(
@@ -58,15 +58,15 @@ def test_fresh_urls_reach_the_next_claim_of_pending_objects(
     id = list_urls(one, 4)
     first, second = one.claim(2)
     one.settle([verified_end(first)])
-    two.renew_urls(
+    two.listings.renew_urls(
         id,
         {
             name: f"https://a.example/{name}?fresh"
             for name in ("0000", "0001", "0002", "unheard of")
         },
     )
-    two.renew_urls("another", {"0003": "https://a.example/3?another"})
-    two.renew_urls(id, {})
+    two.listings.renew_urls("another", {"0003": "https://a.example/3?another"})
+    two.listings.renew_urls(id, {})
     assert one.database.run(
         lambda c: c.exec_driver_sql("SELECT name, url FROM transfers ORDER BY name").all()
     ) == [
@@ -85,12 +85,12 @@ def test_fresh_urls_reach_the_next_claim_of_pending_objects(
 
 def test_the_reason_of_the_last_automatic_pause_is_kept(ledger: Ledger) -> None:
     id = ledger.create(OBJECT)[0].id
-    assert ledger.last_pause_error(id) is None
+    assert ledger.events.last_pause_error(id) is None
     ledger.act(id, "pause")
     ledger.act(id, "resume")
-    assert ledger.last_pause_error(id) is None, "that was somebody's wish"
+    assert ledger.events.last_pause_error(id) is None, "that was somebody's wish"
     for code in ("store-full", "store-unauthenticated"):
         ledger.pause_for(id, {"code": code, "side": "destination"})
         ledger.act(id, "resume")
-        assert ledger.last_pause_error(id) == {"code": code, "side": "destination"}
+        assert ledger.events.last_pause_error(id) == {"code": code, "side": "destination"}
     assert ledger.migration(id).error is None

@@ -73,12 +73,12 @@ def forsaken_upload(seaweed: Seaweed, tmp_path: Path) -> Iterator[Forsaken]:
         recursive=True,
     )
     id = ledger.create(order.spec(runner.remotes))[0].id
-    listing = ledger.claim_listing()
+    listing = ledger.listings.claim()
     assert listing is not None
-    ledger.add_page(
+    ledger.listings.add_page(
         listing, [ListedObject("object", size=30, etag='"e"', modified=1.5, url=None)], "object"
     )
-    ledger.end_listing(listing)
+    ledger.listings.end(listing)
     (claim,) = ledger.claim(1)
     made = Forsaken(
         seaweed,

@@ -69,11 +69,11 @@ def filled_tree(ledger: Ledger, names: list[str] = NAMES) -> str:
     """Accept a tree with objects of these names, each of which ends in another way: all proofs, a
     skip, a failure, and the others still queued. Return its id."""
     migration, _ = ledger.create(TREE)
-    listing = ledger.claim_listing()
+    listing = ledger.listings.claim()
     assert listing is not None
     page = [ListedObject(name, size=7, etag='"1"', modified=1.5, url=None) for name in names[::-1]]
-    ledger.add_page(listing, page, page[-1].name)
-    ledger.end_listing(listing)
+    ledger.listings.add_page(listing, page, page[-1].name)
+    ledger.listings.end(listing)
     claims = sorted(ledger.claim(7), key=lambda claim: claim.name.encode())
     ends: list[Callable[[Claim], Settlement]] = [
         lambda claim: end_of(claim, Level.READ_BACK),
@@ -247,7 +247,7 @@ def test_each_report_names_the_one_before(open_ledger: Opened, tmp_path: Path) -
     assert not ledger.reports.record(id, first.sha256, "c")
     assert ledger.reports.record(id, second.sha256, "c")
     assert write(ledger, id, tmp_path / "4").previous == "c"
-    assert [e["sha256"] for e in ledger.events(id) if e["kind"] == "report_signed"][:3] == [
+    assert [e["sha256"] for e in ledger.events.all(id) if e["kind"] == "report_signed"][:3] == [
         first.sha256,
         second.sha256,
         "c",

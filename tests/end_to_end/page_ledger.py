@@ -82,10 +82,10 @@ def end_partially(ledger: Ledger, home: Path, name: str, names: tuple[str, ...])
         path = home / name / "from" / one
         if "/" not in one:
             path.write_bytes(b"12345")
-    listing = ledger.claim_listing(made.id)
+    listing = ledger.listings.claim(made.id)
     assert listing is not None
-    ledger.add_page(listing, [ListedObject(one, size=5) for one in names], names[-1])
-    ledger.end_listing(listing)
+    ledger.listings.add_page(listing, [ListedObject(one, size=5) for one in names], names[-1])
+    ledger.listings.end(listing)
     claims = {claim.name: claim for claim in ledger.claim(len(names), made.id)}
     ends = [
         verified_end(claims[one])

@@ -36,11 +36,11 @@ def fill(home: Path) -> None:
             made, _ = ledger.create(
                 replace(TREE, source=f"old:{name}", destination=f"new:{name}", places=None)
             )
-            listing = ledger.claim_listing(made.id)
+            listing = ledger.listings.claim(made.id)
             assert listing is not None
             page = [ListedObject(f"{number:05}.eml", size=48_000) for number in range(1_800)]
-            ledger.add_page(listing, page, page[-1].name)
-            ledger.end_listing(listing)
+            ledger.listings.add_page(listing, page, page[-1].name)
+            ledger.listings.end(listing)
             claims = ledger.claim(len(page), made.id)
             ends = [verified_end(claim, 48_000) for claim in claims[failures:]]
             ends += [Settlement(claim, "failed", error=DENIED) for claim in claims[:failures]]

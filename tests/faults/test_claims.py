@@ -26,6 +26,7 @@ from relay.engine.worker.worker import Worker
 from relay.errors import LeaseLost, LedgerBusy, LedgerFailed, RelayError
 from relay.ledger.claim_values import Claim
 from relay.ledger.ledger import Ledger
+from relay.ledger.listing_ledger import ListingLedger
 from relay.ledger.listing_values import ListedObject, ListingClaim
 from relay.ledger.migration_values import Count
 from relay.ledger.releases import MOST_CRASHES
@@ -147,18 +148,18 @@ def test_f76_a_worker_lists_a_lost_page_again(
     )
     id = ledger.create(order.spec(runner.remotes))[0].id
     pages: list[str] = []
-    add_page = Ledger.add_page
+    add_page = ListingLedger.add_page
 
     def lose_second(
-        self: Ledger, listing: ListingClaim, page: list[ListedObject], cursor: str | None
+        self: ListingLedger, listing: ListingClaim, page: list[ListedObject], *more: Any
     ) -> bool:
         pages.append(page[0].name)
         if len(pages) != 2:
-            return add_page(self, listing, page, cursor)
+            return add_page(self, listing, page, *more)
         listing.fence += 1
         return True
 
-    monkeypatch.setattr(Ledger, "add_page", lose_second)
+    monkeypatch.setattr(ListingLedger, "add_page", lose_second)
     monkeypatch.setattr("relay.engine.tree_listing.PAGE", 1)
     run_worker(ledger, runner, id)
     assert len(pages) > 4  # the third was refused
@@ -543,10 +544,12 @@ def test_f81_a_suspect_waits_while_parts_of_others_move(
 
 def claim_both(ledger: Ledger) -> list[Claim]:
     """List a tree of two objects, and claim both."""
-    listing = ledger.claim_listing()
+    listing = ledger.listings.claim()
     assert listing is not None
-    ledger.add_page(listing, [ListedObject("000", size=30, etag='"e"'), ListedObject("001")], "001")
-    ledger.end_listing(listing)
+    ledger.listings.add_page(
+        listing, [ListedObject("000", size=30, etag='"e"'), ListedObject("001")], "001"
+    )
+    ledger.listings.end(listing)
     return ledger.claim(2)
 
 

@@ -437,10 +437,10 @@ def ledger(tmp_path: Path) -> Iterator[Ledger]:
 def claims(ledger: Ledger, *names: str) -> dict[str, Claim]:
     """List a tree of these objects, and claim them."""
     ledger.create(TREE)
-    listing = ledger.claim_listing()
+    listing = ledger.listings.claim()
     assert listing is not None
-    ledger.add_page(listing, [ListedObject(name) for name in names], None)
-    ledger.end_listing(listing)
+    ledger.listings.add_page(listing, [ListedObject(name) for name in names], None)
+    ledger.listings.end(listing)
     return {claim.name: claim for claim in ledger.claim(10)}
 
 

@@ -274,10 +274,10 @@ def test_a_denial_after_a_pause_is_not_final(ledger: Ledger, tmp_path: Path, web
     runner = runner_of(tmp_path)
     id = ledger.create(list_request(tmp_path, web, range(1)).spec(runner.remotes))[0].id
     jobs, denied = MigrationCache(ledger, runner), Unauthenticated("no", side="source")
-    listing = ledger.claim_listing(id)
+    listing = ledger.listings.claim(id)
     assert listing is not None
     page = [ListedObject(f"{n}", size=4, url=web.url(f"/{n}")) for n in range(3 * PATIENCE)]
-    ledger.add_page(listing, page, "last")
+    ledger.listings.add_page(listing, page, "last")
     claims = ledger.claim(len(page))
     judge = RefusalJudge(jobs, monotonic, {})
     verdicts = [judge.judge(claim, denied)[0] for claim in claims[:PATIENCE]]
@@ -444,5 +444,5 @@ def test_an_unexpected_error_keeps_its_type_alone(
     )[0].id
     run_worker(ledger, runner, other)
     kept = "".join(str(row.error) for row in ledger.page(id)) + str(ledger.migration(other).error)
-    kept += str(ledger.events(id)) + str(ledger.events(other)) + caplog.text
+    kept += str(ledger.events.all(id)) + str(ledger.events.all(other)) + caplog.text
     assert "ZeroDivisionError" in kept and "hidden" not in kept

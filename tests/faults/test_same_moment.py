@@ -96,10 +96,10 @@ def test_a_vanished_object_moves_though_another_ends_the_tree(
         Endpoint(f"file://{tmp_path}/from"), Endpoint(f"file://{tmp_path}/to"), recursive=True
     )
     made, _ = accept(other, order, runner, quiet=True)
-    listing = other.claim_listing(only=made.id)
+    listing = other.listings.claim(only=made.id)
     assert listing is not None
-    other.add_page(listing, [ListedObject("a", size=5), ListedObject("b", size=5)], "b")
-    other.end_listing(listing)
+    other.listings.add_page(listing, [ListedObject("a", size=5), ListedObject("b", size=5)], "b")
+    other.listings.end(listing)
     one, two = other.claim(2, only=made.id)
     other.settle(
         [verified_end(one, 5), Settlement(two, "hand_back")]
@@ -163,11 +163,11 @@ def test_an_object_written_between_two_commands_is_kept(tmp_path: Path, listed: 
     order = MigrationRequest(*places, recursive=True)
     ledger = ledger_of(tmp_path)
     made, _ = accept(ledger, order, runner, quiet=True)
-    listing = ledger.claim_listing(made.id)
+    listing = ledger.listings.claim(made.id)
     assert listing is not None
-    ledger.learn_empty(listing, True)
-    ledger.add_page(listing, [ListedObject("a", size=5)], "a")
-    (ledger.end_listing if listed else ledger.hand_back_listing)(listing)
+    ledger.listings.learn_empty(listing, True)
+    ledger.listings.add_page(listing, [ListedObject("a", size=5)], "a")
+    (ledger.listings.end if listed else ledger.listings.hand_back)(listing)
     (tmp_path / "to" / "a").write_bytes(b"newer")
     again, new = accept(ledger, order, runner, quiet=True)
     assert (again.id, new) == (made.id, False)
@@ -190,10 +190,10 @@ def test_a_killed_tree_of_another_container_is_listed_again(tmp_path: Path, live
     other = Ledger(opened.database, replace(opened.worker, process="1.1@pid:[1]"))
     other.renew()
     made, _ = accept(other, order, runner, quiet=True)
-    listing = other.claim_listing(made.id)
+    listing = other.listings.claim(made.id)
     assert listing is not None
-    other.add_page(listing, [ListedObject("a", size=5)], "a")
-    other.end_listing(listing)
+    other.listings.add_page(listing, [ListedObject("a", size=5)], "a")
+    other.listings.end(listing)
     assert other.claim(1, made.id)
     other.renew(0.5)
     job = gevent.spawn(accept, ledger, order, runner, quiet=True)

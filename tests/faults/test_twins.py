@@ -460,11 +460,13 @@ def test_the_form_of_a_hostile_name_is_made_at_once(name: str) -> None:
 
 def _list_tree(ledger: Ledger, *pages: tuple[str, ...]) -> str:
     migration, _ = ledger.create(TREE)
-    listing = ledger.claim_listing()
+    listing = ledger.listings.claim()
     assert listing is not None
     for page in pages:
-        assert ledger.add_page(listing, [ListedObject(name, size=1) for name in page], page[-1])
-    ledger.end_listing(listing)
+        assert ledger.listings.add_page(
+            listing, [ListedObject(name, size=1) for name in page], page[-1]
+        )
+    ledger.listings.end(listing)
     return migration.id
 
 
@@ -508,12 +510,12 @@ def test_rows_of_an_older_relay_fold_as_they_did(
 ) -> None:
     """A migration goes on after an upgrade. The older relay kept a dotless i."""
     ledger.create(TREE)
-    listing = ledger.claim_listing()
+    listing = ledger.listings.claim()
     assert listing is not None
     with monkeypatch.context() as patch:
         patch.setattr(caseless, "DOTLESS_I", "\0")
-        ledger.add_page(listing, [ListedObject(name, size=1) for name in old], "1")
-    ledger.add_page(listing, [ListedObject(name, size=1) for name in (*new, "last")], "2")
+        ledger.listings.add_page(listing, [ListedObject(name, size=1) for name in old], "1")
+    ledger.listings.add_page(listing, [ListedObject(name, size=1) for name in (*new, "last")], "2")
     first, second = (claim for claim in ledger.claim(3) if claim.twins)
     assert ledger.destinations.enter_folded(first) == ()
     assert ledger.destinations.enter_folded(second) is None
@@ -566,12 +568,14 @@ def test_an_earlier_claim_counts_as_under_way(ledger: Ledger, first: str) -> Non
     in any state."""
     other = {"a": "A", "A": "a", "b ": "b"}[first]
     ledger.create(TREE)
-    listing = ledger.claim_listing()
+    listing = ledger.listings.claim()
     assert listing is not None
-    ledger.add_page(listing, [ListedObject(first, size=1), ListedObject("later", size=1)], "1")
+    ledger.listings.add_page(
+        listing, [ListedObject(first, size=1), ListedObject("later", size=1)], "1"
+    )
     before = next(claim for claim in ledger.claim(2) if claim.name == first)
     assert not before.twins
-    ledger.add_page(listing, [ListedObject(other, size=1)], "2")
+    ledger.listings.add_page(listing, [ListedObject(other, size=1)], "2")
     (claim,) = ledger.claim(1)
     assert ledger.destinations.enter_folded(claim) is None
     ledger.settle([Settlement(before, "hand_back")])

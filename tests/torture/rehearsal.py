@@ -63,11 +63,13 @@ def rehearse() -> None:
 
 def _move_tree(ledger: Ledger) -> None:
     made, _ = ledger.create(TREE, go_on=True)
-    listing = ledger.claim_listing(made.id)
+    listing = ledger.listings.claim(made.id)
     assert listing is not None
-    ledger.learn_empty(listing, True)
-    ledger.add_page(listing, [ListedObject(name, size=1, modified=1.0) for name in "ab"], "b")
-    ledger.end_listing(listing)
+    ledger.listings.learn_empty(listing, True)
+    ledger.listings.add_page(
+        listing, [ListedObject(name, size=1, modified=1.0) for name in "ab"], "b"
+    )
+    ledger.listings.end(listing)
     claims = ledger.claim(2, made.id)
     ledger.destinations.note_prior_states([(one, PriorState(known=True)) for one in claims])
     first, second = claims
@@ -91,12 +93,12 @@ def _look_around(ledger: Ledger, id: str) -> None:
     ledger.destinations.orphans(id)
     ledger.uploads.join(id)
     ledger.claim(1, id)
-    ledger.claim_listing(id)
+    ledger.listings.claim(id)
     ledger.page(id)
     ledger.reasons(id)
-    ledger.events(id)
+    ledger.events.all(id)
     ledger.migrations()
     ledger.secret(id)
     ledger.leases_of(id)
     ledger.live.look({id: ledger.migration(id)}, None)
-    ledger.gone_since(id, time.time())
+    ledger.events.gone_since(id, time.time())

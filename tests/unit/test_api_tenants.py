@@ -88,10 +88,10 @@ def accept(ledger: Ledger, tenant: str, where: str) -> Migration:
         secret={"source": {"url": "x"}},
     )
     made, _ = ledger.create(spec, tenant=tenant)
-    listing = ledger.claim_listing(made.id)
+    listing = ledger.listings.claim(made.id)
     assert listing is not None
-    ledger.add_page(listing, [ListedObject("a", size=1)], "a")
-    ledger.end_listing(listing)
+    ledger.listings.add_page(listing, [ListedObject("a", size=1)], "a")
+    ledger.listings.end(listing)
     error = {"code": "not-found", "side": "source", "detail": f"{where} has none"}
     ends = [Settlement(claim, "failed", error=error) for claim in ledger.claim(1, made.id)]
     ledger.settle(ends)

@@ -341,9 +341,9 @@ def test_a_report_is_of_the_shown_objects(page_app: Flask) -> None:
     """As many as the page of one reason counts."""
     client = page_app.test_client()
     with closing(Ledger.connect(page_app.config["ledger"], SERVER)) as ledger:
-        listing = ledger.claim_listing()
+        listing = ledger.listings.claim()
         assert listing is not None
-        ledger.add_page(listing, [ListedObject("a", size=1)], "a")
+        ledger.listings.add_page(listing, [ListedObject("a", size=1)], "a")
     page = client.get("/ui/migrations/1/objects?state=failed&reason=source:timeout").text
     link = re.search('href="(/ui/migrations/1/report.jsonl[^"]*)"', page)
     assert link is not None and "reason=" in link[1]
@@ -372,9 +372,9 @@ def test_a_report_is_cut_off_with_its_token(page_app: Flask, kind: str) -> None:
 
     before_view.append(end_admission)
     with closing(Ledger.connect(page_app.config["ledger"], SERVER)) as ledger:
-        listing = ledger.claim_listing()
+        listing = ledger.listings.claim()
         assert listing is not None
-        ledger.add_page(listing, [ListedObject("a", size=1)], "a")
+        ledger.listings.add_page(listing, [ListedObject("a", size=1)], "a")
     with pytest.raises(Unauthorized):
         page_app.test_client().get(f"/ui/migrations/1/report.{kind}").get_data()
 

@@ -60,13 +60,13 @@ def accept_three(
     URL."""
     order = MigrationRequest(Endpoint(source), Endpoint(PLACES["destination"]), recursive=True)
     id = ledger.create(order.spec(runner.remotes))[0].id
-    listing = ledger.claim_listing()
+    listing = ledger.listings.claim()
     assert listing is not None
     urls = [None, "https://a.example/b?old", "https://a.example/c?old"]
-    ledger.add_page(
+    ledger.listings.add_page(
         listing, [ListedObject(name, url=url) for name, url in zip("abc", urls, strict=True)], None
     )
-    ledger.end_listing(listing)
+    ledger.listings.end(listing)
     return ledger.migration(id)
 
 

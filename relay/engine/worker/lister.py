@@ -84,9 +84,11 @@ class Lister:
                 if failure is not None:
                     # The ledger may have committed a claim or a page before it failed, and may have
                     # lost a page since. LedgerBusy changed nothing.
-                    self.ledger.release_unknown_listings(not isinstance(failure, LedgerBusy))
+                    self.ledger.listings.release_unknown(not isinstance(failure, LedgerBusy))
                     failure = None
-                listing = self.ledger.claim_listing(self.only, self.is_alone(), self.jobs.waiting())
+                listing = self.ledger.listings.claim(
+                    self.only, self.is_alone(), self.jobs.waiting()
+                )
                 if listing is not None:
                     self.is_suspect = listing.crash_count >= SUSPECT
                     self._list(listing.migration_id, listing)
@@ -115,7 +117,7 @@ class Lister:
                 return
             # A resumed listing has named objects before: they may be at the destination now.
             if listing.cursor is None:
-                self.ledger.learn_empty(listing, self.jobs.finds_nothing(job, meter))
+                self.ledger.listings.learn_empty(listing, self.jobs.finds_nothing(job, meter))
             meter.throttle = self.jobs.throttle(id)
             meter.tally = self.engine.route(job.remotes, job.source, job.destination)
             source = self.engine.stores.source(job.source, meter)
@@ -130,19 +132,19 @@ class Lister:
                 chooses=chosen,
             )
         except LedgerRefused as error:  # the same page would be refused again
-            self.ledger.end_listing(listing, error_members(error))
+            self.ledger.listings.end(listing, error_members(error))
         except (LedgerFailed, LeaseLost):
             raise
         except Unauthenticated as error:
             self.jobs.pause(listing, error)
-            self.ledger.hand_back_listing(listing)
+            self.ledger.listings.hand_back(listing)
         except RelayError as error:
             if meter.is_cancelled:  # perhaps during the wait before a retry
-                self.ledger.hand_back_listing(listing)
+                self.ledger.listings.hand_back(listing)
             else:
-                self.ledger.end_listing(listing, error_members(error))
+                self.ledger.listings.end(listing, error_members(error))
         except Exception as error:  # noqa: BLE001 - a bug: this listing fails with it
-            self.ledger.end_listing(listing, error_members(bug(error)))
+            self.ledger.listings.end(listing, error_members(bug(error)))
         finally:
             self._meters.pop(listing, None)
             self.over.unlink(stop)
@@ -160,7 +162,7 @@ class Lister:
                 self.over.wait(LOOK_SECONDS)  # so that another kind of worker can claim it
             else:
                 self.jobs.pause_or_wait(listing, error)
-            self.ledger.hand_back_listing(listing)
+            self.ledger.listings.hand_back(listing)
             return None
 
     def _entries(self, entries: Iterable[Entry]) -> Iterator[Entry]:

@@ -205,7 +205,7 @@ class MigrationCache:
             side == "source" and claim.url
         ):
             return False
-        error = self._ledger.last_pause_error(claim.migration_id)
+        error = self._ledger.events.last_pause_error(claim.migration_id)
         return error is not None and error["side"] == side and error["code"] in WITHDRAWN
 
     def has_waited(self, claim: Claim) -> bool:
@@ -214,7 +214,7 @@ class MigrationCache:
         # Transfers that were claimed before a pause are refused after it.
         if self._ledger.migration(claim.migration_id).state in STOPPED:
             return False
-        error = self._ledger.last_pause_error(claim.migration_id)
+        error = self._ledger.events.last_pause_error(claim.migration_id)
         return error is not None and error["side"] == "source" and error["code"] in WITHDRAWN
 
     def pause(self, held: Claim | ListingClaim, error: RelayError) -> None:

@@ -63,5 +63,5 @@ class RetryReporter:
         now = self.lister.troubles()
         for listing, trouble in now.items():
             if trouble != self._listings.get(listing):
-                self.ledger.note_listing(listing, trouble.to_json() if trouble else None)
+                self.ledger.listings.note_retried(listing, trouble.to_json() if trouble else None)
         self._listings = {listing: one for listing, one in now.items() if one is not None}
