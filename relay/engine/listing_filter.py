@@ -8,19 +8,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
 from time import monotonic
-from typing import Final
 
-from relay.errors import InvalidFilter, NotFound, UnsafeKey
+from relay.errors import InvalidFilter, NotFound, Rejected, UnsafeKey
 from relay.filters.filter_set import Filters
 from relay.filters.selection import Rejects, Selection
 from relay.location import Location
+from relay.stores.http_reads import IsFolder
 from relay.stores.interfaces import Entry, Source, UnknownObject
 from relay.stores.listing_retries import ListingRetries
 from relay.wire.watchdog import Watchdog
 from relay.wire.yielding import yield_to_hub
 
-LIST: Final = "list"
-"""The store of lists of URLs."""
+LIST, LOCAL = "list", "local"
+"""The stores of lists of URLs, and of folders of this machine."""
 
 
 class ListingFilter:
@@ -47,6 +47,7 @@ class ListingFilter:
             ),
             pause=_pauses(meter),
         )
+        self._is_list = location.store == LIST
         self.entries = self.folders = 0
         """The numbers of entries so far that were not chosen, and of folders not entered."""
 
@@ -72,10 +73,22 @@ class ListingFilter:
     def _has(self, entry: Entry) -> bool:
         if entry.error is None:
             return self._selection.has_object(entry.name, entry.size, entry.modified)
+        # A line of a list that can't be read has no name of its own.
+        if self._is_list:
+            return True
         # What can't be moved may have neither size nor time: that would hide the failure.
         if entry.folder:
             return self._selection.has_folder(entry.name)
         return self._selection.has_name(entry.name)
+
+
+def _require_object(source: Source, place: Location) -> None:
+    """Raise NotFound if an object does not exist, and the store's errors."""
+    if isinstance(source.head(place), UnknownObject):
+        # Some servers do not answer HEAD.
+        opened = source.get(place)
+        if opened.body is not None:
+            opened.body.close()
 
 
 def list_chosen(
@@ -126,11 +139,13 @@ def _marker_check(
             return False
         patience = ListingRetries(meter.limits.listing_seconds, meter)
         try:
-            found = patience.retry(lambda: source.head(place))
+            patience.retry(lambda: _require_object(source, place))
         except NotFound:
             return False
-        if isinstance(found, UnknownObject):
-            raise found.why
+        except Rejected as error:  # a folder may have the marker's name
+            if isinstance(error, IsFolder) or location.store == LOCAL:
+                return False
+            raise
         return True
 
     return lambda folder: any(exists(folder + marker) for marker in filters.exclude_if_present)

@@ -27,6 +27,7 @@ from relay.errors import (
     RequestError,
     UnknownMember,
 )
+from relay.filters.filter_set import Filters
 from relay.ledger.ledger import Ledger
 from relay.ledger.listing_values import ListedObject
 from relay.ledger.migration_values import Migration
@@ -54,11 +55,15 @@ def runner(tmp_path: Path) -> Iterator[TransferEngine]:
 
 
 def accept_three(
-    ledger: Ledger, runner: TransferEngine, source: str = PLACES["source"]
+    ledger: Ledger,
+    runner: TransferEngine,
+    source: str = PLACES["source"],
+    filters: Filters | None = None,
 ) -> Migration:
     """Accept a migration of three objects, the first of which has arrived and no longer has a
     URL."""
-    order = MigrationRequest(Endpoint(source), Endpoint(PLACES["destination"]), recursive=True)
+    places = Endpoint(source), Endpoint(PLACES["destination"])
+    order = MigrationRequest(*places, recursive=True, filters=filters)
     id = ledger.create(order.spec(runner.remotes))[0].id
     listing = ledger.listings.claim()
     assert listing is not None
@@ -218,6 +223,18 @@ def test_a_list_that_is_refused_has_changed_nothing(
     assert isinstance(caught.value, RequestError) and caught.value.pointer == "/list"
     assert urls_of(ledger) == before
     assert ledger.migration(migration.id).state == "paused"
+
+
+def test_a_list_may_name_what_the_filters_exclude(
+    ledger: Ledger, runner: TransferEngine, tmp_path: Path
+) -> None:
+    migration = accept_three(ledger, runner, filters=Filters(include=("?",), max_size=5))
+    rows = ("name,url,size", "c,https://a.example/c?new,9", "xx,https://a.example/x?new,1")
+    refresh_urls(ledger, runner, migration, place(runner, tmp_path / "l", *rows))
+    assert urls_of(ledger)["c"] == "https://a.example/c?new"
+    for row, named in (("x,https://a.example/x?new,5", "'x'"), ("b,nonsense", "line 4")):
+        with pytest.raises(NamesUnknown, match=named):
+            refresh_urls(ledger, runner, migration, place(runner, tmp_path / "l", *rows, row))
 
 
 def test_a_missing_list_is_a_failure_of_the_source(
