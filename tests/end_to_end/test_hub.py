@@ -29,7 +29,7 @@ def test_four_transfers_at_full_speed_let_others_run(
         spawn("dst", *secure, *((str(other),) if tls else ())) as there,
     ):
         both.write_text(ca.read_text() + other.read_text() if tls else "")
-        pairs = [(source.url(f"/objects/{n}?size=256MiB"), there.url(f"/{n}")) for n in range(4)]
+        pairs = [(source.url(f"/objects/{n}?size=100MiB"), there.url(f"/{n}")) for n in range(4)]
         report = run_mover(pairs=pairs, verify=verify, ca=str(both) if tls else None)
     assert report["states"] == ["verified" if verify == "auto" else "unverified"] * 4
     assert report["ticks"] > 5

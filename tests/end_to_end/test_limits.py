@@ -14,6 +14,7 @@ from simulators.destination import Destination
 from simulators.proxy import Proxy
 from tests.end_to_end.test_migrations import has_ended, wait_for
 from tests.end_to_end.test_serve import SERVE, Server, run_server
+from tests.looks import looks
 
 WINDOW_SECONDS = 1.5
 """The interval in which bytes are counted; longer on a busy machine, which only lets more pass."""
@@ -81,10 +82,9 @@ def patch(server: Server, id: str, **members: Any) -> dict[str, Any]:
 
 def until(good: Callable[[], bool]) -> None:
     """Poll until a condition holds; another process's work can only be polled."""
-    for _ in range(3000):
+    for _ in looks():
         if good():
             return
-        time.sleep(0.02)
     raise TimeoutError
 
 

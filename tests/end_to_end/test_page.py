@@ -28,6 +28,7 @@ from tests.end_to_end.page_ledger import (
     plan_tree,
 )
 from tests.end_to_end.test_serve import SERVE, Server, run_server
+from tests.looks import looks
 
 MANY = 10_000
 SECONDS = 20.0
@@ -54,13 +55,11 @@ class Site:
 
     def wait(self, number: int, is_reached: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
         """Wait until a migration is as asked, and return it."""
-        until = time.monotonic() + SECONDS
-        while True:
+        for _ in looks(SECONDS):
             found = self.server.ask("GET", f"/migrations/{number}")[1]
             if is_reached(found):
                 return found
-            assert time.monotonic() < until, found
-            time.sleep(0.05)
+        raise TimeoutError(found)
 
 
 @pytest.fixture(scope="module")
@@ -395,33 +394,26 @@ def test_a_remote_is_tested(site: Site, visitor: Visitor) -> None:
     assert "the folder can be listed" in result.inner_text()
 
 
-@pytest.mark.parametrize(
-    "path",
-    [
-        "",
-        "new",
-        "plans",
-        "plans/{plan}",
-        "migrations/{hostile}",
-        "migrations/{hostile}/objects",
-        "remotes",
-        "tokens",
-        "settings",
-        "health",
-    ],
+PHONE_SCREENS = (
+    *("", "new", "plans", "plans/{plan}", "migrations/{hostile}", "migrations/{hostile}/objects"),
+    *("remotes", "tokens", "settings", "health"),
 )
-def test_e17_a_phone_shows_all(site: Site, chromium: Any, path: str) -> None:
+
+
+def test_e17_a_phone_shows_all(site: Site, chromium: Any) -> None:
     with visit(chromium, site.base, SMALL, has_touch=True, is_mobile=True) as visitor:
-        page = visitor.open(site.path(path))
-        assert page.evaluate("document.documentElement.scrollWidth") <= SMALL[0]
-        low = page.evaluate(
-            "[...document.querySelectorAll('button, .button, select, input, nav a, .row .name')]"
-            ".filter(one => one.offsetParent && !one.matches('.unseen, [type=checkbox],"
-            " [type=radio]'))"
-            ".map(one => [one.outerHTML.slice(0, 80), one.getBoundingClientRect().height])"
-            ".filter(([, height]) => height < 43.5)"
-        )
-        assert not low
+        for path in PHONE_SCREENS:
+            page = visitor.open(site.path(path))
+            assert page.evaluate("document.documentElement.scrollWidth") <= SMALL[0], path
+            low = page.evaluate(
+                "[...document.querySelectorAll('button, .button, select, input, nav a,"
+                " .row .name')]"
+                ".filter(one => one.offsetParent && !one.matches('.unseen, [type=checkbox],"
+                " [type=radio]'))"
+                ".map(one => [one.outerHTML.slice(0, 80), one.getBoundingClientRect().height])"
+                ".filter(([, height]) => height < 43.5)"
+            )
+            assert not low, path
 
 
 def test_e18_dark_still_and_on_paper(site: Site, visitor: Visitor) -> None:
@@ -501,21 +493,30 @@ SCREENS = (
 )
 
 
+AXE_SIGHTS = {"320-light 1280-dark": ((SMALL, "light"), (LARGE, "dark"))}
+AXE_CAMPAIGN = {"320-dark 1280-light": ((SMALL, "dark"), (LARGE, "light"))}
+"""Sizes of the window with a scheme of colours, in which each screen is checked."""
+
+
 @pytest.mark.parametrize(
-    ("size", "scheme"),
+    "sights",
     [
-        pytest.param(SMALL, "light", id="320-light"),
-        pytest.param(LARGE, "dark", id="1280-dark"),
-        pytest.param(SMALL, "dark", id="320-dark", marks=pytest.mark.campaign),
-        pytest.param(LARGE, "light", id="1280-light", marks=pytest.mark.campaign),
+        *(pytest.param(sights, id=name) for name, sights in AXE_SIGHTS.items()),
+        *(
+            pytest.param(sights, id=name, marks=pytest.mark.campaign)
+            for name, sights in AXE_CAMPAIGN.items()
+        ),
     ],
 )
 def test_a3_axe_finds_nothing(
-    site: Site, chromium: Any, size: tuple[int, int], scheme: str
+    site: Site, chromium: Any, sights: tuple[tuple[tuple[int, int], str], ...]
 ) -> None:
     axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
-    with visit(chromium, site.base, size, color_scheme=scheme) as visitor:
+    with visit(chromium, site.base) as visitor:
         for path in SCREENS:
             page = visitor.open(site.path(path))
-            found = axe.run(page)
-            assert found.violations_count == 0, (path, found.generate_report())
+            for (width, height), scheme in sights:
+                page.set_viewport_size({"width": width, "height": height})
+                page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
+                found = axe.run(page)
+                assert found.violations_count == 0, (path, scheme, found.generate_report())
