@@ -3,7 +3,8 @@
 A start of relay costs half a second of CPU, that of a server one and a half, nearly all of it
 imports, and the tests run some thousand commands. A forked command is a process of its own like any
 other. Settings that Python reads at its start (the encoding of names, its own switches) are the
-forking process's, so a command whose environment differs in such a variable is started instead.
+forking process's, so a command whose environment differs in such a variable is started instead, or
+forked from another process if there are several of that environment.
 
 Decided here: whether a command is forked or started. Never here: its purpose."""
 
@@ -19,6 +20,7 @@ import sys
 import tempfile
 import termios
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -32,8 +34,15 @@ HARMLESS = (
     *("COLUMNS", "TERM", "NO_COLOR"),
 )
 """Variables that are read while a command runs, by the beginnings of their names."""
-_zygotes: dict[int, tuple[Zygote, frozenset[tuple[str, str]]]] = {}
-"""The forking process of each process, by its id, and the environment in which it was started."""
+STARTS = 2
+"""Number of commands of another environment that are started before a process forks the next."""
+
+Lasting = frozenset[tuple[str, str]]
+"""The variables that Python reads at its start."""
+_zygotes: dict[int, dict[Lasting, Zygote]] = {}
+"""The forking processes of each process, by its id and their environments."""
+_started: Counter[Lasting] = Counter()
+"""The number of commands that were started, by environment."""
 
 
 def run(
@@ -57,11 +66,11 @@ def start(
     words: Sequence[str], environment: Mapping[str, str], cwd: Path = ROOT, program: str = "relay"
 ) -> Forked | subprocess.Popen[str]:
     """Start a command of relay, or of gunicorn, whose output is read from its `stdout` and
-    `stderr`."""
-    zygote, began = _zygotes.get(os.getpid()) or _begin()
-    if _lasting(environment) != began:
+    `stderr`. `-c` as `program` runs the text that is the first word; relay is imported by then."""
+    zygote = _find(environment)
+    if zygote is None:
         return subprocess.Popen(
-            [sys.executable, "-m", program, *words],
+            [sys.executable, *(("-m", program) if program != "-c" else ("-c",)), *words],
             cwd=cwd,
             env=dict(environment),
             stdout=subprocess.PIPE,
@@ -77,8 +86,8 @@ def run_with(
     streams: Streams, words: Sequence[str], environment: Mapping[str, str], cwd: Path = ROOT
 ) -> tuple[int, str]:
     """Run a forked command with some streams; return its exit code and its stderr."""
-    zygote, began = _zygotes.get(os.getpid()) or _begin()
-    assert _lasting(environment) == began, "it would have to be started"
+    zygote = _find(environment)
+    assert zygote is not None, "it would have to be started"
     with tempfile.TemporaryDirectory(prefix="relay-forked-") as folder:
         begun = zygote.begin(words, Path(folder), environment, cwd=cwd, streams=streams)
         ended = begun.wait(60)
@@ -92,8 +101,8 @@ def run_on_terminal(
 ) -> Iterator[Callable[[], int | None]]:
     """Run a command on a terminal, which controls it; yield a function that returns its exit code,
     or None while it runs."""
-    zygote, began = _zygotes.get(os.getpid()) or _begin()
-    if _lasting(environment) == began:
+    zygote = _find(environment)
+    if zygote is not None:
         with tempfile.TemporaryDirectory(prefix="relay-forked-") as folder:
             streams = Streams(terminal=path)
             child = zygote.begin(words, Path(folder), environment, cwd=ROOT, streams=streams)
@@ -203,21 +212,30 @@ def _exit_code(child: Child) -> int:
 
 def cpu_seconds() -> float:
     """Return the CPU time of the forked commands that have ended."""
-    found = _zygotes.get(os.getpid())
-    return found[0].seconds if found is not None else 0.0
+    return sum(zygote.seconds for zygote in _zygotes.get(os.getpid(), {}).values())
 
 
 def end() -> None:
-    """End this process's forking process, if there is one."""
-    if found := _zygotes.pop(os.getpid(), None):
-        found[0].__exit__()
+    """End this process's forking processes."""
+    for zygote in _zygotes.pop(os.getpid(), {}).values():
+        zygote.__exit__()
 
 
-def _begin() -> tuple[Zygote, frozenset[tuple[str, str]]]:
-    made = _zygotes[os.getpid()] = Zygote(), _lasting(os.environ)
-    return made
+def _find(environment: Mapping[str, str]) -> Zygote | None:
+    """Return the process that forks commands of an environment; None if one is to be started."""
+    ours = _zygotes.setdefault(os.getpid(), {})
+    if not ours:
+        ours[_lasting(os.environ)] = Zygote()
+    lasting = _lasting(environment)
+    if lasting not in ours:
+        _started[lasting] += 1
+        if _started[lasting] <= STARTS:
+            return None
+        others = {name: os.environ[name] for name in os.environ if name.startswith(HARMLESS)}
+        ours[lasting] = Zygote(environment=others | dict(lasting))
+    return ours[lasting]
 
 
-def _lasting(environment: Mapping[str, str]) -> frozenset[tuple[str, str]]:
+def _lasting(environment: Mapping[str, str]) -> Lasting:
     """Return the variables that Python reads at its start."""
     return frozenset(pair for pair in environment.items() if not pair[0].startswith(HARMLESS))

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
+import os
 from pathlib import Path
 
 import pytest
 
+from tests import forked
 from tests.end_to_end.terminal import Terminal
 
 NOWHERE = "http://127.0.0.1:1/x"
@@ -251,13 +251,7 @@ sys.exit(main(["remotes"]))
 )
 def test_a_bug_is_reported_in_a_line(terminal: Terminal, error: str) -> None:
     """The last line of a traceback is the text of an exception, which may hold a URL."""
-    done = subprocess.run(
-        [sys.executable, "-c", BUGGY.format(error=error)],
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
-    )
-    assert (done.returncode, done.stdout) == (1, "")
-    assert error.partition("(")[0] in done.stderr
-    assert "SECRET" not in done.stderr and "Traceback" not in done.stderr
+    code, out, err = forked.run([BUGGY.format(error=error)], os.environ, 100, program="-c")
+    assert (code, out) == (1, "")
+    assert error.partition("(")[0] in err
+    assert "SECRET" not in err and "Traceback" not in err

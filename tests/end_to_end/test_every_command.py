@@ -380,16 +380,15 @@ def test_a_file_without_an_end_is_not_read_to_it(
     terminal: Terminal, words: tuple[str, ...]
 ) -> None:
     program = "import resource, relay.cli.__main__ as main; resource.setrlimit(resource.RLIMIT_AS, (3 << 30,) * 2)"
-    done = subprocess.run(
-        [sys.executable, "-c", f"{program}; main.run()", *words],
-        cwd=terminal.home,
-        env=environment(PYTHONPATH=str(ROOT), RELAY_LEDGER=f"sqlite:///{terminal.ledger}"),
-        capture_output=True,
-        text=True,
-        timeout=60,
+    code, out, err = forked.run(
+        [f"{program}; main.run()", *words],
+        environment(RELAY_LEDGER=f"sqlite:///{terminal.ledger}"),
+        60,
+        terminal.home,
+        program="-c",
     )
-    assert done.returncode in (1, 2)
-    assert "/dev/zero" in done.stderr + done.stdout and "Traceback" not in done.stderr, done.stderr
+    assert code in (1, 2)
+    assert "/dev/zero" in err + out and "Traceback" not in err, err
 
 
 def test_a_secret_may_come_through_a_pipe(tmp_path: Path) -> None:

@@ -19,11 +19,11 @@ import psutil
 import pytest
 
 from tests.end_to_end.test_serve import (
-    ROOT,
     SERVE,
     WAYS,
     Server,
     await_workers,
+    begin,
     environment,
     gated_source,
     order,
@@ -153,7 +153,7 @@ def test_a_transfer_goes_on_through_a_mistake(command: tuple[str, ...], config: 
     with (
         Peer(gated_source(Cloud(), gate, begun)) as source,
         Peer(destination_script(kept)) as destination,
-        run_server(command, True, RELAY_CONFIG=str(config.path)) as server,
+        run_server(command, RELAY_CONFIG=str(config.path)) as server,
     ):
         asked = threading.Thread(
             target=lambda: answers.append(
@@ -269,20 +269,14 @@ def ask_over_unix(path: Path, line: str = "GET /openapi.json") -> int:
 
 
 @contextmanager
-def run_on_socket(path: Path, *command: str, **settings: str) -> Iterator[subprocess.Popen[str]]:
+def run_on_socket(path: Path, *command: str, **settings: str) -> Iterator[None]:
     """Run a server on a unix socket."""
     ledger = f"sqlite:///{path.parent}/{path.name}.db"
-    process = subprocess.Popen(
-        command or SERVE,
-        cwd=ROOT,
-        env=environment(**({"RELAY_BIND": f"unix:{path}", "RELAY_LEDGER": ledger} | settings)),
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+    wanted = {"RELAY_BIND": f"unix:{path}", "RELAY_LEDGER": ledger} | settings
+    process = begin(command or SERVE, environment(**wanted))
     try:
-        assert process.stdout is not None
         assert f"unix:{path}" in process.stdout.readline()
-        yield process
+        yield
     finally:
         process.terminate()
         process.communicate(timeout=30)

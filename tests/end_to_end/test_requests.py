@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 from collections import Counter
 from collections.abc import Mapping
@@ -26,6 +25,7 @@ from simulators.liars.plain import PlainLiar
 from simulators.liars.s3 import BUCKET, S3Liar
 from simulators.liars.store_habits import StoreHabits
 from simulators.proxy import Proxy
+from tests import forked
 
 ROOT = Path(__file__).resolve().parents[2]
 KINDS: Mapping[str, type[PlainLiar | S3Liar]] = {"http": PlainLiar, "webdav": DavLiar, "s3": S3Liar}
@@ -92,7 +92,7 @@ def trees_of(pair: tuple[str, str]) -> list[str]:
 
 
 def count_requests(
-    pair: tuple[str, str], names: list[str], folder: Path, *words: str, checkout: Path = ROOT
+    pair: tuple[str, str], names: list[str], folder: Path, *words: str
 ) -> Counter[str]:
     """Migrate objects from an honest store to another; return the requests, by store and verb, and
     the round trips and connections, by store."""
@@ -114,15 +114,8 @@ def count_requests(
         places = trees_of(pair)
         if not words:
             places = [place + names[0].removeprefix("tree/") for place in places]
-        done = subprocess.run(
-            [sys.executable, "-m", "relay", "migrate", *words, *places, "--json"],
-            cwd=checkout,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
-        assert done.returncode == (UNVERIFIED if "size" in words else 0), done.stderr
+        code, _, err = forked.run(("migrate", *words, *places, "--json"), environment, 60)
+        assert code == (UNVERIFIED if "size" in words else 0), err
         assert set(destination.shelf.names()) == set(names)
         sent = [("source", request) for request in source.log] + [
             ("destination", r) for r in destination.log
@@ -134,7 +127,7 @@ def count_requests(
         return counts
 
 
-def costs(pair: tuple[str, str], folder: Path, checkout: Path = ROOT) -> Costs:
+def costs(pair: tuple[str, str], folder: Path) -> Costs:
     """Return the cost of an object between two kinds of stores."""
     few, more = (
         count_requests(
@@ -144,11 +137,10 @@ def costs(pair: tuple[str, str], folder: Path, checkout: Path = ROOT) -> Costs:
             "-r",
             "--slots",
             f"{SLOTS}",
-            checkout=checkout,
         )
         for count in (FEW, MORE)
     )
-    alone = count_requests(pair, ["tree/000"], folder / "alone", checkout=checkout)
+    alone = count_requests(pair, ["tree/000"], folder / "alone")
     tree = {kind: (more[kind] - few[kind]) / (MORE - FEW) for kind in more}
     return Costs(
         tree=object_requests(tree),

@@ -35,6 +35,7 @@ from tests.faults.scripted_peers import (
     source_script,
 )
 from tests.log_lines import strange_lines
+from tests.looks import looks
 from tests.scripted import Peer, Script, Talk
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -131,7 +132,7 @@ def run_server(
     )  # every server has its own, unless a test sets one
     # A test reads its log only at the end: a full pipe would stop it.
     quiet = {"RELAY_LEDGER": f"sqlite:///{home}/ledger.db", "RELAY_LOG_LEVEL": "warning"}
-    process = _begin(command, environment(**(quiet | settings)), started)
+    process = begin(command, environment(**(quiet | settings)), started)
     try:
         assert process.stdout is not None
         line = process.stdout.readline()
@@ -153,7 +154,10 @@ def run_server(
             process.communicate()
 
 
-def _begin(command: tuple[str, ...], settings: dict[str, str], started: bool) -> Any:
+def begin(command: tuple[str, ...], settings: dict[str, str], started: bool = False) -> Any:
+    """Fork a server, or start it, and return its process."""
+    if command[1] == "-c" and not started:
+        return forked.start(command[2:], settings, program="-c")
     if command[:3] in FORKED and not started:
         return forked.start(command[3:], settings, program=command[2])
     return subprocess.Popen(
@@ -596,8 +600,7 @@ def test_a_client_that_hangs_up_on_a_stream(server: Server) -> None:
             assert json.loads(response.readline())["event"] == "progress"
             assert begun.wait(10)
             response.close()
-        while server.ask("GET", "/readyz")[1]["running"]:
-            pass
+        assert any(not server.ask("GET", "/readyz")[1]["running"] for _ in looks())
         gate.set()
     assert kept.objects == {}
 
@@ -613,7 +616,7 @@ def test_drain(command: tuple[str, ...]) -> None:
     with (
         Peer(gated_source(Cloud(), gate, begun)) as source,
         Peer(destination_script(kept)) as destination,
-        run_server(command, True, RELAY_GRACEFUL_TIMEOUT="20") as server,
+        run_server(command, RELAY_GRACEFUL_TIMEOUT="20") as server,
         closing(server.connect()) as connection,
     ):
         asked = threading.Thread(
@@ -645,10 +648,11 @@ def await_drain(
 ) -> tuple[int, bool]:
     """Make requests on a kept connection until the drain shows; then a POST: its status, and
     whether the response was complete."""
-    while True:
+    for _ in looks():
         status, members, response = exchange(connection, "GET", "/readyz")
         if status == 503:
             break
+    assert status == 503
     assert members["ready"] is False
     assert response.will_close
     # Its listener is closed, or about to be; a connection that was accepted before still gets a
@@ -685,7 +689,7 @@ def test_ctrl_c_lets_transfers_end(command: tuple[str, ...]) -> None:
     with (
         Peer(gated_source(Cloud(), gate, begun)) as source,
         Peer(destination_script(kept)) as destination,
-        run_server(command, True, RELAY_GRACEFUL_TIMEOUT="20") as server,
+        run_server(command, RELAY_GRACEFUL_TIMEOUT="20") as server,
         closing(server.connect()) as probe,
     ):
         asked = threading.Thread(
@@ -702,8 +706,7 @@ def test_ctrl_c_lets_transfers_end(command: tuple[str, ...]) -> None:
             process.send_signal(signal.SIGHUP)
         for process in (*workers, master):
             process.send_signal(signal.SIGINT)
-        while exchange(probe, "GET", "/readyz")[0] == 200:
-            pass
+        assert any(exchange(probe, "GET", "/readyz")[0] != 200 for _ in looks())
         gate.set()
         asked.join(20)
         assert server.finish() == 0
@@ -732,8 +735,7 @@ def test_a_second_ctrl_c_stops_a_server_at_once() -> None:
         workers = master.children()
         for process in (*workers, master):
             process.send_signal(signal.SIGINT)
-        while exchange(probe, "GET", "/readyz")[0] == 200:
-            pass
+        assert any(exchange(probe, "GET", "/readyz")[0] != 200 for _ in looks())
         for process in workers:
             process.send_signal(signal.SIGINT)
         assert server.finish() == 0
@@ -759,8 +761,7 @@ def test_new_posts_on_a_kept_connection_while_draining() -> None:
             exchange(probe, "GET", "/healthz")[0] == exchange(poster, "GET", "/healthz")[0] == 200
         )
         server.process.send_signal(signal.SIGTERM)
-        while exchange(probe, "GET", "/readyz")[0] == 200:
-            pass
+        assert any(exchange(probe, "GET", "/readyz")[0] != 200 for _ in looks())
         status, problem, response = exchange(poster, "POST", "/migrate", order(source, destination))
         assert (status, problem["type"].rpartition("/")[2]) == (503, "overloaded")
         assert response.getheader("Retry-After") == "5"

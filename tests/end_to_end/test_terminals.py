@@ -21,7 +21,9 @@ from relay import config
 from relay.errors import ConfigError
 from relay.settings_sources import load_settings
 from relay.stores import rclone_conf
+from tests import forked
 from tests.end_to_end.terminal import Terminal
+from tests.end_to_end.test_cli import environment
 from tests.scripted import Peer, Talk, answer
 
 NAMES = ["ü", "🦜", "plain"]
@@ -37,11 +39,18 @@ def terminal(tmp_path: Path) -> Terminal:
     return Terminal(tmp_path)
 
 
+PRINTING = (("ls", "from/"), ("status",), ("report", "1"), ("migrate", "-r", "from/", "to/"))
+
+
 @pytest.mark.parametrize(
-    "words", [("ls", "from/"), ("status",), ("report", "1"), ("migrate", "-r", "from/", "to/")]
+    ("words", "stdout"),
+    [
+        *((words, ">&-") for words in PRINTING),
+        *((PRINTING[-1], stdout) for stdout in ("> /dev/full", "| true")),
+    ],
 )
-@pytest.mark.parametrize("stdout", [">&-", "> /dev/full", "| true"])
 def test_b87_a_closed_output_pipe(terminal: Terminal, words: tuple[str, ...], stdout: str) -> None:
+    """As a shell makes it; `test_every_command.py` has the last two for every command."""
     assert (
         terminal.run("migrate", "-r", f"{terminal.home}/from", f"{terminal.home}/to", "-q")[0] == 0
     )
@@ -116,13 +125,9 @@ os.listdir = listdir
 run()
 """
     (here / "closed").mkdir()
-    words = [sys.executable, "-c", program, "ls", "-r", str(here)]
-    done = subprocess.run(words, cwd=os.getcwd(), capture_output=True, text=True, timeout=60)
-    assert (done.returncode, "closed/: " in done.stderr, "plain" in done.stdout.split()) == (
-        1,
-        True,
-        True,
-    ), done.stderr
+    words = [program, "ls", "-r", str(here)]
+    code, out, err = forked.run(words, environment(), 60, program="-c")
+    assert (code, "closed/: " in err, "plain" in out.split()) == (1, True, True), err
 
 
 @pytest.mark.parametrize("name", ["caf\udce9", "a\udc80b"])

@@ -91,11 +91,15 @@ class Child:
 
 
 class Zygote:
-    """The process that forks commands; `checkout` is the folder whose relay it imports. Use as a
-    context."""
+    """The process that forks commands; `checkout` is the folder whose relay it imports, and
+    `environment` that of its start, by default ours. Use as a context."""
 
-    def __init__(self, checkout: Path = ROOT) -> None:
-        environment = {**os.environ, "PYTHONPATH": f"{checkout}:{ROOT}", "RELAY_CONFIG": os.devnull}
+    def __init__(self, checkout: Path = ROOT, environment: Mapping[str, str] | None = None) -> None:
+        environment = {
+            **(os.environ if environment is None else environment),
+            "PYTHONPATH": f"{checkout}:{ROOT}",
+            "RELAY_CONFIG": os.devnull,
+        }
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.torture.zygote"],
             stdin=subprocess.PIPE,
@@ -136,7 +140,8 @@ class Zygote:
         """Start a command that writes its output into a folder, and runs there or in `cwd`; `also`
         are further commands that its process runs afterwards, one by one. With `pipes` its stdout
         and then its stderr have to be opened at once, and are not kept. `streams` may replace its
-        stdin and stdout. `program` is relay or gunicorn."""
+        stdin and stdout. `program` is relay, gunicorn, or `-c`: then the first word is the text of
+        a program, whose `relay` is the imported one."""
         number = next(self._ids)
         child = Child(tuple(words), folder / f"{number}.out", folder / f"{number}.err")
         if pipes:

@@ -3,8 +3,8 @@ tests.torture.zygote`.
 
 Theory of operation. A start of `relay` costs 0.4 s of CPU, nearly all of it imports. This process
 imports everything, compiles a ledger's statements, starts no hub and no thread, and waits for lines
-of JSON on its stdin; each is a command of relay, or gunicorn, made by a child that is a process of
-its own in all other respects: its environment, its folder, its stdout and stderr, its failpoint,
+of JSON on its stdin; each is a command of relay, gunicorn, or the text of a program (`-c`), run by a
+child that is a process of its own in all other respects: its environment, its folder, its stdout and stderr, its failpoint,
 and its end by `kill -9`. One line on stdout tells
 that a child has begun (`{"id", "pid"}`), and one how it ended (`{"id", "status", "seconds"}`, the
 status as waitpid gives it, and the CPU time of the child and of its ended children).
@@ -22,6 +22,9 @@ import os
 import select
 import signal
 import sys
+import traceback
+from collections.abc import Callable
+from functools import partial
 from importlib import import_module
 from typing import Any, NoReturn
 
@@ -139,18 +142,24 @@ def be(order: dict[str, Any]) -> None:
         relay(sys.argv[1:])
         sys.argv[1:] = words
     if order["program"] == "gunicorn":
-        run_gunicorn()
+        run_to_end(gunicorn)
+    if order["program"] == "-c":
+        text = sys.argv.pop(1)
+        run_to_end(partial(exec, compile(text, "<string>", "exec"), {"__name__": "__main__"}))
     run()
 
 
-def run_gunicorn() -> NoReturn:
-    """Run gunicorn, and end as its master or as one of its workers, without the work of Python's
-    end, which would copy the memory of this process."""
+def run_to_end(program: Callable[[], object]) -> NoReturn:
+    """Run a program, and end as it does (gunicorn: as its master or as one of its workers), without
+    the work of Python's end, which would copy the memory of this process."""
     code: Any = 0
     try:
-        gunicorn()
+        program()
     except SystemExit as end:
         code = end.code
+    except BaseException:  # noqa: BLE001 - as at Python's end
+        traceback.print_exc()
+        code = 1
     leave(code or 0)
 
 

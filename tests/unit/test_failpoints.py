@@ -16,6 +16,7 @@ from relay.errors import ConfigError
 from relay.process import failpoints
 from relay.process.failpoints import EXIT_CODE, POINTS, Failpoint, FailpointReached, failpoint_of
 from relay.wire import exchange
+from tests import forked
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -70,24 +71,23 @@ def test_without_the_variable_a_place_does_nothing() -> None:
     assert failpoints.reach is failpoints._ignore
 
 
-def relay(*words: str, **settings: str) -> subprocess.CompletedProcess[str]:
-    """Run a command of relay."""
-    environment = {
+def environment(**settings: str) -> dict[str, str]:
+    """Return our environment with these settings only."""
+    return {
         name: value for name, value in os.environ.items() if not name.startswith("RELAY_")
     } | settings
-    return subprocess.run(
-        [sys.executable, "-m", "relay", *words],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
 
 
 @pytest.mark.parametrize("words", [("serve",), ("migrate", "x", "y"), ("status",)])
 def test_an_unknown_name_refuses_the_start_in_one_line(words: tuple[str, ...]) -> None:
-    done = relay(*words, RELAY_FAILPOINT="nowhere:1:kill9", RELAY_BIND="127.0.0.1:0")
+    done = subprocess.run(
+        [sys.executable, "-m", "relay", *words],
+        cwd=ROOT,
+        env=environment(RELAY_FAILPOINT="nowhere:1:kill9", RELAY_BIND="127.0.0.1:0"),
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
     assert (done.returncode, done.stdout) == (2, "")
     assert "'nowhere' is not a failpoint" in done.stderr
     assert "Traceback" not in done.stderr
@@ -101,11 +101,12 @@ def test_each_action_in_a_process(tmp_path: Path, action: str, code: int) -> Non
     (tmp_path / "from").mkdir()
     (tmp_path / "from" / "object").write_bytes(b"bytes")
     words = ("migrate", "-r", f"{tmp_path}/from", f"{tmp_path}/to")
-    settings = {"RELAY_LEDGER": f"sqlite:///{tmp_path}/ledger.db"}
-    done = relay(*words, **settings, RELAY_FAILPOINT=f"after-pin:1:{action}")
-    assert done.returncode == code, done.stderr
-    again = relay(*words, **settings)
-    assert again.returncode == 0, again.stderr
+    settings = environment(RELAY_LEDGER=f"sqlite:///{tmp_path}/ledger.db")
+    armed = settings | {"RELAY_FAILPOINT": f"after-pin:1:{action}"}
+    found, _, err = forked.run(words, armed, 60)
+    assert found == code, err
+    found, _, err = forked.run(words, settings, 60)
+    assert found == 0, err
     assert (tmp_path / "to" / "object").read_bytes() == b"bytes"
 
 
@@ -117,11 +118,13 @@ def test_a_bug_is_reported_as_the_failure_of_its_object(
     (tmp_path / "from" / "object").write_bytes(b"bytes")
     ends = [f"{tmp_path}/from", f"{tmp_path}/to"]
     ends = ends if flags else [f"{end}/object" for end in ends]
-    settings = {"RELAY_LEDGER": f"sqlite:///{tmp_path}/ledger.db"}
-    done = relay("migrate", *flags, *ends, **settings, RELAY_FAILPOINT="after-pin:1:raise")
-    assert done.returncode == 1
-    assert "other processes" not in done.stdout
-    assert "an unexpected FailpointReached; the traceback is in the log" in done.stderr
+    settings = environment(
+        RELAY_LEDGER=f"sqlite:///{tmp_path}/ledger.db", RELAY_FAILPOINT="after-pin:1:raise"
+    )
+    code, out, err = forked.run(("migrate", *flags, *ends), settings, 60)
+    assert code == 1
+    assert "other processes" not in out
+    assert "an unexpected FailpointReached; the traceback is in the log" in err
     assert not (tmp_path / "to" / "object").exists()
 
 
