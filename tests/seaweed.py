@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from loadtests.bench import seaweed
@@ -19,6 +20,12 @@ __all__ = ["KEY", "REGION", "SECRET", "Seaweed", "seaweedfs", "find_weed"]
 class Seaweed(seaweed.Seaweed):
     """A running server with one bucket."""
 
+    def with_new_bucket(self) -> Seaweed:
+        """Return the server with another bucket, which is new."""
+        name = f"relay-tests-{uuid.uuid4().hex[:12]}"
+        self.client().create_bucket(Bucket=name)
+        return replace(self, bucket=name)
+
     @property
     def config(self) -> S3Config:
         """relay's settings to reach it."""
@@ -27,6 +34,7 @@ class Seaweed(seaweed.Seaweed):
 
 @contextmanager
 def seaweedfs(home: Path, bucket: str = "relay-tests") -> Iterator[Seaweed]:
-    """Run a server for the time of the block. Raises TimeoutError if it does not come up."""
-    with seaweed.seaweedfs(home, bucket) as server:
+    """Run a server for some dozen buckets, for the time of the block. Raises TimeoutError if it
+    does not come up."""
+    with seaweed.seaweedfs(home, bucket, volumes=1) as server:
         yield Seaweed(server.endpoint, server.bucket)

@@ -20,6 +20,7 @@ import os
 import resource
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Iterator
 from contextlib import suppress
@@ -36,11 +37,13 @@ from tests import forked
 LAST = "unit"
 """The folder whose files are taken last: they are small, so all workers end together."""
 LONG = (
-    *("test_crash.py", "test_faults.py", "test_twins.py", "test_other_options.py"),
-    *("test_short_source.py", "test_tree.py", "test_migrations.py", "test_cuts.py"),
-    *("test_serve.py", "test_page.py"),
+    *("test_faults.py", "test_page.py", "test_crash.py", "test_tree.py", "test_cuts.py"),
+    *("test_other_options.py", "test_migrations.py", "test_seeds.py", "test_ledger_away.py"),
+    *("test_serve.py", "test_limits.py", "test_terminals.py", "test_reload.py", "test_remains.py"),
+    *("test_waiting.py", "test_single.py", "test_tokens.py", "test_growing.py", "test_deploy.py"),
 )
-"""Files of minutes, which are taken before all others: at the end one of them would run alone."""
+"""Files that take longest, in the order in which they are taken, before all others: at the end one
+of them would run alone. Those that wait for clocks alternate with those that keep a core busy."""
 MOST_CPU = 40
 """Number of files in the table of CPU time."""
 NUMBER_BYTES = 4
@@ -96,8 +99,8 @@ class Sharing:
     def __init__(self, session: pytest.Session, count: int) -> None:
         self._session, self._count = session, count
         self._files = files_of(session.items)
-        self._seconds: dict[str, float] = {}
-        """The CPU time of each file."""
+        self._seconds: dict[str, tuple[float, float]] = {}
+        """The CPU time of each file, and how long it took."""
 
     def run(self) -> None:
         """Run all files, print the result of each as it ends, and fail the run if a worker did not
@@ -158,7 +161,7 @@ class Sharing:
         if "report" in message:
             worker.reports.append(message["report"])
         if "ended" in message:
-            self._seconds[message["ended"]] = message["seconds"]
+            self._seconds[message["ended"]] = (message["cpu"], message["wall"])
             self._replay(worker)
 
     def _replay(self, worker: Worker) -> None:
@@ -181,16 +184,17 @@ class Sharing:
 
 @dataclass(frozen=True)
 class CpuTable:
-    """A plugin of pytest that prints the files with the most CPU time at the end of a run."""
+    """A plugin of pytest that prints the files with the most CPU time at the end of a run, and how
+    long each took."""
 
-    seconds: dict[str, float]
+    seconds: dict[str, tuple[float, float]]
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
         """Print the table."""
-        terminalreporter.section(f"CPU: {sum(self.seconds.values()):.0f} s")
-        rows = sorted(self.seconds.items(), key=lambda row: -row[1])
-        for path, seconds in rows[:MOST_CPU]:
-            terminalreporter.write_line(f"{seconds:7.1f}s {os.path.relpath(path)}")
+        terminalreporter.section(f"CPU: {sum(cpu for cpu, _ in self.seconds.values()):.0f} s")
+        rows = sorted(self.seconds.items(), key=lambda row: -row[1][0])
+        for path, (cpu, wall) in rows[:MOST_CPU]:
+            terminalreporter.write_line(f"{cpu:7.1f}s in {wall:5.0f}s {os.path.relpath(path)}")
 
 
 class Inside:
@@ -248,14 +252,15 @@ class Inside:
         fixtures that both use stay."""
         items = self._next()
         while items:
-            here, number, before = items, 0, cpu_seconds()
+            here, number, before, began = items, 0, cpu_seconds(), time.monotonic()
             for number, item in enumerate(here):
                 last = number == len(here) - 1
                 items = self._next() if last else items
                 following = (items[0] if items else None) if last else here[number + 1]
                 self._tell({"begun": item.nodeid})
                 item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
-            self._tell({"ended": str(here[0].path), "seconds": cpu_seconds() - before})
+            cpu, wall = cpu_seconds() - before, time.monotonic() - began
+            self._tell({"ended": str(here[0].path), "cpu": cpu, "wall": wall})
 
     def _next(self) -> list[pytest.Item]:
         number = os.read(
@@ -288,14 +293,15 @@ def files_of(items: list[pytest.Item]) -> list[tuple[Path, list[pytest.Item]]]:
 
     After the long files, those of all folders alternate: tests of commands keep the cores busy,
     those of faults wait for clocks."""
+    first = {name: number for number, name in enumerate(LONG)}
     files = [(path, list(tests)) for path, tests in groupby(items, key=lambda item: item.path)]
     folders: dict[str, list[Path]] = {}
     for path, _ in files:
         folders.setdefault(path.parent.name, []).append(path)
 
-    def order(pair: tuple[Path, list[pytest.Item]]) -> tuple[bool, bool, float]:
+    def order(pair: tuple[Path, list[pytest.Item]]) -> tuple[int, bool, float]:
         path, folder = pair[0], folders[pair[0].parent.name]
         place = (folder.index(path) + 0.5) / len(folder)
-        return path.name not in LONG, path.parent.name == LAST, place
+        return first.get(path.name, len(LONG)), path.parent.name == LAST, place
 
     return sorted(files, key=order)

@@ -4,6 +4,7 @@ folder."""
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
@@ -53,18 +55,27 @@ class Seaweed:
 
     def client(self) -> Any:
         """Return AWS's own client: an independent view of the stored objects."""
-        return Session().create_client(
-            "s3",
-            region_name=REGION,
-            endpoint_url=self.endpoint,
-            aws_access_key_id=KEY,
-            aws_secret_access_key=SECRET,
-            config=Config(
-                s3={"addressing_style": "path"}, retries={"max_attempts": 1}, connect_timeout=5
-            ),
-        )
+        return _client(self.endpoint)
 
 
+@lru_cache(maxsize=4)
+def _client(endpoint: str) -> Any:
+    """Return a client of one server: a new one costs a fifth of a second, to read the API's
+    description."""
+    return Session().create_client(
+        "s3",
+        region_name=REGION,
+        endpoint_url=endpoint,
+        aws_access_key_id=KEY,
+        aws_secret_access_key=SECRET,
+        config=Config(
+            s3={"addressing_style": "path"}, retries={"max_attempts": 1}, connect_timeout=5
+        ),
+    )
+
+
+GROWTH, MOST_VOLUMES = 7, 60
+"""Its own number of volumes for a bucket, and how many it has at most."""
 ATTEMPTS = 3
 """The number of starts after which a server counts as broken."""
 
@@ -76,8 +87,9 @@ def find_weed() -> str | None:
 
 
 @contextmanager
-def seaweedfs(home: Path, bucket: str = "relay-tests") -> Iterator[Seaweed]:
-    """Run a server for the time of the block. Raises TimeoutError if it does not start."""
+def seaweedfs(home: Path, bucket: str = "relay-tests", volumes: int = GROWTH) -> Iterator[Seaweed]:
+    """Run a server for the time of the block, whose buckets get `volumes` at their first object, to
+    which it writes in parallel. Raises TimeoutError if it does not start."""
     identity = {
         "name": "relay",
         "credentials": [{"accessKey": KEY, "secretKey": SECRET}],
@@ -86,7 +98,7 @@ def seaweedfs(home: Path, bucket: str = "relay-tests") -> Iterator[Seaweed]:
     (home / "s3.json").write_text(json.dumps({"identities": [identity]}))
     with ExitStack() as stack:
         for attempt in range(1, ATTEMPTS + 1):
-            process, server = _start(home, bucket)
+            process, server = _start(home, bucket, volumes)
             stack.callback(_stop, process)
             try:
                 _await(server, process, home / "weed.log")
@@ -98,7 +110,7 @@ def seaweedfs(home: Path, bucket: str = "relay-tests") -> Iterator[Seaweed]:
         yield server
 
 
-def _start(home: Path, bucket: str) -> tuple[subprocess.Popen[bytes], Seaweed]:
+def _start(home: Path, bucket: str, volumes: int) -> tuple[subprocess.Popen[bytes], Seaweed]:
     program = find_weed()
     assert program is not None
     names = ("master", "volume", "filer", "s3")
@@ -114,7 +126,7 @@ def _start(home: Path, bucket: str) -> tuple[subprocess.Popen[bytes], Seaweed]:
         "-s3",
         "-filer",
         f"-s3.config={home / 's3.json'}",
-        "-volume.max=60",
+        f"-volume.max={MOST_VOLUMES}",
         "-master.volumeSizeLimitMB=256",
         "-s3.port.lance=0",  # two servers may run at a time
         "-s3.port.iceberg=0",
@@ -123,7 +135,12 @@ def _start(home: Path, bucket: str) -> tuple[subprocess.Popen[bytes], Seaweed]:
     ]
     with (home / "weed.log").open("wb") as log:
         process = subprocess.Popen(
-            command, cwd=home, stdout=log, stderr=log, stdin=subprocess.DEVNULL
+            command,
+            cwd=home,
+            env={**os.environ, "WEED_MASTER_VOLUME_GROWTH_COPY_1": f"{volumes}"},
+            stdout=log,
+            stderr=log,
+            stdin=subprocess.DEVNULL,
         )
     master = f"http://127.0.0.1:{ports['master.port']}"
     return process, Seaweed(f"http://127.0.0.1:{ports['s3.port']}", bucket, master)

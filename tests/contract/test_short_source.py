@@ -25,6 +25,7 @@ from relay.wire.exchange import Wire
 from relay.wire.watchdog import Watchdog
 from tests.conftest import Engine
 from tests.contract.conftest import Place
+from tests.faults.test_cuts import check_at_once
 from tests.seaweed import Seaweed
 
 SMALL = bytes(range(40))
@@ -34,11 +35,11 @@ BORDERS = [0, 1, PART - 1, PART, PART + 1, 2 * PART - 1, 2 * PART, 2 * PART + 1,
 
 
 class Cut:
-    """A source of `size` bytes with ranges, which never sends a byte from `at` on; by length or
-    chunked."""
+    """A source of objects of `size` bytes with ranges, by length or chunked; the name of each is
+    the number of the byte from which on it never sends one."""
 
     def __init__(self) -> None:
-        self.size, self.at, self.chunked = len(SMALL), 0, False
+        self.size, self.chunked = len(SMALL), False
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _answering(self))
         self._server.daemon_threads = True
         self._thread = threading.Thread(
@@ -46,10 +47,9 @@ class Cut:
         )
         self._thread.start()
 
-    @property
-    def location(self) -> Location:
-        """The location of the object."""
-        return parse_location(f"http://127.0.0.1:{self._server.server_address[1]}/object")
+    def location(self, at: int) -> Location:
+        """Return the location of the object that ends at a byte."""
+        return parse_location(f"http://127.0.0.1:{self._server.server_address[1]}/{at}")
 
     def stop(self) -> None:
         """Close the port."""
@@ -71,7 +71,7 @@ def _answering(cut: Cut) -> type[BaseHTTPRequestHandler]:
                 self._head(206, last - first + 1, f"bytes {first}-{last}/{cut.size}")
             else:
                 self._head(200, cut.size)
-            end = min(last + 1, cut.at)
+            end = min(last + 1, int(self.path[1:]))
             data = (
                 bytes(i % 251 for i in range(first, min(end, first + 1000))) if end > first else b""
             )
@@ -157,12 +157,14 @@ def test_a_small_object_that_ends_at_any_byte(
     atomic = STORES[place("x").store](wire, "destination", Watchdog(Limits())).publishes_atomically(
         digested=True
     )
-    for at in range(0, len(SMALL), (5 if chunked else 1) if atomic else 9):
-        cut.at = at
+
+    def check(at: int) -> None:
         with pytest.raises(RelayError) as caught:
-            engine.migrate(cut.location, place(f"{at}"))
+            engine.migrate(cut.location(at), place(f"{at}"))
         assert caught.value.side == "source", (at, caught.value)
         assert_gone(wire, place(f"{at}"), kind, caught.value, at)
+
+    check_at_once(check, range(0, len(SMALL), (5 if chunked else 1) if atomic else 9))
     assert neighbours_of(wire, place("x")) == []
 
 
@@ -171,21 +173,22 @@ def test_a_large_object_that_ends_at_every_border(
     wire: Wire, engine: Engine, cut: Cut, kind: str, place: Place
 ) -> None:
     cut.size, cut.chunked = LARGE, False
-    for at in BORDERS:
-        cut.at = at
+
+    def check(at: int) -> None:
         with pytest.raises(RelayError) as caught:
-            engine.migrate(cut.location, place(f"large-{at}"))
+            engine.migrate(cut.location(at), place(f"large-{at}"))
         assert caught.value.side == "source", (at, caught.value)
         assert_gone(wire, place(f"large-{at}"), kind, caught.value, at)
+
+    check_at_once(check, BORDERS)
     assert neighbours_of(wire, place("x")) == []
 
 
 def test_no_upload_is_left_unfinished(engine: Engine, cut: Cut, seaweed: Seaweed) -> None:
     cut.size, cut.chunked = LARGE, False
     for at in BORDERS:
-        cut.at = at
         with pytest.raises(RelayError):
             engine.migrate(
-                cut.location, s3_location(seaweed.config, seaweed.bucket, f"unfinished/{at}")
+                cut.location(at), s3_location(seaweed.config, seaweed.bucket, f"unfinished/{at}")
             )
     assert "Uploads" not in seaweed.client().list_multipart_uploads(Bucket=seaweed.bucket)

