@@ -8,7 +8,7 @@ from collections.abc import Iterator
 SHORTEST, LONGEST = 0.01, 0.1
 """The pauses between two looks, in seconds."""
 SHARE = 0.05
-"""A pause as a part of the time that has passed: what is waited for is seen about as soon, and a
+"""A pause as a part of the time that has passed: a change is seen about as soon, and a
 long wait costs few looks, each of which is CPU time of both processes."""
 
 

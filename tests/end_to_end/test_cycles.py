@@ -6,15 +6,14 @@ once took 15 % of the CPU of small objects over TLS."""
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from simulators.liars.store_habits import StoreHabits
+from tests import forked
 from tests.conftest import Certificates
-from tests.end_to_end.test_requests import KEY, KINDS, ROOT, configure, options, trees_of
+from tests.end_to_end.test_requests import KEY, KINDS, configure, options, trees_of
 
 FEW, MORE = 20, 180
 """Objects of the two trees: both have the cycles of the start, of the listing and of the end."""
@@ -22,6 +21,7 @@ MOST_LEFT = 30
 """Accepted number of objects in cycles for each object that is moved. Those of the ledger's
 statements are few, and their number varies; a frame that is kept leaves hundreds."""
 SIZES = (10, 100_000)
+PROGRAM = "import runpy; runpy.run_module('tests.garbage_program', run_name='__main__')"
 
 
 def count_garbage(
@@ -49,24 +49,9 @@ def count_garbage(
             environment["RELAY_CA_BUNDLE"] = str(certificates.ca_file)
         places = trees_of(pair)
         report = folder / "garbage"
-        done = subprocess.run(
-            [
-                sys.executable,
-                "-m",
-                "tests.garbage_program",
-                str(report),
-                "migrate",
-                "-r",
-                "-q",
-                *places,
-            ],
-            cwd=ROOT,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
-        assert done.returncode == 0, done.stderr
+        words = (PROGRAM, str(report), "migrate", "-r", "-q", *places)
+        code, _, err = forked.run(words, environment, 60, program="-c")
+        assert code == 0, err
         assert len(set(destination.shelf.names())) == count
         return int(report.read_text())
 
