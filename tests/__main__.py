@@ -1,10 +1,10 @@
 """`make test`: all tests but the campaigns, whose files some processes share. `make test-all` has
 the campaigns too.
 
-Most tests wait for something, so there are three processes for each core (`tests/sharing.py`). Tests
-that failed run once more, alone: real servers, kills and clocks share the cores, and a test that
-passes then is printed as shaky, by name. Load does not explain more than `FEW` failures, which stay
-failures.
+Most tests wait for something, so there are three processes for each core, and one more
+(`tests/sharing.py`). Tests that failed run once more, alone: real servers, kills and clocks share
+the cores, and a test that passes then is printed as shaky, by name. Load does not explain more than
+`FEW` failures, which stay failures.
 
 `--tls` runs the tests of the wire, the faults and the stores with the other TLS library: the one that
 RELAY_TLS=auto does not take on this machine.
@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 TESTS = Path(__file__).resolve().parent
-PROCESSES = min(3 * len(os.sched_getaffinity(0)), 8)
+PROCESSES = min(3 * len(os.sched_getaffinity(0)) + 1, 8)
 """Each takes up to a GB of memory."""
 FEW = 4
 """Maximum number of failed tests of a run that are run again alone, to prove that only the load

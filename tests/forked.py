@@ -34,7 +34,7 @@ HARMLESS = (
     *("COLUMNS", "TERM", "NO_COLOR"),
 )
 """Variables that are read while a command runs, by the beginnings of their names."""
-STARTS = 2
+STARTS = 4
 """Number of commands of another environment that are started before a process forks the next."""
 
 Lasting = frozenset[tuple[str, str]]

@@ -360,25 +360,21 @@ def test_interrupted_with_json() -> None:
 # -- terminals of all kinds
 
 
-@pytest.mark.parametrize("redirect", [">&-", "| true", "> /dev/full"])
 @pytest.mark.parametrize("flags", ["", "--json"])
-def test_a_closed_stdout(redirect: str, flags: str) -> None:
-    """B87: with a closed reader the exit code is the transfer's; a receipt that cannot be written
-    is a failure."""
+def test_a_closed_stdout(flags: str) -> None:
+    """B87: the exit code is the transfer's. (`test_every_command.py` has a full disk and a reader
+    that is gone.)"""
     with Peer(whole_source()) as source, Peer(destination_script(Cloud())) as destination:
         text = f"{sys.executable} -m relay migrate '{source.url()}' '{destination.url('/b')}' --verify size {flags}"
         done = subprocess.run(
-            ["bash", "-c", f'{text} {redirect}; exit "${{PIPESTATUS[0]}}"'],
+            ["bash", "-c", f"{text} >&-"],
             cwd=ROOT,
             env=environment(),
             stderr=subprocess.PIPE,
             text=True,
             timeout=60,
         )
-    full = redirect == "> /dev/full"
-    assert (done.returncode, "No space left" in done.stderr) == (1 if full else 3, full), (
-        done.stderr
-    )
+    assert done.returncode == 3, done.stderr
 
 
 @pytest.mark.parametrize(

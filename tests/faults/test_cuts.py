@@ -29,6 +29,14 @@ CHUNKED = (
 )
 
 
+WAYS = pytest.mark.parametrize(
+    ("verify", "tls"),
+    [("auto", False), ("auto", True), ("size", False)],
+    ids=["auto-plain", "auto-tls", "size-plain"],
+)
+"""The level and the encryption do not depend on each other."""
+
+
 def cutting_script(count: int) -> Script:
     """A destination that hangs up once it has read `count` bytes of an upload. Inspections before
     it find nothing."""
@@ -48,8 +56,7 @@ def check_at_once(check: Callable[[int], None], cuts: Iterable[int]) -> None:
         assert checked is None
 
 
-@pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
-@pytest.mark.parametrize("verify", ["auto", "size"])
+@WAYS
 @pytest.mark.parametrize("answer", [BY_LENGTH, CHUNKED], ids=["length", "chunked"])
 def test_the_source_is_cut_at_every_byte(
     engine: Engine, certificates: Certificates, answer: bytes, verify: str, tls: bool
@@ -70,8 +77,7 @@ def test_the_source_is_cut_at_every_byte(
     assert cloud.objects == {b"/b": OBJECT}
 
 
-@pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
-@pytest.mark.parametrize("verify", ["auto", "size"])
+@WAYS
 def test_the_destination_hangs_up_after_every_byte(
     engine: Engine, certificates: Certificates, verify: str, tls: bool
 ) -> None:
