@@ -141,7 +141,7 @@ def test_one_tree_worked_on_by_two_runners_is_counted_right(open_ledger: Opened)
     assert set(states(runners[0], id)) == {"verified"}
     assert [migration.state for migration in runners[1].finish()] == ["succeeded"]
     assert runners[0].finish() == []
-    assert [event["kind"] for event in runners[0].events(id)].count("ended") == 1
+    assert [event["kind"] for event in runners[0].events.all(id)].count("ended") == 1
 
 
 # -- SQLite's lock
