@@ -126,6 +126,7 @@ def _statement(sqlite: bool) -> CompoundSelect[Any]:
             text=cast(migration.listing, Text),
             error=migration.error,
             number=cast(case((NEEDY, 1), else_=0), BigInteger),
+            size=migration.excluded,
             at=migration.ended,
         ).where(migration.id.in_(IDS)),
         _values(
@@ -172,6 +173,7 @@ def _migrations(known: Mapping[str, Migration], rows: Iterable[Any]) -> dict[str
             listing=row.text,
             error=split_listing_retry(row.error)[0],
             ended=row.at,
+            excluded=row.size,
             tally=tallies[row.id],
             in_parts=sums[row.id]["parts"],
             helpers=sums[row.id]["helpers"],

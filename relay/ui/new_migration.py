@@ -25,6 +25,7 @@ from relay.api.request_bodies import parse_order
 from relay.engine.migration_request import MigrationRequest
 from relay.engine.plan import IfExists, Verify
 from relay.errors import InvalidHeader, InvalidType, InvalidURL, KeyReused, RelayError
+from relay.filters.rule_lines import lines_of, significant_lines
 from relay.headers import is_idempotency_key
 from relay.ledger.plan_values import StoredPlan
 from relay.stores.interfaces import Entry
@@ -47,7 +48,7 @@ ENTRIES: Final = 500
 BROWSE_SECONDS: Final = 15.0
 TEXTS: Final = (
     *("source_remote", "source_path", "destination_remote", "destination_path"),
-    *("slots", "rate", "key"),
+    *("slots", "rate", "key", "filters"),
 )
 FIELDS: Final = frozenset({*TEXTS, "do", "tree", "if_exists", "verify", "shown"})
 """Every field of the form."""
@@ -123,6 +124,7 @@ def form_of_plan(
         "verify": str(plan.options["verify"]),
         "slots": "" if plan.bounds.slots is None else str(plan.bounds.slots),
         "rate": _megabytes(plan.bounds.bytes_per_second),
+        "filters": _rules_of(plan),
     }
     for side, printed in (("source", plan.source), ("destination", plan.destination)):
         given = printed if secret is None else str(secret[side]["text"])
@@ -156,6 +158,16 @@ def members_left_out(
     if ends["destination"].get("method") == "POST":
         names.add("destination.method")
     return tuple(sorted(names))
+
+
+def _rules_of(plan: StoredPlan) -> str:
+    """Return the rules of a plan's filters, one a line; '' if the form can't send them, or not all
+    of the filters are rules."""
+    filters = dict(plan.options.get("filters", {}))
+    rules = filters.pop("filter", [])
+    text = "\n".join(rules)
+    is_sent = significant_lines(lines_of(text)) == rules and all(map(is_sent_exactly, rules))
+    return text if is_sent and not filters else ""
 
 
 def _megabytes(rate: int | None) -> str:
@@ -221,7 +233,9 @@ def _choices(values: Mapping[str, str]) -> dict[str, Any]:
         )
         if number is not None
     }
-    return {**members, "limits": limits}
+    rules = significant_lines(lines_of(values["filters"]))
+    filters = {"filters": {"filter_from": rules}} if rules else {}
+    return {**members, "limits": limits, **filters}
 
 
 def _text(values: Mapping[str, str], side: str) -> str:

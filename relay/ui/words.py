@@ -154,6 +154,11 @@ IF_EXISTS: Final[Mapping[str, str]] = {
 }
 """The choices of "If it exists"."""
 
+FILTERS: Final = (
+    "one rule a line: + *.jpg includes, - *.tmp excludes, the first that matches decides"
+)
+"""What the field of filters takes."""
+
 PROOFS: Final[Mapping[str, str]] = {
     "auto": "auto: the strongest proof that the stores can give",
     "read_back": "read_back: read every object back",

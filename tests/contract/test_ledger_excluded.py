@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
+from relay.engine.migration_request import Endpoint, MigrationJob, MigrationRequest
 from relay.engine.tree_listing import PAGE, write_listing
+from relay.filters.filter_set import Filters
 from relay.ledger.ledger import Ledger
 from relay.stores.interfaces import Entry
+from relay.stores.remotes import Remotes
 from tests.ledgers import TREE
 
 COUNT = 2 * PAGE + PAGE // 2
@@ -46,6 +51,23 @@ def test_a_resumed_listing_counts_each_entry_once(ledger: Ledger, tokens: bool) 
     ledger.act(migration.id, "cancel")
     ledger.list_again(migration.id)
     assert ledger.migration(migration.id).excluded is None
+
+
+def test_ages_count_from_the_acceptance(ledger: Ledger) -> None:
+    filters = Filters(max_age="1d")
+    order = MigrationRequest(
+        Endpoint("https://a.example/from/"),
+        Endpoint("https://b.example/to/"),
+        recursive=True,
+        filters=filters,
+    )
+    remotes = Remotes({}, {}, folders=None)
+    migration, _ = ledger.create(order.spec(remotes))
+    job, spec = MigrationJob.from_row(migration, ledger.secret(migration.id), remotes)
+    assert (job.filters, job.accepted) == (filters, migration.created)
+    assert ledger.create(spec, go_on=True) == (migration, False)
+    other = replace(order, filters=Filters(max_age="2d"))
+    assert ledger.create(other.spec(remotes), go_on=True)[1]
 
 
 def test_without_filters_nothing_is_counted(ledger: Ledger) -> None:

@@ -262,10 +262,14 @@ def test_a_plan_is_left_stopped_and_deleted(make_site: Callable[..., Site]) -> N
 
 
 def test_a_plan_is_changed_in_the_form(site: Site) -> None:
-    path = site.plan(slots="3", rate="20", if_exists="skip", verify="size")
+    rules = "- *.tmp\r\n\r\n+ a <b>\r\n"
+    path = site.plan(slots="3", rate="20", if_exists="skip", verify="size", filters=rules)
     text = site.client.get(f"/ui/new?plan={path.rpartition('/')[2]}").text
     assert f'value="file://{site.home}/from/"' in text and 'name="slots" value="3"' in text
     assert 'name="rate" value="20"' in text
+    assert ">- *.tmp\n+ a &lt;b&gt;</textarea>" in text
+    wrong = site.client.post("/ui/new", data=site.form(filters="*.tmp"))
+    assert wrong.status_code == 422 and "begins with neither" in wrong.text
     assert re.search(r'value="skip" checked', text) and re.search(r'value="size" selected', text)
     assert site.client.get("/ui/new?plan=1").status_code == 404
 
@@ -280,6 +284,13 @@ def test_a_changed_plan_names_what_the_form_lacks(make_site: Callable[..., Site]
         "destination": there,
         **{"metadata": "strict", "server_copy": False, "fail_on_empty": True, "priority": 5},
     }
+    filters = {"include": ["0.bin"]}
+    tree = {"source": f"file://{site.home}/from/", "destination": f"file://{site.home}/to/"}
+    plan = (
+        site.client.post("/plans", json={**tree, "recursive": True, "filters": filters}).json or {}
+    )
+    text = site.client.get(f"/ui/new?plan={plan['id']}").text
+    assert "leave out or change: filters. POST" in text
     plan = site.client.post("/plans", json={**order, "limits": limits}).json or {}
     text = site.client.get(f"/ui/new?plan={plan['id']}").text
     assert (
