@@ -9,7 +9,7 @@ Every writing transaction takes SQLite's write lock when it begins, so that it i
 half-way. A transaction that finds the lock taken tries again after a millisecond or two. SQLite's
 own wait sleeps longer each time, up to a tenth of a second: the lock is free meanwhile, and the
 newest waiter gets it. A reading transaction takes no lock and is rolled back, so that it can't
-write.
+write. All its statements see one moment: in SQLite always, in PostgreSQL by its isolation level.
 
 Decided here: how a transaction is run, and what a database's failures mean. Never here: which
 database is opened (`opening.py`), and the contents of the tables."""
@@ -117,8 +117,11 @@ class Database:
             return None, error
 
     def _transaction(self, do: Callable[[Connection], T], write: bool) -> T:
+        options: dict[str, Any] = {"relay_write": write}
+        if not self.sqlite and not write:
+            options["isolation_level"] = "REPEATABLE READ"
         try:
-            with self._engine.connect().execution_options(relay_write=write) as connection:
+            with self._engine.connect().execution_options(**options) as connection:
                 with connection.begin() as transaction:
                     result = do(connection)
                     if not write:

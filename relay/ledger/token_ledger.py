@@ -33,6 +33,7 @@ class TokenLedger:
         """As tokens.create; `expires` is in seconds since 1970."""
 
         def create(connection: Connection) -> tuple[tokens.Token, str]:
+            tokens.lock_changes(connection)
             made, value = tokens.create(
                 connection,
                 name,
@@ -84,6 +85,7 @@ class TokenLedger:
         self, verb: str, name: str, change: Callable[[Connection], tokens.Token]
     ) -> tokens.Token:
         def change_recorded(connection: Connection) -> tokens.Token:
+            tokens.lock_changes(connection)
             before = tokens.find(connection, name)
             after = change(connection)
             states = {"before": before.to_json(), "after": after.to_json()}

@@ -19,9 +19,12 @@ from sqlalchemy import Connection, Row, delete, func, insert, or_, select, updat
 
 from relay.errors import ConfigError, TokenExists, TokenUnknown
 from relay.ledger.access_tables import tokens
+from relay.ledger.schema import APPLICATION_ID
 from relay.ledger.token_format import hash_of, new_id, new_value
 from relay.ledger.token_values import Scope, TokenLimits
 
+CHANGING: Final = APPLICATION_ID + 4
+"""Key of the PostgreSQL advisory lock under which tokens are created and changed."""
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}", re.I)
 
 
@@ -74,6 +77,13 @@ class LiveTokens:
 
     tokens: tuple[Token, ...]
     ever: bool
+
+
+def lock_changes(connection: Connection) -> None:
+    """Lock out other transactions that create or change a token, until this one ends: each looks at
+    the rows before it writes. In SQLite every writing transaction has that lock already."""
+    if connection.dialect.name != "sqlite":
+        connection.execute(select(func.pg_advisory_xact_lock(CHANGING)))
 
 
 def create(
