@@ -42,9 +42,7 @@ class ListingFilter:
             filters,
             now=datetime.fromtimestamp(now).astimezone(),
             seed=seed,
-            rejects=_marker_check(
-                filters, source, location if location.store == LIST else location.folder(), meter
-            ),
+            rejects=_marker_check(filters, source, location, meter),
             pause=_pauses(meter),
         )
         self._is_list = location.store == LIST
@@ -131,6 +129,7 @@ def _marker_check(
     if not filters.exclude_if_present:
         return None
     refuse_markers_of_list(filters, location)
+    location = location.folder()
 
     def exists(name: str) -> bool:
         try:

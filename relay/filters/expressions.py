@@ -21,6 +21,9 @@ ALL_BYTES: Final = 64 << 20
 """Maximum memory of all expressions of one set of filters, as far as each may have LEAST_BYTES."""
 LEAST_BYTES, MOST_BYTES = 64 << 10, 8 << 20
 """Bounds of the memory of one expression; the upper one is RE2's own default."""
+JOINED, JOINED_BYTES = 64, 4 << 20
+"""Maximum number of expressions that become one, and its memory: nothing interrupts RE2 while it
+looks at a name."""
 _UNUSUAL: Final = re.compile("[\x00-\x1f\x7f\u201b\u2401-\u241f\u2421]")
 _SHOWN: Final = {
     **{code: chr(0x2400 + code) for code in range(0x20)},
@@ -51,18 +54,12 @@ def matchers_of(
 
     Raises as `check_expressions`."""
     engine = _Engine(sum(map(len, groups)))
-    made = []
+    made: list[list[Matches]] = []
     for group in groups:
-        joined = _alternation(group)
-        found = None if joined is None else engine.try_to_compile(joined, len(group))
-        if found is not None:
-            made.append([found])
-        else:
-            made.append([])
-            for one in group:
-                made[-1].append(engine.compile(one))
-                pause()
-        pause()
+        made.append([])
+        for start in range(0, len(group), JOINED):
+            made[-1] += engine.compile_some(group[start : start + JOINED], pause)
+            pause()
     engine.forget()
     return made
 
@@ -106,13 +103,20 @@ class _Engine:
             why = why.decode("utf-8", "replace") if isinstance(why, bytes) else str(why)
             raise InvalidFilter(f"RE2 refuses the expression {shown}: {why[:200]}") from None
 
-    def try_to_compile(self, expression: str, count: int) -> Matches | None:
-        """Return the function for an expression with the memory of `count`; None if RE2 refuses it:
-        it may be too large, or have one name for two groups."""
-        try:
-            return self._search_of(expression, self._each * count)
-        except self._re2.error:
-            return None
+    def compile_some(self, some: Sequence[str], pause: Callable[[], None]) -> list[Matches]:
+        """Return one function for all of some expressions, or else one for each: RE2 refuses what
+        is too large, or has one name for two groups. Raises InvalidFilter."""
+        joined = _alternation(some)
+        if joined is not None:
+            try:
+                return [self._search_of(joined, min(self._each * len(some), JOINED_BYTES))]
+            except self._re2.error:
+                pass
+        made = []
+        for one in some:
+            made.append(self.compile(one))
+            pause()
+        return made
 
     def forget(self) -> None:
         """Empty RE2's cache, which would keep expressions after their filters are gone."""

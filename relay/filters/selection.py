@@ -116,10 +116,12 @@ class Selection:
         return found
 
     def _is_chosen(self, folder: str) -> bool:
-        if self._rejects is not None and self._rejects(folder):
+        if folder and not self._is_chosen_by_name(folder):
             return False
-        if not folder:
-            return True
+        # Asked last: the answer may cost a request.
+        return self._rejects is None or not self._rejects(folder)
+
+    def _is_chosen_by_name(self, folder: str) -> bool:
         if self._names is not None:
             return folder in self._folders_of_names
         return self._of_folders.include(folder.strip("/") + "/")

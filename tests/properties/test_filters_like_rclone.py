@@ -112,7 +112,7 @@ def compare(program: str, folder: Path, tree: list[str], given: dict[str, Any]) 
     assert ours == {row["Path"] for row in json.loads(answer.stdout)}
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck), database=None)
+@settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck), database=None)
 @given(tree=trees, given=rules)
 def test_rclone_chooses_the_same(
     rclone: str, tmp_path_factory: pytest.TempPathFactory, tree: list[str], given: dict[str, Any]
