@@ -9,6 +9,7 @@ Decided here: which responses are valid. Never here: the requests (`relay/cli/ba
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -155,6 +156,7 @@ class Client:
             side=side if side in ("source", "destination", "relay", "request") else None,
             retryable=problem.get("retryable") is True,
             hint=_TOKEN if kind is Unauthorized else hint,
+            retry_after=_retry_after(response),
         )
         error.pointer = _pointer(problem.get("errors"))
         return error
@@ -218,6 +220,12 @@ def _check_url(url: str) -> str:
     if found.store != "http" or "?" in found.target or "#" in url:
         raise ConfigError("RELAY_URL (or --url) is not the URL of a server", hint=_WRITE)
     return url.rstrip("/")
+
+
+def _retry_after(response: requests.Response) -> float | None:
+    """Return the seconds of an answer's Retry-After. relay sends no date in it."""
+    text = response.headers.get("Retry-After", "")
+    return float(text) if re.fullmatch("[0-9]{1,9}", text) else None
 
 
 def _pointer(errors: Any) -> str | None:

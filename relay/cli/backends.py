@@ -26,6 +26,8 @@ from relay.errors import (
     Overloaded,
     ServerRefused,
     ServerUnreachable,
+    TooManyRequests,
+    TooManyStreams,
 )
 from relay.settings_sources import is_found, load_settings, trusted_ledger_url
 from relay.views.migrations import FIELDS, brief, progress_events, report_line, summary
@@ -41,6 +43,12 @@ SSE = "text/event-stream"
 PAGE: Final = 1000
 PATIENCE_SECONDS: Final = 60.0
 """Time that a server may be unreachable while a migration is watched: it may be restarted."""
+BUSY_SECONDS: Final = 300.0
+"""Time that a question may be refused because the token sends more requests than it may."""
+AGAIN_SECONDS: Final = 10.0
+"""Longest wait before such a question is sent again."""
+ASK_SECONDS: Final = 5.0
+"""Seconds between two looks at a migration while its server has no stream of events left."""
 LEASE_SECONDS: Final = 35.0
 """Longest wait for the end of a lease, which lasts for 30 s unless a server has another setting."""
 STOP_SECONDS: Final = 10.0
@@ -295,7 +303,7 @@ class RemoteServer:
 
     def migration(self, id: str) -> Members:
         """As MigrationBackend.migration."""
-        return self._migration(self._client.ask("GET", _path(id)))
+        return self._migration(self._get(_path(id)))
 
     def end(self, id: str) -> Members:
         """As MigrationBackend.end."""
@@ -328,7 +336,7 @@ class RemoteServer:
         """Yield the entries of a list, from the first page on. A page is requested when it is
         needed."""
         while path:
-            page = self._check_members(shape, self._client.ask("GET", path))
+            page = self._check_members(shape, self._get(path))
             yield from page[member]
             # A proxy may have removed a prefix, so only the part from /migrations on is used.
             prefix, here, rest = (page["next"] or "").rpartition("/migrations")
@@ -358,7 +366,7 @@ class RemoteServer:
     def reasons(self, id: str) -> Sequence[Members]:
         """As MigrationBackend.reasons."""
         try:
-            found = self._client.ask("GET", f"{_path(id)}/reasons")
+            found = self._get(f"{_path(id)}/reasons")
         except ServerRefused:  # an older server counts none
             return ()
         reasons: Sequence[Members] = self._check_members(self._shapes.ReasonList, found)["reasons"]
@@ -384,7 +392,7 @@ class RemoteServer:
 
     def follow(self, id: str) -> Iterator[Event]:
         """As MigrationBackend.follow. A server that is unreachable is retried, and no event is
-        yielded twice."""
+        yielded twice. While the server has no stream left, its state is asked for."""
         since, seen, ended = "0", self._clock(), False
         # An unreachable server or an unknown migration is not retried at the start.
         self.migration(id)
@@ -396,12 +404,30 @@ class RemoteServer:
                     since, seen = number or since, self._clock()
                     ended = kind == "progress" and members.get("ended") is not None
                     yield kind, members
+            except (TooManyStreams, TooManyRequests):
+                members, seen = self.end(id), self._clock()
+                ended = members["ended"] is not None
+                yield "progress", members
+                if not ended:
+                    self._sleep(ASK_SECONDS)
             except AWAY:
                 self._wait(seen)
             else:
                 # A server that stops ends its answer before the migration has ended.
                 if not ended:
                     self._sleep(1.0)
+
+    def _get(self, path: str) -> Members:
+        """Return the JSON object at a path. While the token sends more requests than it may, wait
+        as long as the server says, and ask again."""
+        since = self._clock()
+        while True:
+            try:
+                return self._client.ask("GET", path)
+            except TooManyRequests as error:
+                if self._clock() - since > BUSY_SECONDS:
+                    raise
+                self._sleep(min(error.retry_after or 1.0, AGAIN_SECONDS))
 
     def _wait(self, since: float) -> None:
         """Wait a second for an unreachable server; raise its current error again if it has been

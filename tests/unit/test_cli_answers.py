@@ -4,6 +4,7 @@ with its type."""
 from __future__ import annotations
 
 import copy
+import itertools
 import json
 from collections.abc import Callable, Iterator
 from itertools import islice
@@ -13,7 +14,7 @@ from typing import Any, cast
 import pytest
 
 from relay.cli.api_client import Client
-from relay.cli.backends import RemoteServer
+from relay.cli.backends import ASK_SECONDS, RemoteServer
 from relay.engine.migration_request import Endpoint, MigrationRequest
 from relay.errors import (
     LedgerFailed,
@@ -22,11 +23,13 @@ from relay.errors import (
     Overloaded,
     RelayError,
     ServerUnreachable,
+    TooManyRequests,
+    TooManyStreams,
 )
 from relay.ledger.ledger import Ledger
 from relay.stores.remotes import Remotes
 from relay.views.migrations import brief, html_lines, summary
-from tests.scripted import Peer, answer
+from tests.scripted import Peer, Talk, answer
 
 ROW = {
     "name": "a",
@@ -315,6 +318,68 @@ def test_the_end_is_waited_for_within_a_limit() -> None:
                     )("7"),
                 )
             )
+
+
+class Short(Answering):
+    """A client of a server without a stream to spare, whose migration ends at the third look."""
+
+    def __init__(self, refusal: RelayError) -> None:
+        super().__init__(None)
+        self.refusal, self.looks = refusal, 0
+
+    def ask(self, *_: Any, **__: Any) -> Any:
+        self.looks += 1
+        return {**WHOLE[0], "ended": 2.0 if self.looks == 3 else None}
+
+    def lines(self, *_: Any, **__: Any) -> Iterator[str]:
+        raise self.refusal
+
+
+@pytest.mark.parametrize("refusal", [TooManyStreams("200 are open"), TooManyRequests("1 a second")])
+def test_a_migration_without_a_stream_is_asked_for(refusal: RelayError) -> None:
+    """It goes on for longer than a server may be away."""
+    slept: list[float] = []
+    clock = iter(range(0, 10_000, 100))
+    client = cast(Client, Short(refusal))
+    found = list(RemoteServer(client, lambda: float(next(clock)), slept.append).follow("7"))
+    assert [(kind, members["ended"]) for kind, members in found] == [
+        ("progress", None),
+        ("progress", 2.0),
+    ]
+    assert slept == [ASK_SECONDS]
+
+
+def too_many(talk: Talk) -> None:
+    """Refuse each odd request of a connection, as a server does whose token sends too many."""
+    body = json.dumps({"type": "/problems/too-many-requests", "detail": "2 a second"}).encode()
+    answers = itertools.cycle(
+        (
+            (b"429 No\r\nRetry-After: 2\r\nContent-Type: application/problem+json", body),
+            (b"200 OK\r\nContent-Type: application/json", json.dumps(WHOLE[0]).encode()),
+        )
+    )
+    while talk.head():
+        status, body = next(answers)
+        talk.send(b"HTTP/1.1 %s\r\nContent-Length: %d\r\n\r\n%s" % (status, len(body), body))
+
+
+def test_a_refused_question_is_sent_again_when_it_may_be() -> None:
+    slept: list[float] = []
+    with Peer(too_many) as peer:
+        server = RemoteServer(Client(peer.url("")), sleep=slept.append)
+        assert server.migration("7") == WHOLE[0]
+        assert slept == [2.0]
+        with pytest.raises(TooManyRequests):  # an order is not repeated
+            server.control("7", "pause")
+
+
+def test_refused_questions_end_in_the_refusal() -> None:
+    clock = iter(range(0, 10_000, 200))
+    refused = Restarted(WHOLE[0], *(TooManyRequests("1 a second") for _ in range(9)))
+    refused.asked = 1
+    server = RemoteServer(cast(Client, refused), lambda: float(next(clock)), lambda _: None)
+    with pytest.raises(TooManyRequests):
+        server.migration("7")
 
 
 @pytest.mark.parametrize("status", [502, 503, 504])
