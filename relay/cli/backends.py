@@ -16,7 +16,9 @@ from math import inf
 from typing import TYPE_CHECKING, Any, Final, Protocol
 from urllib.parse import quote, urlencode
 
+from relay.cli.formatting import in_parts, shown_number, under_way
 from relay.cli.options import absolute_path
+from relay.cli.terminal import size
 from relay.config import Settings
 from relay.errors import (
     ConfigError,
@@ -29,6 +31,7 @@ from relay.errors import (
     TooManyRequests,
     TooManyStreams,
 )
+from relay.ledger.states import MigrationState
 from relay.settings_sources import is_found, load_settings, trusted_ledger_url
 from relay.views.migrations import FIELDS, brief, progress_events, report_line, summary
 
@@ -105,8 +108,8 @@ class MigrationBackend(Protocol):
 
     def sweep(self, id: str) -> Iterator[tuple[str, bool]]:
         """Remove the unfinished uploads of a cancelled migration; yield a line and True for each
-        that may remain, and a line and False with the number of the others. Yields nothing for a
-        server, which does that by itself."""
+        that may remain, and a line and False with the number of the others. A server removes them
+        by itself: wait for that, and yield one line if it takes too long."""
 
     def limit(self, id: str, change: Mapping[str, int | None]) -> Members:
         """Change the priority and the limits of a migration; None removes a limit."""
@@ -378,7 +381,21 @@ class RemoteServer:
 
     def sweep(self, id: str) -> Iterator[tuple[str, bool]]:
         """As MigrationBackend.sweep."""
-        return iter(())
+        since = self._clock()
+        while True:
+            found = self.migration(id)
+            moving, left = under_way(found), in_parts(found)
+            if found["state"] != MigrationState.CANCELLED or not (moving or left):
+                return
+            if self._clock() - since > LEASE_SECONDS:
+                break
+            self._sleep(LOOK_SECONDS)
+        what = f"{size(left)} of unfinished uploads" if left else "an unfinished upload"
+        yield (
+            f"relay: {what} may remain at {found['destination']}: the server has not removed it"
+            f" yet, and tries again; `relay status {shown_number(found)}` shows what is left",
+            True,
+        )
 
     def limit(self, id: str, change: Mapping[str, int | None]) -> Members:
         """As MigrationBackend.limit."""

@@ -49,7 +49,7 @@ def bytes_in(migration: Members, *states: str) -> int:
 
 def bytes_at_destination(migration: Members) -> int:
     """Return how many bytes the destination has, in whole objects and in unfinished uploads."""
-    return bytes_in(migration, *PRESENT) + _in_parts(migration)
+    return bytes_in(migration, *PRESENT) + in_parts(migration)
 
 
 def bytes_done(migration: Members) -> int:
@@ -60,10 +60,11 @@ def bytes_done(migration: Members) -> int:
 def bytes_moved(migration: Members) -> int:
     """Return how many bytes were moved, without those of skipped and failed objects."""
     whole = bytes_in(migration, TransferState.VERIFIED, TransferState.UNVERIFIED)
-    return whole + _in_parts(migration)
+    return whole + in_parts(migration)
 
 
-def _in_parts(migration: Members) -> int:
+def in_parts(migration: Members) -> int:
+    """Return how many bytes are in unfinished uploads at the destination."""
     count: int = migration.get("bytes_in_parts", 0)  # an older server does not have it
     return count
 
@@ -166,7 +167,7 @@ def _is_listing(migration: Members) -> bool:
 def _eta(migration: Members, rate: float, here: int) -> str:
     if rate <= 0 or migration["listing"] not in (ListingState.DONE, ListingState.NONE):
         return "still listing" if _is_listing(migration) else ""
-    left = bytes_in(migration, *PENDING) - _in_parts(migration) - here
+    left = bytes_in(migration, *PENDING) - in_parts(migration) - here
     seconds = round(max(left, 0) / rate)
     hours, minutes = divmod(seconds // 60, 60)
     if hours:
@@ -198,9 +199,11 @@ def table(migration: Members, failed: Sequence[Members], took: str) -> Iterator[
 def _what_next(migration: Members) -> Iterator[tuple[str, str]]:
     """Yield the rows that say why a migration stands where it does, and what to do about it."""
     id = shown_number(migration)
-    if migration["state"] in FAULTY and _in_parts(migration):
-        parts = f"{size(_in_parts(migration))} in uploads at the destination, for a retry"
-        yield "unfinished", f"{parts}; `relay cancel {id}` removes them"
+    is_cancelled = migration["state"] == MigrationState.CANCELLED
+    if (is_cancelled or migration["state"] in FAULTY) and in_parts(migration):
+        parts = f"{size(in_parts(migration))} in uploads at the destination"
+        use = "" if is_cancelled else ", for a retry"
+        yield "unfinished", f"{parts}{use}; `relay cancel {id}` removes them"
     if migration["listing"] == ListingState.DONE and not objects_in(migration):
         yield "empty", _NOTHING[bool(migration.get("excluded"))]
     if migration["error"]:

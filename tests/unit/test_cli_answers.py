@@ -382,6 +382,38 @@ def test_refused_questions_end_in_the_refusal() -> None:
         server.migration("7")
 
 
+class Cancelled(Answering):
+    """A client of a server that removes the uploads of a cancelled migration: each look finds the
+    next of these numbers of transfers and bytes, and then the last one."""
+
+    def __init__(self, *left: tuple[int, int]) -> None:
+        super().__init__(None)
+        self.left = list(left)
+
+    def ask(self, *_: Any, **__: Any) -> Any:
+        moving, there = self.left.pop(0) if len(self.left) > 1 else self.left[0]
+        rest = {"under_way": moving, "bytes_in_parts": there}
+        return {**WHOLE[0], "state": "cancelled", "ended": 2.0, **rest}
+
+
+def test_a_cancel_waits_until_the_server_has_removed_uploads() -> None:
+    slept: list[float] = []
+    client = Cancelled((1, 0), (0, 2_000_000), (0, 0))
+    assert list(RemoteServer(cast(Client, client), sleep=slept.append).sweep("7")) == []
+    assert len(slept) == 2
+
+
+@pytest.mark.parametrize(
+    ("left", "says"), [((0, 2_000_000), "2,000,000 (2.0 MB) of"), ((1, 0), "an unfinished")]
+)
+def test_a_cancel_names_what_the_server_leaves(left: tuple[int, int], says: str) -> None:
+    clock = iter(range(0, 1000, 20))
+    server = RemoteServer(cast(Client, Cancelled(left)), lambda: float(next(clock)), lambda _: None)
+    ((line, remains),) = server.sweep("7")
+    assert line.startswith(f"relay: {says}") and WHOLE[0]["destination"] in line
+    assert remains
+
+
 @pytest.mark.parametrize("status", [502, 503, 504])
 def test_an_error_page_of_a_proxy_is_an_outage(status: int) -> None:
     page = b"<h1>Bad Gateway</h1>"
