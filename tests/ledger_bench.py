@@ -139,7 +139,7 @@ def work_off(ledger: Ledger) -> int:
     """Claim and settle everything, poll by poll, like a worker with small objects."""
     done, ends = 0, list[Settlement]()
     while True:
-        claims = ledger.settle_and_claim(
+        claims = ledger.claims.settle_and_claim(
             ends, ClaimRequest(all=CLAIMS, large=CLAIMS // 3, only_large=CLAIMS // 3)
         ).claims
         if not claims:
@@ -179,7 +179,7 @@ def run(address: str, objects: int) -> list[Step]:
     read."""
     ledger = Ledger.connect(address)
     try:
-        ledger.renew(3600.0)
+        ledger.leases.renew(3600.0)
         migration, _ = ledger.create(TREE)
         steps = [
             measure_step("list", lambda: list_objects(ledger, objects)),

@@ -84,7 +84,7 @@ def hand_back_suspect(ledger: Ledger, claim: Claim) -> None:
     """Hand a claim back after enough lost workers to make it suspect."""
     lapsed = update(transfers).where(transfers.c.id == claim.id).values(lapses=SUSPECT)
     ledger.database.run(lambda c: c.execute(lapsed))
-    ledger.settle([Settlement(claim, "hand_back")])
+    ledger.claims.settle([Settlement(claim, "hand_back")])
 
 
 def states(ledger: Ledger, id: str) -> list[str]:
@@ -164,8 +164,8 @@ def lossy_ledger(postgres: Postgres) -> Iterator[tuple[Ledger, Callable[[], None
         far = Ledger.connect(address.replace(f":{postgres.port}/", f":{proxy.port}/"))
         near = Ledger.connect(address)
         try:
-            far.renew()
-            near.renew()
+            far.leases.renew()
+            near.leases.renew()
             yield far, proxy.lose_next, near
         finally:
             far.close()

@@ -245,8 +245,8 @@ class LocalLedger:
         seen: dict[str, float] = {}
         began = time.monotonic()
         while True:
-            self._ledger.reclaim()
-            leases = self._ledger.leases_of(id)
+            self._ledger.leases.reclaim()
+            leases = self._ledger.leases.of_migration(id)
             # A lease that was not renewed since the first look may belong to a killed process; at
             # the first look each does. An infinite one is that of a process that certainly runs.
             ends = ((seen.get(worker, until), until) for worker, until in leases.items())
@@ -272,7 +272,7 @@ class LocalLedger:
     def _with_wait(self, members: Members) -> Members:
         """Return the members of a migration with `waits_for`, if it waits for a command. What a
         lost process held is not under way."""
-        if members["ended"] is not None or self._ledger.has_worker(members["id"]):
+        if members["ended"] is not None or self._ledger.leases.has_worker(members["id"]):
             return members
         command = "relay migrate" if self.needs_command(members["id"]) else "relay serve"
         return {**members, "waits_for": command, "under_way": 0, "slots": None, "retried": []}

@@ -127,8 +127,8 @@ def _is_at_rest(ledger: Ledger, found: Migration) -> bool:
         return False
     seen: dict[str, float] = {}
     while True:
-        ledger.reclaim()  # release the claims of processes that were killed
-        leases = ledger.leases_of(found.id)
+        ledger.leases.reclaim()  # release the claims of processes that were killed
+        leases = ledger.leases.of_migration(found.id)
         if not leases:
             return not ledger.migration(found.id).under_way
         # A renewed lease, or an infinite one (leases_of), belongs to a process that runs.

@@ -13,7 +13,7 @@ import copy
 import time
 import uuid
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -22,17 +22,13 @@ from sqlalchemy import Connection
 from relay.ledger import (
     acceptance,
     actions,
-    claims,
     entries,
-    leases,
     ledger_log,
     limits,
     migration_lists,
     migration_rows,
     pages,
-    poll,
     retried,
-    settling,
     stages,
     token_use,
     totals,
@@ -40,12 +36,11 @@ from relay.ledger import (
 )
 from relay.ledger.audit_ledger import AuditLedger
 from relay.ledger.audit_log import Actor
-from relay.ledger.claim_values import Claim, PollResult, Settlement
-from relay.ledger.counters import CounterDelta
+from relay.ledger.claim_ledger import ClaimLedger
 from relay.ledger.database import Database
 from relay.ledger.destination_ledger import DestinationLedger
-from relay.ledger.distrust import distrust_recent_commits
 from relay.ledger.event_ledger import EventLedger
+from relay.ledger.lease_ledger import LeaseLedger
 from relay.ledger.ledger_access import LedgerAccess
 from relay.ledger.listing_ledger import ListingLedger
 from relay.ledger.live_ledger import LiveLedger
@@ -54,18 +49,15 @@ from relay.ledger.opening import open_database
 from relay.ledger.overview_ledger import OverviewLedger
 from relay.ledger.plan_ledger import PlanLedger
 from relay.ledger.reasons import Reason, reasons_of
-from relay.ledger.releases import release_unknown_claims
 from relay.ledger.report_ledger import ReportLedger
 from relay.ledger.session_ledger import SessionLedger
-from relay.ledger.states import MigrationVerb, TransferVerb
+from relay.ledger.states import MigrationVerb
 from relay.ledger.token_ledger import TokenLedger
 from relay.ledger.token_values import TokenHolder
 from relay.ledger.upkeep import Upkeep
 from relay.ledger.upload_ledger import UploadLedger
 from relay.ledger.viewer import DEFAULT_TENANT, EVERYTHING, Viewer
-from relay.ledger.workers import LEASE_SECONDS, TERMINAL, WorkerId
-from relay.logs.emitter import is_written
-from relay.logs.event_table import LogEvent
+from relay.ledger.workers import TERMINAL, WorkerId
 from relay.process.failpoints import reach
 from relay.tallies import Tallies
 
@@ -116,6 +108,11 @@ class Ledger:
         return AuditLedger(self.access)
 
     @property
+    def claims(self) -> ClaimLedger:
+        """The claims of transfers."""
+        return ClaimLedger(self.access)
+
+    @property
     def destinations(self) -> DestinationLedger:
         """What lies at destinations."""
         return DestinationLedger(self.access)
@@ -124,6 +121,11 @@ class Ledger:
     def events(self) -> EventLedger:
         """The events of migrations."""
         return EventLedger(self.access)
+
+    @property
+    def leases(self) -> LeaseLedger:
+        """The leases of workers."""
+        return LeaseLedger(self.access)
 
     @property
     def listings(self) -> ListingLedger:
@@ -352,6 +354,10 @@ class Ledger:
         self.database.run(renew)
         self.access.log.has_secrets = True  # it may still hold the old ones
 
+    def note_locating(self, id: str, trouble: Mapping[str, Any] | None) -> None:
+        """As retried.note_locating."""
+        self.database.run(lambda c: retried.note_locating(c, id, trouble))
+
     def finish(self) -> list[Migration]:
         """As Upkeep.run."""
         return self._upkeep.run(self.access)
@@ -378,141 +384,6 @@ class Ledger:
     def reasons(self, id: str) -> list[Reason]:
         """As reasons.reasons_of."""
         return self.database.run(lambda c: reasons_of(c, id), write=False)
-
-    # -- workers and claims
-
-    def renew(self, seconds: float = LEASE_SECONDS, slots: int | None = None) -> bool:
-        """As leases.renew. Also raises LedgerFailed if the file was removed or replaced."""
-        self.database.check_file()
-        return self.database.run(
-            lambda c: leases.renew(c, self.database, self.worker, seconds, slots)
-        )
-
-    def leave(self) -> None:
-        """As leases.leave."""
-        self.database.run(lambda c: leases.leave(c, self.worker))
-
-    def reclaim(self) -> int:
-        """As leases.reclaim; reads first."""
-        if not self.database.run(
-            lambda c: leases.lost_workers(c, self.database, self.worker), write=False
-        ):
-            return 0
-        try:
-            found = self.database.run(lambda c: leases.reclaim(c, self.database, self.worker))
-        except leases.RenewedMeanwhile:  # rolled back
-            return 0
-        self.database.tallies.lapses[()] += found.claims
-        self.database.tallies.quarantined[()] += found.quarantined
-        ledger_log.log_losses(found.claims, found.quarantined)
-        return found.claims
-
-    def leases_of(self, id: str) -> dict[str, float]:
-        """As leases.leases_of."""
-        return self.database.run(
-            lambda c: leases.leases_of(c, self.database, self.worker, id), write=False
-        )
-
-    def has_worker(self, id: str) -> bool:
-        """As leases.has_worker."""
-        return self.database.run(
-            lambda c: leases.has_worker(c, self.database, self.worker, id), write=False
-        )
-
-    def settle_and_claim(
-        self,
-        ends: Sequence[Settlement],
-        wanted: claims.ClaimRequest,
-        only: str | None = None,
-        watched: Iterable[str] = (),
-    ) -> PollResult:
-        """As poll.settle_and_claim; reads first if there is nothing to settle."""
-        if not ends:
-            seen = self.database.run(
-                lambda c: poll.peek(c, self.worker, wanted, only, watched),
-                write=False,
-                operation="turn",
-            )
-            if seen is not None:
-                return seen
-        result = self.database.run(
-            lambda c: poll.settle_and_claim(
-                c, self.worker, ends, wanted, only=only, watched=watched
-            ),
-            operation="turn",
-        )
-        self._count(ends, result.lost)
-        return result
-
-    def _count(self, ends: Sequence[Settlement], lost: Collection[Claim]) -> None:
-        """Count and log the objects whose settlements were stored: those of claims that were not
-        `lost`."""
-        tallies, refused = self.database.tallies, {(claim.id, claim.fence) for claim in lost}
-        is_shown = is_written(LogEvent.TRANSFER_SETTLED)
-        for end in ends:
-            settled = end.verb != TransferVerb.HAND_BACK
-            if not settled or (end.claim.id, end.claim.fence) in refused:
-                continue
-            tallies.end_transfer(end.verb, end.level, end.bytes, end.seconds)
-            if end.verb == TransferVerb.FAILED and end.error is not None:
-                tallies.fail_transfer(end.error.get("side", "relay"), end.error["code"])
-                ledger_log.log_failure(end.claim, end.error)
-            elif is_shown:
-                ledger_log.log_success(end)
-
-    def claim(
-        self,
-        limit: int,
-        only: str | None = None,
-        alone: bool = True,
-        large: int | None = None,
-        only_large: int | None = None,
-    ) -> list[Claim]:
-        """As claims.claim; by default large transfers are not limited further."""
-        wanted = claims.ClaimRequest(
-            all=limit,
-            large=limit if large is None else large,
-            only_large=limit if only_large is None else only_large,
-            alone=alone,
-        )
-        return list(self.settle_and_claim((), wanted, only).claims)
-
-    def settle(self, ends: Sequence[Settlement]) -> list[Claim]:
-        """As settling.settle."""
-
-        def settle_claims(connection: Connection) -> list[Claim]:
-            changes = CounterDelta()
-            lost = settling.settle(connection, self.worker, ends, changes)
-            changes.write(connection)
-            return lost
-
-        claims = self.database.run(settle_claims)
-        self._count(ends, claims)
-        return claims
-
-    def check_claim(self, claim: Claim) -> None:
-        """As claims.check_claim."""
-        self.database.run(lambda c: claims.check_claim(c, self.worker, claim), write=False)
-
-    def release_unknown_claims(self, kept: Iterable[Claim], shared: Iterable[int] = ()) -> int:
-        """As release_unknown_claims, and distrust recent commits: the database that failed
-        may have been replaced by an older copy."""
-
-        def release(connection: Connection) -> int:
-            distrust_recent_commits(connection, ended=False)
-            return release_unknown_claims(connection, self.worker, kept, shared)
-
-        return self.database.run(release)
-
-    # -- pending retries
-
-    def note_retried(self, troubles: Sequence[tuple[Claim, Mapping[str, Any] | None]]) -> None:
-        """As retried.note."""
-        self.database.run(lambda c: retried.note(c, self.worker.id, troubles))
-
-    def note_locating(self, id: str, trouble: Mapping[str, Any] | None) -> None:
-        """As retried.note_locating."""
-        self.database.run(lambda c: retried.note_locating(c, id, trouble))
 
 
 def _name_of(migration: Migration) -> str:

@@ -82,7 +82,7 @@ def open_ledger(address: str) -> Iterator[Opened]:
         )
         ledger = Ledger(open_database(address), worker)
         made.append(ledger)
-        ledger.renew()
+        ledger.leases.renew()
         return ledger
 
     yield open_one

@@ -183,7 +183,7 @@ def test_a_ledger_in_another_server_shows_its_events(
     """A dump has the numbers of the old server's transactions, which the new one reaches later."""
     ledger = server_ledger
     id = ledger.create(OBJECT)[0].id
-    ledger.renew()
+    ledger.leases.renew()
 
     def restore(connection: Connection) -> None:
         connection.execute(update(events).values(tx=2**60))
@@ -194,7 +194,7 @@ def test_a_ledger_in_another_server_shows_its_events(
     place = EventCursor(2**60, ledger.events.after(id, START, ended=True)[0].cursor.id)
     again = Ledger.connect(ledger.database.url.render_as_string(hide_password=False))
     try:
-        again.renew()
+        again.leases.renew()
         assert names_after(again, id, START)[0] == ["accepted"]
         again.act(id, "pause")
         found = again.events.past(id, place, 10, ended=False)[1]

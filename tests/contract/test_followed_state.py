@@ -48,21 +48,21 @@ def migrations_in_every_state(one: Ledger, two: Ledger) -> list[Migration]:
     one.act(at_first[0].id, "cancel")
     id = tree(one, 30, 40, 50)
     at_first.append(replace(one.migration(id), state="running", tally={}, listing="due"))
-    first, second = one.claim(2, only=id)
+    first, second = one.claims.claim(2, only=id)
     one.uploads.record(first, PINNED)
     assert two.uploads.join() is not None
     two.uploads.take_part(first, "upload-1", PART)
-    one.note_retried([(second, {**TROUBLE, "since": 5.0, "again": 9.0})])
-    (ended,) = one.claim(1, only=at_first[1].id)
-    one.settle([verified_end(ended, 7)])
+    one.claims.note_retried([(second, {**TROUBLE, "since": 5.0, "again": 9.0})])
+    (ended,) = one.claims.claim(1, only=at_first[1].id)
+    one.claims.settle([verified_end(ended, 7)])
     one.finish()
-    (failed,) = one.claim(1, only=at_first[2].id)
-    one.settle([Settlement(failed, "failed", error={"code": "x"})])
+    (failed,) = one.claims.claim(1, only=at_first[2].id)
+    one.claims.settle([Settlement(failed, "failed", error={"code": "x"})])
     at_first.append(one.create(replace(TREE, source="c:x"))[0])
     listing = one.listings.claim(at_first[-1].id)
     assert listing is not None
     one.listings.note_retried(listing, {**TROUBLE, "since": 5.0, "again": 9.0})
-    one.renew(slots=7)
+    one.leases.renew(slots=7)
     return at_first
 
 

@@ -53,11 +53,11 @@ def test_one_object_is_accepted_claimed_settled_and_ends(ledger: Ledger) -> None
     migration, new = ledger.create(OBJECT)
     assert new
     assert (migration.number, migration.state, migration.recursive) == (1, "running", False)
-    (claim,) = ledger.claim(10)
+    (claim,) = ledger.claims.claim(10)
     assert (claim.name, claim.attempts, claim.fence) == ("", 1, 1)
-    assert ledger.claim(10) == []
+    assert ledger.claims.claim(10) == []
     assert ledger.finish() == []
-    assert ledger.settle([verified_end(claim, 7)]) == []
+    assert ledger.claims.settle([verified_end(claim, 7)]) == []
     (ended,) = ledger.finish()
     assert (ended.state, ended.tally) == ("succeeded", {"verified": Count(1, 7)})
     assert ended.ended is not None
@@ -77,7 +77,7 @@ def test_secrets_are_kept_only_as_long_as_they_are_needed(ledger: Ledger) -> Non
     assert "secret" not in repr(migration) + repr(OBJECT)
     ledger.renew_secret(migration.id, {"source": "fresh"})
     assert ledger.secret(migration.id) == {"source": "fresh"}
-    ledger.settle([verified_end(ledger.claim(1)[0])])
+    ledger.claims.settle([verified_end(ledger.claims.claim(1)[0])])
     ledger.finish()
     assert ledger.secret(migration.id) is None
 
@@ -100,7 +100,7 @@ def test_the_same_request_resumes_until_it_has_succeeded(ledger: Ledger) -> None
     found, new = ledger.create(same, go_on=True)
     assert (found.id, new) == (migration.id, False)
     assert ledger.create(TREE, go_on=True)[1]
-    ledger.settle([verified_end(ledger.claim(1, only=migration.id)[0])])
+    ledger.claims.settle([verified_end(ledger.claims.claim(1, only=migration.id)[0])])
     ledger.finish()
     found, new = ledger.create(OBJECT, go_on=True)
     assert (found.id != migration.id, new) == (True, True)
@@ -140,19 +140,19 @@ def test_a_paused_migration_is_not_claimed_until_resumed(ledger: Ledger) -> None
     id = tree(ledger, 5)
     assert ledger.act(id, "pause").state == "paused"
     assert ledger.act(id, "pause").state == "paused"
-    assert ledger.claim(10) == []
+    assert ledger.claims.claim(10) == []
     with pytest.raises(IllegalTransition, match="paused"):
         ledger.act(id, "retry")
     ledger.act(id, "resume")
-    assert len(ledger.claim(10)) == 1
+    assert len(ledger.claims.claim(10)) == 1
 
 
 def test_a_cancel_ends_queued_rows_and_lets_running_ones_settle(ledger: Ledger) -> None:
     id = tree(ledger, 5, 6, 7)
-    first, second = ledger.claim(2)
+    first, second = ledger.claims.claim(2)
     ledger.act(id, "cancel")
     assert states(ledger, id) == ["running", "running", "cancelled"]
-    ledger.settle([verified_end(first), Settlement(second, "hand_back")])
+    ledger.claims.settle([verified_end(first), Settlement(second, "hand_back")])
     assert states(ledger, id) == ["verified", "cancelled", "cancelled"]
     with pytest.raises(IllegalTransition, match="cancelled"):
         ledger.act(id, "pause")
@@ -160,25 +160,25 @@ def test_a_cancel_ends_queued_rows_and_lets_running_ones_settle(ledger: Ledger) 
 
 def test_a_retry_queues_only_failed_transfers(ledger: Ledger) -> None:
     id = tree(ledger, 5, 6)
-    good, bad = ledger.claim(2)
+    good, bad = ledger.claims.claim(2)
     error = {"code": "not-found", "side": "source", "detail": "gone"}
-    ledger.settle([verified_end(good), Settlement(bad, "failed", error=error)])
+    ledger.claims.settle([verified_end(good), Settlement(bad, "failed", error=error)])
     (ended,) = ledger.finish()
     assert ended.state == "partial"
     assert ledger.page(id, ["failed"])[0].error == error
     assert {"kind": "failed", "name": "001"}.items() <= ledger.events.all(id)[-2].items()
     ledger.act(id, "retry")
     assert states(ledger, id) == ["verified", "queued"]
-    (again,) = ledger.claim(5)
+    (again,) = ledger.claims.claim(5)
     assert (again.name, again.attempts, again.fence) == ("001", 1, 2)
-    ledger.settle([verified_end(again)])
+    ledger.claims.settle([verified_end(again)])
     assert ledger.finish()[0].state == "succeeded"
 
 
 def test_a_retry_queues_what_has_failed_in_a_running_migration(ledger: Ledger) -> None:
     id = tree(ledger, 5, 6)
-    bad, _ = ledger.claim(2)
-    ledger.settle([Settlement(bad, "failed", error={"code": "x"})])
+    bad, _ = ledger.claims.claim(2)
+    ledger.claims.settle([Settlement(bad, "failed", error={"code": "x"})])
     assert ledger.act(id, "retry").state == "running"
     assert states(ledger, id) == ["queued", "running"]
 
@@ -197,8 +197,8 @@ def test_the_ends_of_transfers_decide_the_end_of_the_migration(
     ledger: Ledger, verbs: list[str], end: str
 ) -> None:
     tree(ledger, 5, 6)
-    ledger.settle(
-        [Settlement(claim, verb) for claim, verb in zip(ledger.claim(2), verbs, strict=True)]
+    ledger.claims.settle(
+        [Settlement(claim, verb) for claim, verb in zip(ledger.claims.claim(2), verbs, strict=True)]
     )
     assert ledger.finish()[0].state == end
 
@@ -209,27 +209,27 @@ def test_the_ends_of_transfers_decide_the_end_of_the_migration(
 def test_two_runners_never_hold_one_transfer(open_ledger: Opened) -> None:
     one, two = open_ledger(), open_ledger()
     tree(one, *[5] * 20)
-    mine, yours = one.claim(12), two.claim(12)
+    mine, yours = one.claims.claim(12), two.claims.claim(12)
     assert len(mine) + len(yours) == 20
     assert not {c.id for c in mine} & {c.id for c in yours}
 
 
 def test_a_handed_back_row_waits_for_its_delay(ledger: Ledger) -> None:
     tree(ledger, 5, 6)
-    first, second = ledger.claim(2)
-    ledger.settle(
+    first, second = ledger.claims.claim(2)
+    ledger.claims.settle(
         [Settlement(first, "hand_back", resent=3, wait=60.0), Settlement(second, "hand_back")]
     )
-    (again,) = ledger.claim(2)
+    (again,) = ledger.claims.claim(2)
     assert (again.id, again.attempts) == (second.id, 2)
 
 
 def test_a_leaving_worker_hands_back_without_a_lapse(open_ledger: Opened) -> None:
     one, two = open_ledger(), open_ledger()
     tree(one, 5, 6)
-    assert len(one.claim(2)) == 2
-    one.leave()
-    assert [claim.crash_count for claim in two.claim(5)] == [0, 0]
+    assert len(one.claims.claim(2)) == 2
+    one.leases.leave()
+    assert [claim.crash_count for claim in two.claims.claim(5)] == [0, 0]
 
 
 @pytest.mark.parametrize("how", ["time", "boot", "process"])
@@ -242,17 +242,17 @@ def test_claims_of_a_lost_worker_go_to_others(open_ledger: Opened, how: str) -> 
         boot="earlier" if how == "boot" else None,
     )
     id = tree(one, 5)
-    (mine,) = one.claim(1)
+    (mine,) = one.claims.claim(1)
     if how == "time":
-        assert two.reclaim() == 0
-        one.renew(-1)
-    assert two.reclaim() == 1
-    (yours,) = two.claim(1)
+        assert two.leases.reclaim() == 0
+        one.leases.renew(-1)
+    assert two.leases.reclaim() == 1
+    (yours,) = two.claims.claim(1)
     assert (yours.id, yours.crash_count, yours.attempts) == (mine.id, 1, 2)
     assert yours.fence > mine.fence
-    assert one.settle([Settlement(mine, "failed")]) == [mine]
+    assert one.claims.settle([Settlement(mine, "failed")]) == [mine]
     assert states(two, id) == ["running"]
-    assert two.settle([verified_end(yours)]) == []
+    assert two.claims.settle([verified_end(yours)]) == []
     assert states(two, id) == ["verified"]
 
 
@@ -261,9 +261,9 @@ def test_a_transfer_that_kills_every_worker_is_quarantined(open_ledger: Opened) 
     id = tree(watcher, 5)
     for _ in range(MOST_CRASHES):
         doomed = open_ledger()
-        assert len(doomed.claim(1)) == 1
-        doomed.renew(-1)
-        watcher.reclaim()
+        assert len(doomed.claims.claim(1)) == 1
+        doomed.leases.renew(-1)
+        watcher.leases.reclaim()
     (row,) = watcher.page(id)
     assert row.state == "failed"
     assert row.error is not None
@@ -276,9 +276,9 @@ def test_a_resume_resets_the_crash_count(open_ledger: Opened) -> None:
     id = tree(watcher, 5)
     for _ in range(MOST_CRASHES + 2):
         doomed = open_ledger()
-        assert len(doomed.claim(1)) == 1
-        doomed.renew(-1)
-        watcher.reclaim()
+        assert len(doomed.claims.claim(1)) == 1
+        doomed.leases.renew(-1)
+        watcher.leases.reclaim()
         watcher.reset_crash_counts(id)
     assert states(watcher, id) == ["queued"]
 
@@ -286,23 +286,23 @@ def test_a_resume_resets_the_crash_count(open_ledger: Opened) -> None:
 def test_a_lapsed_claim_of_a_cancelled_migration_is_cancelled(open_ledger: Opened) -> None:
     one, two = open_ledger(), open_ledger()
     id = tree(one, 5)
-    one.claim(1)
+    one.claims.claim(1)
     one.act(id, "cancel")
-    one.renew(-1)
-    two.reclaim()
+    one.leases.renew(-1)
+    two.leases.reclaim()
     assert states(two, id) == ["cancelled"]
 
 
 def test_the_more_urgent_migration_comes_first(ledger: Ledger) -> None:
     ledger.create(OBJECT)
     urgent, _ = ledger.create(Spec("https://c/x", "https://d/x", options={}, secret={}, priority=5))
-    assert [claim.migration_id for claim in ledger.claim(1)] == [urgent.id]
+    assert [claim.migration_id for claim in ledger.claims.claim(1)] == [urgent.id]
 
 
 def test_one_migration_alone_can_be_claimed_from(ledger: Ledger) -> None:
     ledger.create(OBJECT)
     other, _ = ledger.create(Spec("https://c/x", "https://d/x", options={}, secret={}))
-    assert [claim.migration_id for claim in ledger.claim(5, other.id)] == [other.id]
+    assert [claim.migration_id for claim in ledger.claims.claim(5, other.id)] == [other.id]
 
 
 # -- listings
@@ -312,10 +312,10 @@ def test_a_listing_of_a_removed_worker_is_reclaimed(open_ledger: Opened) -> None
     """It was thought lost, claimed the listing before it noticed that, and was killed."""
     one, two = open_ledger(), open_ledger()
     one.create(TREE)
-    one.renew(-1)
-    two.reclaim()
+    one.leases.renew(-1)
+    two.leases.reclaim()
     assert one.listings.claim() is not None
-    two.reclaim()
+    two.leases.reclaim()
     assert two.listings.claim() is not None
 
 
@@ -326,9 +326,9 @@ def test_a_listing_resumes_where_another_worker_stopped(open_ledger: Opened) -> 
     assert listing is not None
     assert two.listings.claim() is None
     one.listings.add_page(listing, [ListedObject("a", size=1), ListedObject("b", size=2)], "b")
-    assert len(two.claim(5)) == 2
-    one.renew(-1)
-    two.reclaim()
+    assert len(two.claims.claim(5)) == 2
+    one.leases.renew(-1)
+    two.leases.reclaim()
     again = two.listings.claim()
     assert again is not None
     assert again.cursor == "b"
@@ -379,13 +379,13 @@ def test_a_resume_lists_again_after_a_failed_listing(
     else:
         ledger.act(id, "pause")
     assert ledger.act(id, "resume").error is None
-    ledger.settle([verified_end(claim) for claim in ledger.claim(1)])
+    ledger.claims.settle([verified_end(claim) for claim in ledger.claims.claim(1)])
     assert ledger.finish() == []
     again = ledger.listings.claim()
     assert again is not None and again.cursor == "a"
     ledger.listings.add_page(again, [ListedObject("b", size=1)], "b")
     ledger.listings.end(again)
-    ledger.settle([verified_end(claim) for claim in ledger.claim(1)])
+    ledger.claims.settle([verified_end(claim) for claim in ledger.claims.claim(1)])
     assert [(one.state, one.entries) for one in ledger.finish()] == [("succeeded", 2)]
 
 
@@ -408,7 +408,7 @@ def test_transfers_are_paged_and_chosen_by_state(ledger: Ledger) -> None:
     first = ledger.page(id, limit=3)
     assert [row.name for row in first] == ["000", "001", "002"]
     assert [row.name for row in ledger.page(id, after=first[-1].id)] == ["003", "004", "005", "006"]
-    claims = ledger.claim(2)
+    claims = ledger.claims.claim(2)
     assert [row.id for row in ledger.page(id, ["running"])] == [claim.id for claim in claims]
 
 
@@ -425,14 +425,14 @@ def part(number: int) -> StoredPart:
 def uploading(ledger: Ledger) -> Claim:
     """Accept a tree of one object, claim it, and begin its upload in three parts."""
     tree(ledger, 30)
-    (claim,) = ledger.claim(1)
+    (claim,) = ledger.claims.claim(1)
     ledger.uploads.record(claim, PINNED_UPLOAD)
     return claim
 
 
 def test_an_upload_and_its_parts_are_recorded(ledger: Ledger) -> None:
     tree(ledger, 30)
-    (claim,) = ledger.claim(1)
+    (claim,) = ledger.claims.claim(1)
     assert ledger.uploads.find(claim) is None
     ledger.uploads.record(claim, PINNED_UPLOAD)
     assert ledger.uploads.take_part(claim, "upload-1", None) == 1
@@ -446,8 +446,8 @@ def test_an_upload_and_its_parts_are_recorded(ledger: Ledger) -> None:
         "fedcba9876543210",
         (PART,),
     )
-    ledger.settle([Settlement(claim, "hand_back")])
-    (again,) = ledger.claim(1)
+    ledger.claims.settle([Settlement(claim, "hand_back")])
+    (again,) = ledger.claims.claim(1)
     assert ledger.uploads.find(again) == found
     ledger.uploads.record(
         again,
@@ -463,18 +463,18 @@ def test_an_upload_and_its_parts_are_recorded(ledger: Ledger) -> None:
     second = ledger.uploads.find(again)
     assert second is not None
     assert (second.upload_id, second.parts) == ("upload-2", ())
-    ledger.settle([verified_end(again)])
+    ledger.claims.settle([verified_end(again)])
     assert ledger.uploads.find(again) is None
 
 
 def test_a_replaced_worker_records_nothing_of_an_upload(open_ledger: Opened) -> None:
     one, two = open_ledger(), open_ledger()
     tree(one, 30)
-    (mine,) = one.claim(1)
+    (mine,) = one.claims.claim(1)
     one.uploads.record(mine, PINNED_UPLOAD)
-    one.renew(-1)
-    two.reclaim()
-    (yours,) = two.claim(1)
+    one.leases.renew(-1)
+    two.leases.reclaim()
+    (yours,) = two.claims.claim(1)
     for write in (
         lambda: one.uploads.record(mine, PINNED_UPLOAD),
         lambda: one.uploads.resume(mine, "upload-1", (), 3),
@@ -518,7 +518,7 @@ def test_each_part_has_one_worker_and_fresh_parts_go_first(
 
 def test_bytes_of_incomplete_parts_are_reported(ledger: Ledger) -> None:
     id = tree(ledger, 30, 40)
-    (claim,) = ledger.claim(1)
+    (claim,) = ledger.claims.claim(1)
     ledger.uploads.record(claim, PINNED_UPLOAD)
     assert ledger.uploads.take_part(claim, "upload-1", None) == 1
     assert ledger.migration(id).in_parts == 0
@@ -526,17 +526,17 @@ def test_bytes_of_incomplete_parts_are_reported(ledger: Ledger) -> None:
     ledger.uploads.take_part(claim, "upload-1", part(2))
     assert ledger.migration(id).in_parts == 20
     assert [one.in_parts for one in ledger.migrations()] == [20]
-    ledger.settle([Settlement(claim, "hand_back")])
+    ledger.claims.settle([Settlement(claim, "hand_back")])
     assert ledger.migration(id).in_parts == 20
-    (again,) = ledger.claim(1)
-    ledger.settle([verified_end(again, 30)])
+    (again,) = ledger.claims.claim(1)
+    ledger.claims.settle([verified_end(again, 30)])
     assert ledger.migration(id).in_parts == 0
 
 
 def test_a_running_retry_is_visible_everywhere(open_ledger: Opened) -> None:
     one, two = open_ledger(), open_ledger()
     id = tree(one, 30, 40, 50)
-    first, second, third = one.claim(3)
+    first, second, third = one.claims.claim(3)
     assert two.migration(id).retried == ()
     trouble = {
         "what": "the object",
@@ -545,25 +545,25 @@ def test_a_running_retry_is_visible_everywhere(open_ledger: Opened) -> None:
         "since": 2.0,
         "again": 3.0,
     }
-    one.note_retried([(first, trouble), (second, {**trouble, "since": 1.0})])
-    two.note_retried([(third, trouble)])  # another worker owns it
-    one.note_retried([(replace(third, fence=third.fence + 1), trouble)])
+    one.claims.note_retried([(first, trouble), (second, {**trouble, "since": 1.0})])
+    two.claims.note_retried([(third, trouble)])  # another worker owns it
+    one.claims.note_retried([(replace(third, fence=third.fence + 1), trouble)])
     retried = two.migration(id).retried
     assert [(row["name"], row["since"]) for row in retried] == [
         (second.name, 1.0),
         (first.name, 2.0),
     ]
-    one.note_retried([(second, None)])
+    one.claims.note_retried([(second, None)])
     assert [row["name"] for row in two.migrations()[0].retried] == [first.name]
-    one.settle(
+    one.claims.settle(
         [verified_end(first, 30), Settlement(second, "failed", error={"code": "x", "detail": "y"})]
     )
     assert two.migration(id).retried == ()
     assert [row.error and row.error["code"] for row in two.page(id)] == [None, "x", None]
-    one.note_retried([(third, trouble)])
-    one.renew(-1)
-    two.reclaim()
-    assert len(two.claim(1)) == 1
+    one.claims.note_retried([(third, trouble)])
+    one.leases.renew(-1)
+    two.leases.reclaim()
+    assert len(two.claims.claim(1)) == 1
     assert two.migration(id).retried == ()  # that of a lost worker
 
 
@@ -586,8 +586,8 @@ def test_a_retried_listing_is_visible_in_the_ledger(open_ledger: Opened) -> None
     one.listings.note_retried(listing, None)
     assert two.migration(id).retried == ()
     one.listings.note_retried(listing, trouble)
-    one.renew(-1)
-    two.reclaim()
+    one.leases.renew(-1)
+    two.leases.reclaim()
     assert (two.migration(id).retried, two.migration(id).error) == ((), None)  # as no worker does
     again = two.listings.claim()
     assert again is not None
@@ -619,7 +619,7 @@ def test_a_retried_listing_is_visible_in_the_ledger(open_ledger: Opened) -> None
 def test_a_worker_helps_with_shared_objects_of_others_alone(open_ledger: Opened) -> None:
     one, two = open_ledger(), open_ledger()
     id = tree(one, 30)
-    (claim,) = one.claim(1)
+    (claim,) = one.claims.claim(1)
     one.uploads.record(claim, replace(PINNED_UPLOAD, upload_id=""))
     assert two.uploads.join() is None  # its upload is about to start
     one.uploads.record(claim, replace(PINNED_UPLOAD, pinned=None))
@@ -645,8 +645,8 @@ def test_the_parts_of_a_lost_helper_are_free_again(
     assert share.first == 2
     assert one.uploads.take_part(claim, "upload-1", part(1)) == 3
     assert one.uploads.take_part(claim, "upload-1", part(3)) is None
-    two.renew(-1)
-    assert one.reclaim() == 0  # it owned no transfer
+    two.leases.renew(-1)
+    assert one.leases.reclaim() == 0  # it owned no transfer
     assert one.uploads.outstanding_parts(claim) == {2: False}
     assert one.uploads.take_part(claim, "upload-1", None) == 2
     with pytest.raises(LeaseLost):
@@ -659,14 +659,14 @@ def test_a_helper_continues_after_the_owner_is_lost(
 ) -> None:
     one, two, three = open_ledger(), open_ledger(), open_ledger()
     tree(one, 30)
-    (claim,) = one.claim(1)
+    (claim,) = one.claims.claim(1)
     one.uploads.record(claim, PINNED_UPLOAD)
     assert one.uploads.take_part(claim, "upload-1", None) == 1
     share = two.uploads.join()
     assert share is not None
-    one.renew(-1)
-    assert three.reclaim() == 1
-    (again,) = three.claim(1)
+    one.leases.renew(-1)
+    assert three.leases.reclaim() == 1
+    (again,) = three.claims.claim(1)
     three.uploads.resume(again, "upload-1", [], 3)
     assert three.uploads.outstanding_parts(again) == {1: False, 2: False}
     assert two.uploads.take_part(share.claim, "upload-1", part(2)) == 3
@@ -692,8 +692,8 @@ def test_handing_back_an_upload_frees_its_parts(open_ledger: Opened) -> None:
     one, two = open_ledger(), open_ledger()
     claim = uploading(one)
     assert one.uploads.take_part(claim, "upload-1", None) == 1
-    one.settle([Settlement(claim, "hand_back")])
-    (again,) = two.claim(1)
+    one.claims.settle([Settlement(claim, "hand_back")])
+    (again,) = two.claims.claim(1)
     assert two.uploads.outstanding_parts(again) == {1: False}
     assert [two.uploads.take_part(again, "upload-1", None) for _ in range(4)] == [2, 3, 1, None]
 
@@ -712,14 +712,14 @@ def test_parts_that_the_store_lost_are_sent_again(ledger: Ledger) -> None:
 
 def test_an_unreported_part_is_disowned(ledger: Ledger) -> None:
     tree(ledger, 30)
-    (claim,) = ledger.claim(1)
+    (claim,) = ledger.claims.claim(1)
     ledger.uploads.record(claim, PINNED_UPLOAD)
     assert ledger.uploads.take_part(claim, "upload-1", None) == 1
-    ledger.release_unknown_claims([claim])
+    ledger.claims.release_unknown([claim])
     assert ledger.uploads.outstanding_parts(claim) == {1: True}
-    ledger.release_unknown_claims([], [claim.id])
+    ledger.claims.release_unknown([], [claim.id])
     assert ledger.uploads.outstanding_parts(claim) == {1: True}
-    ledger.release_unknown_claims([])
+    ledger.claims.release_unknown([])
     assert ledger.uploads.outstanding_parts(claim) == {1: False}
 
 
@@ -728,7 +728,7 @@ def lease_part(one: Ledger, two: Ledger) -> tuple[str, Claim, PartLease]:
     return the migration's id and their rights."""
     id = tree(one, 30, 40)
     one.limit(id, {"slots": 2, "bytes_per_second": 1000})
-    (claim,) = one.claim(1)
+    (claim,) = one.claims.claim(1)
     one.uploads.record(claim, PINNED_UPLOAD)
     share = two.uploads.join()
     assert share is not None
@@ -738,11 +738,11 @@ def lease_part(one: Ledger, two: Ledger) -> tuple[str, Claim, PartLease]:
 def test_a_helper_counts_against_the_bounds_of_a_migration(open_ledger: Opened) -> None:
     one, two, three = open_ledger(), open_ledger(), open_ledger()
     id, claim, share = lease_part(one, two)
-    assert three.claim(5) == []
+    assert three.claims.claim(5) == []
     assert three.uploads.join() is None
     assert {runner.migration_views([id])[id].of for runner in (one, two)} == {2}
     two.uploads.release_parts(share.claim)
-    assert len(three.claim(5)) == 1
+    assert len(three.claims.claim(5)) == 1
 
 
 @pytest.mark.parametrize("verb", ["pause", "cancel"])
@@ -750,13 +750,13 @@ def test_a_paused_object_rests_once_its_helpers_leave(open_ledger: Opened, verb:
     one, two = open_ledger(), open_ledger()
     id = tree(one, 30, 40)
     assert one.migration(id).under_way == 0
-    (claim,) = one.claim(1)
+    (claim,) = one.claims.claim(1)
     one.uploads.record(claim, PINNED_UPLOAD)
     share = two.uploads.join()
     assert share is not None
     assert one.migration(id).under_way == 2
     assert one.act(id, verb).under_way == 2
-    one.settle([Settlement(claim, "hand_back")])
+    one.claims.settle([Settlement(claim, "hand_back")])
     assert [found.under_way for found in (one.migration(id), *one.migrations())] == [1, 1]
     assert two.uploads.take_part(share.claim, "upload-1", part(share.first)) == 2
     assert one.migration(id).under_way == 1
@@ -766,14 +766,14 @@ def test_a_paused_object_rests_once_its_helpers_leave(open_ledger: Opened, verb:
 
 def test_a_helper_of_a_cancelled_migration_sees_its_end(ledger: Ledger) -> None:
     id = tree(ledger, 5)
-    (claim,) = ledger.claim(1)
+    (claim,) = ledger.claims.claim(1)
     ledger.act(id, "cancel")
     seen: list[int] = []
 
     def sleep(_: float) -> None:
         seen.append(len(seen))
         if len(seen) == 3:
-            ledger.settle([Settlement(claim, "hand_back")])
+            ledger.claims.settle([Settlement(claim, "hand_back")])
 
     progress = [
         members for kind, members in progress_events(ledger, id, sleep) if kind == "progress"
@@ -787,30 +787,30 @@ def test_a_helper_of_an_ownerless_transfer_counts(open_ledger: Opened, how: str)
     one, two, three = open_ledger(), open_ledger(), open_ledger()
     id, claim, share = lease_part(one, two)
     if how == "lost":
-        one.renew(-1)
-        assert three.reclaim() == 1
+        one.leases.renew(-1)
+        assert three.leases.reclaim() == 1
     else:
-        one.settle(
+        one.claims.settle(
             [Settlement(claim, "failed" if how == "failed" else "hand_back", error={"code": "x"})]
         )
-    assert len(three.claim(5)) == 1
-    assert three.claim(5) == []
+    assert len(three.claims.claim(5)) == 1
+    assert three.claims.claim(5) == []
     assert three.uploads.join() is None
     assert {runner.migration_views([id])[id].of for runner in (two, three)} == {2}
     two.uploads.release_parts(share.claim)
     assert three.migration_views([id])[id].of == 1
-    assert len(three.claim(5)) == (0 if how == "failed" else 1)
+    assert len(three.claims.claim(5)) == (0 if how == "failed" else 1)
 
 
 def test_bytes_resent_by_a_helper_are_counted(open_ledger: Opened) -> None:
     one, two = open_ledger(), open_ledger()
     id = tree(one, 30)
-    (claim,) = one.claim(1)
+    (claim,) = one.claims.claim(1)
     one.uploads.record(claim, PINNED_UPLOAD)
     share = two.uploads.join()
     assert share is not None
     two.uploads.release_parts(share.claim, resent=7)
-    one.settle([replace(verified_end(claim), resent=4)])
+    one.claims.settle([replace(verified_end(claim), resent=4)])
     (row,) = one.page(id)
     assert row.resent == 11
 
@@ -822,9 +822,9 @@ HUGE = 64 << 20
 
 def test_large_objects_go_first_and_leave_slots_for_small_ones(ledger: Ledger) -> None:
     tree(ledger, 1, 2, HUGE, 3, 3 * HUGE, 4, 2 * HUGE, 5)
-    claims = ledger.claim(5, large=2, only_large=4)
+    claims = ledger.claims.claim(5, large=2, only_large=4)
     assert [claim.size for claim in claims] == [3 * HUGE, 2 * HUGE, 1, 2, 3]
-    claims = ledger.claim(5, large=0, only_large=4)
+    claims = ledger.claims.claim(5, large=0, only_large=4)
     assert [claim.size for claim in claims] == [4, 5, HUGE]
 
 
@@ -832,8 +832,8 @@ def test_large_objects_alone_take_all_slots(
     ledger: Ledger,
 ) -> None:
     tree(ledger, *[HUGE] * 9)
-    assert len(ledger.claim(12, large=2, only_large=4)) == 4
-    assert ledger.claim(8, large=0, only_large=0) == []
+    assert len(ledger.claims.claim(12, large=2, only_large=4)) == 4
+    assert ledger.claims.claim(8, large=0, only_large=0) == []
 
 
 def test_large_objects_respect_bounds_and_priorities(ledger: Ledger) -> None:
@@ -841,7 +841,7 @@ def test_large_objects_respect_bounds_and_priorities(ledger: Ledger) -> None:
     ledger.limit(first, {"slots": 2})
     second = tree(ledger, 2 * HUGE, 2)
     ledger.limit(second, {"priority": 5})
-    claims = ledger.claim(9, large=2, only_large=9)
+    claims = ledger.claims.claim(9, large=2, only_large=9)
     assert [(claim.migration_id, claim.size) for claim in claims] == [
         (second, 2 * HUGE),
         (second, 2),
@@ -888,22 +888,22 @@ def test_the_slots_of_a_migration_bound_all_workers_together(
     one, two = open_ledger(), open_ledger()
     id = tree(one, *[5] * 20)
     one.limit(id, {"slots": 3})
-    mine, yours = one.claim(2), two.claim(10)
+    mine, yours = one.claims.claim(2), two.claims.claim(10)
     assert (len(mine), len(yours)) == (2, 1)
-    one.settle([verified_end(mine[0])])
-    assert len(two.claim(10)) == 1
+    one.claims.settle([verified_end(mine[0])])
+    assert len(two.claims.claim(10)) == 1
     one.limit(id, {"connections": 2})
-    two.settle([verified_end(yours[0])])
-    assert two.claim(10) == []
+    two.claims.settle([verified_end(yours[0])])
+    assert two.claims.claim(10) == []
     one.limit(id, {"slots": None, "connections": None})
-    assert len(two.claim(100)) == 16
+    assert len(two.claims.claim(100)) == 16
 
 
 def test_concurrent_claims_of_workers_respect_the_slots(open_ledger: Opened) -> None:
     runners = [open_ledger() for _ in range(4)]
     id = tree(runners[0], *[5] * 40)
     runners[0].limit(id, {"slots": 5})
-    jobs = [gevent.spawn(runner.claim, 4) for runner in runners for _ in range(3)]
+    jobs = [gevent.spawn(runner.claims.claim, 4) for runner in runners for _ in range(3)]
     gevent.joinall(jobs, timeout=60, raise_error=True)
     assert states(runners[0], id).count("running") == 5
 
@@ -912,7 +912,7 @@ def test_a_limited_migration_does_not_delay_others(ledger: Ledger) -> None:
     id = tree(ledger, 5, 5)
     ledger.limit(id, {"slots": 1, "priority": 9})
     other, _ = ledger.create(OBJECT)
-    assert [claim.migration_id for claim in ledger.claim(10)] == [id, other.id]
+    assert [claim.migration_id for claim in ledger.claims.claim(10)] == [id, other.id]
 
 
 def test_the_workers_of_a_migration_know_their_ranks(open_ledger: Opened) -> None:
@@ -925,7 +925,7 @@ def test_the_workers_of_a_migration_know_their_ranks(open_ledger: Opened) -> Non
     assert two.migration_views([id])[id] == MigrationView(
         state="running", bounds=Bounds(None, 100), place=0, of=1
     )
-    one.claim(3), three.claim(3)
+    one.claims.claim(3), three.claims.claim(3)
     found = [runner.migration_views([id])[id] for runner in (one, three)]
     assert sorted((standing.place, standing.of) for standing in found) == [(0, 2), (1, 2)]
     one.act(id, "pause")
@@ -934,13 +934,13 @@ def test_the_workers_of_a_migration_know_their_ranks(open_ledger: Opened) -> Non
 
 def test_a_worker_with_old_credentials_learns_of_new_ones(ledger: Ledger) -> None:
     id = tree(ledger, 5, 6, 7)
-    (first,) = ledger.claim(1)
+    (first,) = ledger.claims.claim(1)
     ledger.renew_secret(id, {"source": "fresh"})
-    (second,) = ledger.claim(1)
+    (second,) = ledger.claims.claim(1)
     assert second.renewed > first.renewed
     ledger.act(id, "pause")
     ledger.act(id, "resume")
-    (third,) = ledger.claim(1)
+    (third,) = ledger.claims.claim(1)
     assert third.renewed > second.renewed
     assert ledger.migration(id).renewed == third.renewed
 
@@ -952,47 +952,47 @@ def test_an_empty_destination_is_trusted_once_for_a_while(ledger: Ledger) -> Non
     """The destination was empty then: a later or repeated migration inspects it."""
     id = tree(ledger, 5, 6, 7)
     learn_empty(ledger, id, True)
-    (first,) = ledger.claim(1)
+    (first,) = ledger.claims.claim(1)
     assert first.empty
-    ledger.settle(
+    ledger.claims.settle(
         [Settlement(first, "failed", error={"code": "x", "side": "source", "detail": "no"})]
     )
     ledger.act(id, "pause")
     ledger.act(id, "resume")
-    (second,) = ledger.claim(1)
+    (second,) = ledger.claims.claim(1)
     assert not second.empty
     learn_empty(ledger, id, True)
-    ledger.settle([verified_end(second)])
+    ledger.claims.settle([verified_end(second)])
     long_ago = (
         update(migrations)
         .where(migrations.c.id == id)
         .values(looked=time.time() - EMPTY_SECONDS - 1)
     )
     ledger.database.run(lambda c: c.execute(long_ago))
-    (third,) = ledger.claim(1)
+    (third,) = ledger.claims.claim(1)
     assert not third.empty
-    ledger.settle([verified_end(third)])
+    ledger.claims.settle([verified_end(third)])
     ledger.finish()
     ledger.act(id, "retry")
-    (again,) = ledger.claim(1)
+    (again,) = ledger.claims.claim(1)
     assert (again.id, again.empty, again.fence) == (first.id, False, 2)
 
 
 def test_the_prior_state_is_recorded_for_good(ledger: Ledger) -> None:
     id = tree(ledger, 5)
-    (claim,) = ledger.claim(1)
+    (claim,) = ledger.claims.claim(1)
     assert claim.before is None
     before = PriorState(
         known=True, version=Version(3, '"old"', "then", id="v1"), sent=Version(5, '"new"')
     )
     assert ledger.destinations.note_prior_states([(claim, before)]) == (True,)
-    ledger.settle(
+    ledger.claims.settle(
         [Settlement(claim, "failed", error={"code": "x", "side": "source", "detail": "no"})]
     )
     assert ledger.destinations.note_prior_states([(claim, PriorState(known=False))]) == (False,)
     ledger.finish()
     ledger.act(id, "retry")
-    (again,) = ledger.claim(1)
+    (again,) = ledger.claims.claim(1)
     assert again.before == before
 
 
@@ -1000,21 +1000,21 @@ def test_the_prior_state_is_recorded_for_good(ledger: Ledger) -> None:
 def test_a_claim_that_sent_nothing_is_known(open_ledger: Opened, end: str) -> None:
     one, two = open_ledger(), open_ledger()
     id = tree(one, 5)
-    (first,) = one.claim(1)
+    (first,) = one.claims.claim(1)
     assert not first.untouched
-    one.settle([Settlement(first, "hand_back", untouched=True)])
-    (second,) = one.claim(1)
+    one.claims.settle([Settlement(first, "hand_back", untouched=True)])
+    (second,) = one.claims.claim(1)
     assert second.untouched and second.before is None
     if end == "lapsed":
-        one.renew(-1)
-        two.reclaim()
+        one.leases.renew(-1)
+        two.leases.reclaim()
     else:
-        one.settle(
+        one.claims.settle(
             [Settlement(second, "failed", untouched=end == "untouched", error={"code": "x"})]
         )
         one.finish()
         one.act(id, "retry")
-    (third,) = two.claim(1)
+    (third,) = two.claims.claim(1)
     assert third.untouched == (end == "untouched")
 
 
@@ -1050,9 +1050,9 @@ def test_an_older_ledger_is_upgraded_and_resumed(tmp_path: Path, version: str) -
         assert ledger.secret(migration.id) is not None
         assert migration.efforts == EFFORTS.get(version, Efforts({"whole_digest": 1}))
         assert migration.in_parts == 11
-        ledger.renew()
-        assert ledger.reclaim() == 1
-        claims = {claim.name: claim for claim in ledger.claim(10)}
+        ledger.leases.renew()
+        assert ledger.leases.reclaim() == 1
+        claims = {claim.name: claim for claim in ledger.claims.claim(10)}
         assert sorted(claims) == ["three.bin", "two.bin"]
         begun = ledger.uploads.find(claims["two.bin"])
         assert begun is not None
@@ -1143,17 +1143,17 @@ def clauses(statement: str) -> tuple[set[str], set[str]]:
 def test_a_failed_retry_has_no_receipt(ledger: Ledger) -> None:
     """The receipt of the unverified object is that of bytes which the failure is not about."""
     id = ledger.create(OBJECT)[0].id
-    (claim,) = ledger.claim(1)
+    (claim,) = ledger.claims.claim(1)
     receipt = {"level": "size", "digests": {"crc64nvme": "00"}}
-    ledger.settle(
+    ledger.claims.settle(
         [Settlement(claim, "unverified", bytes=5, seconds=0.5, level="size", receipt=receipt)]
     )
     ledger.finish()
     (row,) = ledger.page(id)
     assert row.receipt == receipt
     ledger.act(id, "retry")
-    (claim,) = ledger.claim(1)
+    (claim,) = ledger.claims.claim(1)
     error = {"code": "not-found", "side": "source", "detail": "gone", "hint": ""}
-    ledger.settle([Settlement(claim, "failed", error=error)])
+    ledger.claims.settle([Settlement(claim, "failed", error=error)])
     (row,) = ledger.page(id)
     assert (row.state, row.receipt) == ("failed", None)

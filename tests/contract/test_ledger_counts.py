@@ -54,7 +54,7 @@ class Runner:
         """Settle some of its claims, each with another end, and claim more."""
         ending, self.held = self.held[:number], self.held[number:]
         ends = [ENDS[(claim.id + number) % len(ENDS)](claim) for claim in ending]
-        self.held += self.ledger.settle_and_claim(
+        self.held += self.ledger.claims.settle_and_claim(
             ends, ClaimRequest(all=number, large=number, only_large=number), self.id
         ).claims
 
@@ -106,14 +106,14 @@ class Runner:
 
     def lose_worker(self, _: int) -> None:
         """Be presumed dead, and return without knowing it."""
-        self.ledger.renew(-1)
-        self.other.reclaim()
-        self.ledger.renew()
+        self.ledger.leases.renew(-1)
+        self.other.leases.reclaim()
+        self.ledger.leases.renew()
 
     def disown_claims(self, _: int) -> None:
         """Forget all its claims."""
         self.held, self.share = [], None
-        self.ledger.release_unknown_claims(())
+        self.ledger.claims.release_unknown(())
 
     def obey_command(self, number: int) -> None:
         """Do as a user commands."""
@@ -172,7 +172,7 @@ def test_counters_always_equal_the_rows(open_ledger: Opened) -> None:
             deed(runners[runner], number)
             assert_counted(one, id)
         for ledger in (one, two):
-            ledger.release_unknown_claims(())
+            ledger.claims.release_unknown(())
         states(two, id)
 
     check_counts()
@@ -180,14 +180,14 @@ def test_counters_always_equal_the_rows(open_ledger: Opened) -> None:
 
 def test_the_proof_and_its_cost_are_reported(ledger: Ledger) -> None:
     id = tree(ledger, 30, 31)
-    first, second = ledger.claim(2)
-    ledger.settle([verified_end(first), Settlement(second, "hand_back", resent=3)])
-    ledger.settle(
+    first, second = ledger.claims.claim(2)
+    ledger.claims.settle([verified_end(first), Settlement(second, "hand_back", resent=3)])
+    ledger.claims.settle(
         [
             Settlement(
                 claim, "unverified", bytes=31, resent=0, seconds=0.5, level="size", receipt={}
             )
-            for claim in ledger.claim(1)
+            for claim in ledger.claims.claim(1)
         ]
     )
     report = summary(ledger.migration(id))
@@ -198,7 +198,7 @@ def test_the_proof_and_its_cost_are_reported(ledger: Ledger) -> None:
     )
     ledger.finish()
     ledger.act(id, "retry")
-    ledger.settle([verified_end(claim) for claim in ledger.claim(1)])
+    ledger.claims.settle([verified_end(claim) for claim in ledger.claims.claim(1)])
     report = summary(ledger.migration(id))
     assert (report["levels"], report["bytes_resent"], report["retries"]) == (
         {"whole_digest": 2},
@@ -210,8 +210,8 @@ def test_the_proof_and_its_cost_are_reported(ledger: Ledger) -> None:
 LOOKS: dict[str, Callable[[Ledger, str], object]] = {
     "one": lambda ledger, id: summary(ledger.migration(id)),
     "standings": lambda ledger, id: ledger.migration_views([id]),
-    "turn": lambda ledger, id: ledger.settle_and_claim((), ClaimRequest(all=0), id, [id]),
-    "no room": lambda ledger, id: ledger.settle_and_claim(
+    "turn": lambda ledger, id: ledger.claims.settle_and_claim((), ClaimRequest(all=0), id, [id]),
+    "no room": lambda ledger, id: ledger.claims.settle_and_claim(
         (), ClaimRequest(all=9, large=9, only_large=9), id, [id]
     ),
     "share": lambda ledger, id: ledger.uploads.join(),
@@ -225,11 +225,11 @@ def test_reading_a_status_costs_the_same_for_many_objects(tmp_path: Path, name: 
     for number, objects in enumerate((10, 1000)):
         ledger = Ledger.connect(f"sqlite:///{tmp_path}/{number}.db")
         try:
-            ledger.renew()
+            ledger.leases.renew()
             id = tree(ledger, *[30] * objects)
             ledger.limit(id, {"slots": 2})
-            ledger.settle([verified_end(claim) for claim in ledger.claim(1)])
-            claims = ledger.claim(2)
+            ledger.claims.settle([verified_end(claim) for claim in ledger.claims.claim(1)])
+            claims = ledger.claims.claim(2)
             ledger.uploads.record(
                 claims[0],
                 replace(UPLOAD, upload_id="u", part_bytes=PART, pinned=Version(30, '"e"')),

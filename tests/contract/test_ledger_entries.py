@@ -63,8 +63,10 @@ def list_again(ledger: Ledger, id: str, *pages: list[ListedObject]) -> None:
 
 def settle_by_name(ledger: Ledger, id: str, **verbs: str) -> str:
     """Settle each claim by its name, the rest as verified; return the migration's state."""
-    claims = ledger.claim(100, only=id)
-    ledger.settle([settlement_of(claim, verbs.get(claim.name, "verified")) for claim in claims])
+    claims = ledger.claims.claim(100, only=id)
+    ledger.claims.settle(
+        [settlement_of(claim, verbs.get(claim.name, "verified")) for claim in claims]
+    )
     ledger.finish()
     return ledger.migration(id).state
 
@@ -85,7 +87,7 @@ def test_a_migration_that_is_listed_again_does_not_end(
     """Another process lists it again while its end waits for the row lock."""
     id, listing = begin(ledger, [listed_object("a")])
     ledger.listings.end(listing)
-    ledger.settle([verified_end(claim) for claim in ledger.claim(1, only=id)])
+    ledger.claims.settle([verified_end(claim) for claim in ledger.claims.claim(1, only=id)])
     monkeypatch.setattr(endings, "finishable_ids", lambda connection: [id])
     ledger.list_again(id, anyway=True)
     assert ledger.finish() == []
@@ -96,12 +98,12 @@ def test_a_migration_that_is_listed_again_does_not_end(
 def test_a_running_object_with_a_new_listed_digest_moves_again(ledger: Ledger, digest: str) -> None:
     id, listing = begin(ledger, [listed_object("a", digests={"crc32c": "aa"})])
     ledger.listings.end(listing)
-    (claim,) = ledger.claim(1, only=id)
+    (claim,) = ledger.claims.claim(1, only=id)
     ledger.list_again(id, anyway=True)
     ledger.listings.end(go_on(ledger, id, [listed_object("a", digests={"crc32c": digest})]))
-    ledger.settle([verified_end(claim)])
+    ledger.claims.settle([verified_end(claim)])
     assert rows(ledger, id) == {"a": "verified" if digest == "aa" else "queued"}
-    assert [again.digests for again in ledger.claim(1, only=id)] == (
+    assert [again.digests for again in ledger.claims.claim(1, only=id)] == (
         [] if digest == "aa" else [{"crc32c": "bb"}]
     )
 
@@ -111,15 +113,15 @@ def test_a_proved_object_that_moves_again_is_still_ours(ledger: Ledger, verb: st
     """With `fail` and `skip` it would count as existing in its next claim."""
     id, listing = begin(ledger, [listed_object("a", digests={"crc32c": "aa"})])
     ledger.listings.end(listing)
-    (claim,) = ledger.claim(1, only=id)
+    (claim,) = ledger.claims.claim(1, only=id)
     ledger.destinations.note_prior_states([(claim, PriorState(known=True))])
     ledger.list_again(id, anyway=True)
     ledger.listings.end(go_on(ledger, id, [listed_object("a", digests={"crc32c": "bb"})]))
     stored = Version(5, '"x"', "Sun, 15 Jun 2025 15:06:40 GMT", id="v1")
     receipt = {"level": "read_back", "destination": stored.to_json()}
     proved = replace(verified_end(claim), receipt=receipt)
-    ledger.settle([proved if verb == "verified" else Settlement(claim, "skipped")])
-    (again,) = ledger.claim(1, only=id)
+    ledger.claims.settle([proved if verb == "verified" else Settlement(claim, "skipped")])
+    (again,) = ledger.claims.claim(1, only=id)
     was = again.before
     assert (was and was.sent) == (stored if verb == "verified" else None)
 
@@ -150,12 +152,12 @@ def test_a_version_that_was_read_is_not_moved_twice(
     or afterwards. Its transfer has read the changed object already."""
     id, listing = begin(ledger, [listed_object("a", etag='"old"', modified=1.0)])
     ledger.listings.end(listing)
-    (claim,) = ledger.claim(1, only=id)
+    (claim,) = ledger.claims.claim(1, only=id)
     ledger.list_again(id, anyway=True)
     page = [listed_object("a", etag=read.etag if read.etag != '"old"' else '"new"', modified=2.0)]
     if is_listed_first:
         ledger.listings.end(go_on(ledger, id, page))
-    ledger.settle([read_end(claim, read)])
+    ledger.claims.settle([read_end(claim, read)])
     if not is_listed_first:
         ledger.listings.end(go_on(ledger, id, page))
     assert rows(ledger, id) == {"a": state}
@@ -279,7 +281,9 @@ def test_the_sum_of_listed_sizes_may_exceed_64_bits(ledger: Ledger) -> None:
     ledger.act(id, "cancel")
     assert ledger.migration(id).count_in("cancelled").objects == 2001
     ledger.act(id, "retry")
-    ledger.settle([Settlement(claim, "failed") for claim in ledger.claim(1000, only=id)])
+    ledger.claims.settle(
+        [Settlement(claim, "failed") for claim in ledger.claims.claim(1000, only=id)]
+    )
     assert ledger.migration(id).count_in("failed").objects == 1000
 
 
@@ -344,10 +348,10 @@ def test_a_listing_without_versions_checks_the_destination(
     """Not under `fail`, where any existing object is an error: it is ours."""
     id, listing = begin(ledger, [ListedObject("a"), ListedObject("bad")], spec=SPECS[exists])
     ledger.listings.end(listing)
-    ledger.settle(
+    ledger.claims.settle(
         [
             Settlement(claim, "verified" if claim.name == "a" else "failed")
-            for claim in ledger.claim(9)
+            for claim in ledger.claims.claim(9)
         ]
     )
     ledger.finish()
@@ -418,8 +422,12 @@ def test_an_object_removed_from_its_destination_restarts(ledger: Ledger) -> None
     id, listing = begin(ledger, page)
     ledger.listings.end(listing)
     ends = {"a": "verified", "b": "skipped", "kept": "verified", "bad": "failed"}
-    ledger.settle(
-        [settlement_of(claim, ends[claim.name]) for claim in ledger.claim(9) if claim.name in ends]
+    ledger.claims.settle(
+        [
+            settlement_of(claim, ends[claim.name])
+            for claim in ledger.claims.claim(9)
+            if claim.name in ends
+        ]
     )
     gone = [row.id for row in ledger.page(id) if row.name != "kept"]
     for _ in range(2):  # repeated, it has the same effect
@@ -447,8 +455,12 @@ def test_a_removed_object_of_a_list_is_listed_again(ledger: Ledger, state: str) 
     id, listing = begin(ledger, page)
     ledger.listings.end(listing)
     ends = {"a": "verified", "kept": "verified"} | ({"bad": "failed"} if state == "partial" else {})
-    ledger.settle(
-        [settlement_of(claim, ends[claim.name]) for claim in ledger.claim(9) if claim.name in ends]
+    ledger.claims.settle(
+        [
+            settlement_of(claim, ends[claim.name])
+            for claim in ledger.claims.claim(9)
+            if claim.name in ends
+        ]
     )
     ledger.finish()
     if state == "paused":
@@ -462,7 +474,9 @@ def test_a_removed_object_of_a_list_is_listed_again(ledger: Ledger, state: str) 
         "a": "queued",
         "kept": "verified",
     }
-    assert {claim.name: claim.url for claim in ledger.claim(9)}["a"] == "https://a.example/one"
+    assert {claim.name: claim.url for claim in ledger.claims.claim(9)}[
+        "a"
+    ] == "https://a.example/one"
     states(ledger, id)
 
 
@@ -526,8 +540,8 @@ def test_a_refused_entry_keeps_its_note_over_a_retry(ledger: Ledger) -> None:
     refusal = {"code": "not-found", "side": "source", "detail": "a link"}
     id, listing = begin(ledger, [listed_object("log"), listed_object("x", error=refusal)])
     ledger.listings.end(listing)
-    (claim,) = ledger.claim(9)
-    ledger.settle([Settlement(claim, "unverified", bytes=5, sent=Version(5))])
+    (claim,) = ledger.claims.claim(9)
+    ledger.claims.settle([Settlement(claim, "unverified", bytes=5, sent=Version(5))])
     ledger.finish()
     list_again(ledger, id, [listed_object("log"), listed_object("y")])
     assert rows(ledger, id)["log"] == "queued"
@@ -540,7 +554,7 @@ def test_a_refused_entry_keeps_its_note_over_a_retry(ledger: Ledger) -> None:
     ledger.listings.end(go_on(ledger, id, [listed_object("log"), listed_object("y")]))
     assert states(ledger, id) == ["queued", "verified"]
     assert ledger.migration(id).entries == 2
-    (claim,) = ledger.claim(9)
+    (claim,) = ledger.claims.claim(9)
     assert claim.before is not None and claim.before.sent == Version(5)
 
 
@@ -552,10 +566,10 @@ def test_a_cancelled_object_a_lost_worker_may_have_sent_is_kept(
     ledger, other = open_ledger(), open_ledger()
     id, listing = begin(ledger, [listed_object("kept"), listed_object("lost")])
     ledger.listings.end(listing)
-    kept, _ = ledger.claim(2)
-    ledger.settle([verified_end(kept)])
-    ledger.renew(-1)
-    other.reclaim()
+    kept, _ = ledger.claims.claim(2)
+    ledger.claims.settle([verified_end(kept)])
+    ledger.leases.renew(-1)
+    other.leases.reclaim()
     ledger.act(id, "cancel")
     (orphan,) = other.destinations.orphans(id)
     other.destinations.note_removed(orphan, {}, is_unproved=is_unproved)
@@ -591,9 +605,9 @@ def test_a_doubted_object_a_lost_worker_may_have_sent_is_kept(
     id, listing = begin(ledger, [listed_object("kept"), listed_object("lost")])
     ledger.listings.end(listing)
     ledger.database.run(distrust_recent_commits)
-    ledger.claim(2)
-    ledger.renew(-1)
-    other.reclaim()
+    ledger.claims.claim(2)
+    ledger.leases.renew(-1)
+    other.leases.reclaim()
     ledger.act(id, "cancel")
     for orphan in other.destinations.orphans(id):
         other.destinations.note_removed(orphan, {}, is_unproved=is_unproved)
@@ -620,12 +634,12 @@ def test_an_unproved_object_gone_from_the_source_is_kept(ledger: Ledger) -> None
     """Otherwise a later migration would mistake its partial upload for an existing object."""
     id, listing = begin(ledger, [listed_object("kept"), listed_object("unproved")])
     ledger.listings.end(listing)
-    claims = {claim.name: claim for claim in ledger.claim(2)}
+    claims = {claim.name: claim for claim in ledger.claims.claim(2)}
     remains = {"there/unproved": "What was sent may remain."}
     unverified = Settlement(
         claims["unproved"], "unverified", bytes=5, remains=remains, sent=Version(5)
     )
-    ledger.settle([verified_end(claims["kept"]), unverified])
+    ledger.claims.settle([verified_end(claims["kept"]), unverified])
     ledger.finish()
     list_again(ledger, id, [listed_object("kept"), listed_object("unproved")])
     ledger.act(id, "cancel")
@@ -634,7 +648,7 @@ def test_an_unproved_object_gone_from_the_source_is_kept(ledger: Ledger) -> None
     assert rows(ledger, id) == {"kept": "verified", "unproved": "cancelled"}
     skips = replace(TREE, options={**TREE.options, "if_exists": "skip"})
     begin(ledger, [listed_object("unproved")], spec=skips)
-    (claim,) = ledger.claim(9)
+    (claim,) = ledger.claims.claim(9)
     assert claim.before is not None
     assert claim.before.sent == Version(5)
 
@@ -646,10 +660,10 @@ def test_a_cancelled_sent_object_gone_from_the_source_is_kept(
     """Its command was interrupted before the proof."""
     id, listing = begin(ledger, [listed_object("kept"), listed_object("sent")])
     ledger.listings.end(listing)
-    kept, sent = ledger.claim(2)
+    kept, sent = ledger.claims.claim(2)
     prior = PriorState(known=True, sent=Version(5, '"e"') if is_sent else None)
     ledger.destinations.note_prior_states([(sent, prior)])
-    ledger.settle([verified_end(kept), Settlement(sent, "hand_back")])
+    ledger.claims.settle([verified_end(kept), Settlement(sent, "hand_back")])
     ledger.act(id, "cancel")
     list_again(ledger, id, [listed_object("kept")])
     assert rows(ledger, id) == {"kept": "verified"} | ({"sent": "cancelled"} if is_sent else {})
@@ -665,8 +679,8 @@ def test_an_object_gone_after_a_kill_fails_once(ledger: Ledger, first: str) -> N
     listing = go_on(ledger, id, [listed_object("kept")])
     if first == "the listing":
         ledger.listings.end(listing)
-    for claim in ledger.claim(9):
-        ledger.settle(
+    for claim in ledger.claims.claim(9):
+        ledger.claims.settle(
             [
                 Settlement(
                     claim, "failed", error={"code": "not-found", "side": "source", "detail": "gone"}
@@ -739,10 +753,10 @@ def test_leftovers_of_many_claims_are_looked_for(ledger: Ledger, verb: str) -> N
     ledger.listings.end(listing)
     looked = []
     for number in range(40):
-        (claim,) = ledger.claim(1, only=id)
+        (claim,) = ledger.claims.claim(1, only=id)
         looked.append(len(lost_upload_tokens(claim, claim.fence)))
         end = verb if number > 30 else "hand_back"
-        ledger.settle(
+        ledger.claims.settle(
             [
                 Settlement(
                     claim, end, rid=number > 30, error={"code": "x"} if end == "failed" else None
@@ -753,7 +767,7 @@ def test_leftovers_of_many_claims_are_looked_for(ledger: Ledger, verb: str) -> N
             ledger.finish()
             ledger.act(id, "retry")
     assert looked == [*range(32), *[1] * 8]
-    (claim,) = ledger.claim(1, only=id)
+    (claim,) = ledger.claims.claim(1, only=id)
     assert claim.before is None
 
 
@@ -778,7 +792,7 @@ def test_a_later_list_may_have_another_url_for_a_name(ledger: Ledger) -> None:
     assert settle_by_name(ledger, id, b="failed") == "partial"
     list_again(ledger, id, [url("a", "one"), url("b", "fresh"), url("c", "other")])
     assert rows(ledger, id) == {"a": "verified", "b": "queued", "c": "queued"}
-    assert {claim.name: claim.url for claim in ledger.claim(9)} == {
+    assert {claim.name: claim.url for claim in ledger.claims.claim(9)} == {
         "b": "https://a.example/fresh",
         "c": "https://a.example/other",
     }
@@ -788,11 +802,11 @@ def test_the_end_of_an_old_url_does_not_settle_the_new_one(ledger: Ledger) -> No
     """A list was edited while the object of an earlier URL was still being moved."""
     id, listing = begin(ledger, [url("a", "one"), url("b", "two")])
     ledger.listings.end(listing)
-    running = ledger.claim(9)
+    running = ledger.claims.claim(9)
     ledger.act(id, "cancel")
     page = [url("a", "one"), url("b", "fresh")]
     list_again(ledger, id, page)
-    ledger.settle([verified_end(claim) for claim in running])
+    ledger.claims.settle([verified_end(claim) for claim in running])
     ledger.finish()
     assert ledger.migration(id).state == "partial"
     assert sorted(states(ledger, id)) == ["failed", "verified", "verified"]
@@ -814,12 +828,12 @@ def test_an_older_version_settles_no_version_listed_meanwhile(
     first = listed_object("a", etag="1", modified=1.0)
     id, listing = begin(ledger, [first])
     ledger.listings.end(listing)
-    (claim,) = ledger.claim(9)
+    (claim,) = ledger.claims.claim(9)
     ledger.act(id, "cancel")
     list_again(ledger, id, [replace(first, **member)])
     assert rows(ledger, id) == {"a": "running"}
     states(ledger, id)
-    assert not ledger.settle([settlement_of(claim, verb)])
+    assert not ledger.claims.settle([settlement_of(claim, verb)])
     assert rows(ledger, id) == {"a": state or verb}
     states(ledger, id)
     if state is not None:
@@ -831,7 +845,7 @@ def test_an_older_version_settles_no_version_listed_meanwhile(
 
 def test_a_cancelled_tree_is_listed_again(ledger: Ledger) -> None:
     id, listing = begin(ledger, [listed_object("a"), listed_object("b")])
-    ledger.settle([verified_end(ledger.claim(1)[0])])
+    ledger.claims.settle([verified_end(ledger.claims.claim(1)[0])])
     ledger.act(id, "cancel")
     list_again(ledger, id, [listed_object("a"), listed_object("b"), listed_object("c")])
     assert rows(ledger, id) == {"a": "verified", "b": "queued", "c": "queued"}
@@ -845,8 +859,8 @@ def test_an_unaccounted_listed_object_is_reported(ledger: Ledger) -> None:
     """As if any part of relay had lost an entry."""
     id, listing = begin(ledger, [listed_object("a"), listed_object("b")])
     ledger.listings.end(listing)
-    (claim, lost) = ledger.claim(2)
-    ledger.settle([verified_end(claim)])
+    (claim, lost) = ledger.claims.claim(2)
+    ledger.claims.settle([verified_end(claim)])
     ledger.database.run(lambda c: c.execute(delete(transfers).where(transfers.c.id == lost.id)))
     ledger.database.run(lambda c: c.exec_driver_sql("DELETE FROM tallies WHERE state = 'running'"))
     ledger.finish()
@@ -879,11 +893,11 @@ def test_a_row_is_kept_until_its_leftovers_are_checked(
     meanwhile."""
     id, listing = begin(ledger, [listed_object("a"), listed_object("b")])
     ledger.listings.end(listing)
-    a, b = ledger.claim(2)
+    a, b = ledger.claims.claim(2)
     if cancels == "before":
         ledger.act(id, "cancel")
     error = {"code": "unavailable"} if verb == "failed" else None
-    ledger.settle(
+    ledger.claims.settle(
         [
             verified_end(a),
             Settlement(b, verb, error=error, remains={"https://b/x": "it may remain"}),
@@ -912,15 +926,15 @@ def test_the_next_claim_knows_a_leftover_elsewhere(ledger: Ledger, verb: str) ->
     ledger.listings.end(listing)
 
     def claim_first() -> Claim:
-        claims = {claim.name: claim for claim in ledger.claim(2)}
-        ledger.settle(
+        claims = {claim.name: claim for claim in ledger.claims.claim(2)}
+        ledger.claims.settle(
             [settlement_of(claims["b"], "failed")]
         )  # a succeeded migration is a new one next time
         return claims["a"]
 
     left, claim = {"https://b/a, upload 7": "An unfinished upload may remain"}, claim_first()
     ledger.destinations.note_prior_states([(claim, PriorState(known=True))])
-    ledger.settle([replace(verified_end(claim), verb=verb, remains=left)])
+    ledger.claims.settle([replace(verified_end(claim), verb=verb, remains=left)])
     ledger.finish()
     if verb == "unverified":
         ledger.act(id, "retry")
@@ -929,7 +943,7 @@ def test_the_next_claim_knows_a_leftover_elsewhere(ledger: Ledger, verb: str) ->
     again = claim_first()
     assert again.remains == left
     assert (again.before is None) is (verb != "unverified")
-    ledger.settle([verified_end(again)])
+    ledger.claims.settle([verified_end(again)])
     ledger.finish()
     list_again(ledger, id, [listed_object("a", 7, etag="3"), listed_object("b")])
     last = claim_first()

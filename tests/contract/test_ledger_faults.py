@@ -81,17 +81,17 @@ def test_f68_ten_thousand_lost_rows_are_reclaimed_in_batches(
     ids = [tree(watcher, *[5] * 5000) for _ in range(2)]
     for _ in range(4):
         doomed = open_ledger()
-        assert len(doomed.claim(2500)) == 2500
-        doomed.renew(-1)
+        assert len(doomed.claims.claim(2500)) == 2500
+        doomed.leases.renew(-1)
     assert watcher.migration(ids[1]).count_in("running").objects == 5000
-    assert watcher.reclaim() == 10_000
+    assert watcher.leases.reclaim() == 10_000
     for id in ids:
         assert watcher.migration(id).count_in("queued").objects == 5000
         assert watcher.migration(id).count_in("running").objects == 0
-    claims = watcher.claim(16)
+    claims = watcher.claims.claim(16)
     assert (len(claims), {claim.crash_count for claim in claims}) == (16, {1})
     assert [claim.id for claim in claims] == sorted(claim.id for claim in claims)
-    assert watcher.reclaim() == 0
+    assert watcher.leases.reclaim() == 0
 
 
 @pytest.mark.parametrize("hours", [-1, 1])
@@ -100,15 +100,15 @@ def test_f69_a_changed_clock_neither_ends_nor_extends_a_lease(
 ) -> None:
     one, two = open_ledger(), open_ledger()
     id = tree(one, 5, 6)
-    (mine,) = one.claim(1)
+    (mine,) = one.claims.claim(1)
     right = time.time
     monkeypatch.setattr(time, "time", lambda: right() + 3600 * hours)
-    assert two.reclaim() == 0
-    assert one.renew()
-    assert one.settle([verified_end(mine)]) == []
-    assert len(two.claim(1)) == 1
-    two.renew(-1)
-    assert one.reclaim() == 1
+    assert two.leases.reclaim() == 0
+    assert one.leases.renew()
+    assert one.claims.settle([verified_end(mine)]) == []
+    assert len(two.claims.claim(1)) == 1
+    two.leases.renew(-1)
+    assert one.leases.reclaim() == 1
     assert states(one, id) == ["verified", "queued"]
 
 
@@ -121,29 +121,29 @@ def test_f69_a_step_of_the_servers_clock_loses_no_worker(
     if one.database.sqlite:
         pytest.skip("its clock is that of the machine's start")
     tree(one, 5, 6)
-    (mine,) = one.claim(1)
+    (mine,) = one.claims.claim(1)
     read, boot = Database._server_clock, time.clock_gettime
     monkeypatch.setattr(Database, "_server_clock", lambda self, c: read(self, c) + step)
-    assert two.renew()
-    assert two.reclaim() == 0
-    one.check_claim(mine)
+    assert two.leases.renew()
+    assert two.leases.reclaim() == 0
+    one.claims.check(mine)
     waited = STEADY_SECONDS + 1
     monkeypatch.setattr(time, "clock_gettime", lambda which: boot(which) + waited)
     monkeypatch.setattr(Database, "_server_clock", lambda self, c: read(self, c) + step + waited)
-    assert two.reclaim() == 1
+    assert two.leases.reclaim() == 1
 
 
 def test_f70_an_object_claimed_concurrently_goes_to_one_worker(address: str) -> None:
     first = Ledger.connect(address)
     try:
-        first.renew()
+        first.leases.renew()
         id = tree(first, 5)
 
         def claim_some(_: int) -> tuple[Claim, ...]:
             ledger = Ledger.connect(address)
             try:
-                ledger.renew()
-                return tuple(ledger.claim(5))
+                ledger.leases.renew()
+                return tuple(ledger.claims.claim(5))
             finally:
                 ledger.close()
 
@@ -159,14 +159,14 @@ def test_f62_a_replaced_worker_cannot_publish(
 ) -> None:
     one, two = open_ledger(), open_ledger()
     tree(one, 5)
-    (mine,) = one.claim(1)
-    one.check_claim(mine)
-    one.renew(-1)
-    two.reclaim()
-    (yours,) = two.claim(1)
+    (mine,) = one.claims.claim(1)
+    one.claims.check(mine)
+    one.leases.renew(-1)
+    two.leases.reclaim()
+    (yours,) = two.claims.claim(1)
     with pytest.raises(LeaseLost):
-        one.check_claim(mine)
-    two.check_claim(yours)
+        one.claims.check(mine)
+    two.claims.check(yours)
 
 
 def test_f81_an_object_that_kills_workers_fails_alone(open_ledger: Opened) -> None:
@@ -174,16 +174,16 @@ def test_f81_an_object_that_kills_workers_fails_alone(open_ledger: Opened) -> No
     itself."""
     watcher, lives = open_ledger(), []
     id = tree(watcher, 5, 6, 7, 8)
-    while claims := (runner := open_ledger()).claim(4):
+    while claims := (runner := open_ledger()).claims.claim(4):
         names = [claim.name for claim in claims]
         if "000" in names:
             lives.append(names)
-            assert runner.claim(4, alone=False) == []
-            runner.renew(-1)
-            watcher.reclaim()
+            assert runner.claims.claim(4, alone=False) == []
+            runner.leases.renew(-1)
+            watcher.leases.reclaim()
         else:
             assert len(claims) == 1
-            runner.settle([verified_end(claim) for claim in claims])
+            runner.claims.settle([verified_end(claim) for claim in claims])
     assert lives == [["000", "001", "002", "003"]] * SUSPECT + [["000"]] * (MOST_CRASHES - SUSPECT)
     assert states(watcher, id) == ["failed", "verified", "verified", "verified"]
     (row,) = watcher.page(id, ["failed"])
@@ -196,22 +196,22 @@ def test_f81_a_suspect_is_not_claimed_beside_parts_of_others(
 ) -> None:
     one, two = open_ledger(), open_ledger()
     tree(one, 5, 30)
-    suspect, shared = one.claim(2)
+    suspect, shared = one.claims.claim(2)
     one.uploads.record(shared, PINNED_UPLOAD)
     share = two.uploads.join()
     assert share is not None
     hand_back_suspect(one, suspect)
-    assert two.claim(2) == []
-    assert one.claim(2, alone=False) == []
+    assert two.claims.claim(2) == []
+    assert one.claims.claim(2, alone=False) == []
     two.uploads.release_parts(share.claim)
-    assert [claim.id for claim in two.claim(2)] == [suspect.id]
+    assert [claim.id for claim in two.claims.claim(2)] == [suspect.id]
 
 
 def test_f81_a_suspect_does_not_delay_other_workers(open_ledger: Opened) -> None:
     """Nor does each poll look for it with a lock while another transfer runs."""
     one, two = open_ledger(), open_ledger()
     tree(one, 5)
-    (suspect,) = one.claim(1)
+    (suspect,) = one.claims.claim(1)
     hand_back_suspect(one, suspect)
 
     def peek_at_rows(alone: bool) -> PollResult | None:
@@ -229,13 +229,13 @@ def test_f81_a_suspect_does_not_delay_other_workers(open_ledger: Opened) -> None
 def test_parts_of_a_failed_object_are_free_on_retry(open_ledger: Opened) -> None:
     one, two = open_ledger(), open_ledger()
     id = tree(one, 30)
-    (claim,) = one.claim(1)
+    (claim,) = one.claims.claim(1)
     one.uploads.record(claim, PINNED_UPLOAD)
     assert one.uploads.take_part(claim, "upload-1", None) == 1
-    one.settle([Settlement(claim, "failed", error={"code": "x"})])
+    one.claims.settle([Settlement(claim, "failed", error={"code": "x"})])
     one.finish()
     one.act(id, "retry")
-    (again,) = two.claim(1)
+    (again,) = two.claims.claim(1)
     assert two.uploads.outstanding_parts(again) == {1: False}
     assert [two.uploads.take_part(again, "upload-1", None) for _ in range(4)] == [2, 3, 1, None]
 
@@ -244,10 +244,10 @@ def test_f81_claims_of_an_unregistered_worker_are_freed(open_ledger: Opened) -> 
     """A worker that slept through its lease, claimed again before it noticed, and ended."""
     one, two = open_ledger(), open_ledger()
     id = tree(one, 5)
-    one.renew(-1)
-    two.reclaim()
-    assert len(one.claim(1)) == 1
-    assert two.reclaim() == 1
+    one.leases.renew(-1)
+    two.leases.reclaim()
+    assert len(one.claims.claim(1)) == 1
+    assert two.leases.reclaim() == 1
     assert states(two, id) == ["queued"]
 
 
@@ -291,7 +291,7 @@ def test_f92_concurrent_migrations_have_distinct_numbers(address: str) -> None:
 def test_f59_an_upload_is_recorded_before_it_is_created(open_ledger: Opened) -> None:
     one, two = open_ledger(), open_ledger()
     tree(one, 30)
-    (mine,) = one.claim(1)
+    (mine,) = one.claims.claim(1)
     before = time.time()
     one.uploads.record(
         mine,
@@ -299,9 +299,9 @@ def test_f59_an_upload_is_recorded_before_it_is_created(open_ledger: Opened) -> 
             upload_id="", checked=False, place="s3://b/x", etag='"e"', size=30, part_bytes=10
         ),
     )
-    one.renew(-1)
-    two.reclaim()
-    (yours,) = two.claim(1)
+    one.leases.renew(-1)
+    two.leases.reclaim()
+    (yours,) = two.claims.claim(1)
     found = two.uploads.find(yours)
     assert found is not None
     assert (found.upload_id, found.parts) == ("", ())
@@ -316,8 +316,8 @@ def test_only_the_holder_of_a_listing_learns_of_emptiness(
     id = one.create(TREE)[0].id
     late = one.listings.claim()
     assert late is not None
-    one.renew(-1)
-    two.reclaim()
+    one.leases.renew(-1)
+    two.leases.reclaim()
     listing = two.listings.claim()
     assert listing is not None
     with pytest.raises(LeaseLost):
@@ -343,10 +343,10 @@ def test_f74_a_reboot_forgets_the_state_of_the_destination(open_ledger: Opened, 
     single, _ = one.create(OBJECT)
     two = open_ledger()
     if not two.database.sqlite:
-        one.renew(-1)
-    two.reclaim()
+        one.leases.renew(-1)
+    two.leases.reclaim()
     assert not two.migration(id).destination_empty
-    (claim,) = two.claim(5, single.id)
+    (claim,) = two.claims.claim(5, single.id)
     assert claim.attempts == 2  # the worker that claims it first checks whether it was sent
 
 
@@ -368,7 +368,7 @@ def test_a_restored_ledger_forgets_the_state_of_the_destination(
     open_ledger()
     assert not one.migration(id).destination_empty
     one.act(id, "resume")
-    (claim,) = one.claim(1)
+    (claim,) = one.claims.claim(1)
     assert (claim.fence, claim.before is not None) == (FORGOTTEN + 1, True)
 
 
@@ -377,10 +377,10 @@ def test_a_lease_of_a_clock_that_was_set_back_has_ended(postgres: Postgres) -> N
     address = postgres.database()
     with closing(Ledger.connect(address)) as lost, closing(Ledger.connect(address)) as ledger:
         id = tree(lost, 5)
-        lost.renew(3 * 3600)
-        lost.claim(1)
-        ledger.renew()
-        assert ledger.reclaim() == 1
+        lost.leases.renew(3 * 3600)
+        lost.claims.claim(1)
+        ledger.leases.renew()
+        assert ledger.leases.reclaim() == 1
         assert states(ledger, id) == ["queued"]
 
 
@@ -401,7 +401,7 @@ def test_a_listings_fence_stays_within_its_column(open_ledger: Opened) -> None:
     fence = migrations.c.listing_fence
     many = update(migrations).values(listing_fence=2**31 - 10)
     one.database.run(lambda c: c.execute(many))
-    one.release_unknown_claims(())
+    one.claims.release_unknown(())
     one.listings.release_unknown(doubted=True)
     assert one.database.run(lambda c: c.execute(select(fence)).scalar()) == 2**31 - 10
 
@@ -426,7 +426,7 @@ def test_a_dump_restored_into_the_same_database_is_noticed(
         other.database.run(lambda c: c.execute(text("CREATE SCHEMA public")))
         other.close()
     subprocess.run([tools / "pg_restore", *clean, "-d", url, copy], check=clean != ())
-    (claim,) = open_ledger().claim(5)
+    (claim,) = open_ledger().claims.claim(5)
     assert claim.attempts == 2
 
 
@@ -438,12 +438,12 @@ def test_f74_a_listing_after_a_reboot_takes_new_fences(
     one.create(TREE)
     assert one.listings.claim() is not None
     two = open_ledger()
-    one.renew(-1)
-    two.reclaim()
+    one.leases.renew(-1)
+    two.leases.reclaim()
     listing = two.listings.claim()
     assert listing is not None
     assert two.listings.add_page(listing, [ListedObject("a", size=1)], "a")
-    (claim,) = two.claim(5)
+    (claim,) = two.claims.claim(5)
     assert (claim.fence, claim.attempts) == (FORGOTTEN + 1, 1)
 
 
@@ -451,19 +451,19 @@ def test_f74_a_reboot_is_remembered_by_a_later_listing(open_ledger: Opened) -> N
     """The migration had ended; it may have been listed again, and lost that with its claims."""
     one = open_ledger(boot="earlier")
     id = tree(one, 5)
-    (claim,) = one.claim(1)
-    one.settle([Settlement(claim, "failed")])
+    (claim,) = one.claims.claim(1)
+    one.claims.settle([Settlement(claim, "failed")])
     one.finish()
     two = open_ledger()
-    one.renew(-1)
-    two.reclaim()
+    one.leases.renew(-1)
+    two.leases.reclaim()
     two.list_again(id)
     listing = two.listings.claim()
     assert listing is not None
     assert two.listings.add_page(
         listing, [ListedObject("000", size=5), ListedObject("a", size=1)], "a"
     )
-    claims = two.claim(5)
+    claims = two.claims.claim(5)
     assert [claim.fence for claim in claims] == [FORGOTTEN + 2, FORGOTTEN + 1]
     assert all(claim.before is not None and not claim.before.known for claim in claims)
 
@@ -473,10 +473,10 @@ def test_f76_claims_unknown_to_the_worker_are_handed_back(
 ) -> None:
     ledger = open_ledger()
     id = tree(ledger, 5, 6, 7)
-    kept, _ = ledger.claim(2)
-    assert ledger.release_unknown_claims([kept]) == 1
+    kept, _ = ledger.claims.claim(2)
+    assert ledger.claims.release_unknown([kept]) == 1
     assert states(ledger, id) == ["running", "queued", "queued"]
-    assert [claim.crash_count for claim in ledger.claim(5)] == [0, 0]
+    assert [claim.crash_count for claim in ledger.claims.claim(5)] == [0, 0]
 
 
 def test_a_doubt_of_another_worker_ends_known_emptiness(
@@ -486,11 +486,11 @@ def test_a_doubt_of_another_worker_ends_known_emptiness(
     it."""
     one, other = open_ledger(), open_ledger()
     learn_empty(one, tree(one, 5), True)
-    (claim,) = one.claim(1)
+    (claim,) = one.claims.claim(1)
     assert (claim.empty, claim.before) == (True, None)
-    other.release_unknown_claims(())
-    one.settle([Settlement(claim, "hand_back")])
-    (again,) = other.claim(1)
+    other.claims.release_unknown(())
+    one.claims.settle([Settlement(claim, "hand_back")])
+    (again,) = other.claims.claim(1)
     assert again.before is not None
 
 
@@ -535,7 +535,7 @@ def test_f76_a_page_that_the_ledger_lost_is_listed_again(open_ledger: Opened) ->
     assert again.cursor == "a"
     ledger.listings.add_page(again, [ListedObject("b", size=5), ListedObject("c", size=5)], "c")
     ledger.listings.end(again)
-    assert {claim.name: claim.fence for claim in ledger.claim(5)} == {
+    assert {claim.name: claim.fence for claim in ledger.claims.claim(5)} == {
         "a": 1,
         "b": FORGOTTEN + 1,
         "c": FORGOTTEN + 1,
@@ -560,16 +560,16 @@ def test_f76_a_claim_or_an_end_without_an_answer_happens_once(postgres: Postgres
         id = tree(near, 5)
         lose()
         with pytest.raises(LedgerFailed):
-            far.claim(5)
+            far.claims.claim(5)
         assert states(near, id) == ["running"]
-        assert far.claim(5) == []
-        assert far.release_unknown_claims([]) == 1
-        (claim,) = far.claim(5)
+        assert far.claims.claim(5) == []
+        assert far.claims.release_unknown([]) == 1
+        (claim,) = far.claims.claim(5)
         assert (claim.fence, claim.crash_count) == (2, 0)
         lose()
         with pytest.raises(LedgerFailed):
-            far.settle([verified_end(claim)])
-        assert far.settle([verified_end(claim)]) == [claim]
+            far.claims.settle([verified_end(claim)])
+        assert far.claims.settle([verified_end(claim)]) == [claim]
         assert states(near, id) == ["verified"]
         assert near.finish()[0].state == "succeeded"
 
@@ -577,11 +577,11 @@ def test_f76_a_claim_or_an_end_without_an_answer_happens_once(postgres: Postgres
 def test_f76_a_restart_of_postgresql_is_outlived(postgres: Postgres) -> None:
     ledger = Ledger.connect(postgres.database())
     try:
-        ledger.renew()
+        ledger.leases.renew()
         id = tree(ledger, 5)
-        (claim,) = ledger.claim(1)
+        (claim,) = ledger.claims.claim(1)
         postgres.control("restart", "-m", "immediate")
-        assert ledger.settle([verified_end(claim)]) == []
+        assert ledger.claims.settle([verified_end(claim)]) == []
         assert states(ledger, id) == ["verified"]
     finally:
         ledger.close()
@@ -619,7 +619,7 @@ def test_f72_a_locked_file_is_reported_and_nothing_half_done(
     monkeypatch.setattr(database, "BUSY_SECONDS", 0.1)
     ledger = Ledger.connect(f"sqlite:///{file}")
     try:
-        ledger.renew()
+        ledger.leases.renew()
         with closing(sqlite3.connect(file, isolation_level=None)) as other:
             other.execute("BEGIN IMMEDIATE")
             with pytest.raises(LedgerBusy) as caught:
@@ -636,7 +636,7 @@ def damaged_ledger(file: Path, table: str | None) -> bytearray:
     """Make a ledger with a damaged page: its first, or the first of a table (SQLite keeps no
     digests: only a damaged tree shows). Return its bytes."""
     ledger = Ledger.connect(f"sqlite:///{file}")
-    ledger.renew()
+    ledger.leases.renew()
     tree(ledger, *[5] * 300)
     ledger.close()
     with closing(sqlite3.connect(file)) as other:
@@ -681,13 +681,13 @@ def test_f75_a_long_file_is_not_scanned_and_damage_is_reported(
 def test_f75_a_removed_file_accepts_nothing(file: Path, tmp_path: Path, replaced: bool) -> None:
     ledger = Ledger.connect(f"sqlite:///{file}")
     try:
-        ledger.renew()
+        ledger.leases.renew()
         ledger.create(OBJECT)
         file.unlink()
         if replaced:
             Ledger.connect(f"sqlite:///{tmp_path}/other.db").close()
             (tmp_path / "other.db").rename(file)
-        for do in (lambda: ledger.create(OBJECT), ledger.renew):
+        for do in (lambda: ledger.create(OBJECT), ledger.leases.renew):
             with pytest.raises(LedgerFailed, match="removed or replaced"):
                 do()
     finally:
@@ -709,13 +709,13 @@ def test_a_delayed_row_is_claimed_after_the_clock_is_set_back(
 ) -> None:
     """A machine with a wrong clock at its start, until it was synchronised."""
     tree(ledger, 5)
-    (claim,) = ledger.claim(1)
+    (claim,) = ledger.claims.claim(1)
     with monkeypatch.context() as patched:
         early = time.time()
         patched.setattr(time, "time", lambda: early + hours * 3600)
-        ledger.settle([Settlement(claim, "hand_back", wait=60.0)])
-        assert ledger.claim(1) == []
-    assert [again.id for again in ledger.claim(1)] == [claim.id]
+        ledger.claims.settle([Settlement(claim, "hand_back", wait=60.0)])
+        assert ledger.claims.claim(1) == []
+    assert [again.id for again in ledger.claims.claim(1)] == [claim.id]
 
 
 def test_a_listing_that_ends_keeps_the_reason_of_a_pause(ledger: Ledger) -> None:

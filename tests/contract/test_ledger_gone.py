@@ -45,8 +45,8 @@ def test_a_late_renewal_either_holds_or_is_reported(
     if two.database.sqlite:
         pytest.skip("its transactions have one lock")
     tree(one, 5)
-    (mine,) = one.claim(1)
-    one.renew(-1)
+    (mine,) = one.claims.claim(1)
+    one.leases.renew(-1)
     looks = 0
     renewals: list[gevent.Greenlet[..., bool]] = []
     look = leases._is_gone
@@ -56,21 +56,21 @@ def test_a_late_renewal_either_holds_or_is_reported(
         gone = look(*args)  # type: ignore[arg-type]
         looks += gone
         if looks == 2 and not renewals:  # the first one is made without a lock
-            renewals.append(gevent.spawn(one.renew, 30.0))
+            renewals.append(gevent.spawn(one.leases.renew, 30.0))
             renewals[0].join(10)
         return gone
 
     monkeypatch.setattr(leases, "_is_gone", count_look)
-    taken = two.reclaim()
+    taken = two.leases.reclaim()
     renewals[0].join(10)
     holds = renewals[0].value
     assert isinstance(holds, bool) and holds == (taken == 0)
     if holds:
-        one.check_claim(mine)
+        one.claims.check(mine)
     else:
         with pytest.raises(LeaseLost):
-            one.check_claim(mine)
-        assert len(two.claim(1)) == 1
+            one.claims.check(mine)
+        assert len(two.claims.claim(1)) == 1
 
 
 def test_a_claim_takes_no_more_rows_than_it_names(open_ledger: Opened) -> None:
@@ -140,11 +140,11 @@ def test_an_invisible_process_is_judged_by_time(
         monkeypatch.setattr(leases, "process_identity", lambda pid: str(pid))
     one, two = open_ledger(process=OTHERS[what]()), open_ledger()
     id = tree(one, 5)
-    assert len(one.claim(1)) == 1
-    assert (two.reclaim(), two.has_worker(id)) == (0, True)
-    one.renew(-1)
-    assert not two.has_worker(id)
-    assert two.reclaim() == 1
+    assert len(one.claims.claim(1)) == 1
+    assert (two.leases.reclaim(), two.leases.has_worker(id)) == (0, True)
+    one.leases.renew(-1)
+    assert not two.leases.has_worker(id)
+    assert two.leases.reclaim() == 1
 
 
 def test_a_dead_process_of_this_host_is_noticed_at_once(open_ledger: Opened) -> None:
@@ -154,11 +154,11 @@ def test_a_dead_process_of_this_host_is_noticed_at_once(open_ledger: Opened) -> 
     child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     one = open_ledger(process=process_identity(child.pid))
     id = tree(one, 5)
-    one.claim(1)
-    assert (two.reclaim(), two.has_worker(id)) == (0, True)
+    one.claims.claim(1)
+    assert (two.leases.reclaim(), two.leases.has_worker(id)) == (0, True)
     child.communicate(b"\n")
-    assert not two.has_worker(id)
-    assert two.reclaim() == 1
+    assert not two.leases.has_worker(id)
+    assert two.leases.reclaim() == 1
     assert WorkerId.of_this_process("x").boot == boot_id()
 
 
@@ -166,18 +166,18 @@ def test_a_dead_process_of_this_host_is_noticed_at_once(open_ledger: Opened) -> 
 def test_a_worker_moves_the_migrations_of_its_claims(open_ledger: Opened, held: str) -> None:
     one, two, three = open_ledger(), open_ledger(), open_ledger()
     id = one.create(TREE)[0].id if held == "the listing" else tree(one, 30)
-    assert not three.has_worker(id)
+    assert not three.leases.has_worker(id)
     if held == "the listing":
         assert one.listings.claim() is not None
     else:
-        (claim,) = one.claim(1)
+        (claim,) = one.claims.claim(1)
         one.uploads.record(claim, replace(UPLOAD, pinned=Version(30, '"e"', id="v1")))
     if held == "a part":
         assert two.uploads.join() is not None
-        one.leave()
-    assert three.has_worker(id)
-    (two if held == "a part" else one).leave()
-    assert not three.has_worker(id)
+        one.leases.leave()
+    assert three.leases.has_worker(id)
+    (two if held == "a part" else one).leases.leave()
+    assert not three.leases.has_worker(id)
 
 
 # -- listings
@@ -187,7 +187,7 @@ def lose_lister(open_ledger: Opened, id: str) -> Ledger:
     """Let a worker claim a listing and be lost."""
     ledger = open_ledger()
     assert ledger.listings.claim(only=id) is not None
-    ledger.renew(-1)
+    ledger.leases.renew(-1)
     return ledger
 
 
@@ -197,7 +197,7 @@ def test_a_listing_that_kills_every_runner_is_set_aside(open_ledger: Opened) -> 
     for _ in range(MOST_CRASHES):
         assert watcher.migration(id).listing == "due"
         lose_lister(open_ledger, id)
-        watcher.reclaim()
+        watcher.leases.reclaim()
     found = watcher.migration(id)
     assert (found.listing, (found.error or {})["code"]) == ("failed", "quarantined")
     assert watcher.listings.claim() is None
@@ -214,8 +214,8 @@ def test_a_listing_that_makes_progress_is_not_suspect(open_ledger: Opened) -> No
         listing = ledger.listings.claim()
         assert listing is not None
         ledger.listings.add_page(listing, [ListedObject(f"{number}", size=5)], f"{number}")
-        ledger.renew(-1)
-        watcher.reclaim()
+        ledger.leases.renew(-1)
+        watcher.leases.reclaim()
     assert watcher.migration(id).listing == "due"
 
 
@@ -224,7 +224,7 @@ def test_a_suspect_listing_goes_to_an_idle_worker(open_ledger: Opened) -> None:
     id = watcher.create(TREE)[0].id
     for _ in range(SUSPECT):
         lose_lister(open_ledger, id)
-        watcher.reclaim()
+        watcher.leases.reclaim()
     assert watcher.listings.claim(alone=False) is None
     listing = watcher.listings.claim(alone=True)
     assert listing is not None and listing.crash_count == SUSPECT
@@ -235,7 +235,7 @@ def test_a_resume_resets_the_crash_count_of_a_listing_too(open_ledger: Opened) -
     id = watcher.create(TREE)[0].id
     for _ in range(MOST_CRASHES + 2):
         lose_lister(open_ledger, id)
-        watcher.reclaim()
+        watcher.leases.reclaim()
         watcher.reset_crash_counts(id)
     assert watcher.migration(id).listing == "due"
 
@@ -271,7 +271,7 @@ SECRET = Spec(
 def end_as(ledger: Ledger, spec: Spec, verb: str) -> str:
     """Accept and claim an object, and end it with this state; return its migration's id."""
     id = ledger.create(spec)[0].id
-    ledger.settle([Settlement(claim, verb) for claim in ledger.claim(1, only=id)])
+    ledger.claims.settle([Settlement(claim, verb) for claim in ledger.claims.claim(1, only=id)])
     ledger.finish()
     return id
 
@@ -312,11 +312,11 @@ def test_a_cancelled_migration_keeps_credentials_for_cleanup(
     ledger: Ledger,
 ) -> None:
     id = ledger.create(SECRET)[0].id
-    (claim,) = ledger.claim(1)
+    (claim,) = ledger.claims.claim(1)
     ledger.act(id, "cancel")
     ledger.finish()
     assert ledger.secret(id) is not None
-    ledger.settle([Settlement(claim, "hand_back")])
+    ledger.claims.settle([Settlement(claim, "hand_back")])
     lapsed = update(transfers).where(transfers.c.id == claim.id)
     ledger.database.run(lambda c: c.execute(lapsed.values(lapses=1)))
     ledger.finish()
@@ -365,8 +365,8 @@ def test_forgotten_urls_of_a_list_are_read_again(ledger: Ledger, secret: dict[st
     ]
     ledger.listings.add_page(listing, page, "b")
     ledger.listings.end(listing)
-    first, second = ledger.claim(2)
-    ledger.settle([verified_end(first), Settlement(second, "failed")])
+    first, second = ledger.claims.claim(2)
+    ledger.claims.settle([verified_end(first), Settlement(second, "failed")])
     ledger.finish()
     age(ledger, id)
     ledger.finish()
@@ -379,5 +379,5 @@ def test_forgotten_urls_of_a_list_are_read_again(ledger: Ledger, secret: dict[st
     assert listing is not None and listing.cursor is None
     ledger.listings.add_page(listing, page, "b")
     ledger.listings.end(listing)
-    (claim,) = ledger.claim(5)
+    (claim,) = ledger.claims.claim(5)
     assert (claim.name, claim.url) == ("b", "https://a/b?token=1")

@@ -377,7 +377,7 @@ def test_an_older_migration_of_a_remote_resumes_if_empty(
     listing = ledger.listings.claim(only=id)
     assert listing is not None
     ledger.listings.add_page(listing, [ListedObject("a", size=5), ListedObject("b", size=5)], "b")
-    ledger.settle([verified_end(ledger.claim(1, only=id)[0])])
+    ledger.claims.settle([verified_end(ledger.claims.claim(1, only=id)[0])])
     assert ledger.create(spec("far:bucket/a/", remotes=remotes, recursive=True), go_on=True)[1]
 
 
@@ -407,7 +407,7 @@ def test_the_list_of_an_older_migration_resumes_by_name(ledger: Ledger) -> None:
 def server(address: str) -> Ledger:
     """Open the ledger as a server's worker does."""
     made = Ledger(open_database(address), WorkerId.of_this_process("server", SERVER))
-    made.renew()
+    made.leases.renew()
     return made
 
 
@@ -416,8 +416,8 @@ def test_each_kind_of_runner_works_on_its_own(ledger: Ledger, address: str) -> N
     try:
         mine, yours = tree(ours, 5), theirs.create(OBJECT)[0].id
         assert theirs.listings.claim() is None
-        assert [claim.migration_id for claim in theirs.claim(10)] == [yours]
-        assert [claim.migration_id for claim in ours.claim(10)] == [mine]
+        assert [claim.migration_id for claim in theirs.claims.claim(10)] == [yours]
+        assert [claim.migration_id for claim in ours.claims.claim(10)] == [mine]
         again = ours.create(TREE)[0].id
         assert theirs.listings.claim() is None
         listing = ours.listings.claim()
@@ -445,7 +445,7 @@ def test_migrations_of_an_older_relay_run_anywhere(ledger: Ledger, address: str)
     try:
         id = accept_as_older_relay(ledger, OBJECT)
         assert theirs.migration(id).id == id
-        assert [claim.migration_id for claim in theirs.claim(1)] == [id]
+        assert [claim.migration_id for claim in theirs.claims.claim(1)] == [id]
     finally:
         theirs.close()
 

@@ -73,16 +73,16 @@ def relist(ledger: Ledger, id: str, name: str) -> None:
 
 def claim(ledger: Ledger, id: str) -> Claim:
     """Claim the object of a migration, and end the other object of its tree."""
-    claims = {found.name: found for found in ledger.claim(9, only=id)}
+    claims = {found.name: found for found in ledger.claims.claim(9, only=id)}
     if (other := claims.pop("other", None)) is not None:
         assert other.before is None
-        ledger.settle([verified_end(other)])
+        ledger.claims.settle([verified_end(other)])
     (found,) = claims.values()
     return found
 
 
 def fail(ledger: Ledger, found: Claim, **more: Any) -> None:
-    ledger.settle(
+    ledger.claims.settle(
         [Settlement(found, "failed", error={"code": "x", "side": "source", "detail": "no"}, **more)]
     )
     ledger.finish()
@@ -102,7 +102,7 @@ def test_a_nested_migration_knows_leftovers_of_the_other(ledger: Ledger, pair: s
     id = accept(ledger, second, "skip")
     found = claim(ledger, id)
     assert_doubted(found)
-    ledger.settle([verified_end(found)])
+    ledger.claims.settle([verified_end(found)])
     ledger.finish()
     assert ledger.migration(id).state == "succeeded"
     assert claim(ledger, accept(ledger, second, "skip")).before is None
@@ -126,7 +126,7 @@ def test_an_object_that_its_source_named_is_known_by_its_place(
             ledger.act(id, "retry")
         found = claim(ledger, id or accept(ledger, second, "skip", "another source"))
         assert found.before is not None and not found.before.known and found.fence > 1
-        ledger.settle([verified_end(found)])
+        ledger.claims.settle([verified_end(found)])
         ledger.finish()
 
 
@@ -139,15 +139,15 @@ def test_a_skip_of_a_source_named_object_is_judged_by_place(
     id = accept(ledger, ("https://h/to/a%20b/", ""), "skip")
     found = claim(ledger, id)
     assert found.before is None
-    ledger.settle([Settlement(found, "skipped", place=f"{place}x")])
+    ledger.claims.settle([Settlement(found, "skipped", place=f"{place}x")])
     ledger.finish()
     assert ledger.migration(id).state == "succeeded"
     id = accept(ledger, ("https://h/to/a%20b/", ""), "skip")
-    ledger.settle([Settlement(claim(ledger, id), "skipped", place=place)])
+    ledger.claims.settle([Settlement(claim(ledger, id), "skipped", place=place)])
     found = claim(ledger, id)
     assert_doubted(found)
     assert found.before is not None and found.before.place == place
-    ledger.settle([Settlement(found, "skipped", place=place)])
+    ledger.claims.settle([Settlement(found, "skipped", place=place)])
     ledger.finish()
     assert ledger.migration(id).state == "succeeded"
 
@@ -178,8 +178,8 @@ def test_an_overwrite_of_a_lost_worker_is_known_to_the_other(open_ledger: Opened
     """It records nothing before bytes are sent."""
     one, two = open_ledger(), open_ledger()
     claim(one, accept(one, ("https://h/to/a/b", ""), "overwrite"))
-    one.renew(0)
-    two.reclaim()
+    one.leases.renew(0)
+    two.leases.reclaim()
     found = claim(two, accept(two, ("https://h/to/", "a/b"), "skip"))
     assert found.before is not None and not found.before.known
 
@@ -202,10 +202,10 @@ def test_an_object_that_another_migration_stored_is_no_piece(
     one, two = open_ledger(), open_ledger()
     id = accept(one, ours, "overwrite")
     claim(one, id)
-    one.renew(0)
-    assert two.reclaim() == 1
+    one.leases.renew(0)
+    assert two.leases.reclaim() == 1
     found = claim(two, accept(two, theirs, "overwrite", "b"))
-    two.settle([replace(verified_end(found), verb=verb)])
+    two.claims.settle([replace(verified_end(found), verb=verb)])
     two.act(id, "cancel")
     (orphan,) = two.destinations.orphans(id)
     assert orphan.before is not None
@@ -218,9 +218,9 @@ def test_an_object_at_another_place_has_not_arrived(open_ledger: Opened, pair: s
     one, two = open_ledger(), open_ledger()
     id = accept(one, ours, "overwrite")
     claim(one, id)
-    one.renew(0)
-    assert two.reclaim() == 1
-    two.settle([verified_end(claim(two, accept(two, theirs, "overwrite", "b")))])
+    one.leases.renew(0)
+    assert two.leases.reclaim() == 1
+    two.claims.settle([verified_end(claim(two, accept(two, theirs, "overwrite", "b")))])
     two.act(id, "cancel")
     (orphan,) = two.destinations.orphans(id)
     assert orphan.before is not None

@@ -20,12 +20,14 @@ def leave_upload(ledger: Ledger, *, verb: str = "hand_back") -> tuple[str, Claim
     """Accept a tree of one object, start its upload, and abandon it; return its migration's id and
     the claim."""
     id = tree(ledger, 30)
-    (claim,) = ledger.claim(1)
+    (claim,) = ledger.claims.claim(1)
     ledger.uploads.record(claim, UPLOAD)
     assert ledger.uploads.take_part(claim, "upload-1", None) == 1
     ledger.uploads.take_part(claim, "upload-1", PART)
     assert (
-        ledger.settle([Settlement(claim, verb, error={"code": "x"} if verb == "failed" else None)])
+        ledger.claims.settle(
+            [Settlement(claim, verb, error={"code": "x"} if verb == "failed" else None)]
+        )
         == []
     )
     return id, claim
@@ -55,11 +57,11 @@ def test_an_upload_of_a_cancelled_migration_is_an_orphan(ledger: Ledger) -> None
 def test_an_orphan_of_a_lost_worker_needs_no_upload(open_ledger: Opened) -> None:
     one, two = open_ledger(), open_ledger()
     id = tree(one, 5, 6)
-    (claim,) = one.claim(1)
+    (claim,) = one.claims.claim(1)
     two.act(id, "cancel")
     assert two.destinations.orphans() == []  # it may still be created
-    one.renew(-1)
-    assert two.reclaim() == 1
+    one.leases.renew(-1)
+    assert two.leases.reclaim() == 1
     (orphan,) = two.destinations.orphans()
     assert (orphan.claim.id, orphan.upload) == (claim.id, None)
     two.destinations.note_removed(orphan)
@@ -91,11 +93,11 @@ def test_a_quarantined_row_becomes_an_orphan_like_any_failed(
     one, two = open_ledger(), open_ledger()
     id = tree(one, 30)
     for _ in range(5):
-        (claim,) = one.claim(1)
+        (claim,) = one.claims.claim(1)
         one.uploads.record(claim, UPLOAD)
-        one.renew(-1)
-        two.reclaim()
-        one.renew()
+        one.leases.renew(-1)
+        two.leases.reclaim()
+        one.leases.renew()
     assert states(two, id) == ["failed"]
     two.finish()
     assert two.destinations.orphans() == []
@@ -104,8 +106,8 @@ def test_a_quarantined_row_becomes_an_orphan_like_any_failed(
 
 def test_a_queued_or_arrived_object_is_not_an_orphan(ledger: Ledger) -> None:
     leave_upload(ledger)
-    (claim,) = ledger.claim(1)
-    ledger.settle([verified_end(claim, 30)])
+    (claim,) = ledger.claims.claim(1)
+    ledger.claims.settle([verified_end(claim, 30)])
     assert ledger.destinations.orphans(kept=-1) == []
 
 
@@ -115,7 +117,7 @@ def test_a_concurrent_retry_keeps_its_state(ledger: Ledger, fresh: str) -> None:
     ledger.act(id, "cancel")
     (orphan,) = ledger.destinations.orphans()
     ledger.act(id, "retry")
-    (claim,) = ledger.claim(1)
+    (claim,) = ledger.claims.claim(1)
     if fresh != UPLOAD.upload_id:
         ledger.uploads.record(claim, replace(UPLOAD, upload_id=fresh))
     ledger.destinations.note_removed(orphan)
@@ -141,9 +143,9 @@ def test_leftovers_of_a_lost_worker_are_kept_until_removed(
     """A user may resume it and then cancel it again before any worker has started."""
     one, two = open_ledger(), open_ledger()
     id = tree(one, 5)
-    one.claim(1)
-    one.renew(-1)
-    assert two.reclaim() == 1
+    one.claims.claim(1)
+    one.leases.renew(-1)
+    assert two.leases.reclaim() == 1
     two.reset_crash_counts(id)
     for verb in (*verbs, "cancel"):
         two.act(id, verb)
@@ -157,9 +159,9 @@ def test_a_lost_claim_ended_with_its_lease(open_ledger: Opened) -> None:
     cancel nor a restart of the object makes the claim any younger."""
     one, two = open_ledger(), open_ledger()
     id = tree(one, 5)
-    one.claim(1)
-    one.renew(-3600)
-    assert two.reclaim() == 1
+    one.claims.claim(1)
+    one.leases.renew(-3600)
+    assert two.leases.reclaim() == 1
     two.act(id, "cancel")
     two.list_again(id)
     relist_tree(two, id)
@@ -184,22 +186,24 @@ def test_a_failure_without_leftovers_needs_no_inspection(
 ) -> None:
     one, two = open_ledger(), open_ledger()
     id = tree(one, 5)
-    one.claim(1)
-    one.renew(-1)
-    two.reclaim()
-    (claim,) = two.claim(1)
-    two.settle([Settlement(claim, "failed", error={"code": "not-found"}, rid=rid, remains=remains)])
+    one.claims.claim(1)
+    one.leases.renew(-1)
+    two.leases.reclaim()
+    (claim,) = two.claims.claim(1)
+    two.claims.settle(
+        [Settlement(claim, "failed", error={"code": "not-found"}, rid=rid, remains=remains)]
+    )
     two.finish()
     assert len(two.destinations.orphans(kept=-1)) == lapses
     two.act(id, "retry")
-    assert [again.crash_count for again in two.claim(1)] == [lapses]
+    assert [again.crash_count for again in two.claims.claim(1)] == [lapses]
 
 
 def test_a_failure_with_leftovers_is_an_orphan(ledger: Ledger) -> None:
     tree(ledger, 5)
-    (claim,) = ledger.claim(1)
+    (claim,) = ledger.claims.claim(1)
     assert claim.crash_count == 0
-    ledger.settle([Settlement(claim, "failed", error={"code": "x"}, remains={"place": "x"})])
+    ledger.claims.settle([Settlement(claim, "failed", error={"code": "x"}, remains={"place": "x"})])
     ledger.finish()
     assert [orphan.claim.id for orphan in ledger.destinations.orphans(kept=-1)] == [claim.id]
 
@@ -209,14 +213,14 @@ def test_a_leftover_stays_noted_over_a_late_claim_that_did_not_run(ledger: Ledge
     says which of them have left nothing."""
     tree(ledger, 5)
     ledger.database.run(lambda c: c.execute(update(transfers).values(fence=20)))
-    (claim,) = ledger.claim(1)
+    (claim,) = ledger.claims.claim(1)
     remains = {"there/.relay-x.part": "The whole object may remain there."}
-    ledger.settle([Settlement(claim, "hand_back", rid=True, remains=remains)])
+    ledger.claims.settle([Settlement(claim, "hand_back", rid=True, remains=remains)])
     for _ in range(2):
-        (claim,) = ledger.claim(1)
+        (claim,) = ledger.claims.claim(1)
         assert (claim.rid, claim.remains) == (20, remains)
-        ledger.settle([Settlement(claim, "hand_back")])
-    (claim,) = ledger.claim(1)
-    ledger.settle([Settlement(claim, "hand_back", rid=True)])
-    (claim,) = ledger.claim(1)
+        ledger.claims.settle([Settlement(claim, "hand_back")])
+    (claim,) = ledger.claims.claim(1)
+    ledger.claims.settle([Settlement(claim, "hand_back", rid=True)])
+    (claim,) = ledger.claims.claim(1)
     assert claim.remains == {}

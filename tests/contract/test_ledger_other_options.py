@@ -43,7 +43,7 @@ def lose_at_work(open_ledger: Opened, spec: Spec) -> Ledger:
     one, two = open_ledger(), open_ledger()
     id = list_tree(one, spec)
     learn_empty(one, id, True)  # then nothing need be recorded before bytes are sent
-    claims = {claim.name: claim for claim in one.claim(9, id)}
+    claims = {claim.name: claim for claim in one.claims.claim(9, id)}
     one.destinations.note_prior_states(
         [
             (claims["noted"], PriorState(known=True, version=THERE)),
@@ -51,7 +51,7 @@ def lose_at_work(open_ledger: Opened, spec: Spec) -> Ledger:
         ]
     )
     remains = {"b/left": "What was sent may remain at b/left"}
-    one.settle(
+    one.claims.settle(
         [
             Settlement(claims["fresh"], "failed"),
             Settlement(claims["handed"], "hand_back"),
@@ -59,14 +59,14 @@ def lose_at_work(open_ledger: Opened, spec: Spec) -> Ledger:
             Settlement(claims["left"], "failed", remains=remains),
         ]
     )
-    one.renew(-1)
-    two.reclaim()
-    two.renew()
+    one.leases.renew(-1)
+    two.leases.reclaim()
+    two.leases.renew()
     return two
 
 
 def claims_by_name(ledger: Ledger, id: str) -> dict[str, Claim]:
-    return {claim.name: claim for claim in ledger.claim(9, id)}
+    return {claim.name: claim for claim in ledger.claims.claim(9, id)}
 
 
 def test_possible_leftovers_are_inherited(open_ledger: Opened) -> None:
@@ -117,14 +117,14 @@ def test_a_single_object_takes_over_too(
         "a:x", destination, options={"if_exists": "overwrite"}, secret={}, places=("a", "b")
     )
     first, _ = one.create(spec)
-    assert one.claim(1, first.id)
-    one.renew(-1)
-    two.reclaim()
+    assert one.claims.claim(1, first.id)
+    one.leases.renew(-1)
+    two.leases.reclaim()
     second, new = two.create(
         replace(spec, options={"if_exists": "skip"}, places=places), go_on=True
     )
     assert new
-    (claim,) = two.claim(1, second.id)
+    (claim,) = two.claims.claim(1, second.id)
     assert (claim.fence, claim.attempts) == (2 if takes else 1, 1)
     assert (claim.before is not None and not claim.before.known) == takes
 
@@ -149,7 +149,7 @@ def test_nothing_is_inherited_from_a_later_success(open_ledger: Opened) -> None:
     """It names neither the work of the newer migration nor earlier leftovers."""
     ledger = lose_at_work(open_ledger, FIRST)
     id = list_tree(ledger, SECOND)
-    ledger.settle([verified_end(claim) for claim in ledger.claim(9, id)])
+    ledger.claims.settle([verified_end(claim) for claim in ledger.claims.claim(9, id)])
     ledger.finish()
     assert ledger.migration(id).state == "succeeded"
     third = replace(SECOND, options={**OPTIONS, "if_exists": "fail"})
@@ -160,8 +160,8 @@ def test_nothing_is_inherited_from_a_later_success(open_ledger: Opened) -> None:
 def test_the_newest_migration_to_start_an_object_decides(open_ledger: Opened) -> None:
     ledger = lose_at_work(open_ledger, FIRST)
     id = list_tree(ledger, SECOND)
-    claims = ledger.claim(9, id)
-    ledger.settle(
+    claims = ledger.claims.claim(9, id)
+    ledger.claims.settle(
         [verified_end(c) if c.name == "noted" else Settlement(c, "hand_back") for c in claims]
     )
     third = replace(SECOND, options={**OPTIONS, "if_exists": "fail"})
@@ -171,19 +171,21 @@ def test_the_newest_migration_to_start_an_object_decides(open_ledger: Opened) ->
 
 def lose_worker(open_ledger: Opened, ledger: Ledger, claim: Claim) -> None:
     """Lose the worker that holds a claim."""
-    ledger.renew(0)
-    open_ledger().reclaim()
+    ledger.leases.renew(0)
+    open_ledger().leases.reclaim()
 
 
 def fail_claim(open_ledger: Opened, ledger: Ledger, claim: Claim) -> None:
     """End a claim with a leftover at its place."""
-    ledger.settle([Settlement(claim, "failed", remains={"b/a": "What was sent may remain at b/a"})])
+    ledger.claims.settle(
+        [Settlement(claim, "failed", remains={"b/a": "What was sent may remain at b/a"})]
+    )
 
 
 def hand_back_claim(open_ledger: Opened, ledger: Ledger, claim: Claim) -> None:
     """Record the prior state of a claim, and hand it back, as at Ctrl-C."""
     ledger.destinations.note_prior_states([(claim, PriorState(known=True))])
-    ledger.settle([Settlement(claim, "hand_back")])
+    ledger.claims.settle([Settlement(claim, "hand_back")])
 
 
 @pytest.mark.parametrize("leave", [lose_worker, fail_claim, hand_back_claim])
@@ -196,15 +198,19 @@ def test_a_leftover_is_known_after_another_moved_the_object(
     first = list_tree(
         one, replace(FIRST, options={**OPTIONS, "if_exists": "overwrite"}), ("a", "b")
     )
-    (mine,) = (claim for claim in one.claim(9, first) if claim.name == "a")
+    (mine,) = (claim for claim in one.claims.claim(9, first) if claim.name == "a")
     second = list_tree(two, FIRST, ("a",) if succeeds else ("a", "b"))
-    two.settle([verified_end(claim) for claim in two.claim(9, second) if claim.name == "a"])
+    two.claims.settle(
+        [verified_end(claim) for claim in two.claims.claim(9, second) if claim.name == "a"]
+    )
     two.finish()
     leave(open_ledger, one, mine)
     if not succeeds:
         two.act(second, "pause")  # its latest news do not concern this object
     (found,) = (
-        claim for claim in two.claim(9, list_tree(two, SECOND, ("a", "b"))) if claim.name == "a"
+        claim
+        for claim in two.claims.claim(9, list_tree(two, SECOND, ("a", "b")))
+        if claim.name == "a"
     )
     assert found.before is not None
 
@@ -218,14 +224,14 @@ def test_an_arrival_by_a_fast_clock_hides_no_later_leftover(
     first = list_tree(ledger, FIRST, ("a",) if succeeds else ("a", "b"))
     with monkeypatch.context() as fast:
         fast.setattr(time, "time", lambda now=time.time: now() + 86400.0)
-        ledger.settle(
-            [verified_end(claim) for claim in ledger.claim(9, first) if claim.name == "a"]
+        ledger.claims.settle(
+            [verified_end(claim) for claim in ledger.claims.claim(9, first) if claim.name == "a"]
         )
         ledger.finish()
     overwrites = replace(FIRST, options={**OPTIONS, "if_exists": "overwrite"})
-    (claim,) = ledger.claim(9, list_tree(ledger, overwrites, ("a",)))
-    ledger.settle([Settlement(claim, "failed", remains={"b/a": "What was sent may remain"})])
-    (found,) = ledger.claim(9, list_tree(ledger, SECOND, ("a",)))
+    (claim,) = ledger.claims.claim(9, list_tree(ledger, overwrites, ("a",)))
+    ledger.claims.settle([Settlement(claim, "failed", remains={"b/a": "What was sent may remain"})])
+    (found,) = ledger.claims.claim(9, list_tree(ledger, SECOND, ("a",)))
     assert found.before is not None
 
 
@@ -236,14 +242,16 @@ def test_an_arrival_before_a_slow_clock_hides_no_leftover(
     """The machine has no clock of its own, and the network had not set it yet."""
     first = list_tree(ledger, FIRST, ("a",) if succeeds else ("a", "b"))
     ends = {"a": verified_end, "b": lambda claim: Settlement(claim, "failed")}
-    ledger.settle([ends[claim.name](claim) for claim in ledger.claim(9, first)])
+    ledger.claims.settle([ends[claim.name](claim) for claim in ledger.claims.claim(9, first)])
     ledger.finish()
     overwrites = replace(FIRST, options={**OPTIONS, "if_exists": "overwrite"})
     with monkeypatch.context() as slow:
         slow.setattr(time, "time", lambda now=time.time: now() - 86400.0)
-        (claim,) = ledger.claim(9, list_tree(ledger, overwrites, ("a",)))
-        ledger.settle([Settlement(claim, "failed", remains={"b/a": "What was sent may remain"})])
-    (found,) = ledger.claim(9, list_tree(ledger, SECOND, ("a",)))
+        (claim,) = ledger.claims.claim(9, list_tree(ledger, overwrites, ("a",)))
+        ledger.claims.settle(
+            [Settlement(claim, "failed", remains={"b/a": "What was sent may remain"})]
+        )
+    (found,) = ledger.claims.claim(9, list_tree(ledger, SECOND, ("a",)))
     assert found.before is not None
     if not succeeds:
         ledger.act(first, "retry")
@@ -254,7 +262,7 @@ def arrive_and_fail(ledger: Ledger, spec: Spec) -> str:
     """Accept a tree in which one object arrives, and one fails."""
     id = list_tree(ledger, spec, ("a", "b"))
     ends = {"a": verified_end, "b": lambda claim: Settlement(claim, "failed")}
-    ledger.settle([ends[claim.name](claim) for claim in ledger.claim(9, id)])
+    ledger.claims.settle([ends[claim.name](claim) for claim in ledger.claims.claim(9, id)])
     ledger.finish()
     return id
 
@@ -268,10 +276,10 @@ def test_a_second_overwrite_of_an_arrival_is_not_skipped(
     first = arrive_and_fail(one, replace(FIRST, options={**OPTIONS, "if_exists": "overwrite"}))
     one.begin_again(first, [row.id for row in one.page(first) if row.name == "a"])
     one.act(first, "retry")
-    (mine,) = (claim for claim in one.claim(9, first) if claim.name == "a")
+    (mine,) = (claim for claim in one.claims.claim(9, first) if claim.name == "a")
     if leave is not None:
         leave(open_ledger, one, mine)
-    (found,) = two.claim(9, list_tree(two, SECOND, ("a",)))
+    (found,) = two.claims.claim(9, list_tree(two, SECOND, ("a",)))
     assert found.before is not None and not found.before.known
 
 
@@ -281,11 +289,11 @@ def test_a_restarted_object_hides_no_leftover_of_others(open_ledger: Opened) -> 
     first = arrive_and_fail(one, FIRST)
     one.begin_again(first, [row.id for row in one.page(first) if row.name == "a"])
     one.act(first, "retry")
-    assert len(one.claim(9, first)) == 2
+    assert len(one.claims.claim(9, first)) == 2
     overwrites = replace(FIRST, options={**OPTIONS, "if_exists": "overwrite"})
-    (claim,) = two.claim(9, list_tree(two, overwrites, ("a",)))
+    (claim,) = two.claims.claim(9, list_tree(two, overwrites, ("a",)))
     fail_claim(open_ledger, two, claim)
-    (found,) = two.claim(9, list_tree(two, SECOND, ("a",)))
+    (found,) = two.claims.claim(9, list_tree(two, SECOND, ("a",)))
     assert found.before is not None
 
 
@@ -298,9 +306,9 @@ def test_an_arrival_that_others_left_unproved_moves_again(
     """It may have the same length, so the destination does not show that it is another one."""
     id = arrive_and_fail(ledger, replace(FIRST, options={**OPTIONS, "if_exists": wish}))
     other = replace(FIRST, options={**OPTIONS, "if_exists": "overwrite", "verify": "size"})
-    for claim in ledger.claim(9, list_tree(ledger, other, ("a", "b", "c"))):
+    for claim in ledger.claims.claim(9, list_tree(ledger, other, ("a", "b", "c"))):
         remains = {} if verb == "verified" else {f"b/{claim.name}": "What was sent may remain"}
-        ledger.settle([Settlement(claim, verb, remains=remains)])
+        ledger.claims.settle([Settlement(claim, verb, remains=remains)])
     ledger.finish()
     if again == "command":
         ledger.begin_again(id, [])
@@ -309,9 +317,9 @@ def test_an_arrival_that_others_left_unproved_moves_again(
         assert states(ledger, id) == ["verified", "queued"]
         return
     assert states(ledger, id) == ["queued", "queued"]
-    claims = ledger.claim(9, id)
+    claims = ledger.claims.claim(9, id)
     assert all((claim.before is None) == (wish == "overwrite") for claim in claims)
-    ledger.settle([verified_end(claim) for claim in claims])
+    ledger.claims.settle([verified_end(claim) for claim in claims])
     ledger.begin_again(id, [])  # it has arrived since
     assert states(ledger, id) == ["verified", "verified"]
 
@@ -326,25 +334,27 @@ def test_an_object_another_command_is_sending_is_not_skipped(
     one, two = open_ledger(), open_ledger()
     id = list_tree(one, replace(FIRST, options={**OPTIONS, "if_exists": wish}), ("a", "b"))
     overwrites = replace(FIRST, options={**OPTIONS, "if_exists": "overwrite"})
-    (mine,) = two.claim(9, list_tree(two, overwrites, ("a",)))
-    claims = one.claim(9, id)
+    (mine,) = two.claims.claim(9, list_tree(two, overwrites, ("a",)))
+    claims = one.claims.claim(9, id)
     if leave is not None:
         leave(open_ledger, two, mine)
-    assert not one.settle([Settlement(claim, "skipped") for claim in claims])
+    assert not one.claims.settle([Settlement(claim, "skipped") for claim in claims])
     assert states(one, id) == ["queued", "skipped"]
-    (claim,) = one.claim(9, id)
+    (claim,) = one.claims.claim(9, id)
     assert (claim.fence, claim.before is not None) == (2, True)
-    assert not one.settle([Settlement(claim, "skipped")])  # it has judged the object by that
+    assert not one.claims.settle([Settlement(claim, "skipped")])  # it has judged the object by that
     one.finish()
     assert one.migration(id).state == "succeeded"
 
 
 def test_an_object_another_command_has_proved_is_skipped(ledger: Ledger) -> None:
     id = list_tree(ledger, SECOND, ("a",))
-    claims = ledger.claim(9, id)
+    claims = ledger.claims.claim(9, id)
     overwrites = replace(FIRST, options={**OPTIONS, "if_exists": "overwrite"})
-    ledger.settle([verified_end(claim) for claim in ledger.claim(9, list_tree(ledger, overwrites))])
-    ledger.settle([Settlement(claim, "skipped") for claim in claims])
+    ledger.claims.settle(
+        [verified_end(claim) for claim in ledger.claims.claim(9, list_tree(ledger, overwrites))]
+    )
+    ledger.claims.settle([Settlement(claim, "skipped") for claim in claims])
     assert states(ledger, id) == ["skipped"]
 
 
@@ -352,18 +362,18 @@ def test_an_unsent_waiting_object_hides_nothing(open_ledger: Opened) -> None:
     one = open_ledger()
     first = list_tree(one, FIRST, ("a",))
     second = list_tree(one, replace(FIRST, options={**OPTIONS, "if_exists": "overwrite"}), ("a",))
-    fail_claim(open_ledger, one, *one.claim(1, second))
-    (claim,) = one.claim(1, first)
-    one.settle([Settlement(claim, "failed", unsent=True)])
-    (found,) = one.claim(1, list_tree(one, SECOND, ("a",)))
+    fail_claim(open_ledger, one, *one.claims.claim(1, second))
+    (claim,) = one.claims.claim(1, first)
+    one.claims.settle([Settlement(claim, "failed", unsent=True)])
+    (found,) = one.claims.claim(1, list_tree(one, SECOND, ("a",)))
     assert found.before is not None
 
 
 def test_a_retry_forgets_a_noted_entry_that_is_gone(ledger: Ledger) -> None:
     """A link that led nowhere was removed. A server's user has no command that lists again."""
     list_tree(ledger, FIRST, ("log",))
-    (claim,) = ledger.claim(1)
-    ledger.settle([Settlement(claim, "unverified", bytes=5, level="size", sent=Version(5))])
+    (claim,) = ledger.claims.claim(1)
+    ledger.claims.settle([Settlement(claim, "unverified", bytes=5, level="size", sent=Version(5))])
     id = ledger.create(SECOND)[0].id
     refusal = {"code": "not-found", "side": "source", "detail": "a link"}
 
@@ -373,7 +383,7 @@ def test_a_retry_forgets_a_noted_entry_that_is_gone(ledger: Ledger) -> None:
         assert listing is not None
         ledger.listings.add_page(listing, page, None)
         ledger.listings.end(listing)
-        ledger.settle([verified_end(claim) for claim in ledger.claim(9, id)])
+        ledger.claims.settle([verified_end(claim) for claim in ledger.claims.claim(9, id)])
         ledger.finish()
         return states(ledger, id)
 
@@ -391,7 +401,9 @@ def test_many_other_sources_hide_no_migration_of_the_same_places(open_ledger: Op
     ledger = lose_at_work(open_ledger, FIRST)
     for number in range(12):
         list_tree(ledger, replace(FIRST, places=(f"c{number}", "b")), ("x",))
-    assert {claim.name for claim in ledger.claim(9, list_tree(ledger, SECOND)) if claim.before} == {
+    assert {
+        claim.name for claim in ledger.claims.claim(9, list_tree(ledger, SECOND)) if claim.before
+    } == {
         "noted",
         "left",
         "killed",
@@ -403,7 +415,7 @@ def test_many_other_sources_hide_no_other_one_that_knows_the_object(open_ledger:
     ledger = lose_at_work(open_ledger, replace(FIRST, places=("other", "b")))
     for number in range(12):
         list_tree(ledger, replace(FIRST, places=(f"c{number}", "b")), (f"x{number}",))
-    claims = ledger.claim(9, list_tree(ledger, SECOND))
+    claims = ledger.claims.claim(9, list_tree(ledger, SECOND))
     assert {claim.name for claim in claims if claim.before} == {"noted", "left", "killed"}
 
 
@@ -412,10 +424,10 @@ def test_many_of_the_same_source_hide_no_later_one_of_another(open_ledger: Opene
     earlier = open_ledger()
     for number in range(MAX_KNOWING + 1):
         nightly = replace(FIRST, options={**OPTIONS, "verify": f"{number}"})
-        claims = earlier.claim(9, list_tree(earlier, nightly))
-        earlier.settle([verified_end(claim) for claim in claims if claim.name != "noted"])
+        claims = earlier.claims.claim(9, list_tree(earlier, nightly))
+        earlier.claims.settle([verified_end(claim) for claim in claims if claim.name != "noted"])
     ledger = lose_at_work(open_ledger, replace(FIRST, places=("other", "b")))
-    claims = ledger.claim(9, list_tree(ledger, SECOND))
+    claims = ledger.claims.claim(9, list_tree(ledger, SECOND))
     assert "left" in {claim.name for claim in claims if claim.before}
 
 
@@ -429,7 +441,7 @@ def test_a_migration_of_a_fast_clock_is_dated_back(
         fast.setattr(time, "time", lambda: right() + 3 * 86400.0)
         lose_at_work(open_ledger, FIRST)
     later = open_ledger()
-    later.renew()
+    later.leases.renew()
     claims = claims_by_name(later, list_tree(later, SECOND))
     found = [claims[name].before for name in ("left", "killed")]
     assert [was and was.since for was in found] == pytest.approx([earlier] * 2, abs=5)
@@ -460,12 +472,12 @@ def test_later_migrations_without_it_do_not_hide_a_leftover(
         assert listing is not None
         ledger.listings.add_page(listing, page, None)
         ledger.listings.end(listing, error)
-        ledger.settle([verified_end(claim) for claim in ledger.claim(9, id)])
+        ledger.claims.settle([verified_end(claim) for claim in ledger.claims.claim(9, id)])
         ledger.finish()
     claims = claims_by_name(ledger, list_tree(ledger, SECOND))
     assert {name for name, claim in claims.items() if claim.before} == {"noted", "left", "killed"}
     for claim in claims.values():
-        ledger.settle([Settlement(claim, "failed")])
+        ledger.claims.settle([Settlement(claim, "failed")])
     ledger.finish()
     assert unproved_names(ledger, id) >= {"noted", "left", "killed"}
 

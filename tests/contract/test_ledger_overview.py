@@ -29,14 +29,14 @@ LONG = {
 def end_some(ledger: Ledger) -> str:
     """Return a migration of six objects: two verified, three denied, one with a long name."""
     id = tree(ledger, *range(1, 7))
-    claims = ledger.claim(6)
+    claims = ledger.claims.claim(6)
     errors = [DENIED, DENIED, DENIED, LONG]
     ends = [verified_end(claim) for claim in claims[:2]]
     ends += [
         Settlement(claim, "failed", error=error)
         for claim, error in zip(claims[2:], errors, strict=True)
     ]
-    ledger.settle(ends)
+    ledger.claims.settle(ends)
     return id
 
 

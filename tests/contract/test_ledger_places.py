@@ -72,13 +72,13 @@ def accept(ledger: Ledger, at: Place, wish: str, source: str = "a") -> str:
 
 
 def claim(ledger: Ledger, id: str) -> Claim:
-    (found,) = ledger.claim(9, only=id)
+    (found,) = ledger.claims.claim(9, only=id)
     return found
 
 
 def fail(ledger: Ledger, found: Claim) -> None:
     error = {"code": "x", "side": "source", "detail": "no"}
-    ledger.settle([Settlement(found, "failed", error=error)])
+    ledger.claims.settle([Settlement(found, "failed", error=error)])
     ledger.finish()
 
 

@@ -115,7 +115,7 @@ def test_no_tenant_keeps_the_others_waiting(ledger: Ledger, open_ledger: Opened)
         theirs.id,
     ]
     assert ledger.plans.claim() is None
-    other.leave()  # two of the claims are free, in their order
+    other.leases.leave()  # two of the claims are free, in their order
     again = [ledger.plans.claim() for _ in range(2)]
     assert [claim and claim.plan.id for claim in again] == [ours[1].id, theirs.id]
 
@@ -124,13 +124,13 @@ def test_a_lost_worker_is_replaced(ledger: Ledger, open_ledger: Opened) -> None:
     """The next one has a higher fence; after LOST of them the plan fails."""
     made, claim = plan(ledger), ledger.plans.claim()
     assert claim is not None
-    ledger.leave()
+    ledger.leases.leave()
     for number in range(1, plans.LOST):
         worker = open_ledger()
         again = worker.plans.claim()
         assert again is not None and again.fence == claim.fence + number
         assert not ledger.plans.note(claim, {}) and not ledger.plans.end(claim, {})
-        worker.leave()
+        worker.leases.leave()
     worker = open_ledger()
     assert worker.plans.claim() is None and not worker.plans.is_unmade()
     found = worker.plans.one(made.id, ACME)
@@ -149,7 +149,7 @@ def test_a_plan_that_is_handed_back_waits(ledger: Ledger, open_ledger: Opened) -
 
 def test_a_worker_that_is_not_registered_claims_nothing(ledger: Ledger) -> None:
     plan(ledger)
-    ledger.leave()
+    ledger.leases.leave()
     assert ledger.plans.claim() is None and ledger.plans.is_unmade()
 
 
@@ -328,7 +328,7 @@ def test_the_measured_migration_is_of_the_same_stores(ledger: Ledger, open_ledge
     """With its samples; without any it says nothing."""
     made = plan(ledger, tenant="default")
     id = tree(ledger, 5)
-    ledger.settle([verified_end(claim) for claim in ledger.claim(1, id)])
+    ledger.claims.settle([verified_end(claim) for claim in ledger.claims.claim(1, id)])
     assert ledger.plans.find_measured(made) == []
     ledger.live.write_samples({id: Traffic(moved=5)})
     ledger.finish()
@@ -364,7 +364,7 @@ def test_a_migration_of_an_older_relay_is_no_newest_one(
     made, ids = plan(ledger, tenant="default"), list[str]()
     for _ in range(2):
         ids.append(tree(ledger, 5))
-        ledger.settle([verified_end(claim) for claim in ledger.claim(1, ids[-1])])
+        ledger.claims.settle([verified_end(claim) for claim in ledger.claims.claim(1, ids[-1])])
         ledger.live.write_samples({ids[-1]: Traffic(moved=5)})
         ledger.finish()
     older = update(migrations).where(migrations.c.id == ids[0]).values(ordinal=None)

@@ -35,9 +35,9 @@ def fail(ledger: Ledger, *errors: dict[str, Any] | None) -> str:
         verified_end(claim, claim.size or 0)
         if error is None
         else Settlement(claim, "failed", error=error)
-        for claim, error in zip(ledger.claim(len(errors)), errors, strict=True)
+        for claim, error in zip(ledger.claims.claim(len(errors)), errors, strict=True)
     ]
-    ledger.settle(ends)
+    ledger.claims.settle(ends)
     ledger.finish()
     return id
 
@@ -64,7 +64,7 @@ def test_the_objects_of_one_reason_are_retried(ledger: Ledger) -> None:
     assert [one.reason for one in ledger.reasons(id)] == ["destination:key-too-long"]
     again = ledger.act(id, "retry", reason="source:permission-denied:403")
     assert again.state == "running"  # a form that is sent twice
-    ledger.settle([verified_end(claim) for claim in ledger.claim(9)])
+    ledger.claims.settle([verified_end(claim) for claim in ledger.claims.claim(9)])
     ledger.finish()
     assert ledger.migration(id).state == "partial"
     assert ledger.events.all(id)[-2]["kind"] == "retry"
@@ -105,8 +105,8 @@ def test_a_half_listed_cancelled_tree_is_retried_whole(ledger: Ledger) -> None:
     listing = ledger.listings.claim()
     assert listing is not None
     ledger.listings.add_page(listing, [ListedObject("a", size=1), ListedObject("b", size=1)], "b")
-    denied, _ = ledger.claim(2)
-    ledger.settle([Settlement(denied, "failed", error=DENIED)])
+    denied, _ = ledger.claims.claim(2)
+    ledger.claims.settle([Settlement(denied, "failed", error=DENIED)])
     ledger.act(migration.id, "cancel")
     with pytest.raises(IllegalTransition):
         ledger.act(migration.id, "retry", reason="source:permission-denied:403")
@@ -131,7 +131,7 @@ def test_entries_that_a_listing_refuses_have_a_reason(ledger: Ledger) -> None:
         listing, [ListedObject("a", size=1, error=LONG), ListedObject("b")], "b"
     )
     ledger.listings.end(listing)
-    ledger.settle([verified_end(claim) for claim in ledger.claim(9)])
+    ledger.claims.settle([verified_end(claim) for claim in ledger.claims.claim(9)])
     ledger.finish()
     id = migration.id
     assert [(one.reason, one.sample) for one in ledger.reasons(id)] == [
@@ -156,10 +156,12 @@ def test_a_failed_listing_stays_failed_after_a_retry(ledger: Ledger) -> None:
     assert listing is not None
     ledger.listings.add_page(listing, [ListedObject("a")], "a")
     ledger.listings.end(listing, {"code": "store-error", "side": "source"})
-    ledger.settle([Settlement(claim, "failed", error=DENIED) for claim in ledger.claim(9)])
+    ledger.claims.settle(
+        [Settlement(claim, "failed", error=DENIED) for claim in ledger.claims.claim(9)]
+    )
     ledger.finish()
     ledger.act(migration.id, "retry", reason="source:permission-denied:403")
-    ledger.settle([verified_end(claim) for claim in ledger.claim(9)])
+    ledger.claims.settle([verified_end(claim) for claim in ledger.claims.claim(9)])
     ledger.finish()
     found = ledger.migration(migration.id)
     assert (found.state, found.listing) == ("partial", "failed")
@@ -170,10 +172,10 @@ def test_a_quarantined_object_has_a_reason(open_ledger: Opened) -> None:
     one, two = open_ledger(), open_ledger()
     id = tree(one, 1)
     for _ in range(5):
-        one.renew()
-        one.claim(1)
-        one.renew(-1)
-        two.reclaim()
+        one.leases.renew()
+        one.claims.claim(1)
+        one.leases.renew(-1)
+        two.leases.reclaim()
     assert [found.reason for found in two.reasons(id)] == ["relay:quarantined"]
     states(two, id)
 

@@ -46,8 +46,10 @@ def test_the_log_of_a_failed_object_names_its_migration(
     ledger.create(OBJECT)
     made, _ = ledger.create(OBJECT, tenant="acme")
     monkeypatch.setattr(ledger_log, "emit", lambda _, **members: lines.append(members))
-    (claim,) = ledger.claim(1, made.id)
-    ledger.settle([Settlement(claim, "failed", error={"code": "not-found", "side": "source"})])
+    (claim,) = ledger.claims.claim(1, made.id)
+    ledger.claims.settle(
+        [Settlement(claim, "failed", error={"code": "not-found", "side": "source"})]
+    )
     found = {name: lines[0][name] for name in ("migration", "number", "tenant", "transfer")}
     assert found == {"migration": made.id, "number": 1, "tenant": "acme", "transfer": claim.id}
 
@@ -136,7 +138,7 @@ def test_a_list_and_its_counts_take_five_queries(ledger: Ledger) -> None:
     costs = []
     for _ in range(2):
         tree(ledger, 1, 2)
-        ledger.claim(1)
+        ledger.claims.claim(1)
         with statements(ledger) as seen:
             ledger.migrations(50)
             ledger.stage_counts()
@@ -246,8 +248,8 @@ def statements(ledger: Ledger) -> Iterator[list[str]]:
 
 def _end_with_failure(ledger: Ledger) -> str:
     id = tree(ledger, 1)
-    (claim,) = ledger.claim(1)
-    ledger.settle([Settlement(claim, "failed", error={"code": "x", "side": "source"})])
+    (claim,) = ledger.claims.claim(1)
+    ledger.claims.settle([Settlement(claim, "failed", error={"code": "x", "side": "source"})])
     ledger.finish()
     return id
 
@@ -309,9 +311,9 @@ def test_a_settlement_touches_no_count_of_migrations(open_ledger: Opened) -> Non
     """Nor the reasons of failures: an object that arrives costs what it did before."""
     ledger = open_ledger()
     tree(ledger, 1, 2, 3)
-    claims = ledger.claim(3)
+    claims = ledger.claims.claim(3)
     with statements(ledger) as seen:
-        ledger.settle([Settlement(claim, "skipped", bytes=1) for claim in claims])
+        ledger.claims.settle([Settlement(claim, "skipped", bytes=1) for claim in claims])
     assert not [one for one in seen if "stage_counts" in one or "reasons" in one]
 
 
@@ -321,11 +323,11 @@ def test_a_paused_request_starts_with_a_resume(ledger: Ledger, request_of: Spec)
     made, is_new = ledger.create(spec, "key")
     assert (made.state, is_new, made.needs_attention) == ("paused", True, False)
     assert [event["kind"] for event in ledger.events.all(made.id)] == ["accepted", "pause"]
-    assert ledger.listings.claim() is None and not ledger.claim(9)
+    assert ledger.listings.claim() is None and not ledger.claims.claim(9)
     assert_stages_counted(ledger)
     assert ledger.act(made.id, "resume").state == "running"
     assert bool(ledger.listings.claim()) == spec.recursive
-    assert len(ledger.claim(9)) == 1 - spec.recursive
+    assert len(ledger.claims.claim(9)) == 1 - spec.recursive
     # The same request again is the same migration, which runs on.
     again, is_new = ledger.create(spec, "key")
     assert (again.id, again.state, is_new) == (made.id, "running", False)

@@ -144,9 +144,9 @@ def test_a_repeated_key_counts_once(ledger: Ledger) -> None:
 def test_a_token_has_a_most_of_bytes_a_day(ledger: Ledger) -> None:
     holder = TokenHolder(token_id="ops00000", bytes_per_day=100)
     migration, _ = ledger.create(OBJECT, holder=holder)
-    (claim,) = ledger.claim(1)
+    (claim,) = ledger.claims.claim(1)
     ledger.create(TREE, holder=holder)
-    ledger.settle([verified_end(claim, 100)])
+    ledger.claims.settle([verified_end(claim, 100)])
     with pytest.raises(TooManyRequests):
         ledger.create(TREE, holder=holder)
     assert tree(ledger, 1)
@@ -156,8 +156,8 @@ def test_bytes_that_only_arrived_count_as_well(ledger: Ledger) -> None:
     """`"verify": "size"` proves nothing, and moves as much."""
     holder = TokenHolder(token_id="ops00000", bytes_per_day=100)
     ledger.create(OBJECT, holder=holder)
-    (claim,) = ledger.claim(1)
-    ledger.settle([replace(verified_end(claim, 100), verb="unverified", level="size")])
+    (claim,) = ledger.claims.claim(1)
+    ledger.claims.settle([replace(verified_end(claim, 100), verb="unverified", level="size")])
     with pytest.raises(TooManyRequests):
         ledger.create(TREE, holder=holder)
 

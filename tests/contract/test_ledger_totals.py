@@ -48,9 +48,9 @@ def test_a_failed_migration_waits_for_a_person(open_ledger: Opened) -> None:
     ledger = open_ledger()
     ids = [tree(ledger, *range(size)) for size in (1, 2)]
     error = {"code": "not-found", "side": "source"}
-    *lost, moved = sorted(ledger.claim(3), key=lambda claim: ids.index(claim.migration_id))
-    ledger.settle([Settlement(claim, "failed", error=error) for claim in lost])
-    ledger.settle([verified_end(moved)])
+    *lost, moved = sorted(ledger.claims.claim(3), key=lambda claim: ids.index(claim.migration_id))
+    ledger.claims.settle([Settlement(claim, "failed", error=error) for claim in lost])
+    ledger.claims.settle([verified_end(moved)])
     ledger.finish()
     found = ledger.totals()
     assert (found.states["failed"], found.states["partial"]) == (1, 1)
@@ -65,16 +65,16 @@ def test_stored_settlements_are_counted_and_lost_ones_not(open_ledger: Opened) -
     """What the ledger took, once; a claim that is handed back has not ended."""
     ledger, other = open_ledger(), open_ledger()
     tree(ledger, 1, 2, 3, 4)
-    done, failed, back, lost = ledger.claim(4)
+    done, failed, back, lost = ledger.claims.claim(4)
     tallies = ledger.database.tallies
-    ledger.leave()  # hands all back, so the claims are lost
-    ledger.settle([verified_end(lost)])
+    ledger.leases.leave()  # hands all back, so the claims are lost
+    ledger.claims.settle([verified_end(lost)])
     assert not tallies.transfers
-    ledger.renew()
-    done, failed, back, _ = ledger.claim(4)
+    ledger.leases.renew()
+    done, failed, back, _ = ledger.claims.claim(4)
     error = {"code": "not-found", "side": "source"}
     ends = [verified_end(done), Settlement(failed, "failed", error=error)]
-    ledger.settle_and_claim(
+    ledger.claims.settle_and_claim(
         [*ends, Settlement(back, "hand_back")], ClaimRequest(all=0, large=0, only_large=0)
     )
     assert dict(tallies.transfers) == {("verified", "whole_digest"): 1, ("failed", "none"): 1}
@@ -86,7 +86,7 @@ def test_transactions_are_timed_and_failures_counted(open_ledger: Opened) -> Non
     """By what they are for, and by the code of the error."""
     ledger = open_ledger()
     tree(ledger, 1)
-    ledger.claim(1)
+    ledger.claims.claim(1)
     ledger.finish()
     timed = {
         operation: sum(found.counts)

@@ -39,9 +39,9 @@ ALL = ClaimRequest(all=100, large=100, only_large=100)
 def test_a_poll_settles_claims_and_reports_the_states(ledger: Ledger) -> None:
     id = tree(ledger, 5, 6, 7)
     other, _ = ledger.create(OBJECT)
-    first, second = ledger.settle_and_claim((), ClaimRequest(all=2), id).claims
+    first, second = ledger.claims.settle_and_claim((), ClaimRequest(all=2), id).claims
     ends = [verified_end(first), Settlement(second, "failed", error={"code": "x"})]
-    turn = ledger.settle_and_claim(ends, ALL, watched=[id])
+    turn = ledger.claims.settle_and_claim(ends, ALL, watched=[id])
     assert [claim.name for claim in turn.claims] == ["002", ""]
     assert turn.lost == ()
     assert {name: standing.state for name, standing in turn.standings.items()} == {
@@ -55,17 +55,19 @@ def test_a_poll_settles_claims_and_reports_the_states(ledger: Ledger) -> None:
 def test_a_poll_claims_into_the_room_that_it_settles(ledger: Ledger) -> None:
     id = tree(ledger, 5, 6, 7, 8)
     ledger.limit(id, {"slots": 2})
-    mine = ledger.settle_and_claim((), ALL).claims
+    mine = ledger.claims.settle_and_claim((), ALL).claims
     assert len(mine) == 2
-    assert ledger.settle_and_claim((), ALL).claims == ()
-    assert len(ledger.settle_and_claim([verified_end(mine[0])], ALL).claims) == 1
+    assert ledger.claims.settle_and_claim((), ALL).claims == ()
+    assert len(ledger.claims.settle_and_claim([verified_end(mine[0])], ALL).claims) == 1
     assert states(ledger, id) == ["verified", "running", "running", "queued"]
 
 
 def test_a_poll_hands_back_and_may_claim_the_same_again(ledger: Ledger) -> None:
     id = tree(ledger, 5)
-    (claim,) = ledger.settle_and_claim((), ALL).claims
-    (again,) = ledger.settle_and_claim([Settlement(claim, "hand_back", resent=3)], ALL).claims
+    (claim,) = ledger.claims.settle_and_claim((), ALL).claims
+    (again,) = ledger.claims.settle_and_claim(
+        [Settlement(claim, "hand_back", resent=3)], ALL
+    ).claims
     assert (again.id, again.fence, again.attempts, again.resent) == (claim.id, 2, 2, 3)
     assert states(ledger, id) == ["running"]
 
@@ -73,28 +75,30 @@ def test_a_poll_hands_back_and_may_claim_the_same_again(ledger: Ledger) -> None:
 def test_a_lost_claim_is_named_and_the_rest_settled(open_ledger: Opened) -> None:
     one, two = open_ledger(), open_ledger()
     id = tree(one, 5, 6)
-    claims = one.settle_and_claim((), ALL).claims
-    one.renew(-1)
-    two.reclaim()
-    (yours,) = two.settle_and_claim((), ClaimRequest(all=1)).claims
-    one.renew()
-    turn = one.settle_and_claim([verified_end(claim) for claim in claims], ClaimRequest(all=0))
+    claims = one.claims.settle_and_claim((), ALL).claims
+    one.leases.renew(-1)
+    two.leases.reclaim()
+    (yours,) = two.claims.settle_and_claim((), ClaimRequest(all=1)).claims
+    one.leases.renew()
+    turn = one.claims.settle_and_claim(
+        [verified_end(claim) for claim in claims], ClaimRequest(all=0)
+    )
     assert turn.lost == claims
     assert states(two, id) == ["running", "queued"]
-    assert two.settle_and_claim([verified_end(yours)], ALL).lost == ()
+    assert two.claims.settle_and_claim([verified_end(yours)], ALL).lost == ()
 
 
 def test_part_records_end_with_arrival_and_outlive_a_hand_back(
     ledger: Ledger,
 ) -> None:
     tree(ledger, 30, 31)
-    first, second = ledger.settle_and_claim((), ALL).claims
+    first, second = ledger.claims.settle_and_claim((), ALL).claims
     for claim in (first, second):
         ledger.uploads.record(
             claim, replace(UPLOAD, upload_id="u", checked=False, size=claim.size or 0, total=4)
         )
         assert ledger.uploads.take_part(claim, "u", None) == 1
-    again = ledger.settle_and_claim(
+    again = ledger.claims.settle_and_claim(
         [verified_end(first), Settlement(second, "hand_back")], ALL
     ).claims
     assert [claim.id for claim in again] == [second.id]
@@ -105,8 +109,8 @@ def test_part_records_end_with_arrival_and_outlive_a_hand_back(
 
 def test_the_newest_receipt_of_an_object_holds(ledger: Ledger) -> None:
     id = tree(ledger, 5)
-    (claim,) = ledger.claim(1)
-    ledger.settle(
+    (claim,) = ledger.claims.claim(1)
+    ledger.claims.settle(
         [
             Settlement(
                 claim,
@@ -121,8 +125,8 @@ def test_the_newest_receipt_of_an_object_holds(ledger: Ledger) -> None:
     )
     ledger.finish()
     ledger.act(id, "retry")
-    (claim,) = ledger.claim(1)
-    ledger.settle([verified_end(claim)])
+    (claim,) = ledger.claims.claim(1)
+    ledger.claims.settle([verified_end(claim)])
     assert [row.receipt for row in ledger.page(id)] == [{"level": "whole_digest"}]
 
 
@@ -133,7 +137,7 @@ def test_one_tree_worked_on_by_two_runners_is_counted_right(open_ledger: Opened)
     waiting: list[tuple[Settlement, ...]] = [(), ()]
     while any(waiting) or sum(moved) < 300:
         for number, ledger in enumerate(runners):
-            turn = ledger.settle_and_claim(waiting[number], ClaimRequest(all=17))
+            turn = ledger.claims.settle_and_claim(waiting[number], ClaimRequest(all=17))
             assert turn.lost == ()
             moved[number] += len(turn.claims)
             waiting[number] = tuple(verified_end(claim, claim.size or 0) for claim in turn.claims)
@@ -159,16 +163,18 @@ def block_writers(ledger: Ledger) -> Iterator[None]:
 def file(tmp_path: Path) -> Iterator[Ledger]:
     """Return an empty ledger in a file."""
     ledger = Ledger.connect(f"sqlite:///{tmp_path}/relay.db")
-    ledger.renew()
+    ledger.leases.renew()
     yield ledger
     ledger.close()
 
 
 NOTHING_TO_DO: dict[str, Callable[[Ledger], Any]] = {
-    "turn": lambda ledger: ledger.settle_and_claim((), ALL, watched=[TREE.printed_digest]).claims,
+    "turn": lambda ledger: (
+        ledger.claims.settle_and_claim((), ALL, watched=[TREE.printed_digest]).claims
+    ),
     "finish": lambda ledger: tuple(ledger.finish()),
     "claim_listing": lambda ledger: ledger.listings.claim() or (),
-    "reclaim": lambda ledger: ledger.reclaim() or (),
+    "reclaim": lambda ledger: ledger.leases.reclaim() or (),
     "join": lambda ledger: ledger.uploads.join() or (),
 }
 
@@ -179,12 +185,12 @@ def test_an_idle_worker_delays_no_other(
 ) -> None:
     monkeypatch.setattr(database, "BUSY_SECONDS", 0.0)
     tree(file, 5)
-    (claim,) = file.claim(1)
+    (claim,) = file.claims.claim(1)
     with block_writers(file):
         assert NOTHING_TO_DO[name](file) == ()
         with pytest.raises(LedgerBusy):
-            file.settle_and_claim([verified_end(claim)], ALL)
-    assert file.settle_and_claim([verified_end(claim)], ALL).lost == ()
+            file.claims.settle_and_claim([verified_end(claim)], ALL)
+    assert file.claims.settle_and_claim([verified_end(claim)], ALL).lost == ()
 
 
 def test_f72_a_locked_ledger_is_polled_until_free(tmp_path: Path) -> None:
@@ -232,7 +238,7 @@ def pair(postgres: Postgres) -> Iterator[tuple[Ledger, Ledger, str]]:
     address = postgres.database()
     ledgers = Ledger.connect(address), Ledger.connect(address)
     for ledger in ledgers:
-        ledger.renew()
+        ledger.leases.renew()
     yield *ledgers, postgres.dsn(address.rpartition("/")[2])
     for ledger in ledgers:
         ledger.close()
@@ -267,9 +273,12 @@ def test_two_claims_never_wait_for_each_other(pair: tuple[Ledger, Ledger, str]) 
     id = tree(one, 5, 6, 7)
     with psycopg.connect(dsn) as other:
         other.execute("SELECT id FROM transfers WHERE name = '000' FOR UPDATE")
-        assert [claim.name for claim in two.settle_and_claim((), ALL).claims] == ["001", "002"]
+        assert [claim.name for claim in two.claims.settle_and_claim((), ALL).claims] == [
+            "001",
+            "002",
+        ]
         other.rollback()
-    assert [claim.name for claim in one.settle_and_claim((), ALL).claims] == ["000"]
+    assert [claim.name for claim in one.claims.settle_and_claim((), ALL).claims] == ["000"]
     assert states(one, id) == ["running"] * 3
 
 
@@ -280,13 +289,13 @@ def test_f62_a_worker_presumed_dead_while_settling_settles(
     it."""
     one, two, dsn = pair
     id = tree(one, 5)
-    (claim,) = one.claim(1)
-    one.renew(-1)
+    (claim,) = one.claims.claim(1)
+    one.leases.renew(-1)
     with psycopg.connect(dsn) as other:
         other.execute(
             "UPDATE transfers SET state = 'verified', owner = NULL WHERE id = %s", (claim.id,)
         )
-        with run_beside(two.reclaim) as found:
+        with run_beside(two.leases.reclaim) as found:
             await_waiting(dsn)
             other.commit()
     assert found == [0]
@@ -298,13 +307,13 @@ def test_f62_a_worker_presumed_dead_settles_nothing(
 ) -> None:
     one, two, dsn = pair
     id = tree(one, 5)
-    (claim,) = one.claim(1)
+    (claim,) = one.claims.claim(1)
     with psycopg.connect(dsn) as other:
         other.execute(
             "UPDATE transfers SET state = 'queued', owner = NULL WHERE id = %s", (claim.id,)
         )
         other.execute("UPDATE tallies SET objects = 1 - objects, bytes = 5 - bytes")
-        with run_beside(lambda: one.settle([verified_end(claim)])) as found:
+        with run_beside(lambda: one.claims.settle([verified_end(claim)])) as found:
             await_waiting(dsn)
             other.commit()
     assert found == [[claim]]
@@ -314,13 +323,13 @@ def test_f62_a_worker_presumed_dead_settles_nothing(
 def test_f76_a_settled_poll_without_an_answer_happens_once(postgres: Postgres) -> None:
     with lossy_ledger(postgres) as (far, lose_next, near):
         id = tree(near, 5, 6)
-        (claim,) = far.settle_and_claim((), ClaimRequest(all=1)).claims
+        (claim,) = far.claims.settle_and_claim((), ClaimRequest(all=1)).claims
         lose_next()
         with pytest.raises(LedgerFailed):
-            far.settle_and_claim([verified_end(claim)], ALL)
+            far.claims.settle_and_claim([verified_end(claim)], ALL)
         assert states(near, id) == ["verified", "running"]
-        assert far.release_unknown_claims([claim]) == 1
-        turn = far.settle_and_claim([verified_end(claim)], ALL)
+        assert far.claims.release_unknown([claim]) == 1
+        turn = far.claims.settle_and_claim([verified_end(claim)], ALL)
         assert turn.lost == (claim,)
         assert [(one.name, one.crash_count) for one in turn.claims] == [("001", 0)]
         assert states(near, id) == ["verified", "running"]
@@ -344,10 +353,10 @@ def test_a_claim_during_a_cancel_is_counted_once(
     (claim,) = one.database.run(claim_while_waiting)
     thread.join(30)
     assert states(one, id) == ["running", "cancelled", "cancelled"]
-    one.settle([Settlement(claim, "hand_back")])
+    one.claims.settle([Settlement(claim, "hand_back")])
     two.act(id, "retry")
     assert states(one, id) == ["queued"] * 3
-    one.settle([verified_end(claim) for claim in one.claim(3)])
+    one.claims.settle([verified_end(claim) for claim in one.claims.claim(3)])
     assert [migration.state for migration in one.finish()] == ["succeeded"]
 
 
@@ -357,7 +366,7 @@ def test_a_claim_handed_back_during_a_cancel_is_cancelled(
     """Its multipart upload would stay at the destination forever."""
     one, two, _ = pair
     id = tree(one, 5)
-    (claim,) = one.claim(1)
+    (claim,) = one.claims.claim(1)
 
     def hand_back(connection: Connection) -> None:
         back = [Settlement(claim, "hand_back")]
@@ -378,13 +387,13 @@ def test_a_cancel_names_transfers_that_have_not_stopped(
     ledger, command = open_ledger(process="7.1@pid:[1]"), LocalLedger(Settings(ledger=address))
     try:
         id = tree(ledger, 5)
-        ledger.claim(1)
+        ledger.claims.claim(1)
         command.control(id, "cancel")
         monkeypatch.setattr(backends, "LEASE_SECONDS", 0.2)
         ((line, remains),) = command.sweep(id)
         assert line.startswith("relay: 1 transfer has not stopped yet.")
         assert remains
-        ledger.renew(1)
+        ledger.leases.renew(1)
         monkeypatch.setattr(backends, "LEASE_SECONDS", 30.0)
         monkeypatch.setattr("relay.cli.sweep.sweep", lambda *_: iter([("swept", False)]))
         assert list(command.sweep(id)) == [("swept", False)]
@@ -404,14 +413,14 @@ def test_a_cancel_waits_for_a_process_that_runs(
     def sleep(seconds: float) -> None:
         now[0] += seconds
         if stops:
-            ledger.settle([Settlement(claim, "hand_back")])
+            ledger.claims.settle([Settlement(claim, "hand_back")])
 
     clock = SimpleNamespace(monotonic=lambda: now[0], sleep=sleep)
     monkeypatch.setattr(backends, "time", clock)
     monkeypatch.setattr("relay.cli.sweep.sweep", lambda *_: iter([("swept", False)]))
     try:
         id = tree(ledger, 5)
-        (claim,) = ledger.claim(1)
+        (claim,) = ledger.claims.claim(1)
         ledger.uploads.record(claim, UPLOAD)
         command.control(id, "cancel")
         ((line, remains),) = command.sweep(id)
@@ -431,12 +440,12 @@ def test_a_claim_during_a_resume_stays_valid(pair: tuple[Ledger, Ledger, str]) -
         assert listing is not None
         one.listings.add_page(listing, [ListedObject("x", size=5)], "x")
         one.listings.end(listing)
-    (claim,) = one.claim(1, only=ids[0])
-    one.settle([Settlement(claim, "hand_back")])
+    (claim,) = one.claims.claim(1, only=ids[0])
+    one.claims.settle([Settlement(claim, "hand_back")])
     one.act(ids[0], "pause")
-    (claim,) = one.claim(1, only=ids[1])
+    (claim,) = one.claims.claim(1, only=ids[1])
     one.destinations.note_prior_states([(claim, PriorState(known=True))])
-    one.settle([Settlement(claim, "failed")])
+    one.claims.settle([Settlement(claim, "failed")])
     with psycopg.connect(dsn) as other:
         claimed = "UPDATE transfers SET state = 'running', owner = %s, fence = fence + 1"
         other.execute(f"{claimed} WHERE migration_id = %s", (two.worker.id, ids[0]))
@@ -445,7 +454,7 @@ def test_a_claim_during_a_resume_stays_valid(pair: tuple[Ledger, Ledger, str]) -
             other.commit()
     assert [migration.state for migration in found] == ["running"]
     (row,) = two.page(ids[0])
-    two.check_claim(replace(claim, id=row.id, migration_id=ids[0], fence=2))
+    two.claims.check(replace(claim, id=row.id, migration_id=ids[0], fence=2))
 
 
 def test_a_deadlock_is_a_busy_ledger(pair: tuple[Ledger, Ledger, str]) -> None:
@@ -454,11 +463,11 @@ def test_a_deadlock_is_a_busy_ledger(pair: tuple[Ledger, Ledger, str]) -> None:
     one, _, dsn = pair
     id = tree(one, 5, 6)
     one.limit(id, {"slots": 1})
-    ends = [Settlement(claim, "hand_back") for claim in one.claim(1)]
+    ends = [Settlement(claim, "hand_back") for claim in one.claims.claim(1)]
 
     def poll() -> LedgerFailed | None:
         try:
-            one.settle_and_claim(ends, ALL)
+            one.claims.settle_and_claim(ends, ALL)
         except LedgerFailed as error:
             return error
         return None
@@ -471,7 +480,7 @@ def test_a_deadlock_is_a_busy_ledger(pair: tuple[Ledger, Ledger, str]) -> None:
             other.execute("SELECT id FROM transfers FOR UPDATE")
             other.commit()
     assert [type(error) for error in found] == [LedgerBusy]
-    assert not one.settle_and_claim(ends, ALL).lost
+    assert not one.claims.settle_and_claim(ends, ALL).lost
 
 
 def test_a_retry_keeps_credentials_about_to_expire(

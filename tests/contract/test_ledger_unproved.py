@@ -39,7 +39,7 @@ def accept(
 
 
 def claim(ledger: Ledger, id: str) -> Claim:
-    (found,) = ledger.claim(1, only=id)
+    (found,) = ledger.claims.claim(1, only=id)
     return found
 
 
@@ -49,7 +49,9 @@ def prior_state(found: Claim) -> PriorState | None:
 
 
 def end(ledger: Ledger, found: Claim, verb: str, **more: Any) -> None:
-    ledger.settle([verified_end(found) if verb == "verified" else Settlement(found, verb, **more)])
+    ledger.claims.settle(
+        [verified_end(found) if verb == "verified" else Settlement(found, verb, **more)]
+    )
     ledger.finish()
 
 
@@ -95,10 +97,10 @@ def test_a_skip_after_a_sent_version_asks_about_others(
     id, other = accept(two, "skip"), accept(two, "overwrite")
 
     def lose_other() -> None:
-        one.renew()
+        one.leases.renew()
         claim(one, other)
-        one.renew(0)
-        two.reclaim()
+        one.leases.renew(0)
+        two.leases.reclaim()
 
     if not later:
         lose_other()
@@ -111,12 +113,12 @@ def test_a_skip_after_a_sent_version_asks_about_others(
     two.act(id, "retry")
     found = claim(two, id)
     assert found.before is not None and found.before.sent == THERE
-    two.settle([Settlement(found, "skipped")])
+    two.claims.settle([Settlement(found, "skipped")])
     assert [row.state for row in two.page(id)] == ["queued" if later else "skipped"]
     if later:
         found = claim(two, id)
         assert prior_state(found) == PriorState(known=False, remains=UNPROVED.remains)
-        two.settle([Settlement(found, "skipped")])
+        two.claims.settle([Settlement(found, "skipped")])
         assert [row.state for row in two.page(id)] == ["skipped"]
 
 
@@ -130,8 +132,8 @@ def test_an_orphan_knows_what_arrived_in_another_migration(
     one, two = open_ledger(), open_ledger()
     id = accept(one, "overwrite")
     claim(one, id)
-    one.renew(0)
-    two.reclaim()
+    one.leases.renew(0)
+    two.leases.reclaim()
     end(two, claim(two, accept(two, "skip")), verb, **(FAILED if verb == "failed" else {}))
     two.act(id, "cancel")
     (orphan,) = two.destinations.orphans(id)
@@ -161,10 +163,10 @@ def test_an_unproved_name_may_have_been_sent_before(
     ledger.listings.add_page(
         listing, [ListedObject(name, size=5) for name in ("name", "Name", "plain")], "z"
     )
-    assert [hints_of_claim(found).begun for found in ledger.claim(9, only=id)] == [False] * 3
-    ledger.release_unknown_claims(())  # as after a failure: the last claims may be forgotten
-    ledger.release_unknown_claims(())
-    assert [hints_of_claim(found).begun for found in ledger.claim(9, only=id)] == [True] * 3
+    assert [hints_of_claim(found).begun for found in ledger.claims.claim(9, only=id)] == [False] * 3
+    ledger.claims.release_unknown(())  # as after a failure: the last claims may be forgotten
+    ledger.claims.release_unknown(())
+    assert [hints_of_claim(found).begun for found in ledger.claims.claim(9, only=id)] == [True] * 3
 
 
 def test_a_tree_knows_an_unproved_object_by_name(ledger: Ledger) -> None:
@@ -177,7 +179,7 @@ def test_a_tree_knows_an_unproved_object_by_name(ledger: Ledger) -> None:
         assert listing is not None
         ledger.listings.add_page(listing, [ListedObject(name, size=5) for name in names], names[-1])
         ledger.listings.end(listing)
-        claims = {found.name: found for found in ledger.claim(9, only=id)}
+        claims = {found.name: found for found in ledger.claims.claim(9, only=id)}
         if verify == "auto":
             end(ledger, claims["a"], "unverified", remains=UNPROVED.remains, sent=THERE)
             end(ledger, claims["b"], "verified")

@@ -34,12 +34,12 @@ def test_a_retry_lists_again_after_urls_were_forgotten(ledger: Ledger) -> None:
     ledger.finish()
     ledger.renew_secret(id, spec.secret)
     assert ledger.act(id, "retry").listing == "due"
-    assert ledger.claim(9) == []
+    assert ledger.claims.claim(9) == []
     listing = ledger.listings.claim()
     assert listing is not None
     ledger.listings.add_page(listing, page, "a")
     ledger.listings.end(listing)
-    assert [claim.url for claim in ledger.claim(9)] == ["https://a/a?token=1"]
+    assert [claim.url for claim in ledger.claims.claim(9)] == ["https://a/a?token=1"]
     assert ledger.migration(id).entries == 1
 
 
@@ -56,8 +56,8 @@ def test_fresh_urls_reach_the_next_claim_of_pending_objects(
 ) -> None:
     one, two = open_ledger(), open_ledger()
     id = list_urls(one, 4)
-    first, second = one.claim(2)
-    one.settle([verified_end(first)])
+    first, second = one.claims.claim(2)
+    one.claims.settle([verified_end(first)])
     two.listings.renew_urls(
         id,
         {
@@ -76,7 +76,7 @@ def test_fresh_urls_reach_the_next_claim_of_pending_objects(
         ("0003", "https://a.example/3?old"),
     ]
     assert second.url == "https://a.example/1?old"
-    assert [claim.url for claim in two.claim(5)] == [
+    assert [claim.url for claim in two.claims.claim(5)] == [
         "https://a.example/0002?fresh",
         "https://a.example/3?old",
     ]

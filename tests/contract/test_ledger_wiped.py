@@ -39,7 +39,7 @@ def files_with(file: Path, text: str) -> list[str]:
 def move_object(ledger: Ledger) -> None:
     """Let a migration with a secret succeed."""
     ledger.create(replace(OBJECT, secret={"source": SECRET}))
-    ledger.settle([verified_end(ledger.claim(1)[0])])
+    ledger.claims.settle([verified_end(ledger.claims.claim(1)[0])])
 
 
 def test_the_secret_of_a_succeeded_migration_is_wiped(file: Path, first_ledger: Ledger) -> None:

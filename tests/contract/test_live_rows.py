@@ -72,7 +72,7 @@ def test_what_several_workers_move_is_shown_together(open_ledger: Opened) -> Non
     assert one.live.moving(b) == Moving(count=7)
     two.live.write_live(text(**{a: 2}))
     assert three.live.moving(a) == Moving(objects=(moving_object(a),), count=3)
-    one.leave()
+    one.leases.leave()
     assert three.live.moving(a) == Moving(count=2)
     age(two, live, "at", FRESH_SECONDS + 1)
     assert three.live.moving(a) == Moving()
@@ -111,8 +111,8 @@ def test_watchers_read_three_times_a_second(open_ledger: Opened) -> None:
 def test_samples_of_all_workers_are_summed(open_ledger: Opened) -> None:
     one, two = open_ledger(), open_ledger()
     id = tree(one, 5, 6)
-    (claim,) = one.claim(1)
-    one.settle([verified_end(claim)])
+    (claim,) = one.claims.claim(1)
+    one.claims.settle([verified_end(claim)])
     first = Traffic(moved=5, read_back=1, slot_seconds={"piping": 2.0, "opening": 0.5})
     assert one.live.write_samples({id: first}, NOON + 10) == set()
     assert (
@@ -187,7 +187,7 @@ def test_an_ended_migration_keeps_few_samples(ledger: Ledger) -> None:
     id = ledger.create(OBJECT)[0].id
     begin = NOON - 2 * HOUR
     fill(ledger, id, begin, NOON)
-    ledger.settle([verified_end(ledger.claim(1)[0])])
+    ledger.claims.settle([verified_end(ledger.claims.claim(1)[0])])
     ledger.finish()
     assert ledger.live.write_samples({id: Traffic(moved=1)}, NOON + 10) == {id}
     found = ledger.live.samples(id)

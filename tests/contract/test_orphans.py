@@ -44,7 +44,7 @@ class Forsaken:
         """Record that this upload was started, and cancel the migration."""
         place = f"s3://{self.seaweed.bucket}/{self.key}"
         self.ledger.uploads.record(self.claim, replace(UPLOAD, upload_id=upload, place=place))
-        self.ledger.settle([Settlement(self.claim, "hand_back")])
+        self.ledger.claims.settle([Settlement(self.claim, "hand_back")])
         self.ledger.act(self.id, "cancel")
 
     @property
@@ -65,7 +65,7 @@ def forsaken_upload(seaweed: Seaweed, tmp_path: Path) -> Iterator[Forsaken]:
     )
     runner = TransferEngine(settings)
     ledger = Ledger.connect(f"sqlite:///{tmp_path}/ledger.db")
-    ledger.renew()
+    ledger.leases.renew()
     tree = f"orphans/{tmp_path.name}"
     order = MigrationRequest(
         Endpoint(f"file://{tmp_path}/from"),
@@ -79,7 +79,7 @@ def forsaken_upload(seaweed: Seaweed, tmp_path: Path) -> Iterator[Forsaken]:
         listing, [ListedObject("object", size=30, etag='"e"', modified=1.5, url=None)], "object"
     )
     ledger.listings.end(listing)
-    (claim,) = ledger.claim(1)
+    (claim,) = ledger.claims.claim(1)
     made = Forsaken(
         seaweed,
         ledger,
@@ -159,7 +159,7 @@ def test_a_remote_that_leads_elsewhere_is_not_touched(forsaken_upload: Forsaken)
     forsaken_upload.ledger.uploads.record(
         forsaken_upload.claim, replace(UPLOAD, upload_id=mine, place=place)
     )
-    forsaken_upload.ledger.settle([Settlement(forsaken_upload.claim, "hand_back")])
+    forsaken_upload.ledger.claims.settle([Settlement(forsaken_upload.claim, "hand_back")])
     forsaken_upload.ledger.act(forsaken_upload.id, "cancel")
     ((_, error),) = forsaken_upload.sweeper.sweep()[1]
     assert "its remote leads elsewhere" in error.message

@@ -74,7 +74,7 @@ def filled_tree(ledger: Ledger, names: list[str] = NAMES) -> str:
     page = [ListedObject(name, size=7, etag='"1"', modified=1.5, url=None) for name in names[::-1]]
     ledger.listings.add_page(listing, page, page[-1].name)
     ledger.listings.end(listing)
-    claims = sorted(ledger.claim(7), key=lambda claim: claim.name.encode())
+    claims = sorted(ledger.claims.claim(7), key=lambda claim: claim.name.encode())
     ends: list[Callable[[Claim], Settlement]] = [
         lambda claim: end_of(claim, Level.READ_BACK),
         lambda claim: end_of(claim, Level.WHOLE_DIGEST, TEN_PB),
@@ -83,7 +83,7 @@ def filled_tree(ledger: Ledger, names: list[str] = NAMES) -> str:
         lambda claim: Settlement(claim, "skipped", bytes=7, receipt={"notes": ["it was there"]}),
         lambda claim: Settlement(claim, "failed", error=ERROR),
     ]
-    ledger.settle([end(claim) for end, claim in zip(ends, claims, strict=False)])
+    ledger.claims.settle([end(claim) for end, claim in zip(ends, claims, strict=False)])
     return migration.id
 
 
@@ -203,8 +203,8 @@ def test_a_single_object_has_the_name_of_its_source(open_ledger: Opened, tmp_pat
     """And nothing of its credentials."""
     ledger = open_ledger()
     migration, _ = ledger.create(OBJECT)
-    (claim,) = ledger.claim(1)
-    ledger.settle([end_of(claim, Level.WHOLE_DIGEST)])
+    (claim,) = ledger.claims.claim(1)
+    ledger.claims.settle([end_of(claim, Level.WHOLE_DIGEST)])
     ledger.finish()
     write(ledger, migration.id, tmp_path / "report")
     assert [line["name"] for line in lines_of(tmp_path / "report")] == [OBJECT.source]
@@ -220,8 +220,8 @@ def test_a_report_is_about_one_moment(open_ledger: Opened, tmp_path: Path) -> No
 
     def settle_meanwhile(_: Any, rows: Any) -> list[TransferRow]:
         found = [next(rows)]
-        claims = other.claim(10)
-        other.settle([end_of(claim, Level.READ_BACK) for claim in claims])
+        claims = other.claims.claim(10)
+        other.claims.settle([end_of(claim, Level.READ_BACK) for claim in claims])
         assert claims
         return [*found, *rows]
 

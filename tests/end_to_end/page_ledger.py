@@ -45,7 +45,7 @@ LONG = {
 def open_ledger(home: Path) -> Ledger:
     """Open the ledger of a server in `home`, as one more worker of it."""
     made = Ledger.connect(ledger_url(home), SERVER)
-    made.renew()
+    made.leases.renew()
     return made
 
 
@@ -86,14 +86,14 @@ def end_partially(ledger: Ledger, home: Path, name: str, names: tuple[str, ...])
     assert listing is not None
     ledger.listings.add_page(listing, [ListedObject(one, size=5) for one in names], names[-1])
     ledger.listings.end(listing)
-    claims = {claim.name: claim for claim in ledger.claim(len(names), made.id)}
+    claims = {claim.name: claim for claim in ledger.claims.claim(len(names), made.id)}
     ends = [
         verified_end(claims[one])
         if one == names[-1]
         else Settlement(claims[one], "failed", error=LONG if one == names[-2] else DENIED)
         for one in names
     ]
-    ledger.settle(ends)
+    ledger.claims.settle(ends)
     ledger.finish()
     return ledger.migration(made.id)
 

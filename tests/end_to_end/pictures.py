@@ -41,16 +41,16 @@ def fill(home: Path) -> None:
             page = [ListedObject(f"{number:05}.eml", size=48_000) for number in range(1_800)]
             ledger.listings.add_page(listing, page, page[-1].name)
             ledger.listings.end(listing)
-            claims = ledger.claim(len(page), made.id)
+            claims = ledger.claims.claim(len(page), made.id)
             ends = [verified_end(claim, 48_000) for claim in claims[failures:]]
             ends += [Settlement(claim, "failed", error=DENIED) for claim in claims[:failures]]
-            ledger.settle(ends)
+            ledger.claims.settle(ends)
             ledger.finish()
         made, _ = ledger.create(
             replace(TREE, source="old:scans", destination="new:scans", places=None)
         )
         ledger.pause_for(made.id, {**DENIED, "code": "store-unauthenticated", "detail": "401"})
-        ledger.leave()
+        ledger.leases.leave()
 
 
 def start(server: Server, source: str, destination: str, **members: object) -> int:

@@ -28,7 +28,9 @@ from relay.engine.migration_request import Endpoint, MigrationRequest
 from relay.engine.transfer_engine import TransferEngine
 from relay.engine.worker.worker import Worker
 from relay.errors import LedgerFailed
+from relay.ledger.claim_ledger import ClaimLedger
 from relay.ledger.database import Database
+from relay.ledger.lease_ledger import LeaseLedger
 from relay.ledger.ledger import Ledger
 from relay.views.migrations import PATIENCE, progress_events
 from tests.end_to_end.terminal import Terminal
@@ -191,7 +193,7 @@ def test_a_worker_ended_by_a_bug_is_not_ready(
     def broken(*_: Any, **__: Any) -> Any:
         raise RuntimeError("planted-secret")
 
-    monkeypatch.setattr(ledger, "settle_and_claim", broken)
+    monkeypatch.setattr(ClaimLedger, "settle_and_claim", broken)
     _run_worker(ledger_context(ledger, worker, runner))
     assert worker.trouble is not None and worker.trouble.status == 500
     assert "RuntimeError" in worker.trouble.message and "planted" not in worker.trouble.message
@@ -256,7 +258,7 @@ def test_a_wait_for_a_full_ledger_names_its_reason(
     worker = Worker(ledger, runner, 1, id)
     worker._lease.renew()
     monkeypatch.setattr(worker._lease, "renew", lambda: True)
-    monkeypatch.setattr(Ledger, "reclaim", lambda self: 0)
+    monkeypatch.setattr(LeaseLedger, "reclaim", lambda self: 0)
     fill(monkeypatch)
     lines: list[str] = []
     looks: list[str | None] = []

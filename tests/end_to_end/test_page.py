@@ -79,7 +79,7 @@ def site(tmp_path_factory: pytest.TempPathFactory, chromium: Any) -> Iterator[Si
         }
         plan = plan_tree(ledger, home, "spare").id
         fill(ledger, MANY)
-        ledger.leave()
+        ledger.leases.leave()
     for name in ("old", "new"):
         (home / name / "photos").mkdir(parents=True)
     for number in range(30):
@@ -209,7 +209,7 @@ def plant_samples(site: Site, id: str) -> None:
         for ago in range(28, 0, -1):
             traffic = Traffic(moved=40_000_000, slot_seconds={"piping": 20.0})
             ledger.live.write_samples({id: traffic}, time.time() - 10 * ago)
-        ledger.leave()
+        ledger.leases.leave()
 
 
 def test_e4_what_moves_is_shown(site: Site, visitor: Visitor) -> None:

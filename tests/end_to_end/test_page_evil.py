@@ -99,7 +99,7 @@ def test_e22_an_evil_page_does_nothing(tmp_path: Path, chromium: Any, host: str)
     tokens.chmod(0o600)
     with closing(open_ledger(tmp_path)) as ledger:
         pause_tree(ledger, tmp_path, "tree", 2)
-        ledger.leave()
+        ledger.leases.leave()
     settings = {
         "RELAY_LEDGER": ledger_url(tmp_path),
         "RELAY_LOCAL_FOLDERS": str(tmp_path),

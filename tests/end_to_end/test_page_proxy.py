@@ -157,7 +157,7 @@ def visitor(tmp_path: Path, chromium: Any, request: pytest.FixtureRequest) -> It
     home.mkdir()
     with closing(open_ledger(home)) as ledger:
         pause_tree(ledger, home, "tree", 3)
-        ledger.leave()
+        ledger.leases.leave()
     settings = {
         "RELAY_LEDGER": ledger_url(home),
         "RELAY_LOCAL_FOLDERS": str(home),

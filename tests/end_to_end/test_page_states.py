@@ -26,7 +26,7 @@ def test_a_page_without_a_stream_polls(tmp_path: Path, chromium: Any) -> None:
     """Its values are as fresh as it says, and its buttons work."""
     with closing(open_ledger(tmp_path)) as ledger:
         number = pause_tree(ledger, tmp_path, "tree", 3).number
-        ledger.leave()
+        ledger.leases.leave()
     settings = {"RELAY_LEDGER": ledger_url(tmp_path), "RELAY_LOCAL_FOLDERS": str(tmp_path)}
     with run_server(SERVE, RELAY_STREAMS="1", **settings) as server:
         base = f"http://{server.host}:{server.port}"
@@ -52,9 +52,9 @@ def test_e24_a_ledger_that_is_away(tmp_path: Path, chromium: Any) -> None:
     with postgresql() as database:
         url = database.database()
         with closing(Ledger.connect(url, SERVER)) as ledger:
-            ledger.renew()
+            ledger.leases.renew()
             number = pause_tree(ledger, tmp_path, "tree", 3).number
-            ledger.leave()
+            ledger.leases.leave()
         settings = {"RELAY_LEDGER": url, "RELAY_LOCAL_FOLDERS": str(tmp_path)}
         with run_server(SERVE, **settings) as server:
             base = f"http://{server.host}:{server.port}"

@@ -32,8 +32,8 @@ def inspect_arrival(
     """Let one object of 5 bytes arrive; return the number of objects now gone, and of those in an
     unknown state."""
     id = tree(ledger, 5)
-    (claim,) = ledger.claim(1)
-    ledger.settle(
+    (claim,) = ledger.claims.claim(1)
+    ledger.claims.settle(
         [
             verified_end(claim)
             if state == "verified"
@@ -141,7 +141,7 @@ def test_an_object_created_by_post_cannot_be_inspected(engine: Engine, ledger: L
 def test_a_trouble_that_does_not_pass_is_waited_for_once(engine: Engine, ledger: Ledger) -> None:
     """The wait happens once and not once per object; every page is inspected."""
     id = tree(ledger, *(5 for _ in range(1500)))
-    ledger.settle([verified_end(claim) for claim in ledger.claim(1500)])
+    ledger.claims.settle([verified_end(claim) for claim in ledger.claims.claim(1500)])
     with Peer(Shelf(refused={b"HEAD": empty_answer(503)})) as peer:
         place = parse_location(peer.url("/to/"), destination=True)
         job = tree_job(parse_location("http://127.0.0.1/from/"), place, id=id)
@@ -155,7 +155,7 @@ def test_a_trouble_that_does_not_pass_is_waited_for_once(engine: Engine, ledger:
 def test_an_inspection_keeps_the_limit_of_connections(engine: Engine, ledger: Ledger) -> None:
     """A store that takes one connection would refuse the others."""
     id = tree(ledger, *[5] * 8)
-    ledger.settle([verified_end(claim) for claim in ledger.claim(8)])
+    ledger.claims.settle([verified_end(claim) for claim in ledger.claims.claim(8)])
     most = [0]
 
     class Gate(ConcurrencyLimiter):

@@ -24,7 +24,9 @@ from relay.engine.worker.helped_uploads import JOIN_SECONDS
 from relay.engine.worker.part_helper import PartHelper
 from relay.engine.worker.worker import Worker
 from relay.errors import LeaseLost, LedgerBusy, LedgerFailed, RelayError
+from relay.ledger.claim_ledger import ClaimLedger
 from relay.ledger.claim_values import Claim
+from relay.ledger.lease_ledger import LeaseLedger
 from relay.ledger.ledger import Ledger
 from relay.ledger.listing_ledger import ListingLedger
 from relay.ledger.listing_values import ListedObject, ListingClaim
@@ -76,11 +78,11 @@ def test_a_claim_that_never_ran_has_sent_nothing(ledger: Ledger, tmp_path: Path)
     runner = TransferEngine(Settings(local_folders=str(tmp_path)))
     worker = Worker(ledger, runner, 1, accept_object(ledger, tmp_path, runner))
     worker.stop()
-    ledger.renew()
+    ledger.leases.renew()
     for _ in range(2):
-        (claim,) = ledger.claim(1)
+        (claim,) = ledger.claims.claim(1)
         assert not hints_of_claim(claim).begun
-        ledger.settle([worker._claim_runner.run(claim, 1)])
+        ledger.claims.settle([worker._claim_runner.run(claim, 1)])
 
 
 @pytest.mark.parametrize("after", [False, True], ids=["before it", "after it"])
@@ -234,20 +236,20 @@ def test_f62_a_lost_lease_never_completes_the_object(
             Endpoint(source.url()), Endpoint(peer.url("/to")), verify=Verify(verify)
         )
         ledger.create(order.spec(engine.runner.remotes))
-        ledger.renew()
-        (claim,) = ledger.claim(1)
+        ledger.leases.renew()
+        (claim,) = ledger.claims.claim(1)
         transfer = engine.runner.transfer(engine.plan(source.url(), peer.url("/to"), verify=verify))
         transfer.journal = ClaimJournal(ledger, claim)
         job = gevent.spawn(failure, transfer.run)
         with gevent.Timeout(20):
             while transfer.bytes < half:
                 gevent.sleep(0.005)
-        assert ledger.renew(-1)
+        assert ledger.leases.renew(-1)
         other = Ledger.connect(f"sqlite:///{tmp_path}/ledger.db")
         try:
-            other.renew()
-            assert other.reclaim() == 1
-            assert len(other.claim(1)) == 1
+            other.leases.renew()
+            assert other.leases.reclaim() == 1
+            assert len(other.claims.claim(1)) == 1
             gone.set()
             assert isinstance(job.get(timeout=20), LeaseLost)
         finally:
@@ -270,15 +272,15 @@ def test_f62_a_worker_without_a_lease_leaves_its_successor_alone(
     with Peer(source_script(Cloud(), get)) as source, Peer(shelf) as peer:
         order = MigrationRequest(Endpoint(source.url()), Endpoint(peer.url("/to")))
         ledger.create(order.spec(engine.runner.remotes))
-        ledger.renew()
-        (claim,) = ledger.claim(1)
+        ledger.leases.renew()
+        (claim,) = ledger.claims.claim(1)
         transfer = engine.runner.transfer(engine.plan(source.url(), peer.url("/to")))
         transfer.journal = ClaimJournal(ledger, claim)
         job = gevent.spawn(failure, transfer.run)
         with gevent.Timeout(20):
             while transfer.bytes < half:
                 gevent.sleep(0.005)
-        ledger.release_unknown_claims(())
+        ledger.claims.release_unknown(())
         shelf.again = lambda: shelf.objects.update({b"/to": CLOUD_DATA})
         gone.set()
         assert isinstance(job.get(timeout=20), LeaseLost)
@@ -294,11 +296,11 @@ def test_f62_an_empty_object_asks_too(ledger: Ledger, tmp_path: Path, engine: En
     ):
         order = MigrationRequest(Endpoint(source.url()), Endpoint(peer.url("/to")))
         ledger.create(order.spec(engine.runner.remotes))
-        ledger.renew()
-        (claim,) = ledger.claim(1)
+        ledger.leases.renew()
+        (claim,) = ledger.claims.claim(1)
         transfer = engine.runner.transfer(engine.plan(source.url(), peer.url("/to")))
         transfer.journal = ClaimJournal(ledger, claim)
-        ledger.release_unknown_claims(())
+        ledger.claims.release_unknown(())
         with pytest.raises(LeaseLost):
             engine.runner.run(transfer)
     assert b"PUT" not in cloud.methods
@@ -311,11 +313,11 @@ def test_f62_a_copy_by_the_store_asks_too(ledger: Ledger, engine: Engine) -> Non
         old, new = (s3_location(config, "bucket", key) for key in ("old", "new"))
         order = MigrationRequest(Endpoint("https://h/old"), Endpoint("https://h/new"))
         ledger.create(order.spec(engine.runner.remotes))
-        ledger.renew()
-        (claim,) = ledger.claim(1)
+        ledger.leases.renew()
+        (claim,) = ledger.claims.claim(1)
         transfer = engine.runner.transfer(engine.plan(old, new))
         transfer.journal = ClaimJournal(ledger, claim)
-        ledger.release_unknown_claims(())
+        ledger.claims.release_unknown(())
         with pytest.raises(LeaseLost) as caught:
             engine.runner.run(transfer)
     assert bucket.objects == {"old": DATA, "new": b"of the successor"}
@@ -356,7 +358,7 @@ def test_f76_a_poll_without_an_answer_happens_once(
     id = accept_tree(ledger, tmp_path, runner, 60)
     commits = count_publishes(monkeypatch, LocalStore.publish)
     turn, raised = (
-        with_explosion(Ledger.settle_and_claim, error, nth, "after" in error.message),
+        with_explosion(ClaimLedger.settle_and_claim, error, nth, "after" in error.message),
         list[LedgerFailed](),
     )
 
@@ -367,7 +369,7 @@ def test_f76_a_poll_without_an_answer_happens_once(
             raised.append(failure)
             raise
 
-    monkeypatch.setattr(Ledger, "settle_and_claim", failing)
+    monkeypatch.setattr(ClaimLedger, "settle_and_claim", failing)
     worker = Worker(ledger, runner, 4, id)
     with gevent.Timeout(60):
         worker.run()
@@ -435,7 +437,7 @@ def test_f61_the_lease_is_kept_until_running_transfers_end(
     renewal."""
     runner = TransferEngine(Settings(local_folders=str(tmp_path)))
     id = accept_object(ledger, tmp_path, runner)
-    gate, begun, publish, renew = Event(), Event(), LocalStore.publish, Ledger.renew
+    gate, begun, publish, renew = Event(), Event(), LocalStore.publish, LeaseLedger.renew
     worker = Worker(ledger, runner, 1, id, lease_seconds=0.4)
 
     def publish_late(*args: Any, **options: Any) -> Any:
@@ -443,13 +445,13 @@ def test_f61_the_lease_is_kept_until_running_transfers_end(
         gate.wait()
         return publish(*args, **options)
 
-    def renewing(self: Ledger, seconds: float, slots: int | None) -> bool:
+    def renewing(self: LeaseLedger, seconds: float, slots: int | None) -> bool:
         if worker.stopping:
             gate.set()
         return renew(self, seconds)
 
     monkeypatch.setattr(LocalStore, "publish", publish_late)
-    monkeypatch.setattr(Ledger, "renew", renewing)
+    monkeypatch.setattr(LeaseLedger, "renew", renewing)
     working = gevent.spawn(worker.run)
     with gevent.Timeout(60):
         begun.wait()
@@ -479,13 +481,13 @@ class Turns:
 @pytest.fixture
 def turns(monkeypatch: pytest.MonkeyPatch) -> Turns:
     """Count the polls of every worker."""
-    found, turn = Turns(), Ledger.settle_and_claim
+    found, turn = Turns(), ClaimLedger.settle_and_claim
 
     def counting(*args: Any, **options: Any) -> Any:
         found.count += 1
         return turn(*args, **options)
 
-    monkeypatch.setattr(Ledger, "settle_and_claim", counting)
+    monkeypatch.setattr(ClaimLedger, "settle_and_claim", counting)
     return found
 
 
@@ -512,7 +514,7 @@ def test_f81_a_suspect_waits_while_parts_of_others_move(
     monkeypatch.setattr(LocalStore, "publish", publish_late)
     other = Ledger.connect(f"sqlite:///{tmp_path}/ledger.db")
     try:
-        other.renew()
+        other.leases.renew()
         mine, suspect = claim_both(other)
         pinned, place = Version(30, '"e"'), f"{tmp_path}/there/000"
         other.uploads.record(mine, replace(UPLOAD, place=place, pinned=pinned))
@@ -536,7 +538,7 @@ def test_f81_a_suspect_waits_while_parts_of_others_move(
             enough.set()
             while ledger.page(id)[1].state != "verified":
                 gevent.sleep(0.01)
-            other.settle([verified_end(mine)])
+            other.claims.settle([verified_end(mine)])
             working.get()
     finally:
         other.close()
@@ -550,7 +552,7 @@ def claim_both(ledger: Ledger) -> list[Claim]:
         listing, [ListedObject("000", size=30, etag='"e"'), ListedObject("001")], "001"
     )
     ledger.listings.end(listing)
-    return ledger.claim(2)
+    return ledger.claims.claim(2)
 
 
 def test_f62_claims_between_two_leases_are_not_kept(ledger: Ledger, tmp_path: Path) -> None:
@@ -576,8 +578,8 @@ def test_f62_claims_between_two_leases_are_not_kept(ledger: Ledger, tmp_path: Pa
             while not worker.active:
                 gevent.sleep(0.01)
             first = worker.active[1].claim
-            assert ledger.renew(-1)
-            assert other.reclaim() == 1
+            assert ledger.leases.renew(-1)
+            assert other.leases.reclaim() == 1
             while first in [active.claim for active in worker.active.values()]:
                 gevent.sleep(0.01)  # the object is claimed again and starts
             while ledger.page(id)[0].state == "running" and not ledger.database.run(

@@ -429,7 +429,7 @@ NAMED = {
 @pytest.fixture
 def ledger(tmp_path: Path) -> Iterator[Ledger]:
     ledger = Ledger.connect(f"sqlite:///{tmp_path / 'relay.db'}")
-    ledger.renew()
+    ledger.leases.renew()
     yield ledger
     ledger.close()
 
@@ -441,7 +441,7 @@ def claims(ledger: Ledger, *names: str) -> dict[str, Claim]:
     assert listing is not None
     ledger.listings.add_page(listing, [ListedObject(name) for name in names], None)
     ledger.listings.end(listing)
-    return {claim.name: claim for claim in ledger.claim(10)}
+    return {claim.name: claim for claim in ledger.claims.claim(10)}
 
 
 @pytest.mark.parametrize("if_exists", ["overwrite", "changed", "skip"])
@@ -460,7 +460,7 @@ def test_the_second_object_of_one_linked_place_fails(
         link(tmp_path / "to" / name, target)
     held = claims(ledger, *names)
     assert move(engine, ledger, tmp_path, held[names[0]], if_exists).state is State.VERIFIED
-    ledger.settle([Settlement(held[names[0]], "verified", bytes=1)])
+    ledger.claims.settle([Settlement(held[names[0]], "verified", bytes=1)])
     before = [(tmp_path / "to" / name).read_bytes() for name in names]
     with pytest.raises(KeyCollision, match=names[0]):
         move(engine, ledger, tmp_path, held[names[1]], if_exists)
@@ -493,7 +493,7 @@ def test_an_object_does_not_replace_a_skipped_one_through_a_link(
     (tmp_path / "to" / names[0]).write_bytes(names[0].encode())
     held = claims(ledger, *names)
     assert move(engine, ledger, tmp_path, held[names[0]], "changed").state is State.SKIPPED
-    ledger.settle([Settlement(held[names[0]], "skipped")])
+    ledger.claims.settle([Settlement(held[names[0]], "skipped")])
     with pytest.raises(KeyCollision, match=names[0]):
         move(engine, ledger, tmp_path, held[names[1]], "changed")
     assert (tmp_path / "to" / names[0]).read_bytes() == names[0].encode()

@@ -462,7 +462,7 @@ def test_an_unrecorded_damaged_object_is_known_later(
         other = ledger.create(replace(order, if_exists=IfExists.SKIP).spec(engine.runner.remotes))[
             0
         ].id
-    (claim,) = ledger.claim(1, only=other)
+    (claim,) = ledger.claims.claim(1, only=other)
     assert claim.before is not None
 
 

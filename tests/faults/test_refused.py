@@ -278,7 +278,7 @@ def test_a_denial_after_a_pause_is_not_final(ledger: Ledger, tmp_path: Path, web
     assert listing is not None
     page = [ListedObject(f"{n}", size=4, url=web.url(f"/{n}")) for n in range(3 * PATIENCE)]
     ledger.listings.add_page(listing, page, "last")
-    claims = ledger.claim(len(page))
+    claims = ledger.claims.claim(len(page))
     judge = RefusalJudge(jobs, monotonic, {})
     verdicts = [judge.judge(claim, denied)[0] for claim in claims[:PATIENCE]]
     assert verdicts[-1] is Verdict.ALL

@@ -100,8 +100,8 @@ def test_a_vanished_object_moves_though_another_ends_the_tree(
     assert listing is not None
     other.listings.add_page(listing, [ListedObject("a", size=5), ListedObject("b", size=5)], "b")
     other.listings.end(listing)
-    one, two = other.claim(2, only=made.id)
-    other.settle(
+    one, two = other.claims.claim(2, only=made.id)
+    other.claims.settle(
         [verified_end(one, 5), Settlement(two, "hand_back")]
     )  # and another writer removes the arrived object
     real, begun = getattr(ledger, step), []
@@ -171,9 +171,9 @@ def test_an_object_written_between_two_commands_is_kept(tmp_path: Path, listed: 
     (tmp_path / "to" / "a").write_bytes(b"newer")
     again, new = accept(ledger, order, runner, quiet=True)
     assert (again.id, new) == (made.id, False)
-    (claim,) = ledger.claim(1)
+    (claim,) = ledger.claims.claim(1)
     assert not claim.empty
-    ledger.settle([Settlement(claim, "hand_back", untouched=True)])
+    ledger.claims.settle([Settlement(claim, "hand_back", untouched=True)])
     assert run_worker(ledger, runner, made.id) == "succeeded"
     assert (tmp_path / "to" / "a").read_bytes() == b"newer"
     ledger.close()
@@ -188,17 +188,17 @@ def test_a_killed_tree_of_another_container_is_listed_again(tmp_path: Path, live
     order = MigrationRequest(*places, recursive=True)
     ledger, opened = ledger_of(tmp_path), ledger_of(tmp_path)
     other = Ledger(opened.database, replace(opened.worker, process="1.1@pid:[1]"))
-    other.renew()
+    other.leases.renew()
     made, _ = accept(other, order, runner, quiet=True)
     listing = other.listings.claim(made.id)
     assert listing is not None
     other.listings.add_page(listing, [ListedObject("a", size=5)], "a")
     other.listings.end(listing)
-    assert other.claim(1, made.id)
-    other.renew(0.5)
+    assert other.claims.claim(1, made.id)
+    other.leases.renew(0.5)
     job = gevent.spawn(accept, ledger, order, runner, quiet=True)
     while lives and not job.ready():
-        other.renew()
+        other.leases.renew()
         gevent.sleep(0.01)
     found, new = job.get(timeout=30)
     assert (found.id, found.listing, new) == (made.id, "done" if lives else "due", False)
@@ -222,9 +222,9 @@ def test_a_skip_that_was_handed_back_is_not_a_success(
         assert worker.only is not None
         found = Location("memory", "", 0, "/a")
         skip = outcome_of(State.SKIPPED, found, found, bytes=0)
-        (claim,) = ledger.claim(1, worker.only)
+        (claim,) = ledger.claims.claim(1, worker.only)
         worker.ended(claim, skip)
-        ledger.settle([Settlement(claim, "hand_back")])
+        ledger.claims.settle([Settlement(claim, "hand_back")])
         if verb is not None:
             ledger.act(worker.only, verb)
         return Exit.INTERRUPTED

@@ -440,7 +440,10 @@ def test_folding_changes_only_names_that_stores_fold() -> None:
 )
 def test_an_undecodable_name_folds_like_any_other(ledger: Ledger, name: str) -> None:
     _list_tree(ledger, (name, "b"), (name.lower() + " ",))
-    assert {claim.name for claim in ledger.claim(5) if claim.twins} == {name, name.lower() + " "}
+    assert {claim.name for claim in ledger.claims.claim(5) if claim.twins} == {
+        name,
+        name.lower() + " ",
+    }
 
 
 def test_undecodable_names_arrive(tmp_path: Path) -> None:
@@ -472,19 +475,24 @@ def _list_tree(ledger: Ledger, *pages: tuple[str, ...]) -> str:
 
 def test_only_names_that_may_fold_are_marked(ledger: Ledger) -> None:
     _list_tree(ledger, ("A", "b", "C"), ("a", "B!", "D"), ("c ", "e"))
-    assert sorted(claim.name for claim in ledger.claim(20) if claim.twins) == ["A", "C", "a", "c "]
+    assert sorted(claim.name for claim in ledger.claims.claim(20) if claim.twins) == [
+        "A",
+        "C",
+        "a",
+        "c ",
+    ]
 
 
 def test_names_that_may_fold_together_never_run_concurrently(ledger: Ledger) -> None:
     _list_tree(ledger, ("A", "a"))
-    one, other = ledger.claim(2)
+    one, other = ledger.claims.claim(2)
     assert ledger.destinations.enter_folded(one) == ()
     assert ledger.destinations.enter_folded(other) is None
-    ledger.settle([Settlement(other, "hand_back"), verified_end(one)])
-    (again,) = ledger.claim(1)
+    ledger.claims.settle([Settlement(other, "hand_back"), verified_end(one)])
+    (again,) = ledger.claims.claim(1)
     assert ledger.destinations.enter_folded(again) == (one.name,)
     ledger.destinations.leave_folded(again)
-    ledger.settle(
+    ledger.claims.settle(
         [
             Settlement(
                 again,
@@ -516,10 +524,10 @@ def test_rows_of_an_older_relay_fold_as_they_did(
         patch.setattr(caseless, "DOTLESS_I", "\0")
         ledger.listings.add_page(listing, [ListedObject(name, size=1) for name in old], "1")
     ledger.listings.add_page(listing, [ListedObject(name, size=1) for name in (*new, "last")], "2")
-    first, second = (claim for claim in ledger.claim(3) if claim.twins)
+    first, second = (claim for claim in ledger.claims.claim(3) if claim.twins)
     assert ledger.destinations.enter_folded(first) == ()
     assert ledger.destinations.enter_folded(second) is None
-    ledger.settle([verified_end(first)])
+    ledger.claims.settle([verified_end(first)])
     assert ledger.destinations.enter_folded(second) == (first.name,)
 
 
@@ -527,12 +535,12 @@ def test_an_arrived_object_stays_entered_after_a_collision(ledger: Ledger) -> No
     """The same command restarts it, and a collision ends that: the first object is still there, and
     the other name must not claim it as its own."""
     id = _list_tree(ledger, ("A", "a"))
-    one, other = ledger.claim(2)
+    one, other = ledger.claims.claim(2)
     assert ledger.destinations.enter_folded(one) == ()
-    ledger.settle([verified_end(one), Settlement(other, "hand_back")])
+    ledger.claims.settle([verified_end(one), Settlement(other, "hand_back")])
     ledger.begin_again(id, [one.id])
 
-    claims = {claim.name: claim for claim in ledger.claim(2)}
+    claims = {claim.name: claim for claim in ledger.claims.claim(2)}
     assert ledger.destinations.enter_folded(claims[one.name]) == ()
     ledger.destinations.leave_folded(claims[one.name])
 
@@ -545,20 +553,20 @@ def test_the_first_of_two_killed_names_goes_and_one_waits(ledger: Ledger, rounds
     _list_tree(ledger, ("A", "a"))
     for _ in range(rounds):
         for number in range(2):
-            claims = ledger.claim(2)
+            claims = ledger.claims.claim(2)
             assert ledger.destinations.enter_folded(claims[number]) is not None
-            ledger.settle([Settlement(claim, "hand_back") for claim in claims])
-    one, other = ledger.claim(2)
+            ledger.claims.settle([Settlement(claim, "hand_back") for claim in claims])
+    one, other = ledger.claims.claim(2)
     assert hints_of_claim(one).begun and hints_of_claim(other).begun
     for _ in range(3):
         assert ledger.destinations.enter_folded(one) == (other.name,), (
             "again too, as after an answer of the ledger that was lost"
         )
         assert ledger.destinations.enter_folded(other) is None
-    ledger.settle([Settlement(other, "hand_back")])
-    (other,) = ledger.claim(1)
+    ledger.claims.settle([Settlement(other, "hand_back")])
+    (other,) = ledger.claims.claim(1)
     assert ledger.destinations.enter_folded(other) is None
-    ledger.settle([verified_end(one)])
+    ledger.claims.settle([verified_end(one)])
     assert ledger.destinations.enter_folded(other) == (one.name,)
 
 
@@ -573,15 +581,15 @@ def test_an_earlier_claim_counts_as_under_way(ledger: Ledger, first: str) -> Non
     ledger.listings.add_page(
         listing, [ListedObject(first, size=1), ListedObject("later", size=1)], "1"
     )
-    before = next(claim for claim in ledger.claim(2) if claim.name == first)
+    before = next(claim for claim in ledger.claims.claim(2) if claim.name == first)
     assert not before.twins
     ledger.listings.add_page(listing, [ListedObject(other, size=1)], "2")
-    (claim,) = ledger.claim(1)
+    (claim,) = ledger.claims.claim(1)
     assert ledger.destinations.enter_folded(claim) is None
-    ledger.settle([Settlement(before, "hand_back")])
-    (again,) = ledger.claim(1)
+    ledger.claims.settle([Settlement(before, "hand_back")])
+    (again,) = ledger.claims.claim(1)
     assert hints_of_claim(again).begun, "something of it may be there"
-    ledger.settle([Settlement(again, "failed", error={"code": "not-found"})])
+    ledger.claims.settle([Settlement(again, "failed", error={"code": "not-found"})])
     assert ledger.destinations.enter_folded(claim) == (first,)
 
 

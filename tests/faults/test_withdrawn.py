@@ -282,12 +282,12 @@ def test_f25_a_denial_of_replaced_credentials_is_retried(
     jobs = MigrationCache(ledger, runner_of(tmp_path))
     judge, denied = RefusalJudge(jobs, monotonic, {}), kind("no", side="destination")
     id = tree(ledger, 5)
-    (claim,) = ledger.claim(1)
+    (claim,) = ledger.claims.claim(1)
     assert judge.judge(claim, denied)[0] is not Verdict.LATER
     ledger.act(id, "resume", {"source": {}, "destination": {}})
     assert judge.judge(claim, denied)[0] is Verdict.LATER
-    ledger.settle([Settlement(claim, "hand_back")])
-    (again,) = ledger.claim(1)
+    ledger.claims.settle([Settlement(claim, "hand_back")])
+    (again,) = ledger.claims.claim(1)
     assert judge.judge(again, denied)[0] is not Verdict.LATER
 
 

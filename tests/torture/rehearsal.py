@@ -52,11 +52,11 @@ def rehearse() -> None:
         ledger = Ledger(database, WORKER)
         # A fault that is planted in relay is for the judge of its commands.
         with suppress(Exception):
-            ledger.renew()
-            ledger.reclaim()
+            ledger.leases.renew()
+            ledger.leases.reclaim()
             _move_tree(ledger)
             _move_object(ledger)
-            ledger.leave()
+            ledger.leases.leave()
         database._engine.dispose()
     logging.disable(logging.NOTSET)
 
@@ -70,12 +70,12 @@ def _move_tree(ledger: Ledger) -> None:
         listing, [ListedObject(name, size=1, modified=1.0) for name in "ab"], "b"
     )
     ledger.listings.end(listing)
-    claims = ledger.claim(2, made.id)
+    claims = ledger.claims.claim(2, made.id)
     ledger.destinations.note_prior_states([(one, PriorState(known=True)) for one in claims])
     first, second = claims
     ended = Settlement(first, "verified", bytes=1, seconds=0.1, level="size", receipt={})
     failed = Settlement(second, "failed", error={"code": "rejected", "side": "source"})
-    ledger.settle_and_claim([ended, failed], ROOM, made.id)
+    ledger.claims.settle_and_claim([ended, failed], ROOM, made.id)
     _look_around(ledger, made.id)
 
 
@@ -83,8 +83,8 @@ def _move_object(ledger: Ledger) -> None:
     made, _ = ledger.create(OBJECT, go_on=True)
     for verb in ("pause", "resume"):
         ledger.act(made.id, verb)
-    (claim,) = ledger.claim(1, made.id)
-    ledger.settle([Settlement(claim, "skipped", level="size", receipt={})])
+    (claim,) = ledger.claims.claim(1, made.id)
+    ledger.claims.settle([Settlement(claim, "skipped", level="size", receipt={})])
     _look_around(ledger, made.id)
 
 
@@ -92,13 +92,13 @@ def _look_around(ledger: Ledger, id: str) -> None:
     ledger.finish()
     ledger.destinations.orphans(id)
     ledger.uploads.join(id)
-    ledger.claim(1, id)
+    ledger.claims.claim(1, id)
     ledger.listings.claim(id)
     ledger.page(id)
     ledger.reasons(id)
     ledger.events.all(id)
     ledger.migrations()
     ledger.secret(id)
-    ledger.leases_of(id)
+    ledger.leases.of_migration(id)
     ledger.live.look({id: ledger.migration(id)}, None)
     ledger.events.gone_since(id, time.time())

@@ -97,7 +97,7 @@ def server(tmp_path: Path) -> Iterator[Server]:
         path.write_bytes(b"x" * size)
     engine = TransferEngine(settings, LOOPBACK)
     ledger = Ledger.connect(settings.ledger_url(), SERVER)
-    ledger.renew()
+    ledger.leases.renew()
     limits = TokenLimits(local=True, requests_per_second=10_000)
     tokens = tokens_of_tenants(ledger, limits)
     works = ledger_context(ledger, Worker(ledger, engine, 1), engine)

@@ -68,7 +68,7 @@ class Server:
 def server(tmp_path: Path) -> Iterator[Server]:
     """Return the server."""
     ledger = Ledger.connect(f"sqlite:///{tmp_path}/relay.db", SERVER)
-    ledger.renew()
+    ledger.leases.renew()
     limits = TokenLimits(requests_per_second=100_000)
     tokens = tokens_of_tenants(ledger, limits)
     engine = TransferEngine(Settings(), LOOPBACK)
@@ -93,8 +93,8 @@ def accept(ledger: Ledger, tenant: str, where: str) -> Migration:
     ledger.listings.add_page(listing, [ListedObject("a", size=1)], "a")
     ledger.listings.end(listing)
     error = {"code": "not-found", "side": "source", "detail": f"{where} has none"}
-    ends = [Settlement(claim, "failed", error=error) for claim in ledger.claim(1, made.id)]
-    ledger.settle(ends)
+    ends = [Settlement(claim, "failed", error=error) for claim in ledger.claims.claim(1, made.id)]
+    ledger.claims.settle(ends)
     ledger.finish()
     return ledger.migration(made.id)
 

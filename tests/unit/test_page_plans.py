@@ -96,7 +96,7 @@ def make_site(tmp_path: Path) -> Iterator[Callable[..., Site]]:
     def make(runs: bool = True) -> Site:
         engine = TransferEngine(settings, LOOPBACK)
         ledger = Ledger.connect(engine.settings.ledger_url(), SERVER)
-        ledger.renew()
+        ledger.leases.renew()
         works = ledger_context(ledger, Worker(ledger, engine, 1), engine)
         running = gevent.spawn(works.planner.run) if runs else gevent.spawn(lambda: None)
         made.append((works, running, engine))
@@ -461,7 +461,7 @@ def test_a_restarted_server_finds_its_plans(make_site: Callable[..., Site]) -> N
     site = make_site(runs=False)
     path = site.plan()
     assert site.works.ledger.plans.claim() is not None
-    site.works.ledger.leave()
+    site.works.ledger.leases.leave()
     assert "copy 2" in make_site().wait(path, "Ready")
     with closing(Ledger.connect(f"sqlite:///{site.home}/l.db", SERVER)) as ledger:
         assert ledger.plans.claim() is None

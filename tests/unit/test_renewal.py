@@ -42,7 +42,7 @@ PLACES = {
 @pytest.fixture
 def ledger(tmp_path: Path) -> Iterator[Ledger]:
     made = Ledger.connect(f"sqlite:///{tmp_path}/ledger.db")
-    made.renew()
+    made.leases.renew()
     yield made
     made.close()
 

@@ -116,4 +116,4 @@ class ClaimJournal:
     def check_lease(self) -> None:
         """As Journal.check_lease."""
         if not self.sure():
-            self.ledger.check_claim(self.claim)
+            self.ledger.claims.check(self.claim)

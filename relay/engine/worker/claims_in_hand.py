@@ -69,7 +69,7 @@ class ClaimsInHand:
         """After `doubt`, release the claims that are not in hand, and the parts of objects that are
         not `helped` with. Raises LedgerFailed."""
         if self._may_be_incomplete:
-            self._ledger.release_unknown_claims(tuple(self._claims.values()), tuple(helped))
+            self._ledger.claims.release_unknown(tuple(self._claims.values()), tuple(helped))
             self._may_be_incomplete = False
 
     def settle_and_claim(
@@ -84,7 +84,7 @@ class ClaimsInHand:
         if ends:
             reach("before-settle")
         try:
-            result = self._ledger.settle_and_claim(ends, request, only, watched)
+            result = self._ledger.claims.settle_and_claim(ends, request, only, watched)
         except LedgerRefused:
             self._settle_each(ends)
             raise
@@ -101,7 +101,7 @@ class ClaimsInHand:
         ends = self.settlements
         if ends:
             reach("before-settle")
-            self._ledger.settle(ends)
+            self._ledger.claims.settle(ends)
             reach("after-settle")
         self._note_settled(ends)
 
@@ -110,11 +110,13 @@ class ClaimsInHand:
         the ledger can't store fails."""
         for end in ends:
             try:
-                self._ledger.settle([end])
+                self._ledger.claims.settle([end])
             except LedgerRefused as error:
                 members = error_members(error)
                 # Without its receipt: a value in it may be the one that the database refuses.
-                self._ledger.settle([Settlement(end.claim, TransferVerb.FAILED, error=members)])
+                self._ledger.claims.settle(
+                    [Settlement(end.claim, TransferVerb.FAILED, error=members)]
+                )
             self._settlements.remove(end)
             self._forget(end.claim)
 

@@ -53,7 +53,7 @@ class Lease:
         """Renew the lease. Returns False if the worker had been removed as lost. Raises
         LedgerFailed."""
         asked, self._noted = self._clock(), self._slots()
-        held = self._ledger.renew(self._seconds, self._noted)
+        held = self._ledger.leases.renew(self._seconds, self._noted)
         self._renewed = asked
         if not held:
             self.registration += 1
@@ -86,7 +86,7 @@ class Lease:
             try:
                 if not self.renew():
                     lost()
-                if self._ledger.reclaim():
+                if self._ledger.leases.reclaim():
                     reclaimed()
             except LedgerFailed as error:
                 failed(error)

@@ -56,7 +56,7 @@ class RetryReporter:
             if trouble is not None:
                 now[id] = trouble
         if changed:
-            self.ledger.note_retried(changed)
+            self.ledger.claims.note_retried(changed)
         self._transfers = now
 
     def _report_listings(self) -> None:

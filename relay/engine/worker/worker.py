@@ -217,7 +217,7 @@ class Worker:
         before the first poll."""
         # Step 1: register. Claims of a worker that is not registered count as lost.
         self._lease.renew()
-        self.ledger.reclaim()
+        self.ledger.leases.reclaim()
         self._set_slots(self.slots)
         # Step 2: the greenlets besides the poll.
         keep_lease = partial(
@@ -321,7 +321,7 @@ class Worker:
         """Settle what has ended, and remove this worker from the ledger."""
         try:
             self._claims.settle_all()
-            self.ledger.leave()
+            self.ledger.leases.leave()
             self._finish()
         except LedgerFailed as error:
             self.trouble = error
