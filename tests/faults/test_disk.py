@@ -36,7 +36,7 @@ def run_mover(**order: Any) -> dict[str, Any]:
 def test_objects_larger_than_the_process_may_write_are_moved(verify: str, framing: str) -> None:
     with spawn("src", "--framing", framing) as source, spawn("dst") as destination:
         pairs = [
-            (source.url(f"/objects/{n}?size=64MiB"), destination.url(f"/{n}")) for n in range(3)
+            (source.url(f"/objects/{n}?size=16MiB"), destination.url(f"/{n}")) for n in range(3)
         ]
         report = run_mover(pairs=pairs, verify=verify, fsize=MIB)
     assert report["states"] == ["verified" if verify == "auto" else "unverified"] * 3
@@ -52,7 +52,7 @@ def test_objects_over_tls_touch_no_disk(tmp_path: Path) -> None:
     ):
         both = tmp_path / "both.pem"
         both.write_text(ca.read_text() + other.read_text())
-        pairs = [(source.url("/objects/a?size=64MiB"), there.url("/a"))]
+        pairs = [(source.url("/objects/a?size=16MiB"), there.url("/a"))]
         report = run_mover(pairs=pairs, verify="auto", fsize=MIB, ca=str(both))
     assert (report["states"], report["opened"]) == (["verified"], [])
     assert report["written"] < MIB

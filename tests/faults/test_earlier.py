@@ -25,6 +25,7 @@ from tests.faults.scripted_s3 import Bucket as Parts
 from tests.faults.scripted_s3_objects import Shelf as Bucket
 from tests.faults.scripted_s3_objects import _tag
 from tests.faults.test_ours import THEIRS, bucket, flip_byte, hurried_terminal, plant, work_until
+from tests.pairs import in_pairs
 from tests.scripted import Peer
 
 WRITTEN, LATER = (formatdate(time.time() + more, usegmt=True).encode() for more in (0, 3600))
@@ -66,9 +67,7 @@ def commands(engine: Engine, ledger: Ledger, tmp_path: Path) -> Any:
     return lambda there: Commands(engine, ledger, folder, there)
 
 
-@pytest.mark.parametrize("wish", ["changed", "skip"])
-@pytest.mark.parametrize("tells", ["tags", "dates", "both"])
-@pytest.mark.parametrize("tree", [True, False])
+@in_pairs(wish=["changed", "skip"], tells=["tags", "dates", "both"], tree=[True, False])
 def test_the_next_migration_judges_an_unverified_object(
     commands: Any, wish: str, tells: str, tree: bool
 ) -> None:

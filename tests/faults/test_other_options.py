@@ -22,6 +22,7 @@ from tests.faults.scripted_peers import GET_HEAD, Cloud, fixed_answer, source_sc
 from tests.faults.scripted_s3 import PART, SIZE, Bucket, repeat_script
 from tests.faults.test_explosions import failure
 from tests.faults.test_ours import flip_byte, hurried_terminal, plant
+from tests.pairs import in_pairs
 from tests.scripted import Peer, Talk, length_of
 
 DATA = bytes(range(256)) * 8000
@@ -158,9 +159,7 @@ def test_a_piece_is_recognised_by_another_name_of_its_place(
     assert shelf.objects == {b"/to/a": DATA}
 
 
-@pytest.mark.parametrize("between", ["overwrite", "fail"])
-@pytest.mark.parametrize("tree", [True, False])
-@pytest.mark.parametrize("again", ["command", "retry"])
+@in_pairs(between=["overwrite", "fail"], tree=[True, False], again=["command", "retry"])
 def test_two_commands_may_take_turns(tmp_path: Path, between: str, tree: bool, again: str) -> None:
     """The first command has listed its object before the second, which is killed, sends a piece of
     it."""

@@ -45,6 +45,7 @@ from tests.end_to_end.terminal import Terminal, bucket_terminal, eventually
 from tests.faults.scripted_http import Shelf, empty_answer
 from tests.faults.scripted_peers import DATA, GET_HEAD, Cloud, fixed_answer, source_script
 from tests.faults.scripted_s3_objects import Shelf as Bucket
+from tests.pairs import in_pairs
 from tests.scripted import Peer
 
 THEIRS = b"a newer object of somebody else"
@@ -154,9 +155,11 @@ def test_a_prior_object_is_skipped_each_time(tmp_path: Path) -> None:
     assert terminal.query("SELECT count(*) FROM transfers WHERE before LIKE '%known%'") == 0
 
 
-@pytest.mark.parametrize("ends", ["an answer", "a kill"])
-@pytest.mark.parametrize("unproved", ["size", "denied"])
-@pytest.mark.parametrize("words", [(), ("-r", "--if-exists", "overwrite")], ids=["object", "tree"])
+@in_pairs(
+    ends=["an answer", "a kill"],
+    unproved=["size", "denied"],
+    words={"object": (), "tree": ("-r", "--if-exists", "overwrite")},
+)
 def test_a_prior_object_of_our_size_is_not_ours(
     tmp_path: Path, ends: str, unproved: str, words: tuple[str, ...]
 ) -> None:

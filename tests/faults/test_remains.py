@@ -39,6 +39,7 @@ from tests.faults.scripted_s3 import GONE, refusal
 from tests.faults.scripted_s3_objects import Shelf as Bucket
 from tests.faults.test_ours import THEIRS, flip_byte, hurried_terminal, plant
 from tests.faults.test_webdav import Dav, Deleting
+from tests.pairs import in_pairs
 from tests.scripted import Peer, Talk
 
 REMAINS = "may remain"
@@ -282,9 +283,11 @@ def test_a_cancel_removes_a_piece_at_its_own_place_alone(tmp_path: Path, what: s
     )
 
 
-@pytest.mark.parametrize("if_exists", ["overwrite", "skip"])
-@pytest.mark.parametrize("later", [0, 60], ids=["piece", "another's"])
-@pytest.mark.parametrize("skew", [-600, 7200], ids=lambda n: f"{n:+} s")
+@in_pairs(
+    if_exists=["overwrite", "skip"],
+    later={"piece": 0, "another's": 60},
+    skew={"-600 s": -600, "+7200 s": 7200},
+)
 def test_a_server_clock_decides_the_age_of_a_piece(
     tmp_path: Path, skew: float, later: float, if_exists: str
 ) -> None:

@@ -25,6 +25,7 @@ from relay.location import Location
 from relay.receipt import State
 from relay.throttle import Bounds
 from tests.ledgers import verified_end
+from tests.pairs import in_pairs
 from tests.values import outcome_of
 
 
@@ -40,10 +41,10 @@ def run_worker(ledger: Ledger, runner: TransferEngine, id: str) -> str:
     return ledger.migration(id).state
 
 
-@pytest.mark.parametrize("recursive", [True, False], ids=["tree", "object"])
-@pytest.mark.parametrize("before", ["running", "failed", "paused", "cancelled"])
-@pytest.mark.parametrize(
-    "step", ["renew_secret", "reset_crash_counts", "list_again", "act", "limit"]
+@in_pairs(
+    recursive={"tree": True, "object": False},
+    before=["running", "failed", "paused", "cancelled"],
+    step=["renew_secret", "reset_crash_counts", "list_again", "act", "limit"],
 )
 def test_another_process_ends_the_migration_between_polls(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recursive: bool, before: str, step: str

@@ -20,6 +20,7 @@ from tests.faults.scripted_http import Shelf, empty_answer
 from tests.faults.scripted_peers import DATA, Cloud, fixed_answer, source_script
 from tests.faults.scripted_s3 import Bucket, place, repeat_script
 from tests.faults.test_ours import hurried_terminal
+from tests.pairs import in_pairs
 from tests.scripted import Peer, Talk
 
 OLD, NEW = 1e9, 1.2e9
@@ -52,9 +53,11 @@ class Dated(Shelf):
         )
 
 
-@pytest.mark.parametrize("data", [DATA, b""], ids=["bytes", "empty"])
-@pytest.mark.parametrize("ranges", [True, False], ids=["ranges", "no ranges"])
-@pytest.mark.parametrize("head", [401, 404, 405])
+@in_pairs(
+    data={"bytes": DATA, "empty": b""},
+    ranges={"ranges": True, "no ranges": False},
+    head=[401, 404, 405],
+)
 def test_a_destination_without_head_is_compared_by_get(
     tmp_path: Path, head: int, ranges: bool, data: bytes
 ) -> None:

@@ -34,6 +34,7 @@ from tests.faults.scripted_s3 import (
     reply,
 )
 from tests.faults.test_window import DATA, PARTS, Ranges
+from tests.pairs import in_pairs
 from tests.scripted import Peer, Talk
 
 DENIED = refusal(403, "AccessDenied")
@@ -112,9 +113,11 @@ def move_tree(
     return ledger.migration(id), ledger.page(id)
 
 
-@pytest.mark.parametrize("if_exists", [IfExists.CHANGED, IfExists.OVERWRITE])
-@pytest.mark.parametrize("lists", [True, False], ids=["may list", "may not list"])
-@pytest.mark.parametrize("kind", BUCKETS)
+@in_pairs(
+    if_exists=[IfExists.CHANGED, IfExists.OVERWRITE],
+    lists={"may list": True, "may not list": False},
+    kind=list(BUCKETS),
+)
 def test_f54_each_object_gets_the_level_that_its_upload_proves(
     ledger: Ledger, tmp_path: Path, kind: str, lists: bool, if_exists: IfExists
 ) -> None:
