@@ -26,6 +26,7 @@ _UNIX: Final = "unix"
 _PORTS: Final[Mapping[str, int]] = {"http": 80, "https": 443}
 _PREFIX = re.compile(r"(?:/[A-Za-z0-9._~!$&'()*+,;=:@%-]+){1,20}")
 _HOST = re.compile(r"(?:\[[0-9a-f:.]+\]|[a-z0-9._-]+)(?::[0-9]{1,5})?", re.I)
+_WITH_PORT = re.compile(r"(?:\[([0-9a-f:.%]+)\]|([0-9.]+))(?::[0-9]{1,5})?", re.I)
 
 Wsgi = Callable[[dict[str, Any], Any], Iterable[bytes]]
 _Network = IPv4Network | IPv6Network
@@ -96,7 +97,7 @@ class Proxies:
         appends the address of its own peer."""
         found = peer
         for text in reversed(str(environ.get("HTTP_X_FORWARDED_FOR", "")).split(",")):
-            address = _address(text.strip())
+            address = _address(_without_port(text.strip()))
             if address is None:
                 break
             found = str(address)
@@ -189,6 +190,13 @@ def _prefix_in(environ: Mapping[str, Any]) -> str:
     """Return the path that a trusted proxy removed, or '' without a valid one."""
     text = str(environ.get("HTTP_X_FORWARDED_PREFIX", "")).strip().rstrip("/")
     return text if len(text) <= 500 and _PREFIX.fullmatch(text) else ""
+
+
+def _without_port(text: str) -> str:
+    """Return an address without brackets and port: Azure's Application Gateway, IIS and AWS's load
+    balancers may add the port of their peer."""
+    found = _WITH_PORT.fullmatch(text)
+    return (found[1] or found[2]) if found else text
 
 
 def _address(text: str) -> _Address | None:

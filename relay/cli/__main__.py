@@ -7,6 +7,7 @@ from relay.descriptors import require_descriptors; require_descriptors()  # fmt:
 from relay.process.cooperative import patch; patch()  # fmt: skip  # noqa: E702, I001
 
 import errno
+import os
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
@@ -145,7 +146,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except RelayError as error:
         say_error(error)
         return Exit.of(error)
-    except OSError as error:  # click could not print the help or the version
+    except OSError as error:  # no current folder, or click could not print the help or the version
+        if isinstance(error, FileNotFoundError) and _is_folder_gone():
+            gone = ConfigError("the current folder was removed", hint="Change to another folder.")
+            say_error(gone)
+            return Exit.of(gone)
         if error.errno not in FULL:
             say_error(bug(error))
             return Exit.FAILED
@@ -156,6 +161,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         say_error(bug(error))
         return Exit.FAILED
     return code if isinstance(code, int) else Exit.VERIFIED
+
+
+def _is_folder_gone() -> bool:
+    """Return whether the current folder was removed: no relative path has a meaning then."""
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        return True
+    return False
 
 
 def run() -> NoReturn:

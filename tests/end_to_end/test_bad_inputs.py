@@ -235,6 +235,24 @@ def test_credentials_with_the_end_of_a_line(
     ), err
 
 
+WITHOUT_FOLDER = """
+import os
+import sys
+from relay.cli.__main__ import main
+os.rmdir(os.getcwd())
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize("words", ["migrate a /tmp/b", "plan -r a /tmp/b", "ls .", "doctor ./a"])
+def test_a_removed_current_folder_is_named(terminal: Terminal, words: str) -> None:
+    (terminal.home / "gone").mkdir()
+    program = [WITHOUT_FOLDER, *words.split()]
+    found = forked.run(program, os.environ, 100, cwd=terminal.home / "gone", program="-c")
+    assert found[:2] == (2, "")
+    assert found[2].startswith("relay: the current folder was removed")
+
+
 BUGGY = """
 import sys
 from relay.cli.__main__ import main

@@ -224,6 +224,26 @@ def test_forwarded_fields_count_from_trusted_proxies_only() -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        ("203.0.113.9:51812", "203.0.113.9"),
+        ("[2001:db8::1]:443", "2001:db8::1"),
+        ("[2001:db8::1]", "2001:db8::1"),
+        ("2001:db8::1", "2001:db8::1"),
+        ("[::ffff:203.0.113.9]:51812", "203.0.113.9"),
+        ("198.51.100.7, 203.0.113.9:51812, 10.0.0.2:443", "203.0.113.9"),
+        ("203.0.113.9:", "10.0.0.1"),
+        ("203.0.113.9:80:80", "10.0.0.1"),
+        ("[203.0.113.9", "10.0.0.1"),
+        ("localhost:80", "10.0.0.1"),
+    ],
+)
+def test_a_forwarded_address_may_have_a_port(text: str, address: str) -> None:
+    found = client(proxies_of("10.0.0.0/8", ""), "10.0.0.1", X_FORWARDED_FOR=text)
+    assert found.address == address
+
+
+@pytest.mark.parametrize(
     ("fields", "wanted"),
     [
         ({"X_FORWARDED_FOR": "garbage"}, ClientView(address="::1", host="inner:8080", prefix="")),
