@@ -24,6 +24,7 @@ from relay.engine.worker.migration_cache import MigrationCache
 from relay.engine.worker.refusals import PATIENCE, RefusalJudge, Verdict
 from relay.engine.worker.worker import Worker
 from relay.errors import LedgerRefused, Unauthenticated
+from relay.ledger.claim_ledger import ClaimLedger
 from relay.ledger.ledger import Ledger
 from relay.ledger.listing_values import ListedObject
 from relay.ledger.schema import migrations
@@ -408,14 +409,14 @@ def test_an_end_the_ledger_refuses_fails_that_object_alone(
     runner = TransferEngine(Settings(local_folders=str(tmp_path)))
     id = accept_tree(ledger, tmp_path, runner, 10)
     for name in ("settle_and_claim", "settle"):
-        real = getattr(Ledger, name)
+        real = getattr(ClaimLedger, name)
 
-        def picky(self: Ledger, ends: Any, *args: Any, real: Any = real, **more: Any) -> Any:
+        def picky(self: ClaimLedger, ends: Any, *args: Any, real: Any = real, **more: Any) -> Any:
             if any(end.claim.name == "003" and end.verb == "verified" for end in ends):
                 raise LedgerRefused("it does not take 003")
             return real(self, ends, *args, **more)
 
-        monkeypatch.setattr(Ledger, name, picky)
+        monkeypatch.setattr(ClaimLedger, name, picky)
     assert run_worker(ledger, runner, id) == {"failed": 1, "verified": 9}
     (row,) = ledger.page(id, ["failed"])
     assert (row.name, (row.error or {})["code"]) == ("003", "ledger-refused")
