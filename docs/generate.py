@@ -346,6 +346,7 @@ PACKAGES = (
     "errors",
     "",
     "filters",
+    "sorting",
     "process",
     "wire",
     "stores",

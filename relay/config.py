@@ -254,6 +254,14 @@ class Settings:
             " folder."
         ),
     )
+    spill_bytes: int = setting(
+        8 * 1024 * MIB,
+        ge=MIB,
+        description=(
+            "Disk beside the ledger that `relay verify` may take to sort listings, in bytes. Beyond"
+            " that it fails."
+        ),
+    )
     lease_seconds: float = setting(
         30.0,
         ge=1,
@@ -366,6 +374,15 @@ class Settings:
                 hint="Set RELAY_LEDGER to one in UTF-8: sqlite:////folder/ledger.db.",
             )
         return url
+
+    def spill_folder(self) -> Path:
+        """Return the folder in which listings are sorted: the ledger's, or relay's data folder.
+        Raises as `ledger_url`."""
+        url = self.ledger_url()
+        path = url.removeprefix("sqlite:///").partition("?")[0]
+        if path in ("", url):  # another database
+            return data_folder("Set HOME.")
+        return Path(path).parent
 
     def memory_ceiling_bytes(self) -> int:
         """Return the maximum memory of the payload in all workers together, in bytes, besides about

@@ -23,6 +23,9 @@ GROUPS: Mapping[str, Mapping[str, Command]] = {
             function="migrate:migrate", help="Move one object or a tree, and prove each object."
         ),
         "plan": Command(function="plan:plan", help="Show what migrate would do; write nothing."),
+        "verify": Command(
+            function="tree_verify:verify", help="Compare two trees, and prove each object."
+        ),
         "submit": Command(
             function="migration_commands:submit", help="Hand a migration to a server."
         ),

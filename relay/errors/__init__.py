@@ -30,6 +30,7 @@ The tree; each is in the file that is named behind its root:
     ├─ ServerUnreachable  NotRelay  ServerRefused    the terminal's own, of a server
     ├─ OutputFailed            the terminal's own
     ├─ ReportRefused           own.py: a signed report
+    ├─ SpillFailed             own.py: a listing that is sorted
     ├─ StoreError              stores.py: what a store said, or how its connection failed
     │  ├─ NotFound (UploadGone)  AlreadyExists  PreconditionFailed
     │  ├─ Unauthenticated (CredentialsWithdrawn)  PermissionDenied
@@ -60,6 +61,7 @@ from relay.errors.own import (
     ReportRefused,
     ServerRefused,
     ServerUnreachable,
+    SpillFailed,
     TokenExists,
     TokenUnknown,
     TooManyFiles,
@@ -213,6 +215,7 @@ __all__ = [
     "SourceOverrun",
     "SourceTruncated",
     "SourceUnstable",
+    "SpillFailed",
     "Stalled",
     "StoreError",
     "StoreFull",

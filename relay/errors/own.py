@@ -70,6 +70,15 @@ class ReportRefused(RelayError):
     )
 
 
+class SpillFailed(RelayError):
+    """A listing can't be sorted on the disk."""
+
+    code, title = "spill-failed", "A listing can't be sorted"
+    default_hint = (
+        "Make room beside the ledger, or raise RELAY_SPILL_BYTES; or compare a part of the tree."
+    )
+
+
 class LedgerRefused(LedgerFailed):
     """The ledger refused a value that it can't hold. A retry would fail in the same way."""
 

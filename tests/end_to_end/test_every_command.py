@@ -78,6 +78,9 @@ OUTPUTS: dict[tuple[str, ...], int] = {
     ("ls", "-r", "--json", "from/"): 0,
     ("plan", "-r", "from/", "new/"): 0,
     ("plan", "--json", "--if-exists", "fail", "from/one", "to/one"): 1,
+    ("verify", "from/", "to/"): 3,
+    ("verify", "from/", "to/", "--json", "--read", "all"): 0,
+    ("verify", "from/", "to/", "--format", "csv"): 3,
     ("doctor", "to/"): 0,
     ("doctor", "nosuch/"): 1,
     ("completion", "bash"): 0,
@@ -216,6 +219,7 @@ def test_ctrl_c_ends_a_command_wherever_it_is(terminal: Terminal, event: str, pr
     [
         ("ls",),
         ("plan", "-r"),
+        ("verify",),
         ("migrate",),
         ("migrate", "-r"),
         ("doctor", "--read-only"),
@@ -240,7 +244,7 @@ def test_ctrl_c_while_a_store_or_a_server_does_not_answer(
     with Peer([stay_silent] * 9) as peer:
         url = peer.url("" if "--url" in words else "/f/")
         process = terminal.start(
-            *words, url, *([f"{tmp_path}/to"] if words[0] in ("plan", "migrate") else [])
+            *words, url, *([f"{tmp_path}/to"] if words[0] in ("plan", "verify", "migrate") else [])
         )
         assert asked.wait(20)
         process.send_signal(signal.SIGINT)

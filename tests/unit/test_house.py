@@ -35,6 +35,7 @@ ORDER: tuple[str, ...] = (
     "relay.digest",
     "relay.receipt",
     "relay.filters",
+    "relay.sorting",
     "relay.transfer_limits",
     "relay.setting_values",
     "relay.process.native_threads",
@@ -85,6 +86,7 @@ ORDER: tuple[str, ...] = (
     "relay.engine.scratch",
     "relay.engine.doctor",
     "relay.engine.dry_run",
+    "relay.engine.tree_comparison",
     "relay.engine.refresh",
     "relay.engine.worker",
     "relay.views",
@@ -98,7 +100,7 @@ ORDER: tuple[str, ...] = (
 )
 """Each may import the entries above it, and itself. (wsgi and __main__ may import all.)"""
 
-PURE = ORDER[:21]
+PURE = ORDER[:22]
 FORBIDDEN_TO_PURE = ("gevent", "requests", "socket", "ssl", "flask")
 TOPS = ("relay.wsgi", "relay.__main__")
 LATE = {("relay.api.serving", "relay.wsgi")}
@@ -117,12 +119,13 @@ NO_PAYLOAD = {
     "relay.reports.report_check",
     "relay.reports.report_folder",
     "relay.reports.signing_keys",
+    "relay.sorting.spill",
 }
 """The terminal replaces a closed stdout by /dev/null; no transfer reaches that code. Settings,
 and files that may be an open ledger, are opened to be read. A local folder is where a user wants
 the bytes. The ledger creates its own file, and no body reaches it. Numbers of metrics are shared by
 files in memory. A signed report and its key are files that a user asks for; they have receipts, and
-no payload."""
+no payload. Listings are sorted on the disk; they have names, and no payload."""
 
 SHARED_NAMES = {
     *("account", "listing", "objects", "sessions", "store", "stream"),

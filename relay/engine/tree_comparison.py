@@ -1,0 +1,558 @@
+"""Compare two trees object by object: each name is the same, differs, or is not proved.
+
+Theory of operation. Both listings are merged by the names that a migration writes at the
+destination, so memory does not grow with the trees. A bucket of AWS is compared while it lists its
+keys in the order of their bytes; any other listing is sorted first. Each pair is decided by the
+cheapest answer that proves something: the listings, HEAD, or the bytes where reading is allowed.
+Equal sizes prove nothing. Nothing is written to any store.
+
+Decided here: what each answer proves. Never here: how stores list and read, how rows are sorted
+(`relay/sorting/`), and how findings are printed."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import KW_ONLY, dataclass, field
+from enum import StrEnum
+from functools import partial
+from typing import Any, Final, TypeVar
+
+import gevent
+from gevent.pool import Pool
+
+from relay.digest import ALGORITHMS, ALWAYS, Digests, as_hex, compare
+from relay.engine.listing_filter import ListingFilter, list_chosen
+from relay.engine.migration_request import MigrationJob
+from relay.engine.tree_listing import in_pages
+from relay.errors import (
+    IntegrityMismatch,
+    NotFound,
+    PermissionDenied,
+    ProtocolViolation,
+    Rejected,
+    RelayError,
+    Side,
+    StoreError,
+    Unauthenticated,
+)
+from relay.ledger.claim_values import Claim
+from relay.location import Location
+from relay.receipt import Version
+from relay.sorting.merge import Pair, in_order, pair_rows
+from relay.sorting.rows import TreeRow
+from relay.sorting.spill import SpillSpace, sort_rows
+from relay.stores.interfaces import (
+    Destination,
+    Entry,
+    ObjectInfo,
+    Source,
+    StoreProvider,
+    UnknownObject,
+)
+from relay.stores.listing_retries import ListingRetries
+from relay.stores.s3.account import aws_host
+from relay.transfer_limits import Limits
+from relay.wire.pump import drain
+from relay.wire.watchdog import Watchdog
+
+PAGE: Final = 512
+"""Number of pairs that are examined before the next ones are listed."""
+NAMED: Final = 20
+"""Maximum number of folders that are named in a report."""
+_MD5: Final = re.compile(r'"?([0-9a-f]{32})"?')
+_EMPTY_MD5: Final = "d41d8cd98f00b204e9800998ecf8427e"
+"""The MD5 of no bytes, which some servers show for every object."""
+
+T = TypeVar("T")
+
+
+class TreeVerdict(StrEnum):
+    """What is known about one name."""
+
+    SAME = "same"
+    DIFFERS = "differs"
+    MISSING = "missing"
+    """The source has it, and the destination has not."""
+    EXTRA = "extra"
+    """The destination has it, and the source has not."""
+    UNPROVED = "unproved"
+    """Both sides have it, or may have it, and nothing proves that they are the same."""
+
+
+class Basis(StrEnum):
+    """What a verdict rests on."""
+
+    LISTING = "listing"
+    """One listing has the name, and the other has not."""
+    HEAD = "head"
+    """The destination says that the object does not exist."""
+    SIZE = "size"
+    """The sizes differ, or both are 0."""
+    DIGEST = "digest"
+    """A digest of the whole object that both stores report."""
+    ETAG = "etag"
+    """Two buckets show the same MD5 as ETag."""
+    READ = "read"
+    """The bytes of one side or of both were read."""
+    NOTHING = "nothing"
+
+
+class Reads(StrEnum):
+    """Which objects are read."""
+
+    NONE = "none"
+    MISSING = "missing"
+    """Those that no digest decides."""
+    ALL = "all"
+
+
+@dataclass(frozen=True)
+class NameFinding:
+    """What was found about one name. Sizes are in bytes, None where the side has no such object or
+    does not say."""
+
+    verdict: TreeVerdict
+    name: str
+    basis: Basis
+    detail: str = ""
+    _: KW_ONLY
+    source_size: int | None = None
+    destination_size: int | None = None
+
+
+@dataclass(eq=False, kw_only=True)
+class ComparisonReport:
+    """The counts of a comparison."""
+
+    counts: dict[TreeVerdict, int] = field(default_factory=lambda: dict.fromkeys(TreeVerdict, 0))
+    bases: dict[Basis, int] = field(default_factory=dict)
+    """The number of objects that are the same, by what proves it."""
+    same_bytes: int = 0
+    excluded: int = 0
+    """Names that the filters left out."""
+    bytes_read: int = 0
+    unlisted: int = 0
+    """The number of folders that could not be listed."""
+    folders: list[tuple[Side, str, str]] = field(default_factory=list)
+    """The first of them: the side, the name, and the reason."""
+
+    @property
+    def names(self) -> int:
+        """The number of names that were compared."""
+        return sum(self.counts.values())
+
+    @property
+    def has_differences(self) -> bool:
+        """Whether any name differs, is missing or is extra."""
+        bad = (TreeVerdict.DIFFERS, TreeVerdict.MISSING, TreeVerdict.EXTRA)
+        return any(self.counts[verdict] for verdict in bad)
+
+    @property
+    def is_proved(self) -> bool:
+        """Whether everything was listed, and every object is the same."""
+        is_certain = not self.unlisted and not self.counts[TreeVerdict.UNPROVED]
+        return is_certain and not self.has_differences and self.names > 0
+
+    def count(self, found: NameFinding) -> None:
+        """Count one finding."""
+        self.counts[found.verdict] += 1
+        if found.verdict is TreeVerdict.SAME:
+            self.bases[found.basis] = self.bases.get(found.basis, 0) + 1
+            self.same_bytes += found.source_size or 0
+
+    def note_folder(self, side: Side, name: str, why: str) -> None:
+        """Count a folder that could not be listed."""
+        self.unlisted += 1
+        if len(self.folders) < NAMED:
+            self.folders.append((side, name, why))
+
+
+@dataclass(eq=False)
+class TreeComparison:
+    """The comparison of one job's source with its destination."""
+
+    job: MigrationJob
+    stores: StoreProvider
+    _: KW_ONLY
+    limits: Limits
+    space: SpillSpace
+    reads: Reads = Reads.NONE
+    slots: int = 8
+    """Number of objects that are examined concurrently."""
+    sorts_all: bool = False
+    """Whether the listings of AWS's buckets are sorted too."""
+
+    def __post_init__(self) -> None:
+        """Start with empty listings."""
+        self.report = ComparisonReport()
+        """The counts so far."""
+        self.listings: dict[Side, Watchdog] = {
+            side: Watchdog(self.limits) for side in ("source", "destination")
+        }
+        """The watchdog of each listing, which shows how long it has waited."""
+        self._folders: dict[Side, str] = {}
+
+    def findings(self) -> Iterator[NameFinding]:
+        """Yield what is found about each name, in the order of names.
+
+        Raises the errors of both listings, StoreErrors of a store that does not answer any more,
+        SpillFailed, and ProtocolViolation for the listing of a bucket in another order. An error of
+        one object is its finding."""
+        pairs = pair_rows(self._rows("source"), self._rows("destination"))
+        pool: Any = Pool(self.slots)
+        try:
+            for page in in_pages(self._chosen(pairs), PAGE):
+                known = [self._decide_by_listings(pair) for pair in page]
+                open_pairs = [
+                    pair for pair, found in zip(page, known, strict=True) if found is None
+                ]
+                examined = pool.imap(self._examine, open_pairs)
+                for found in known:
+                    one: NameFinding | RelayError = next(examined) if found is None else found
+                    if isinstance(one, RelayError):
+                        raise one
+                    self.report.count(one)
+                    yield one
+                gevent.sleep(0)
+        finally:
+            pool.kill(block=False)
+
+    # -- listings
+
+    def _rows(self, side: Side) -> Iterator[TreeRow]:
+        job, meter = self.job, self.listings[side]
+        store: Source | Destination
+        if side == "source":
+            place, store = job.source, self.stores.source(job.source, meter)
+        else:
+            place, store = job.destination, self.stores.destination(job.destination, meter)
+        chosen: ListingFilter | None = None
+        if job.filters is not None:
+            chosen = ListingFilter(
+                job.filters,
+                store,
+                place,
+                meter,
+                now=job.accepted,
+                seed=job.id,
+            )
+        entries = list_chosen(store, place, chosen)
+        rows = (_row_of(entry, chosen) for entry in entries if not entry.is_listed_further)
+        # AWS lists keys in the order of their bytes (docs.aws.amazon.com, "ListObjectsV2"), except
+        # for directory buckets. Of other servers some order folders and objects apart (SeaweedFS).
+        if aws_host(place.host) is not None and not self.sorts_all:
+            return in_order(rows, partial(_disorder, side))
+        return sort_rows(rows, self.space)
+
+    def _chosen(self, pairs: Iterator[Pair]) -> Iterator[Pair]:
+        """Yield the pairs that the filters choose, without the folders that could not be listed,
+        which are noted. The source's row decides, if there is one: sizes and times may differ."""
+        for ours, theirs in pairs:
+            decides = ours or theirs
+            assert decides is not None  # a pair has a row
+            if not decides.is_chosen:
+                self.report.excluded += 1
+                continue
+            sides: tuple[tuple[Side, TreeRow | None], ...] = (
+                ("source", ours),
+                ("destination", theirs),
+            )
+            is_folder = False
+            for side, row in sides:
+                if row is not None and row.is_folder:
+                    is_folder = True
+                    self._folders[side] = row.name
+                    self.report.note_folder(side, row.name, row.error or "")
+            if not is_folder:
+                yield self._with_folder(ours, theirs)
+
+    def _with_folder(self, ours: TreeRow | None, theirs: TreeRow | None) -> Pair:
+        """Return the pair; a row that is not there because its folder could not be listed is one
+        with an error."""
+        # Step 1: names below a folder follow it, so that one folder a side is enough.
+        row = ours or theirs
+        assert row is not None
+        side: Side = "source" if ours is None else "destination"
+        folder = self._folders.get(side)
+        if (ours is not None and theirs is not None) or folder is None:
+            return ours, theirs
+        # Step 2
+        if not row.name.startswith(folder):
+            return ours, theirs
+        unknown = TreeRow(row.name, error=f"the {side}'s folder {folder!a} could not be listed")
+        return (unknown, theirs) if ours is None else (ours, unknown)
+
+    # -- one pair
+
+    def _decide_by_listings(self, pair: Pair) -> NameFinding | None:
+        """Return what the listings prove about a name, or None."""
+        ours, theirs = pair
+        finding = partial(_finding, pair)
+        if ours is None:
+            assert theirs is not None  # a pair has a row
+            return finding(TreeVerdict.EXTRA, Basis.LISTING, theirs.error or "")
+        if theirs is None:
+            return (
+                None
+                if self._asks_for(ours)
+                else finding(TreeVerdict.MISSING, Basis.LISTING, ours.error or "")
+            )
+        error = ours.error or theirs.error
+        if error is not None:
+            return finding(TreeVerdict.UNPROVED, Basis.NOTHING, error)
+        if None not in (ours.size, theirs.size) and ours.size != theirs.size:
+            return finding(TreeVerdict.DIFFERS, Basis.SIZE)
+        if self.reads is Reads.ALL:
+            return None
+        if ours.size == theirs.size == 0:
+            return finding(TreeVerdict.SAME, Basis.SIZE)
+        by_digest = _decide_by_digests(finding, ours.digests, theirs.digests)
+        if by_digest is not None:
+            return by_digest
+        stores = (self.job.source.store, self.job.destination.store)
+        if stores == ("s3", "s3") and _has_one_md5(ours, theirs):
+            return finding(TreeVerdict.SAME, Basis.ETAG, "md5")
+        return None
+
+    def _asks_for(self, ours: TreeRow) -> bool:
+        """Return whether the destination's listing does not prove that an object is missing."""
+        if ours.error is not None:
+            return False
+        return not self._destination(self.listings["destination"]).lists_all(self.job.destination)
+
+    def _examine(self, pair: Pair) -> NameFinding | RelayError:
+        """Return what requests prove about a pair, or the error of a store that does not answer any
+        more: one that left this greenlet would be printed."""
+        ours, theirs = pair
+        assert ours is not None  # `_decide_by_listings` has decided about extra names
+        try:
+            return self._ask(ours, theirs)
+        except RelayError as error:
+            is_for_all = isinstance(error, StoreError) and error.retryable
+            if is_for_all or isinstance(error, Unauthenticated):
+                return error
+            side = f"{error.side}: " if error.side in ("source", "destination") else ""
+            return _finding(pair, TreeVerdict.UNPROVED, Basis.NOTHING, f"{side}{error.message}")
+
+    def _ask(self, ours: TreeRow, theirs: TreeRow | None) -> NameFinding:
+        plan = self.job.plan(_claim_of(self.job.id, ours))
+        meter = Watchdog(self.limits)
+        source, destination = self.stores.source(plan.source, meter), self._destination(meter)
+        asked = self.reads is not Reads.ALL
+        if theirs is None:
+            try:
+                there = self._version(destination, plan.destination, TreeRow(ours.name), meter)
+            except NotFound:
+                return _finding((ours, None), TreeVerdict.MISSING, Basis.HEAD)
+            theirs = TreeRow(ours.name, size=there.size, digests=there.digests)
+        elif asked:
+            there = self._version(destination, plan.destination, theirs, meter)
+        finding = partial(_finding, (ours, theirs))
+        if asked:
+            here = self._version(source, plan.source, ours, meter)
+            if None not in (here.size, there.size) and here.size != there.size:
+                return finding(TreeVerdict.DIFFERS, Basis.SIZE, "by HEAD")
+            by_digest = _decide_by_digests(finding, here.digests, there.digests)
+            if by_digest is not None:
+                return by_digest
+            if self.reads is Reads.NONE:
+                return finding(TreeVerdict.UNPROVED, Basis.NOTHING, _why_unproved(here, there))
+            if here.digests or there.digests:
+                return self._read_one(
+                    finding, (source, plan.source, here), (destination, plan.destination, there)
+                )
+        return self._read_both(
+            finding, (source, plan.source, ours.digests), (destination, plan.destination, {})
+        )
+
+    def _version(
+        self, store: Source | Destination, place: Location, row: TreeRow, meter: Watchdog
+    ) -> Version:
+        """Return what a listing and HEAD say of an object. If it may be read, a refused HEAD says
+        nothing. Raises StoreError."""
+        found: ObjectInfo | UnknownObject
+        try:
+            found = self._retry(meter, lambda: store.head(place))
+        except (PermissionDenied, Rejected) as error:
+            if self.reads is Reads.NONE:
+                raise
+            found = UnknownObject(error)
+        if not isinstance(found, ObjectInfo):
+            return Version(row.size, row.etag, digests=row.digests)
+        version = found.version
+        size = row.size if version.size is None else version.size
+        return Version(size, version.etag, digests={**row.digests, **version.digests})
+
+    def _read_one(
+        self,
+        finding: Callable[..., NameFinding],
+        ours: tuple[Source, Location, Version],
+        theirs: tuple[Destination, Location, Version],
+    ) -> NameFinding:
+        """Read the side that reports no digest, and compare with the one that does."""
+        known, read = (ours, theirs) if ours[2].digests else (theirs, ours)
+        name = next(one for one in ALGORITHMS if one in known[2].digests)
+        side = "destination" if read is theirs else "source"
+        store, place, _ = read
+        content = self._read(store, place, (name,))
+        if content.why is not None:
+            return finding(TreeVerdict.DIFFERS, Basis.READ, f"{side}: {content.why}")
+        value = known[2].digests[name]
+        verdict = TreeVerdict.SAME
+        if content.digests[name] != value or content.count != (known[2].size or content.count):
+            verdict = TreeVerdict.DIFFERS
+        return finding(verdict, Basis.READ, f"{name} of the {side}'s bytes")
+
+    def _read_both(
+        self,
+        finding: Callable[..., NameFinding],
+        ours: tuple[Source, Location, Digests],
+        theirs: tuple[Destination, Location, Digests],
+    ) -> NameFinding:
+        """Read both sides, each with the digests that its listing promises."""
+        contents: list[_Content] = []
+        sides: tuple[Side, Side] = ("source", "destination")
+        for side, (store, place, listed) in zip(sides, (ours, theirs), strict=True):
+            content = self._read(store, place, (*ALWAYS, *listed))
+            why = content.why
+            if compare(content.digests, listed)[1]:
+                why = "its listed digest contradicts its bytes"
+            if why is not None:
+                return finding(TreeVerdict.DIFFERS, Basis.READ, f"{side}: {why}")
+            contents.append(content)
+        here, there = contents
+        if here.count != there.count:
+            detail = f"{here.count:,} bytes at the source, {there.count:,} at the destination"
+            return finding(TreeVerdict.DIFFERS, Basis.READ, detail)
+        agreeing, differing = compare(here.digests, there.digests)
+        if differing or agreeing is None:
+            return finding(TreeVerdict.DIFFERS, Basis.READ, ", ".join(differing))
+        return finding(TreeVerdict.SAME, Basis.READ, f"{agreeing} of both")
+
+    def _read(
+        self, store: Source | Destination, place: Location, names: tuple[str, ...]
+    ) -> _Content:
+        """Return the digests of an object's bytes. Bytes that are not those of the digest in their
+        answer are read twice. Raises StoreError, and as Body.read."""
+        once = partial(self._read_once, store, place, names)
+        meter = Watchdog(self.limits)
+        content = self._retry(meter, once)
+        return content if content.why is None else self._retry(meter, once)
+
+    def _read_once(
+        self, store: Source | Destination, place: Location, names: tuple[str, ...]
+    ) -> _Content:
+        opened = store.get(place)
+        body = opened.body
+        assert body is not None  # an OpenedObject has one
+        try:
+            body.digest_with(names, opened.version.digests)
+            drain(body)
+        except IntegrityMismatch as error:
+            return _Content(body.count, {}, f"its digest contradicts its bytes: {error.message}")
+        finally:
+            self.report.bytes_read += body.count
+            body.close()
+        return _Content(body.count, body.digests, None)
+
+    def _destination(self, meter: Watchdog) -> Destination:
+        return self.stores.destination(self.job.destination, meter)
+
+    def _retry(self, meter: Watchdog, once: Callable[[], T]) -> T:
+        return ListingRetries(self.limits.listing_seconds, meter).retry(once)
+
+
+@dataclass(frozen=True)
+class _Content:
+    """An object that was read; `why` says how its bytes contradict their own digest."""
+
+    count: int
+    digests: Digests
+    why: str | None
+
+
+def _row_of(entry: Entry, chosen: ListingFilter | None) -> TreeRow:
+    return TreeRow(
+        entry.name,
+        size=entry.size,
+        etag=entry.etag,
+        digests=entry.digests,
+        url=entry.url,
+        error=None if entry.error is None else entry.error.message,
+        is_chosen=chosen is None or chosen(entry),
+    )
+
+
+def _disorder(side: Side, before: str, name: str) -> ProtocolViolation:
+    return ProtocolViolation(
+        f"the listing is not in the order of names: {name!a} comes after {before!a}",
+        side=side,
+        hint="Run it again with --sort: then relay sorts the listings itself.",
+    )
+
+
+def _finding(pair: Pair, verdict: TreeVerdict, basis: Basis, detail: str = "") -> NameFinding:
+    ours, theirs = pair
+    row = ours or theirs
+    assert row is not None  # a pair has a row
+    return NameFinding(
+        verdict,
+        row.name,
+        basis,
+        detail,
+        source_size=None if ours is None else ours.size,
+        destination_size=None if theirs is None else theirs.size,
+    )
+
+
+def _decide_by_digests(
+    finding: Callable[..., NameFinding], ours: Digests, theirs: Digests
+) -> NameFinding | None:
+    """Return what two sets of digests prove, or None."""
+    agreeing, differing = compare(ours, theirs)
+    if differing:
+        return finding(TreeVerdict.DIFFERS, Basis.DIGEST, ", ".join(differing))
+    return None if agreeing is None else finding(TreeVerdict.SAME, Basis.DIGEST, agreeing)
+
+
+def _has_one_md5(ours: TreeRow, theirs: TreeRow) -> bool:
+    """Return whether two buckets show the same MD5 as ETag. Another one proves nothing: under
+    SSE-KMS and SSE-C an ETag is not an MD5, and of an object in parts it depends on their size
+    (docs.aws.amazon.com, "Object", ETag)."""
+    tags = [_MD5.fullmatch(row.etag or "") for row in (ours, theirs)]
+    values = {tag[1] for tag in tags if tag is not None}
+    if None in tags or len(values) != 1 or ours.size is None or ours.size != theirs.size:
+        return False
+    value = values.pop()
+    return value != _EMPTY_MD5 and len(set(value)) > 1
+
+
+def _why_unproved(here: Version, there: Version) -> str:
+    if here.digests and there.digests:
+        return f"no digest in common: {_names(here)} and {_names(there)}"
+    if here.digests or there.digests:
+        side = "destination" if here.digests else "source"
+        return f"the {side} reports no digest"
+    return "neither side reports a digest"
+
+
+def _names(version: Version) -> str:
+    return ", ".join(as_hex(version.digests))
+
+
+def _claim_of(migration: str, row: TreeRow) -> Claim:
+    """Return the claim that a worker would have of an object."""
+    return Claim(
+        id=0,
+        migration_id=migration,
+        fence=0,
+        name=row.name,
+        url=row.url,
+        size=row.size,
+        etag=row.etag,
+        modified=None,
+        attempts=1,
+        crash_count=0,
+        resent=0,
+    )

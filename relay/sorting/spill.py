@@ -1,0 +1,157 @@
+"""Sort the rows of a listing, with a limited number of them in memory.
+
+Theory of operation. Rows are collected up to a limit, sorted, and written as one run; the runs are
+merged at the end. A short listing is sorted in memory, without any file. A file loses its name as
+soon as it is open, so nothing is left of it, even if the process is killed. It holds names and
+sizes, never payload (law 8).
+
+Decided here: when rows are written, and how much a disk may take. Never here: the order itself
+(`rows.py`)."""
+
+from __future__ import annotations
+
+import heapq
+import os
+import uuid
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import KW_ONLY, dataclass
+from io import BufferedRandom
+from operator import attrgetter
+from pathlib import Path
+from typing import Final
+
+from relay.errors import SpillFailed
+from relay.sorting.rows import TreeRow, line_of, row_of
+
+HELD_ROWS: Final = 50_000
+"""Number of rows that are sorted in memory."""
+HELD_CHARACTERS: Final = 8 << 20
+"""Maximum length of their names together, in characters."""
+MOST_RUNS: Final = 64
+"""Number of runs that become one, so that the number of open files has a limit."""
+
+_KEY: Final = attrgetter("key")
+
+
+@dataclass(eq=False)
+class SpillSpace:
+    """The folder for runs, and the bytes that all of them together may take."""
+
+    folder: Path
+    """It is made when the first run is written."""
+    limit_bytes: int
+    _: KW_ONLY
+    held_rows: int = HELD_ROWS
+    used_bytes: int = 0
+    """The bytes of all runs now."""
+
+    def write(self, rows: Iterable[TreeRow]) -> _Run:
+        """Write sorted rows as one run. Raises SpillFailed; then nothing of it is left."""
+        run = _Run(self._open())
+        try:
+            for row in rows:
+                line = line_of(row)
+                if self.used_bytes + len(line) > self.limit_bytes:
+                    raise SpillFailed(
+                        f"sorting the listing needs more than {self.limit_bytes:,} bytes of disk"
+                    )
+                run.file.write(line)
+                run.length += len(line)
+                self.used_bytes += len(line)
+            run.file.flush()
+        except OSError as error:
+            self.drop(run)
+            raise self._failure(error) from error
+        except BaseException:
+            self.drop(run)
+            raise
+        return run
+
+    def read(self, run: _Run) -> Iterator[TreeRow]:
+        """Yield the rows of a run. Raises SpillFailed."""
+        try:
+            run.file.seek(0)
+            for line in run.file:
+                yield row_of(line)
+        except OSError as error:
+            raise self._failure(error) from error
+
+    def drop(self, run: _Run) -> None:
+        """Give the disk's space back."""
+        self.used_bytes -= run.length
+        run.length = 0
+        try:
+            run.file.close()
+        except OSError:  # the rest of its buffer did not fit
+            run.file.raw.close()
+
+    def _open(self) -> BufferedRandom:
+        path = self.folder / f".relay-spill-{uuid.uuid4().hex}"
+        try:
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+            file = os.fdopen(os.open(path, flags, 0o600), "w+b")
+            path.unlink()
+        except OSError as error:
+            raise self._failure(error) from error
+        return file
+
+    def _failure(self, error: OSError) -> SpillFailed:
+        return SpillFailed(f"a sorted listing can't be kept in {self.folder}: {error.strerror}")
+
+
+@dataclass(eq=False)
+class _Run:
+    """Sorted rows in a file without a name."""
+
+    file: BufferedRandom
+    length: int = 0
+
+
+def sort_rows(rows: Iterable[TreeRow], space: SpillSpace) -> Iterator[TreeRow]:
+    """Yield rows in the order of their names; of rows with one name only the last: a listing that
+    was requested again repeats names, and the later answer counts.
+
+    Raises SpillFailed and what `rows` raises; nothing is left on the disk."""
+    runs: list[_Run] = []
+    held: list[TreeRow] = []
+    characters = 0
+    try:
+        for row in rows:
+            held.append(row)
+            characters += len(row.name)
+            if len(held) < space.held_rows and characters < HELD_CHARACTERS:
+                continue
+            held.sort(key=_KEY)
+            runs.append(space.write(_last_of_each(held)))
+            held, characters = [], 0
+            if len(runs) == MOST_RUNS:
+                runs = [_merge_into_one(runs, space)]
+        held.sort(key=_KEY)
+        yield from _last_of_each(_merge(runs, space, held))
+    finally:
+        for run in runs:
+            space.drop(run)
+
+
+def _merge_into_one(runs: Sequence[_Run], space: SpillSpace) -> _Run:
+    """Return one run of all; their space is given back."""
+    merged = space.write(_last_of_each(_merge(runs, space, ())))
+    for run in runs:
+        space.drop(run)
+    return merged
+
+
+def _merge(runs: Sequence[_Run], space: SpillSpace, held: Sequence[TreeRow]) -> Iterator[TreeRow]:
+    # Of equal names the earlier run comes first: `heapq.merge` is stable.
+    return heapq.merge(*(space.read(run) for run in runs), held, key=_KEY)
+
+
+def _last_of_each(rows: Iterable[TreeRow]) -> Iterator[TreeRow]:
+    last: TreeRow | None = None
+    for row in rows:
+        if last is not None and row.key != last.key:
+            yield last
+        last = row
+    if last is not None:
+        yield last

@@ -1,0 +1,56 @@
+"""The findings of a comparison of two trees as plain values and as lines of CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+from typing import Any, Final
+
+from relay.engine.tree_comparison import ComparisonReport, NameFinding
+
+FINDING_FIELDS: Final = (
+    *("name", "verdict", "basis", "detail"),
+    *("source_size", "destination_size"),
+)
+"""The members of a finding, in the order of its CSV."""
+
+
+def finding_members(found: NameFinding) -> dict[str, Any]:
+    """Return a finding as plain values."""
+    return {
+        "name": found.name,
+        "verdict": found.verdict.value,
+        "basis": found.basis.value,
+        "detail": found.detail,
+        "source_size": found.source_size,
+        "destination_size": found.destination_size,
+    }
+
+
+def finding_csv(found: NameFinding) -> str:
+    """Return a finding as a line of CSV (RFC 4180). Bytes of a name that are not UTF-8 are
+    escaped."""
+    members = finding_members(found)
+    cells = ["" if members[name] is None else str(members[name]) for name in FINDING_FIELDS]
+    line = io.StringIO()
+    csv.writer(line, lineterminator="").writerow(
+        [cell.encode("utf-8", "backslashreplace").decode() for cell in cells]
+    )
+    return line.getvalue()
+
+
+def comparison_members(report: ComparisonReport) -> dict[str, Any]:
+    """Return the counts of a comparison as plain values."""
+    return {
+        "names": report.names,
+        "found": {verdict.value: count for verdict, count in report.counts.items()},
+        "proved_by": {basis.value: count for basis, count in report.bases.items()},
+        "same_bytes": report.same_bytes,
+        "bytes_read": report.bytes_read,
+        "excluded": report.excluded,
+        "complete": not report.unlisted,
+        "unlisted": [
+            {"side": side, "name": name, "why": why} for side, name, why in report.folders
+        ],
+        "unlisted_count": report.unlisted,
+    }

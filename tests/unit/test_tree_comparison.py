@@ -1,0 +1,246 @@
+"""What listings and HEADs prove about two trees, with stores whose answers are given."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from relay.engine.migration_request import MigrationJob
+from relay.engine.plan import IfExists, Verify
+from relay.engine.tree_comparison import NameFinding, Reads, TreeComparison
+from relay.errors import NotFound, PermissionDenied, ProtocolViolation, RelayError, Unavailable
+from relay.filters.filter_set import Filters
+from relay.location import Location
+from relay.receipt import Version
+from relay.sorting.spill import SpillSpace
+from relay.stores.interfaces import Entry, ObjectInfo, UnknownObject
+from relay.stores.local_locations import local_location
+from relay.stores.s3.aws_settings import S3Config, s3_location
+from relay.stores.s3.sigv4 import AwsCredentials, Signer
+from relay.transfer_limits import Limits
+
+ONE, TWO = bytes(7) + b"1", bytes(7) + b"2"
+MD5 = '"0123456789abcdef0123456789abcdef"'
+
+
+@dataclass
+class Scripted:
+    """A store that lists given entries, and answers HEAD with given versions."""
+
+    entries: list[Entry | RelayError] = field(default_factory=list)
+    heads: Mapping[str, Version | RelayError] = field(default_factory=dict)
+    is_complete: bool = True
+    asked: list[str] = field(default_factory=list)
+
+    def list(self, *_: Any, **__: Any) -> Iterator[Entry]:
+        for entry in self.entries:
+            if isinstance(entry, RelayError):
+                raise entry
+            yield entry
+
+    def head(self, location: Location) -> ObjectInfo | UnknownObject:
+        self.asked.append(location.name)
+        found = self.heads.get(location.name)
+        if found is None:
+            raise NotFound("it is not there")
+        if isinstance(found, RelayError):
+            raise found
+        return ObjectInfo(found, location)
+
+    def lists_all(self, _: Location) -> bool:
+        return self.is_complete
+
+
+@dataclass
+class Trees:
+    """Two stores, and their comparison."""
+
+    home: Path
+    ours: Scripted = field(default_factory=Scripted)
+    theirs: Scripted = field(default_factory=Scripted)
+    places: tuple[Location, Location] | None = None
+    filters: Filters | None = None
+
+    def source(self, *_: Any) -> Any:
+        return self.ours
+
+    def destination(self, *_: Any) -> Any:
+        return self.theirs
+
+    def compare(self, **options: Any) -> TreeComparison:
+        source, destination = self.places or (
+            local_location(self.home / "a", destination=False).folder(),
+            local_location(self.home / "b", destination=True).folder(),
+        )
+        job = MigrationJob(
+            id="verify",
+            source=source,
+            destination=destination,
+            recursive=True,
+            verify=Verify.AUTO,
+            if_exists=IfExists.CHANGED,
+            filters=self.filters,
+        )
+        space = SpillSpace(self.home, 1 << 20)
+        limits = Limits(listing_seconds=0)
+        return TreeComparison(job, self, limits=limits, space=space, **options)
+
+    def verdicts(self, **options: Any) -> dict[str, str]:
+        return {one.name: f"{one.verdict} {one.basis}" for one in self.rows(**options)}
+
+    def rows(self, **options: Any) -> list[NameFinding]:
+        return list(self.compare(**options).findings())
+
+
+@pytest.fixture
+def trees(tmp_path: Path) -> Trees:
+    return Trees(tmp_path)
+
+
+def buckets() -> tuple[Location, Location]:
+    config = S3Config(Signer(lambda: AwsCredentials("K", "S"), "eu-central-1"))
+    return s3_location(config, "here", "a/"), s3_location(config, "there", "a/")
+
+
+def test_equal_sizes_prove_nothing(trees: Trees) -> None:
+    trees.ours.entries = [Entry("a", 3), Entry("b", 3), Entry("c", 0), Entry("d", 1), Entry("e")]
+    trees.theirs.entries = [Entry("a", 3), Entry("b", 4), Entry("c", 0), Entry("x", 1), Entry("e")]
+    version = Version(3)
+    trees.ours.heads = trees.theirs.heads = {"a": version, "e": version}
+    assert trees.verdicts() == {
+        "a": "unproved nothing",
+        "b": "differs size",
+        "c": "same size",
+        "d": "missing listing",
+        "e": "unproved nothing",
+        "x": "extra listing",
+    }
+
+
+def test_a_digest_of_both_decides(trees: Trees) -> None:
+    """Digests come from a listing or from HEAD; one of another algorithm decides nothing."""
+    names = "abcd"
+    trees.ours.entries = [Entry(name, 3, digests={"crc64nvme": ONE}) for name in names]
+    trees.theirs.entries = [Entry(name, 3) for name in names]
+    trees.ours.heads = {name: Version(3) for name in names}
+    trees.theirs.heads = {
+        "a": Version(3, digests={"crc64nvme": ONE}),
+        "b": Version(3, digests={"crc64nvme": TWO}),
+        "c": Version(3, digests={"md5": ONE + ONE}),
+        "d": Version(4, digests={"crc64nvme": ONE}),
+    }
+    rows = {one.name: one for one in trees.rows()}
+    assert {name: f"{one.verdict} {one.basis}" for name, one in rows.items()} == {
+        "a": "same digest",
+        "b": "differs digest",
+        "c": "unproved nothing",
+        "d": "differs size",
+    }
+    assert rows["c"].detail == "no digest in common: crc64nvme and md5"
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "verdict"),
+    [
+        (MD5, MD5, "same etag"),
+        (MD5, MD5.replace("0", "1"), "unproved nothing"),  # SSE-KMS: no digest
+        ('"0123456789abcdef0123456789abcdef-2"',) * 2 + ("unproved nothing",),  # unknown part sizes
+        ('"d41d8cd98f00b204e9800998ecf8427e"',) * 2 + ("unproved nothing",),  # the MD5 of no bytes
+        ('"00000000000000000000000000000000"',) * 2 + ("unproved nothing",),
+        (None, None, "unproved nothing"),
+    ],
+)
+def test_etags_of_buckets(trees: Trees, ours: str, theirs: str, verdict: str) -> None:
+    trees.places = buckets()
+    trees.ours.entries, trees.theirs.entries = [Entry("a", 3, ours)], [Entry("a", 3, theirs)]
+    trees.ours.heads = trees.theirs.heads = {"a": Version(3)}
+    assert trees.verdicts() == {"a": verdict}
+    trees.places = None  # an ETag of another store may be made of anything
+    assert trees.verdicts() == {"a": "unproved nothing"}
+
+
+def test_a_bucket_in_another_order_is_refused(trees: Trees) -> None:
+    trees.places = buckets()
+    trees.ours.entries = [Entry("b", 3, MD5), Entry("a", 3, MD5)]
+    trees.theirs.entries = [Entry("a", 3, MD5), Entry("b", 3, MD5)]
+    with pytest.raises(ProtocolViolation, match="'a' comes after 'b'") as caught:
+        trees.rows()
+    assert caught.value.side == "source" and "--sort" in (caught.value.hint or "")
+    assert set(trees.verdicts(sorts_all=True).values()) == {"same etag"}
+
+
+@pytest.mark.parametrize("side", ["ours", "theirs"])
+def test_a_folder_that_is_not_listed_proves_nothing(trees: Trees, side: str) -> None:
+    """What the other side has below it is neither missing nor extra."""
+    denied = PermissionDenied("refused")
+    whole, part = ["a/f/x", "a/f-", "b"], [Entry("a/f/", error=denied), Entry("b", 0)]
+    trees.ours.entries = trees.theirs.entries = [Entry(name, 0) for name in whole]
+    getattr(trees, side).entries = part
+    comparison = trees.compare()
+    found = {one.name: one.verdict.value for one in comparison.findings()}
+    gone = "extra" if side == "ours" else "missing"
+    assert found == {"a/f-": gone, "a/f/x": "unproved", "b": "same"}
+    name = "source" if side == "ours" else "destination"
+    assert comparison.report.folders == [(name, "a/f/", "refused")]
+    trees.ours.entries = trees.theirs.entries = part
+    report = trees.compare()
+    assert [one.name for one in report.findings()] == ["b"]
+    assert report.report.unlisted == 2 and not report.report.is_proved
+
+
+def test_a_listing_that_breaks_off_is_an_error(trees: Trees) -> None:
+    trees.ours.entries = [Entry("a", 0), Unavailable("it is away", side="source")]
+    trees.theirs.entries = [Entry("a", 0)]
+    with pytest.raises(Unavailable):
+        trees.rows()
+
+
+def test_entries_with_errors_are_not_proved(trees: Trees) -> None:
+    error = PermissionDenied("refused")
+    trees.ours.entries = [Entry("a", 3, error=error), Entry("b", 3, error=error), Entry("c", 3)]
+    trees.theirs.entries = [Entry("a", 3), Entry("c", 3, error=error), Entry("d", error=error)]
+    rows = {one.name: (one.verdict.value, one.detail) for one in trees.rows()}
+    assert rows == {
+        "a": ("unproved", "refused"),
+        "b": ("missing", "refused"),
+        "c": ("unproved", "refused"),
+        "d": ("extra", "refused"),
+    }
+
+
+def test_a_listing_that_lags_is_not_believed(trees: Trees) -> None:
+    """Where the destination's listing may lack objects, HEAD says if one is missing."""
+    trees.ours.entries = [Entry(name, 3, digests={"crc64nvme": ONE}) for name in "abc"]
+    trees.ours.heads = {name: Version(3) for name in "abc"}
+    trees.theirs.is_complete = False
+    trees.theirs.heads = {
+        "a": Version(3, digests={"crc64nvme": ONE}),
+        "b": PermissionDenied("refused", side="destination"),
+    }
+    assert trees.verdicts() == {"a": "same digest", "b": "unproved nothing", "c": "missing head"}
+
+
+def test_the_source_row_is_what_filters_choose_by(trees: Trees) -> None:
+    """An object that is excluded at the source is not extra, whatever its size is now."""
+    trees.filters = Filters.from_json({"max_size": 10, "exclude": ["*.tmp"]})
+    trees.ours.entries = [Entry("a", 11), Entry("b", 0), Entry("c", 5), Entry("x.tmp", 1)]
+    trees.theirs.entries = [Entry("a", 9), Entry("b", 0), Entry("c", 12), Entry("y.tmp", 1)]
+    comparison = trees.compare()
+    found = {one.name: one.verdict.value for one in comparison.findings()}
+    assert found == {"b": "same", "c": "differs"}
+    assert comparison.report.excluded == 3
+
+
+def test_a_store_that_is_away_ends_the_comparison(trees: Trees) -> None:
+    """A refusal is about one object; an outage is about all."""
+    trees.ours.entries = trees.theirs.entries = [Entry("a", 3), Entry("b", 3)]
+    trees.ours.heads = {"a": Version(3), "b": Version(3)}
+    trees.theirs.heads = {"a": PermissionDenied("refused"), "b": Version(3)}
+    assert set(trees.verdicts().values()) == {"unproved nothing"}
+    trees.theirs.heads = {"a": Version(3), "b": Unavailable("it is away")}
+    with pytest.raises(Unavailable):
+        trees.rows(reads=Reads.NONE)
