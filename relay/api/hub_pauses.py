@@ -11,6 +11,7 @@ from time import monotonic
 from typing import Final, TypeVar
 
 import gevent
+from gevent.lock import BoundedSemaphore
 
 from relay.wire.yielding import yield_to_hub
 
@@ -46,8 +47,8 @@ class HubPauses:
 
 
 class Stagger:
-    """Lets greenlets that come together go on one after the other, `seconds` apart. The hub runs up
-    to fifty greenlets that are ready before it looks at its timers and sockets."""
+    """Lets greenlets that come together go on one after the other, at least `seconds` apart. The
+    hub runs up to fifty greenlets that are ready before it looks at its timers and sockets."""
 
     def __init__(
         self,
@@ -58,11 +59,13 @@ class Stagger:
         """The first one goes on at once."""
         self._seconds, self._clock, self._sleep = seconds, clock, sleep
         self._next = float("-inf")
+        self._turn = BoundedSemaphore()
 
     def wait(self) -> None:
         """Wait until this greenlet may go on."""
-        now = self._clock()
-        mine = max(now, self._next)
-        self._next = mine + self._seconds
-        if mine > now:
-            self._sleep(mine - now)
+        # One sleeps at a time. If each slept until its own moment, a late hub would wake many.
+        with self._turn:
+            left = self._next - self._clock()
+            if left > 0:
+                self._sleep(left)
+            self._next = self._clock() + self._seconds

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import count
 
+import gevent
 import pytest
 
 from relay.api import object_reports
@@ -21,16 +22,24 @@ def test_the_others_run_before_the_work_and_every_few_steps() -> None:
 
 
 def test_those_that_come_together_go_on_one_by_one() -> None:
-    now, slept = [10.0], list[float]()
-    stagger = Stagger(0.5, clock=lambda: now[0], sleep=slept.append)
-    for _ in range(3):
+    """Also where the hub is late: the next one waits from then on."""
+    now, lateness, began = [10.0], 0.25, list[float]()
+
+    def sleep(seconds: float) -> None:
+        gevent.sleep(0)
+        now[0] += seconds + lateness
+
+    stagger = Stagger(0.5, clock=lambda: now[0], sleep=sleep)
+
+    def begin() -> None:
         stagger.wait()
-    assert slept == [0.5, 1.0]
-    now[0] = 11.25
-    stagger.wait()
+        began.append(now[0])
+
+    gevent.joinall([gevent.spawn(begin) for _ in range(3)], raise_error=True)
+    assert began == [10.0, 10.75, 11.5]
     now[0] = 20.0
-    stagger.wait()
-    assert slept == [0.5, 1.0, 0.25]
+    begin()
+    assert began[-1] == 20.0
 
 
 def test_a_report_is_sent_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
