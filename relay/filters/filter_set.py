@@ -162,8 +162,7 @@ def read_filters(
             return None
         book = found.rules(reader.enter, pause)
         reader.member = ""
-        every = (*book.of_objects, *book.of_folders)
-        check_expressions([rule.expression for rule in every], pause)
+        check_expressions(book.expressions, pause)
         return found
     except InvalidFilter as error:
         if error.pointer is None:

@@ -45,6 +45,7 @@ class RuleBook:
         # Of two equal rules the second is left out.
         self._of_objects: dict[Rule, None] = {}
         self._of_folders: dict[Rule, None] = {}
+        self._expressions: dict[str, None] = {}
         self._characters = 0
 
     @property
@@ -56,6 +57,11 @@ class RuleBook:
     def of_folders(self) -> Sequence[Rule]:
         """The rules of folders' names, which end in '/'."""
         return list(self._of_folders)
+
+    @property
+    def expressions(self) -> Sequence[str]:
+        """All expressions, also of the rules that were removed: a mistake in these is one, too."""
+        return list(self._expressions)
 
     def clear(self) -> None:
         """Remove all rules."""
@@ -108,11 +114,10 @@ class RuleBook:
                 self._add(self._of_folders, rule)
 
     def _add(self, rules: dict[Rule, None], rule: Rule) -> None:
-        rules[rule] = None
+        rules[rule] = self._expressions[rule.expression] = None
         self._pause()
         self._characters += len(rule.expression)
-        count = len(self._of_objects) + len(self._of_folders)
-        if count > MOST_RULES or self._characters > MOST_CHARACTERS:
+        if len(self._expressions) > MOST_RULES or self._characters > MOST_CHARACTERS:
             raise InvalidFilter(
                 f"the filters have more than {MOST_RULES:,} rules, or more than"
                 f" {MOST_CHARACTERS:,} characters",

@@ -206,6 +206,7 @@ def test_a_folder_is_excluded_by_a_marker() -> None:
         ({"exclude": ["{{(}}"]}, "", "RE2 refuses"),
         ({"exclude": [r"\C"]}, "", "RE2 refuses"),
         ({"exclude": ["{{(?=a)}}"]}, "", "RE2 refuses"),
+        ({"exclude": ["{{a**}}"], "filter": ["!"]}, "", "RE2 refuses"),
         ({"include": ["a"], "exclude": ["a"]}, "exclude", "both included and excluded"),
         ({"files_from": ["a"], "include": ["a"]}, "files_from", "no other filter"),
         ({"files_from0": ["a"], "min_size": "1"}, "files_from", "no other filter"),
