@@ -169,7 +169,7 @@ class Sessions:
         """Count an attempt. Raises TooManyRequests. This process refuses first, so that a flood
         costs the ledger nothing."""
         group, now = address_group(address), self._now()
-        self._attempts = [one for one in self._attempts if now - one[1] < WINDOW_SECONDS]
+        self._attempts = [one for one in self._attempts if abs(now - one[1]) < WINDOW_SECONDS]
         wait = seconds_to_wait(self._attempts, group, now)
         if not wait:
             self._attempts.append((group, now))

@@ -159,7 +159,8 @@ def _refused_place(limits: TokenLimits, place: Location) -> str:
         place = place.account.inner  # the list itself is read, too
     if place.store == "local" and not limits.local:
         return "folders of the server"
-    if place.host and not _fits(place.host.lower(), limits.hosts):
+    hosts = None if limits.hosts is None else [pattern.lower() for pattern in limits.hosts]
+    if place.host and not _fits(place.host.lower(), hosts):
         return f"the host {place.host}"
     return ""
 

@@ -86,7 +86,9 @@ def count_attempt(connection: Connection, address: str, now: float) -> float:
     again; that attempt does not count."""
     if connection.dialect.name != "sqlite":  # there a writing transaction has the lock already
         connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": COUNTING})
-    connection.execute(delete(sign_ins).where(sign_ins.c.at <= now - WINDOW_SECONDS))
+    # Those of later than now were counted before a clock was set back.
+    is_old = sign_ins.c.at <= now - WINDOW_SECONDS
+    connection.execute(delete(sign_ins).where(is_old | (sign_ins.c.at > now + WINDOW_SECONDS)))
     rows = connection.execute(select(sign_ins.c.address, sign_ins.c.at).order_by(sign_ins.c.at))
     attempts = [(row.address, row.at) for row in rows]
     wait = seconds_to_wait(attempts, address, now)

@@ -92,7 +92,8 @@ class Estimates:
 
     def _is_due(self, id: str, now: float) -> bool:
         known = self._known.get(id)
-        return known is None or now - known.read_at >= SAMPLE_SECONDS
+        # A clock that was set back is another moment, too.
+        return known is None or abs(now - known.read_at) >= SAMPLE_SECONDS
 
 
 def _is_estimated(migration: Migration) -> bool:

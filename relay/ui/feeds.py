@@ -106,7 +106,8 @@ class SampleReader:
     _next: float = 0.0
 
     def take(self, now: float) -> list[Sample]:
-        """Return the new samples; none before the next ones are due. Raises LedgerFailed."""
+        """Return the new samples; none before the next ones are due, by a clock that is never set
+        back. Raises LedgerFailed."""
         if now < self._next:
             return []
         found = self.ledger.live.samples(self.id, self.since)
@@ -128,7 +129,7 @@ class MigrationValues:
         """Return the values now; of no migration there are none."""
         if not found:
             return {"texts": {}, "bars": {}}
-        samples = self.reader.take(time.time())
+        samples = self.reader.take(time.monotonic())
         values = migration_update(self.frame, found[0], moving, samples)
         new = values["points"]
         if new:

@@ -231,6 +231,13 @@ def test_attempts_to_sign_in_are_limited(ledger: Ledger) -> None:
     assert ledger.sessions.count_attempt("203.0.113.1", NOW + 125) == 0
 
 
+def test_a_clock_that_is_set_back_locks_out_no_address(ledger: Ledger) -> None:
+    for _ in range(10):
+        assert ledger.sessions.count_attempt("192.0.2.1", NOW) == 0
+    assert ledger.sessions.count_attempt("192.0.2.1", NOW - 5) > 0, "the limit holds"
+    assert ledger.sessions.count_attempt("192.0.2.1", NOW - 6 * 3600) == 0
+
+
 # -- the audit log
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import replace
 
 import gevent
@@ -9,10 +10,12 @@ import pytest
 
 from relay.api.caller import FILE
 from relay.api.known_tokens import AGAIN_SECONDS, CACHE_SECONDS, KnownTokens
-from relay.errors import LedgerFailed
+from relay.api.token_limits import locate_folder_within
+from relay.errors import Forbidden, LedgerFailed
 from relay.ledger.token_format import hash_of, new_value
 from relay.ledger.token_values import Scope, TokenLimits
 from relay.ledger.tokens import LiveTokens, Token
+from relay.stores.remotes import Remotes
 
 VALUE = new_value("0ps00000")
 NEXT = new_value("0ps00000")
@@ -172,3 +175,10 @@ def test_a_file_needs_no_ledger_and_may_do_everything() -> None:
     assert known.caller_with(None, found.hash) is FILE
     assert known.caller_of("of-a-file-012345678") is None
     assert known.caller_with(None, hash_of("other")) is None
+
+
+@pytest.mark.parametrize(("pattern", "fits"), [("NAS.lan", True), ("*.LAN", True), ("lan", False)])
+def test_a_pattern_of_hosts_fits_in_any_case(pattern: str, fits: bool) -> None:
+    limits, remotes = TokenLimits(hosts=(pattern,)), Remotes({}, {})
+    with nullcontext() if fits else pytest.raises(Forbidden):
+        locate_folder_within(limits, remotes, "https://Nas.LAN/photos/")

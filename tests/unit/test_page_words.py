@@ -298,6 +298,15 @@ def test_the_time_left_is_read_every_ten_seconds() -> None:
     assert ledger.asked == [["a", "b"]] * 3
 
 
+def test_a_clock_that_is_set_back_stops_no_estimate() -> None:
+    now = [10_000.0]
+    estimates, ledger = Estimates(lambda: now[0]), SampledLedger()
+    for _ in range(2):
+        estimates.read(ledger, [TREE])  # type: ignore[arg-type]
+        now[0] -= 3600
+    assert len(ledger.asked) == 2
+
+
 @pytest.mark.parametrize(
     "change", [{"state": "paused"}, {"listing": "running"}, {"state": "partial"}]
 )

@@ -145,6 +145,15 @@ def test_sign_in_says_why_it_is_refused(ledger: Ledger, clocks: Clocks) -> None:
     sessions.start(FILE, HERE)
 
 
+def test_a_clock_that_is_set_back_permits_a_sign_in(ledger: Ledger, clocks: Clocks) -> None:
+    sessions = process(ledger, clocks)
+    for _ in range(10):
+        with pytest.raises(Unauthorized):
+            sessions.start("guess", HERE)
+    clocks.advance(-6 * 3600.0)
+    sessions.start(FILE, HERE)
+
+
 def test_sign_in_needs_https_beyond_loopback(ledger: Ledger, clocks: Clocks) -> None:
     plain = process(ledger, clocks)
     for host in ("relay.example", "192.0.2.1:8080", "[2001:db8::1]:8080", ""):
