@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from urllib.parse import quote, urlencode
 
 from relay.cli.formatting import in_parts, shown_number, under_way
-from relay.cli.options import absolute_path
+from relay.cli.options import absolute_path, is_path
 from relay.cli.terminal import size
 from relay.config import Settings
 from relay.errors import (
     ConfigError,
+    InvalidURL,
     LedgerFailed,
     MigrationUnknown,
     NotRelay,
@@ -300,7 +301,8 @@ class RemoteServer:
 
     def submit(self, request: Mapping[str, Any], key: str | None) -> Members:
         """Submit a migration; it is in the server's ledger when this returns. Raises the server's
-        RequestError."""
+        RequestError, and InvalidURL for a path."""
+        _refuse_paths({side: request[side] for side in _SIDES if side in request})
         headers = {"Prefer": "respond-async", **({} if key is None else {"Idempotency-Key": key})}
         return self._migration(self._client.ask("POST", "/migrate", request, **headers))
 
@@ -358,7 +360,8 @@ class RemoteServer:
         places: Mapping[str, Any] | None = None,
         reason: str | None = None,
     ) -> Members:
-        """As MigrationBackend.control."""
+        """As MigrationBackend.control. Raises InvalidURL for a path."""
+        _refuse_paths(places or {})
         body = places if reason is None else {**(places or {}), "reason": reason}
         return self._migration(self._client.ask("POST", f"{_path(id)}/{verb}", body))
 
@@ -490,6 +493,20 @@ class RemoteServer:
         if not isinstance(found, dict):
             raise NotRelay(f"{self.where} sent a line that is not a JSON object")
         return found
+
+
+_SIDES: Final = ("source", "destination")
+
+
+def _refuse_paths(places: Mapping[str, Any]) -> None:
+    """Raise InvalidURL if a place is a path, or a list at one."""
+    for name, place in places.items():
+        if is_path(place["url"]):
+            raise InvalidURL(
+                "a path would be one of this machine, which the server does not have",
+                side="destination" if name == "destination" else "source",
+                hint="Write file:///… for a folder of the server, or a URL with its scheme.",
+            )
 
 
 def _path(id: str) -> str:

@@ -254,8 +254,8 @@ def details(migration: Members, reasons: Sequence[Members] = ()) -> Iterator[tup
     if migration.get("slots") is not None:  # an older server does not have it
         yield "slots", f"{migration['slots']:,}"
     if _is_listing(migration):
-        is_waiting = "waits_for" in migration
-        yield "listing", "not complete yet" if is_waiting else "the source is still being listed"
+        is_moving = ended is None and "waits_for" not in migration
+        yield "listing", "the source is still being listed" if is_moving else "not complete yet"
     for text in retry_lines(migration):
         yield "retry", text
     trouble = migration.get("trouble")

@@ -177,14 +177,19 @@ def request_of(options: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def is_path(text: str) -> bool:
+    """Return whether a location is a path, or a list at one: no URL, and no remote."""
+    bare = text[len(LIST) :] if text[: len(LIST)].lower() == LIST else text
+    # A colon in the first segment ends the name of a remote or a scheme; './a:b' is a path.
+    return bool(bare) and (bare[0] in "./" or ":" not in bare.partition("/")[0])
+
+
 def absolute_path(text: str, folder: bool) -> str:
     """Return a relative path as an absolute one, since the ledger outlives the current folder. The
     path of a `folder` ends in '/', another does if it was written so."""
     if text[: len(LIST)].lower() == LIST:
         return LIST + absolute_path(text[len(LIST) :], folder=False)
-    # A colon in the first segment ends the name of a remote or a scheme; './a:b' is a path.
-    relative = text[:1] == "." or ":" not in text.partition("/")[0]
-    if not text or text[0] == "/" or not relative:
+    if not is_path(text) or text[0] == "/":
         return text
     path = str(Path(text).absolute())
     return f"{path}/" if folder or text[-1] == "/" else path

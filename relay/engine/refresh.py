@@ -23,6 +23,7 @@ from relay.engine.transfer_engine import TransferEngine
 from relay.engine.tree_listing import PAGE, in_pages, listed_object
 from relay.errors import IllegalTransition, InvalidType, NamesUnknown
 from relay.ledger.acceptance import other_places
+from relay.ledger.actions import not_now
 from relay.ledger.ledger import Ledger
 from relay.ledger.migration_values import Migration, Spec
 from relay.ledger.states import MIGRATION, ListingState, state_after
@@ -55,8 +56,10 @@ def apply_refresh(
     """Apply `verb` to a migration, with fresh credentials. Raises as Ledger.act and `refresh_urls`;
     nothing has changed then, but that a retry beyond a limit of a token keeps the fresh URLs."""
     if fresh.urls is not None:
-        # This raises for a verb that the state does not allow, before a URL is replaced.
-        state_after(MIGRATION, verb, migration.state)
+        try:  # before a URL is replaced
+            state_after(MIGRATION, verb, migration.state)
+        except IllegalTransition:
+            raise not_now(migration, verb) from None
         if fresh.spec is not None and not ledger.is_at(migration.id, fresh.spec):
             raise other_places()
         refresh_urls(ledger, engine, migration, fresh.urls)

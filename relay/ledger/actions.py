@@ -225,7 +225,10 @@ def _lacks_urls(connection: Connection, id: str) -> bool:
 def not_now(found: Migration, verb: str) -> IllegalTransition:
     """Return the error of a verb that a migration's state does not allow."""
     message = f"migration {found.name} can't be {_DONE.get(verb, verb)}: its state is {found.state}"
-    return IllegalTransition(message, hint=_INSTEAD.get(found.state, _RETRY))
+    hint = _INSTEAD.get(found.state, _RETRY)
+    if verb == "acknowledge" and found.state in ENDED:
+        hint = "Only a migration that has failed, as a whole or in part, needs it."
+    return IllegalTransition(message, hint=hint)
 
 
 _GIVE_CREDENTIALS: Final = (

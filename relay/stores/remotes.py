@@ -21,7 +21,15 @@ from typing import Any
 from urllib.parse import unquote_to_bytes
 
 from relay.config import home as own_folder
-from relay.errors import ConfigError, InvalidType, InvalidURL, RequestError, UnsafeKey, Unsupported
+from relay.errors import (
+    ConfigError,
+    CredentialsInURL,
+    InvalidType,
+    InvalidURL,
+    RequestError,
+    UnsafeKey,
+    Unsupported,
+)
 from relay.location import FRAGMENT_HINT, Location, has_fragment, is_base, parse_location
 from relay.stores import rclone_conf
 from relay.stores.kinds import Given, LocateOptions, Options, Remote, StoreType
@@ -384,12 +392,19 @@ class Remotes:
                 ),
             )
         headers = options_headers(remote) | dict(asked.headers) | _authorization(remote)
-        return parse_location(
-            f"{url}/{canonical_path(path.lstrip('/'))}",
-            method=asked.method,
-            headers=headers,
-            destination=asked.destination,
-        )
+        try:
+            return parse_location(
+                f"{url}/{canonical_path(path.lstrip('/'))}",
+                method=asked.method,
+                headers=headers,
+                destination=asked.destination,
+            )
+        except CredentialsInURL:
+            raise ConfigError(
+                f"the url of the remote {remote.name!a} of {remote.origin} has a user name or a"
+                " password in it",
+                hint="Write them as `user` and as `pass`, with the output of `relay obscure`.",
+            ) from None
 
 
 def _authorization(remote: Remote) -> dict[str, str]:

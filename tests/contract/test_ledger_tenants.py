@@ -280,6 +280,14 @@ def test_a_verb_is_an_answer_to_a_failure(ledger: Ledger, name: str) -> None:
     assert_stages_counted(ledger)
 
 
+def test_a_cancelled_migration_needs_no_retry_to_be_seen(ledger: Ledger) -> None:
+    id = tree(ledger, 1)
+    ledger.act(id, "cancel")
+    with pytest.raises(IllegalTransition) as refused:
+        ledger.acknowledge(id)
+    assert refused.value.hint is not None and "etry" not in refused.value.hint
+
+
 def test_only_relays_own_pause_needs_a_person(ledger: Ledger) -> None:
     id = tree(ledger, 1)
     ledger.act(id, "pause")

@@ -17,6 +17,7 @@ from relay.cli.api_client import Client
 from relay.cli.backends import ASK_SECONDS, RemoteServer
 from relay.engine.migration_request import Endpoint, MigrationRequest
 from relay.errors import (
+    InvalidURL,
     LedgerFailed,
     MigrationUnknown,
     NotRelay,
@@ -318,6 +319,21 @@ def test_the_end_is_waited_for_within_a_limit() -> None:
                     )("7"),
                 )
             )
+
+
+@pytest.mark.parametrize("text", ["./photos", "photos", "/photos", "list+./a.csv", "LIST+/a.csv"])
+def test_a_path_is_not_sent_to_a_server(text: str) -> None:
+    server = RemoteServer(cast(Client, Answering(dict(WHOLE[0]))))
+    one, other = {"url": text}, {"url": "new:x"}
+    for sent in (
+        lambda: server.submit({"source": one, "destination": other}, None),
+        lambda: server.control("7", "resume", {"source": one, "destination": other}),
+        lambda: server.control("7", "retry", {"list": one}),
+    ):
+        with pytest.raises(InvalidURL, match="this machine") as refused:
+            sent()
+        assert refused.value.side == "source"
+    server.submit({"source": other, "destination": {"url": "file:///photos"}}, None)
 
 
 class Short(Answering):

@@ -133,6 +133,8 @@ def test_a_running_migration_reports_its_waits_with_reasons() -> None:
         "trouble": {"detail": "the disk is full"},
         "priority": 5,
     }
+    cancelled = {**running, "state": "cancelled", "ended": time.time()}
+    assert dict(details(cancelled))["listing"] == "not complete yet"
     rows = dict(details(running))
     assert rows["time"].endswith("2 h 5 min so far")
     assert rows["under way"].startswith("4 transfers")

@@ -110,6 +110,16 @@ def test_invalid_objects_of_a_bucket(text: str, error: type[RequestError]) -> No
     assert caught.value.pointer == "/source"
 
 
+@pytest.mark.parametrize("type", ["http", "webdav"])
+def test_a_password_in_a_remotes_url_names_the_remote(type: str) -> None:
+    url = "https://ann:SECRET@files.example/"
+    with pytest.raises(ConfigError, match="remote 'web' of .* user name or a password") as refused:
+        Remotes({"web": {"type": type, "url": url}}, {}).locate("web:a", pointer="/source")
+    assert "SECRET" not in str(refused.value)
+    options = {"type": type, "url": "https://files.example/", "user": "ann"}
+    assert Remotes({"web": options}, {}).locate("web:a").headers
+
+
 @pytest.mark.parametrize("type", ["http", "webdav", "s3", "alias"])
 def test_no_remote_takes_a_nul(type: str) -> None:
     """PostgreSQL can't store it."""

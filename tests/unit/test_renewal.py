@@ -296,3 +296,8 @@ def test_a_wrong_state_is_reported_before_the_list_is_read(
     nowhere = Refresh(urls=runner.remotes.locate(f"list+file://{tmp_path}/nowhere", folder=True))
     with pytest.raises(IllegalTransition, match="cancelled"):
         apply_refresh(ledger, runner, ledger.migration(migration.id), "resume", nowhere)
+    paused = accept_three(ledger, runner)
+    ledger.act(paused.id, "pause")
+    with pytest.raises(IllegalTransition, match="can't be retried") as refused:
+        apply_refresh(ledger, runner, ledger.migration(paused.id), "retry", nowhere)
+    assert "relay resume" in str(refused.value.hint)
