@@ -30,6 +30,8 @@ MOST_TEXT: Final = 64 << 10
 each migration."""
 MOST_EXACT: Final = 2**53 - 1
 """Largest integer that every reader of JSON keeps exactly (RFC 7493 section 2.2)."""
+MOST_MARKERS: Final = 20
+"""Maximum number of names of `exclude_if_present`: each may cost a request for each folder."""
 _SIZES: Final = ("min_size", "max_size")
 _SURROGATES: Final = re.compile("[\ud800-\udfff]")
 _LISTS: Final = ("files_from", "files_from_raw", "files_from0")
@@ -258,7 +260,10 @@ class _Reader:
                     f"exclude-if-present {name[:200]!a} is not the name of a file",
                     hint="Give a name such as .nobackup.",
                 )
-        return tuple(dict.fromkeys(names))
+        found = tuple(dict.fromkeys(names))
+        if len(found) > MOST_MARKERS:
+            raise InvalidFilter(f"exclude-if-present has more than {MOST_MARKERS} names")
+        return found
 
 
 def _refuse_contradictions(found: Filters, now: datetime) -> None:

@@ -211,6 +211,7 @@ def test_a_folder_is_excluded_by_a_marker() -> None:
         ({"files_from": ["a"], "include": ["a"]}, "files_from", "no other filter"),
         ({"files_from0": ["a"], "min_size": "1"}, "files_from", "no other filter"),
         ({"exclude_if_present": ["../a"]}, "exclude_if_present", "not the name"),
+        ({"exclude_if_present": list("abcdefghijklmnopqrstu")}, "exclude_if_present", "20"),
         ({"hash_filter": "1"}, "hash_filter", "K/N"),
         ({"exclude": ["a" * (MOST_TEXT + 1)]}, "", "characters"),
         ({"exclude": [f"{n}" for n in range(MOST_RULES + 1)]}, "exclude", "rules"),
