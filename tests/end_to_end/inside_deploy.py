@@ -127,6 +127,13 @@ def ask(
     return response.status, json.loads(response.read())
 
 
+def listens() -> bool:
+    """Return whether the server's port takes connections: until then each health check would be
+    a useless start of Python."""
+    with socket.socket() as sock:
+        return sock.connect_ex(("127.0.0.1", 8080)) == 0
+
+
 def is_healthy(recipe: dict[str, Any]) -> bool:
     """Return whether the recipe's own health check passes, or ours if it has none."""
     check = recipe["health"] or [sys.executable, "-c", recipe["default_health"]]
@@ -144,6 +151,8 @@ def run_once(recipe: dict[str, Any], notified: socket.socket | None) -> dict[str
         recipe, f"@{NOTIFY}" if notified else None
     )  # '@' for the zero byte, as systemd writes it
     until = time.monotonic() + 40
+    while not (listens() or server.poll() is not None or time.monotonic() > until):
+        time.sleep(0.05)
     while not (up := is_healthy(recipe)) and server.poll() is None and time.monotonic() < until:
         time.sleep(0.1)
     seen: dict[str, Any] = {"healthy": up}
