@@ -24,9 +24,7 @@ def run_chromium() -> Iterator[Any]:
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     with playwright.sync_playwright() as driver:
         browser = driver.chromium.launch(
-            executable_path=CHROMIUM,
-            # The pages of a window share a process, which costs a third of a second.
-            args=["--no-sandbox", "--disable-gpu", "--renderer-process-limit=1"],
+            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"]
         )
         try:
             yield browser
