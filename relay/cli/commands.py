@@ -40,7 +40,7 @@ GROUPS: Mapping[str, Mapping[str, Command]] = {
         ),
         "report": Command(
             function="migration_commands:report",
-            help="Print one row for each object: its proof, or its error; or sign a report.",
+            help="Print the proof or the error of each object; or sign a report.",
         ),
         "check-report": Command(
             function="signed_reports:check_report", help="Check a signed report."

@@ -7,8 +7,13 @@ from __future__ import annotations
 
 import json
 from dataclasses import KW_ONLY, dataclass, field
+from typing import Final
 
 from relay.digest import Digests
+
+# `json.dumps` makes an encoder for each call, and `json.loads` looks for the encoding each time.
+_ENCODE: Final = json.JSONEncoder(separators=(",", ":")).encode
+_DECODE: Final = json.JSONDecoder().decode
 
 
 @dataclass(frozen=True)
@@ -50,12 +55,12 @@ def line_of(row: TreeRow) -> bytes:
     """Return a row as one line of ASCII."""
     digests = {name: value.hex() for name, value in row.digests.items()}
     members = (row.name, row.size, row.etag, digests, row.url, row.error, row.is_chosen)
-    return json.dumps(members, separators=(",", ":")).encode("ascii") + b"\n"
+    return _ENCODE(members).encode("ascii") + b"\n"
 
 
 def row_of(line: bytes) -> TreeRow:
     """Return the row whose `line_of` this is."""
-    name, size, etag, digests, url, error, is_chosen = json.loads(line)
+    name, size, etag, digests, url, error, is_chosen = _DECODE(line.decode("ascii"))
     return TreeRow(
         name,
         size=size,

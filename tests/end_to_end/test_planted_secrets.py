@@ -414,6 +414,7 @@ def test_no_secret_leaves_a_command(tmp_path: Path) -> None:
             (("migrate", "far:bucket/a", "x"), {"RCLONE_CONFIG": str(tmp_path / "colon.conf")}),
             (("migrate", "s3://bucket/a", "x"), aws),
             (("plan", "-r", listed, f"{store}/good/"), {}),
+            (("verify", listed, f"{tmp_path}/", "--read", "all", "--format", "jsonl"), {}),
             (("ls", f"{store}/denied/{query}"), {}),
             (("doctor", "far:bucket"), {}),
             (("remotes",), {}),
