@@ -117,6 +117,7 @@ def migration_members(migration: Migration) -> dict[str, Any]:
                 "state": migration.state,
                 "listing": migration.listing,
                 "options": dict(migration.options),
+                "excluded": _decimal(migration.excluded),
                 "created": _time(migration.created),
                 "ended": _time(migration.ended),
                 "error": None if migration.error is None else _error_members(migration.error),
