@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import KW_ONLY, dataclass, field
+from dataclasses import KW_ONLY, dataclass, field, replace
 from enum import StrEnum
 from functools import partial
 from typing import Any, Final, TypeVar
@@ -22,6 +22,7 @@ import gevent
 from gevent.pool import Pool
 
 from relay.digest import ALGORITHMS, ALWAYS, Digests, as_hex, compare
+from relay.engine.inspection import inspect_object
 from relay.engine.listing_filter import ListingFilter, list_chosen
 from relay.engine.migration_request import MigrationJob
 from relay.engine.tree_listing import in_pages
@@ -336,35 +337,37 @@ class TreeComparison:
             return _finding(pair, TreeVerdict.UNPROVED, Basis.NOTHING, f"{side}{error.message}")
 
     def _ask(self, ours: TreeRow, theirs: TreeRow | None) -> NameFinding:
+        # Step 1: an object that a listing may lack.
         plan = self.job.plan(_claim_of(self.job.id, ours))
         meter = Watchdog(self.limits)
         source, destination = self.stores.source(plan.source, meter), self._destination(meter)
-        asked = self.reads is not Reads.ALL
         if theirs is None:
             try:
-                there = self._version(destination, plan.destination, TreeRow(ours.name), meter)
+                found = self._retry(meter, lambda: inspect_object(destination, plan.destination))
             except NotFound:
                 return _finding((ours, None), TreeVerdict.MISSING, Basis.HEAD)
-            theirs = TreeRow(ours.name, size=there.size, digests=there.digests)
-        elif asked:
-            there = self._version(destination, plan.destination, theirs, meter)
-        finding = partial(_finding, (ours, theirs))
-        if asked:
-            here = self._version(source, plan.source, ours, meter)
-            if None not in (here.size, there.size) and here.size != there.size:
-                return finding(TreeVerdict.DIFFERS, Basis.SIZE, "by HEAD")
-            by_digest = _decide_by_digests(finding, here.digests, there.digests)
-            if by_digest is not None:
-                return by_digest
-            if self.reads is Reads.NONE:
-                return finding(TreeVerdict.UNPROVED, Basis.NOTHING, _why_unproved(here, there))
-            if here.digests or there.digests:
-                return self._read_one(
-                    finding, (source, plan.source, here), (destination, plan.destination, there)
-                )
-        return self._read_both(
-            finding, (source, plan.source, ours.digests), (destination, plan.destination, {})
-        )
+            size = found.version.size if isinstance(found, ObjectInfo) else None
+            theirs = TreeRow(ours.name, size=size)
+        sides = (source, plan.source, ours), (destination, plan.destination, theirs)
+        if self.reads is Reads.ALL:
+            return self._read_both(*sides)
+        # Step 2: digests.
+        here, there = self._version(*sides[0], meter), self._version(*sides[1], meter)
+        sized = (replace(ours, size=here.size), replace(theirs, size=there.size))
+        finding = partial(_finding, sized)
+        if None not in (here.size, there.size) and here.size != there.size:
+            return finding(TreeVerdict.DIFFERS, Basis.SIZE, "by HEAD")
+        by_digest = _decide_by_digests(finding, here.digests, there.digests)
+        if by_digest is not None:
+            return by_digest
+        # Step 3: bytes.
+        if self.reads is Reads.NONE:
+            return finding(TreeVerdict.UNPROVED, Basis.NOTHING, _why_unproved(here, there))
+        if here.digests or there.digests:
+            return self._read_one(
+                finding, (source, plan.source, here), (destination, plan.destination, there)
+            )
+        return self._read_both(*sides)
 
     def _version(
         self, store: Source | Destination, place: Location, row: TreeRow, meter: Watchdog
@@ -406,22 +409,24 @@ class TreeComparison:
 
     def _read_both(
         self,
-        finding: Callable[..., NameFinding],
-        ours: tuple[Source, Location, Digests],
-        theirs: tuple[Destination, Location, Digests],
+        ours: tuple[Source, Location, TreeRow],
+        theirs: tuple[Destination, Location, TreeRow],
     ) -> NameFinding:
         """Read both sides, each with the digests that its listing promises."""
         contents: list[_Content] = []
+        pair = (ours[2], theirs[2])
         sides: tuple[Side, Side] = ("source", "destination")
-        for side, (store, place, listed) in zip(sides, (ours, theirs), strict=True):
-            content = self._read(store, place, (*ALWAYS, *listed))
+        for side, (store, place, row) in zip(sides, (ours, theirs), strict=True):
+            content = self._read(store, place, (*ALWAYS, *row.digests))
             why = content.why
-            if compare(content.digests, listed)[1]:
+            if compare(content.digests, row.digests)[1]:
                 why = "its listed digest contradicts its bytes"
             if why is not None:
-                return finding(TreeVerdict.DIFFERS, Basis.READ, f"{side}: {why}")
+                return _finding(pair, TreeVerdict.DIFFERS, Basis.READ, f"{side}: {why}")
             contents.append(content)
         here, there = contents
+        sized = (replace(pair[0], size=here.count), replace(pair[1], size=there.count))
+        finding = partial(_finding, sized)
         if here.count != there.count:
             detail = f"{here.count:,} bytes at the source, {there.count:,} at the destination"
             return finding(TreeVerdict.DIFFERS, Basis.READ, detail)

@@ -32,7 +32,7 @@ class Scripted:
     """A store that lists given entries, and answers HEAD with given versions."""
 
     entries: list[Entry | RelayError] = field(default_factory=list)
-    heads: Mapping[str, Version | RelayError] = field(default_factory=dict)
+    heads: Mapping[str, Version | UnknownObject | RelayError] = field(default_factory=dict)
     is_complete: bool = True
     asked: list[str] = field(default_factory=list)
 
@@ -49,7 +49,10 @@ class Scripted:
             raise NotFound("it is not there")
         if isinstance(found, RelayError):
             raise found
-        return ObjectInfo(found, location)
+        return found if isinstance(found, UnknownObject) else ObjectInfo(found, location)
+
+    def get(self, location: Location, *_: Any) -> Any:
+        raise NotFound(f"{location} is not there")
 
     def lists_all(self, _: Location) -> bool:
         return self.is_complete
@@ -214,14 +217,20 @@ def test_entries_with_errors_are_not_proved(trees: Trees) -> None:
 
 def test_a_listing_that_lags_is_not_believed(trees: Trees) -> None:
     """Where the destination's listing may lack objects, HEAD says if one is missing."""
-    trees.ours.entries = [Entry(name, 3, digests={"crc64nvme": ONE}) for name in "abc"]
-    trees.ours.heads = {name: Version(3) for name in "abc"}
+    trees.ours.entries = [Entry(name, 3, digests={"crc64nvme": ONE}) for name in "abcd"]
+    trees.ours.heads = {name: Version(3) for name in "abcd"}
     trees.theirs.is_complete = False
     trees.theirs.heads = {
         "a": Version(3, digests={"crc64nvme": ONE}),
         "b": PermissionDenied("refused", side="destination"),
+        "d": UnknownObject(PermissionDenied("no HEAD")),  # GET says that it is not there
     }
-    assert trees.verdicts() == {"a": "same digest", "b": "unproved nothing", "c": "missing head"}
+    assert trees.verdicts() == {
+        "a": "same digest",
+        "b": "unproved nothing",
+        "c": "missing head",
+        "d": "missing head",
+    }
 
 
 def test_the_source_row_is_what_filters_choose_by(trees: Trees) -> None:
