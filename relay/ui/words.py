@@ -155,7 +155,7 @@ IF_EXISTS: Final[Mapping[str, str]] = {
 """The choices of "If it exists"."""
 
 FILTERS: Final = (
-    "one rule a line: + *.jpg includes, - *.tmp excludes, the first that matches decides"
+    "one rule a line: “+ *.jpg” includes, “- *.tmp” excludes; the first that matches decides"
 )
 """What the field of filters takes."""
 
