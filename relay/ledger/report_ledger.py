@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
-from sqlalchemy import Connection, select, text
+from sqlalchemy import Connection, select
 
 from relay.ledger import migration_rows
 from relay.ledger.event_log import write_event
@@ -43,8 +43,6 @@ class ReportLedger:
         held at a time. With SQLite `use` is called in a native thread."""
 
         def read(connection: Connection) -> T:
-            if connection.dialect.name != "sqlite":  # where each transaction sees one moment
-                connection.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ"))
             return use(migration_rows.one(connection, id), _rows_by_name(connection, id))
 
         return self.access.read(read)
