@@ -23,7 +23,7 @@ FILTERS = (
         "--include",
         multiple=True,
         metavar="PATTERN",
-        help="Move only the objects that match PATTERN, such as '*.jpg'. Repeatable.",
+        help="Choose only the objects that match PATTERN, such as '*.jpg'. Repeatable.",
     ),
     click.option(
         "--include-from",
@@ -66,7 +66,7 @@ FILTERS = (
         multiple=True,
         type=_FILE,
         metavar="FILE",
-        help="Move only the objects whose names are in a file, one a line.",
+        help="Choose only the objects whose names are in a file, one a line.",
     ),
     click.option(
         "--files-from-raw",
@@ -106,7 +106,7 @@ FILTERS = (
     click.option(
         "--hash-filter",
         metavar="K/N",
-        help="Move the objects of part K of N, by a hash of their names; @/N is one part.",
+        help="Choose the objects of part K of N, by a hash of their names; @/N is one part.",
     ),
 )
 """Filters, as rclone's: `docs/filters.md`."""

@@ -142,6 +142,8 @@ def verify(read: str, as_json: bool, sorts_all: bool, slots: int, **options: Any
                 say(in_columns(*row), stream)
     for side, name, why in report.folders:
         say(f"relay: {side}: {plain(name)} could not be listed: {plain(why)}", sys.stderr)
+    if read == Reads.NONE and report.counts[TreeVerdict.UNPROVED] and not as_json:
+        say("hint: --read missing reads the objects that no digest proves", sys.stderr)
     if is_empty:
         raise _empty_error(report.excluded)
     if report.has_differences:
