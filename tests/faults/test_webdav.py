@@ -1604,6 +1604,80 @@ def test_uploads_that_stay_take_no_name_from_later_objects(patient_engine: Engin
     assert not dav.is_replaced
 
 
+@dataclass
+class Copying(Dav):
+    """Copies the bytes in place of a rename, as Tomcat does, and is stopped `stops` times in the
+    middle: the final name has the first half."""
+
+    stops: int = 1
+    status: int = 0
+    """The status of the answer to such a MOVE; 0 for none."""
+
+    def _done(self, method: bytes, path: bytes, request: bytes, body: bytes) -> bytes:
+        done = super()._done(method, path, request, body)
+        published = [name for name, data in self.objects.items() if data == DATA]
+        if method == b"MOVE" and self.stops and published and not is_temporary(published[0]):
+            self.stops -= 1
+            self.objects[path] = DATA
+            self.objects[published[0]] = DATA[: len(DATA) // 2]
+            return EMPTY % self.status if self.status else b""
+        return done
+
+
+def is_temporary(name: bytes) -> bool:
+    return is_temporary_name(name.decode().rpartition("/")[2])
+
+
+@pytest.mark.parametrize("status", [0, 500])
+@pytest.mark.parametrize("if_exists", ["skip", "fail", "changed", "overwrite"])
+def test_a_piece_of_a_broken_move_is_replaced(
+    patient_engine: Engine, if_exists: str, status: int
+) -> None:
+    dav = Copying(status=status)
+    assert migrate(patient_engine, dav, if_exists=if_exists) is State.VERIFIED
+    assert dav.objects == {FINAL: DATA}
+
+
+@pytest.mark.parametrize("words", [[], ["--verify", "size"]])
+@pytest.mark.parametrize("tree", [False, True])
+@pytest.mark.parametrize("if_exists", ["skip", "fail", "changed"])
+def test_a_piece_of_a_broken_move_is_named_and_replaced(
+    tmp_path: Path, if_exists: str, tree: bool, words: list[str]
+) -> None:
+    """The disk stays full until the second command."""
+    dav, here = Copying(stops=99, status=500), plant(tmp_path)
+    (here / "a").write_bytes(DATA)
+    terminal = Terminal(tmp_path, RELAY_RETRY_BUDGET="0")
+    with Peer([dav] * 90) as there:
+        to, name = f"webdav+{there.url('/to/')}", "" if tree else "a"
+        call = ["migrate", *["-r"] * tree, f"{here}/{name}", to + name, *words]
+        code, out, err = terminal.run(*call, "--if-exists", if_exists)
+        assert (code, "/to/a (nothing has proved it)" in out + err) == (1, True)
+        assert dav.objects == {b"/to/a": DATA[: len(DATA) // 2]}
+        dav.stops = 0
+        code, out, err = terminal.run(*call, "--if-exists", if_exists)
+    assert dav.objects == {b"/to/a": DATA}
+    assert code == (3 if words else 0), out + err
+
+
+@pytest.mark.parametrize("if_exists", ["skip", "fail", "changed"])
+def test_a_piece_that_a_crash_left_is_not_skipped(engine: Engine, if_exists: str) -> None:
+    """The process died in the MOVE, and has recorded nothing."""
+    dav = Copying(objects={FINAL: DATA[:9]}, stops=0)
+    script = source_script(Cloud(), fixed_answer(GET_HEAD, DATA))
+    with Peer([script] * 8) as source, Peer([dav] * 30) as destination:
+        plan = engine.plan(source.url(), place(destination), if_exists=if_exists)
+        transfer = engine.runner.transfer(plan)
+        transfer.known = ObjectHints(begun=True)
+        if if_exists == "changed":
+            assert engine.runner.run(transfer).state is State.VERIFIED
+            return
+        with pytest.raises(IntegrityMismatch, match="first 9 bytes") as caught:
+            engine.runner.run(transfer)
+    assert f"A partial object may remain at {place(destination)}" in caught.value.hint
+    assert dav.objects == {FINAL: DATA[:9]}
+
+
 class Misnames(Dav):
     """Copies to the folder of the Destination under the name of the source, and overwrites, as
     AList does; or does nothing (`idle`). Ignores `Overwrite`, as dufs does too."""

@@ -365,7 +365,7 @@ class Finalizer:
             while (old := _is_old(before, proof.version, version)) and poll():
                 version = _version_at(destination, stored.place)
         except NotFound as error:
-            self._note_unproved(proof)
+            self._note_unproved()
             lost = DestinationLost(
                 f"{stored.place} does not exist after it was published: {error.message}"
             )
@@ -374,11 +374,10 @@ class Finalizer:
         except PreconditionFailed as error:
             raise self._unseen_error(stored.place, before, error) from None
         except RelayError as error:  # also Cancelled, in the middle of the request
-            if may_be_done(error):
-                self._note_unproved(proof)
+            self._note_failed_publication(stored.place, before, error)
             raise
         if old and before.known:
-            self._note_unproved(proof)
+            self._note_unproved()
             raise DestinationLost(
                 f"{stored.place} still shows the old object after the new one was published"
             )
@@ -427,21 +426,49 @@ class Finalizer:
         unseen.keep(error.remains)
         return unseen
 
-    def _note_unproved(self, proof: Proof) -> None:
-        """Note an object of which only the size is proved, and which may be visible though its
-        publication failed. Raises as `_note_altered`."""
-        if proof.level is Level.SIZE:
-            self._note_altered(Version(proof.version.size))
+    def _note_failed_publication(
+        self, place: Location, before: PriorState, error: RelayError
+    ) -> None:
+        """Note what a publication that failed with `error` may have left at the place. Raises as
+        `_note_altered`."""
+        if _may_be_published(error):
+            self._note_unproved()
+            if self._may_show_ours(place, before):
+                self._progress.unproved = place
+
+    def _note_unproved(self) -> None:
+        """Note that the object may be visible though its publication failed: whole, or a piece of
+        any size where the server copies the bytes in place of a rename (Tomcat). Raises as
+        `_note_altered`."""
+        self._note_altered(Version())
+
+    def _may_show_ours(self, place: Location, before: PriorState) -> bool:
+        """Return whether the place may have another object than `before` its publication
+        failed."""
+        try:
+            return not is_same(before.version, _version_at(self._target.destination, place))
+        except NotFound:
+            return False
+        except RelayError:
+            return before.version is None
 
     def _note_altered(self, there: Version) -> None:
         """Record the object that the place shows instead of the published one, so that later
         attempts do not treat it as a prior object. Its ETag is left out, because with it the object
         could be replaced. Raises LeaseLost, LedgerFailed."""
         progress, journal = self._progress, self._context.journal
-        if progress.before is None or journal is None:
+        if progress.before is None:
             return
         progress.before = progress.before.with_sent(Version(there.size, None, there.last_modified))
-        journal.note(replace(progress.before, remains=dict(progress.remains)))
+        if journal is not None:
+            journal.note(replace(progress.before, remains=dict(progress.remains)))
+
+
+def _may_be_published(error: RelayError) -> bool:
+    """Return whether a publication may have been carried out, at least in part. A refusal of our
+    own has no status."""
+    is_refusal = isinstance(error, Rejected) and error.store_status is None
+    return may_be_done(error) and not is_refusal
 
 
 def _is_old(before: PriorState, proved: Version, there: Version) -> bool:

@@ -10,7 +10,7 @@ Decided here: whose object it is. Never here: what follows from it (`precheck.py
 
 from __future__ import annotations
 
-from typing import cast
+from typing import Final, cast
 
 from relay.engine.comparison import (
     differs,
@@ -19,7 +19,7 @@ from relay.engine.comparison import (
     is_certainly_replaced,
     is_same,
 )
-from relay.engine.inspection import is_piece
+from relay.engine.inspection import inspect_object, is_piece
 from relay.engine.multipart.lifecycle import location_of_upload
 from relay.engine.plan import IfExists
 from relay.engine.transfer.context import TransferContext
@@ -29,8 +29,10 @@ from relay.engine.transfer.verify import CANT_READ
 from relay.errors import SourceChanged, StoreError
 from relay.parsing import is_before
 from relay.receipt import Version
-from relay.stores.interfaces import ObjectInfo, PartsDestination, Upload
+from relay.stores.interfaces import ObjectInfo, PartsDestination, UnknownObject, Upload
 
+_COPYING: Final = frozenset({"webdav", "nextcloud"})
+"""Stores whose rename may be a copy that others see while it grows (Tomcat)."""
 CLOCKS_SECONDS = 24 * 3600.0
 """Maximum difference between a store's clock and ours."""
 
@@ -92,6 +94,22 @@ class Ownership:
         if not context.known.after_crash or self._target.if_exists is not IfExists.OVERWRITE:
             return False
         return self._target.shows_unproved and (None in (size, there.size) or there.size != size)
+
+    def may_be_lost_piece(self, there: Version, found: ObjectInfo | None) -> bool:
+        """Return whether the object may be a piece of ours that a crashed process could not record:
+        the server copies the bytes in place of a rename, and was stopped in the middle. Raises
+        SourceChanged, and as `inspect_object` of the source."""
+        context, was = self._context, self._progress.before
+        if self._target.place.store not in _COPYING or not context.known.begun:
+            return False
+        if (was is not None and was.known) or there.size is None:
+            return False
+        described: ObjectInfo | UnknownObject | None = found
+        if described is None:
+            source = context.stores.source(context.plan.source, context.meter)
+            described = inspect_object(source, context.plan.source)
+        size = described.version.size if isinstance(described, ObjectInfo) else None
+        return there.size < (size or 0) and self._is_beginning(there, found)
 
     def is_known_ours(self, there: Version, found: ObjectInfo | None) -> bool:
         """Return whether an incomplete object is known to be ours.

@@ -150,6 +150,7 @@ class DestinationCheck:
                 return None
         if self._ownership.may_be_piece(there, found):
             self._progress.unproved = place
+        self._refuse_lost_piece(there, found)
         match self._target.if_exists:
             case IfExists.CHANGED:
                 return self._skip_if_unchanged(there, found)
@@ -283,6 +284,21 @@ class DestinationCheck:
             error.leave(Leftover.DAMAGED_UPLOAD, place, "or it is another writer's object")
             raise error
         self._progress.replaces = True
+
+    def _refuse_lost_piece(self, there: Version, found: ObjectInfo | None) -> None:
+        """Raise IntegrityMismatch if the existing object may be a piece of ours, of a process that
+        crashed, and nothing may be overwritten."""
+        if not self._target.if_absent or not self._ownership.may_be_lost_piece(there, found):
+            return
+        place = self._target.place
+        error = IntegrityMismatch(
+            f"{place} has only the first {there.size} bytes of the source",
+            side="destination",
+            retryable=False,
+            hint="It was not overwritten, as 'if_exists' says. Delete it, or use 'changed'.",
+        )
+        error.leave(Leftover.PARTIAL, place, "or it is another writer's object")
+        raise error
 
     def _skip_if_unchanged(self, there: Version, found: ObjectInfo | None) -> Outcome | None:
         """Return a skip with its reason if the destination has the same object as the source.

@@ -2,8 +2,9 @@
 
 Theory of operation. Many WebDAV servers write an upload straight to its name and show an incomplete
 object. So nothing is ever uploaded to the final name: a temporary name in the same folder receives
-the bytes, and MOVE, which a server does atomically, publishes them after they were verified.
-Missing folders are made.
+the bytes, and MOVE publishes them after they were verified. Servers rename the object; one that
+copies its bytes (Tomcat) may leave a piece, which a later attempt recognizes
+(`engine/transfer/ownership.py`). Missing folders are made.
 
 Decided here: the steps before and after such an upload. Never here: the steps themselves
 (`folders.py`, `staged_names.py`, `moves.py`)."""
