@@ -45,7 +45,6 @@ class ListingFilter:
             rejects=_marker_check(filters, source, location, meter),
             pause=_pauses(meter),
         )
-        self._is_list = location.store == LIST
         self.entries = self.folders = 0
         """The numbers of entries so far that were not chosen, and of folders not entered."""
 
@@ -71,13 +70,13 @@ class ListingFilter:
     def _has(self, entry: Entry) -> bool:
         if entry.error is None:
             return self._selection.has_object(entry.name, entry.size, entry.modified)
-        # A line of a list that can't be read has no name of its own.
-        if self._is_list:
-            return True
         # What can't be moved may have neither size nor time: that would hide the failure.
-        if entry.folder:
-            return self._selection.has_folder(entry.name)
-        return self._selection.has_name(entry.name)
+        return any(map(self._has_name, entry.judged_as or (entry.name,)))
+
+    def _has_name(self, name: str) -> bool:
+        if name and not name.endswith("/"):
+            return self._selection.has_name(name)
+        return self._selection.has_folder(name)
 
 
 def _require_object(source: Source, place: Location) -> None:

@@ -56,7 +56,7 @@ def walk_folders(
         try:
             for entry in patience().entries(partial(lists, folder)):
                 above.note(entry)
-                entry = replace(entry, name=folder + entry.name) if folder else entry
+                entry = entry.below(folder) if folder else entry
                 if not recursive or not entry.is_listed_further:
                     barren = 0
                     yield entry
@@ -72,7 +72,8 @@ def walk_folders(
         except RelayError as error:
             if not folder or _is_for_all_folders(error, lists):
                 raise
-            yield Entry(folder.rstrip("/") if isinstance(error, UnsafeKey) else folder, error=error)
+            name = folder.rstrip("/") if isinstance(error, UnsafeKey) else folder
+            yield Entry(name, error=error, judged_as=(folder,))
         if below and above.is_circle():
             yield from (
                 Entry(name, error=ProtocolViolation(_ALIKE, hint=_CIRCLE)) for name in below

@@ -128,6 +128,6 @@ def _is_view(name: str, value: str) -> bool:
 def _entry(link: Link, behind: str, page: IndexPage) -> Entry:
     if link.leads is LinkTarget.ODD:
         name = redact_link(link.name)
-        return Entry(name, error=unclear_name_error(name, page.side))
+        return Entry(name, error=unclear_name_error(name, page.side), judged_as=("",))
     size = None if link.name.endswith("/") else _EXACT.match(behind)
     return Entry(link.name, count(size[1]) if size else None)

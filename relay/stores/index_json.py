@@ -94,7 +94,9 @@ def _entry_of_row(row: dict[str, Any], number: int, page: IndexPage) -> Entry | 
         if number == 1:
             page.refuse()
         return Entry(
-            f"row {number} of the list", error=UnsafeKey("the row has no name", side=page.side)
+            f"row {number} of the list",
+            error=UnsafeKey("the row has no name", side=page.side),
+            judged_as=("",),
         )
     folder = row.get("is_dir") is True or row.get("type") in _FOLDERS or given.endswith("/")
     name = given.removesuffix("/")
@@ -102,10 +104,12 @@ def _entry_of_row(row: dict[str, Any], number: int, page: IndexPage) -> Entry | 
         return None
     if "/" in name:
         return Entry(
-            f"row {number} of the list", error=unclear_name_error(redact_link(given), page.side)
+            f"row {number} of the list",
+            error=unclear_name_error(redact_link(given), page.side),
+            judged_as=("",),
         )
     if row.get("type") == "other":  # nginx: a link without a target, a pipe, a device
-        return Entry(name, error=_no_file_error(name, page.side))
+        return Entry(name, error=_no_file_error(name, page.side), judged_as=(f"{name}/", name))
     # Caddy gives the link's own time, beside the size of its target.
     is_link = row.get("is_symlink") is True
     when = None if is_link else _when(row.get("mod_time") or row.get("mtime"))

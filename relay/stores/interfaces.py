@@ -11,7 +11,7 @@ import re
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from dataclasses import KW_ONLY, dataclass, field
+from dataclasses import KW_ONLY, dataclass, field, replace
 from datetime import datetime
 from typing import Protocol
 from urllib.parse import unquote, unquote_to_bytes
@@ -128,6 +128,9 @@ class Entry:
     digests: Digests = field(default_factory=dict)
     error: RelayError | None = None
     """Why it can't be moved or listed, if that is known already. Other entries are not affected."""
+    judged_as: tuple[str, ...] = ()
+    """The names of what an entry with an error may stand for, if that is not just an object of its
+    `name`. A name that ends in '/', or is '', is that of a folder: anything in it."""
     after: str | None = None
     """Resume token: once all entries up to this one are stored, a later listing may start after it.
     '' is the beginning. None keeps the token of an earlier entry."""
@@ -136,6 +139,13 @@ class Entry:
     def folder(self) -> bool:
         """Whether it is a folder."""
         return self.name.endswith("/")
+
+    def below(self, folder: str) -> Entry:
+        """Return an entry of a listing of `folder` as one of the tree that has the folder."""
+        if not self.judged_as:
+            return replace(self, name=folder + self.name)
+        judged_as = tuple(folder + name for name in self.judged_as)
+        return replace(self, name=folder + self.name, judged_as=judged_as)
 
     @property
     def is_listed_further(self) -> bool:

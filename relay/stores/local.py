@@ -17,7 +17,6 @@ import errno
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -193,7 +192,7 @@ class LocalStore:
                 for entry in self._folder_entries(
                     location, root / os.fsdecode(folder.encode(*UTF_8))
                 ):
-                    entry = replace(entry, name=folder + entry.name)
+                    entry = entry.below(folder)
                     if entry.folder and recursive:
                         if enters is None or enters(entry.name):
                             waiting.append(entry.name)

@@ -374,7 +374,8 @@ def scan_folder(
             if missing is not None:
                 missing.append(name)
             else:
-                found.append(Entry(_name_of(name), error=failed(error, _name_of(name))))
+                unknown = _name_of(name)
+                found.append(_unknown_entry(unknown, failed(error, unknown)))
     return [entry for entry in found if entry is not None]
 
 
@@ -404,7 +405,7 @@ def _entry(
     """Return the entry of a name, or None for a temporary name at a destination. The ledger (its
     numbers are `own`) is one with an error. Raises FileNotFoundError if there is nothing of that
     name."""
-    name, linked = _name_of(raw), False
+    name, linked, is_file = _name_of(raw), False, False
     try:
         found = os.stat(raw, dir_fd=descriptor, follow_symlinks=False)
         if stat.S_ISDIR(found.st_mode):
@@ -418,6 +419,7 @@ def _entry(
                     error=_left_out_error(
                         "relay does not follow a link to a folder", "Move that folder by itself."
                     ),
+                    judged_as=(f"{name}/",),
                 )
         if not stat.S_ISREG(found.st_mode):
             return Entry(
@@ -426,15 +428,30 @@ def _entry(
                     f"{_special_kind(found.st_mode)} is not a file", "Only files can be moved."
                 ),
             )
+        is_file = True
         own_files.require_other(found, own)
     except OSError as error:
         if isinstance(error, FileNotFoundError) and not linked:
             raise
-        return Entry(name, error=failed(error, name))
+        why = failed(error, name)
+        if is_file:
+            return Entry(name, error=why)
+        if not linked and error.errno in _DEAD_MOUNT:
+            return Entry(name, error=why, judged_as=(f"{name}/",))
+        return _unknown_entry(name, why)
     entry = Entry(name, found.st_size, version_of(found).etag, moment(found.st_mtime))
     if name.startswith(PREFIX) and name.endswith(SUFFIX):
         return reject_temporary_name(entry, side)
     return entry
+
+
+def _unknown_entry(name: str, why: RelayError) -> Entry:
+    """Return the entry of a name that may be a folder or a file."""
+    return Entry(name, error=why, judged_as=(f"{name}/", name))
+
+
+_DEAD_MOUNT: Final = (errno.ENOTCONN, errno.ESTALE)
+"""What a folder answers whose FUSE process or NFS server has left it."""
 
 
 def _left_out_error(why: str, hint: str) -> RelayError:

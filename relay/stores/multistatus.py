@@ -131,6 +131,7 @@ def read_row(row: Element, folder: list[str], side: Side) -> Entry | None:
         return Entry(
             name,
             error=UnsafeKey(f"the listing has the name {name[:200]!a}, which relay can't request"),
+            judged_as=("",),
         )
     if not within or len(there) != len(folder) + 1:
         raise ProtocolViolation(
@@ -144,7 +145,8 @@ def read_row(row: Element, folder: list[str], side: Side) -> Entry | None:
         error = ProtocolViolation(
             f"the listing does not show whether {path[:200]!a} is a folder", side=side
         )
-        return Entry(there[-1], version.size, error=error)
+        name = there[-1]
+        return Entry(name, version.size, error=error, judged_as=(f"{name}/", name))
     return Entry(there[-1], version.size, version.etag, http_date(version.last_modified))
 
 

@@ -257,7 +257,7 @@ def _entry(number: int, row: Mapping[str, str], wrong: str | None = None) -> Ent
             raise InvalidURL("its name is that of a folder")
     except RequestError as error:
         error.message = f"line {number} of the list: {error.message}"
-        return Entry(f"line {number}", error=error)
+        return Entry(f"line {number}", error=error, judged_as=("",))
     return Entry(name, size, url=row["url"], digests=digests)
 
 

@@ -22,7 +22,7 @@ from relay.stores.http_fields import next_link
 from relay.stores.index_links import segments_of
 from relay.stores.index_pages import REMEMBERED
 from relay.stores.interfaces import Enters, Entry, is_temporary_name, reject_temporary_name
-from relay.stores.multistatus import is_object, read_row, version_of
+from relay.stores.multistatus import is_object, read_row, shows_type, version_of
 from relay.stores.webdav.properties import Properties
 from relay.wire.exchange import Response
 
@@ -90,7 +90,8 @@ class DavListing:
                     if entry is None:
                         continue
                 if error is not None and entry.error is None:
-                    entry = Entry(entry.name, error=error)
+                    judged_as = () if shows_type(row) else (f"{entry.name}/", entry.name)
+                    entry = Entry(entry.name, error=error, judged_as=judged_as)
                 yield listed.separate(entry, version_of(row)) if side == "source" else entry
 
     def _next_page(self, response: Response, folder: Location) -> Location | None:
@@ -130,7 +131,8 @@ class _Listed:
             return entry
         text = f"{version.size} {version.etag} {version.last_modified}"
         name = f"{entry.name.rstrip('/')} ~{sha256(text.encode()).hexdigest()[:16]}"
-        return Entry(name, version.size, error=UnsafeKey(_CLASH, side="source", hint=_RENAME))
+        clash = UnsafeKey(_CLASH, side="source", hint=_RENAME)
+        return Entry(name, version.size, error=clash, judged_as=(entry.name,))
 
 
 _CLASH: Final = (
