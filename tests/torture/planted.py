@@ -75,8 +75,8 @@ PLANTED: tuple[Planted, ...] = (
     Planted(
         name="an error document in a listing of S3 is an empty page",
         file="relay/stores/s3/client.py",
-        old='            if name == "Error":\n                reported =',
-        new='            if name == "Error":\n                return\n                reported =',
+        old='            if name == "Error":\n                members =',
+        new='            if name == "Error":\n                return\n                members =',
         traits=(("source", "list-error"),),
         stores=("s3",),
     ),
@@ -144,8 +144,8 @@ PLANTED: tuple[Planted, ...] = (
     Planted(
         name="an object that a MOVE has cut has the size that was sent",
         file="relay/engine/transfer/finalize.py",
-        old="        if None not in (size, version.size) and size != version.size:",
-        new="        if False:",
+        old="        if None in (size, version.size) or size == version.size:",
+        new="        if True:",
         traits=(("destination", "move-cut"),),
         stores=("webdav",),
     ),
