@@ -156,6 +156,43 @@ def test_a_page_of_another_name_is_refused_too(
     assert moved or "which is an HTML page" in printed
 
 
+VIEWED = {
+    "film.mp4": False,
+    "data.zip": False,
+    "all.tar.gz": False,
+    "report.pdf": False,
+    "feed.xml": True,
+    "notes.txt": True,
+    "draw.svg": True,
+}
+
+
+@pytest.mark.parametrize(("name", "moved"), VIEWED.items(), ids=VIEWED)
+@pytest.mark.parametrize("to", ["", "saved.html", "saved"])
+def test_the_page_of_a_viewer_is_not_its_object(
+    tmp_path: Path, name: str, moved: bool, to: str
+) -> None:
+    """GitHub shows it below `blob/`, under the object's own name; other names are not there."""
+    server, terminal = Server(), Terminal(tmp_path, RELAY_EGRESS_ALLOW="127.0.0.0/8")
+    server.pages[f"/blob/{name}".encode()] = (HTML, b"\n<!DOCTYPE html><p>viewer")
+    moved |= to == "saved.html"
+    with Peer(server) as peer:
+        call = "migrate", peer.url(f"/blob/{name}"), f"{tmp_path}/to/{to}"
+        code, _, printed = terminal.run(*call)
+    assert (code, (tmp_path / "to" / (to or name)).exists()) == ((0, True) if moved else (1, False))
+    assert moved or f"{name}' is not the name of one" in printed
+
+
+@pytest.mark.parametrize("url", ["/get.php?id=5", "/f/film.mp4", "/away?id=5"])
+def test_data_that_a_script_sends_as_html_is_an_object(tmp_path: Path, url: str) -> None:
+    """PHP names that type unless the script names one."""
+    server, terminal = Server(), Terminal(tmp_path, RELAY_EGRESS_ALLOW="127.0.0.0/8")
+    server.pages[url.encode()] = (HTML, b"\0\0\0\x20ftypisom")
+    with Peer(server) as peer:
+        assert terminal.run("migrate", peer.url(url), f"{tmp_path}/film.mp4")[0] == 0
+    assert (tmp_path / "film.mp4").read_bytes().endswith(b"ftypisom")
+
+
 SHARED = {
     "film.mp4": False,
     "backup.zst": False,
@@ -167,7 +204,7 @@ SHARED = {
 
 @pytest.mark.parametrize(("name", "moved"), SHARED.items(), ids=SHARED)
 @pytest.mark.parametrize("listed", [True, False])
-@pytest.mark.parametrize("url", ["/uc?id=5", "/d/download.php?id=5"])
+@pytest.mark.parametrize("url", ["/uc?id=5", "/d/download.php?id=5", "/get.pl?id=5"])
 def test_the_page_of_a_share_link_is_no_film(
     tmp_path: Path, url: str, name: str, moved: bool, listed: bool
 ) -> None:

@@ -2,8 +2,8 @@
 any name, the viewer behind a share link.
 
 Theory of operation. A server that has no such object, or refuses it, often answers 200 with an HTML
-page. Only an HTML answer without a promised digest is suspected; then its name, or another request,
-decides.
+page. Only an HTML answer without a promised digest is suspected; then its name, its first bytes, or
+another request decides.
 
 Decided here: whether an answer is such a page. Never here: which version is read."""
 
@@ -15,13 +15,27 @@ from typing import Final
 
 from relay.engine.plan import Plan
 from relay.engine.transfer.context import ObjectHints
-from relay.errors import Rejected, RelayError, StoreError
+from relay.errors import RangeIgnored, Rejected, RelayError, StoreError
 from relay.location import Location
 from relay.stores.http_fields import PAGES
 from relay.stores.index_links import segments_of
-from relay.stores.interfaces import OpenedObject, Source, UnknownObject
+from relay.stores.interfaces import ByteRange, OpenedObject, Source, UnknownObject
 from relay.stores.unused_names import unused_name_beside
 
+_PROGRAMS: Final = frozenset(
+    {"asp", "aspx", "cgi", "dll", "do", "exe", "jsp", "php", "pl", "py", "sh"}
+)
+"""Endings of programs that answer a URL with a query."""
+_DATA: Final = re.compile(
+    r"(image|video|audio|font)/(?!.*\+xml).*"
+    r"|application/(pdf|zip|epub\+zip|gzip|java-archive|msword|vnd\..*(?<!\+xml)(?<!\+json)"
+    r"|x-(tar|7z-compressed|rar.*|iso9660-image|xz|bzip2?))"
+)
+"""Types that no page has: pictures, films, sounds, fonts, archives and documents."""
+_BLANKS: Final = b"\xef\xbb\xbf \t\r\n"
+"""A byte order mark, and spaces, before the first tag of a page."""
+_BEGINNING: Final = 512
+"""Number of bytes that show whether an answer begins as a page does."""
 _ENDING: Final = re.compile(r".*\.([a-z0-9]{1,5})", re.I | re.S)
 
 
@@ -54,7 +68,8 @@ class _PageChecks:
         here = last_segment(place)
         stem = here.split(".")[0]
         away = there.split(".")[0] not in (stem, "") and stem != "index" if page else there != here
-        if away and (self._is_listed or (any(named) and not page)):
+        is_suspect = away and (self._is_listed or (any(named) and not page))
+        if is_suspect and self._begins_as_page():
             hint = "Check the credentials: many servers redirect to a login page without them."
             raise Rejected(
                 f"{place} redirects to {opened.location}, which is an HTML page",
@@ -92,19 +107,25 @@ class _PageChecks:
             raise _folder_error(place)
 
     def refuse_page_of_link(self, opened: OpenedObject, destination: Location) -> None:
-        """Raise Rejected if the answer is an HTML page, the URL says nothing about the object's
-        type, and the name that the caller gave it is not one of a page: a share link may lead to a
-        viewer, to a warning, or to a login page."""
+        """Raise Rejected if the answer is an HTML page, and the URL's name is that of data, or says
+        nothing about the object's type and the name that the caller gave it is not one of a page: a
+        share link may lead to a viewer, to a warning, or to a login page."""
         known, place = self._known, self._place
         version = known.promised or known.listed
         if place.store != "http" or (version is not None and version.size is not None):
             return
-        if any(guess_type(place.path)) or not self._may_be_wrong_page(opened):
+        if not self._may_be_wrong_page(opened) or guess_type(destination.path)[0] in PAGES:
             return
-        ending = _ending_of(destination)
-        if ending in ("", _ending_of(place)) or guess_type(destination.path)[0] in PAGES:
+        own, coding = _type_of(place)
+        name, ending = last_segment(place), _ending_of(destination)
+        if own is None and coding is None:
+            if ending in ("", _ending_of(place)):
+                return
+            name = last_segment(destination)
+        elif coding is None and _DATA.fullmatch(own or "") is None:
             return
-        name = last_segment(destination)
+        if not self._begins_as_page():
+            return
         raise Rejected(
             f"{place} is an HTML page, and {name[:200]!a} is not the name of one",
             side="source",
@@ -135,7 +156,8 @@ class _PageChecks:
             return
         assert found.body is not None  # an Opened has one
         found.body.close()
-        if found.location is other and self._may_be_wrong_page(found):
+        is_any = found.location is other and self._may_be_wrong_page(found)
+        if is_any and self._begins_as_page():
             raise Rejected(
                 f"{place} is an HTML page, and the server answers any name with one",
                 side="source",
@@ -156,6 +178,23 @@ class _PageChecks:
         is_page = kind.partition(";")[0].strip().lower() in PAGES
         return is_page and not (promised is not None and promised.digests)
 
+    def _begins_as_page(self) -> bool:
+        """Return whether the object's first bytes are markup, or unknown. A script that names no
+        type (PHP) sends its data as HTML."""
+        try:
+            try:
+                opened = self._source.get(self._place, None, ByteRange(0, _BEGINNING - 1))
+            except RangeIgnored:
+                opened = self._source.get(self._place)
+            assert opened.body is not None  # an Opened has one
+            try:
+                data = opened.body.read(_BEGINNING)
+            finally:
+                opened.body.close()
+        except RelayError:
+            return True
+        return data.lstrip(_BLANKS)[:1] in (b"", b"<")
+
     def _is_index(self, place: Location) -> bool:
         """Return whether a place that ends in '/' is a folder: its page lists an entry, or is an
         index that a cache kept."""
@@ -172,6 +211,13 @@ class _PageChecks:
 def last_segment(place: Location) -> str:
     """Return the last segment of a path."""
     return next(reversed(segments_of(place.path)), "")
+
+
+def _type_of(place: Location) -> tuple[str | None, str | None]:
+    """Return the type and the coding that a name says, both None for a program with a query."""
+    if place.query and _ending_of(place) in _PROGRAMS:
+        return None, None
+    return guess_type(place.path)
 
 
 def _ending_of(place: Location) -> str:
