@@ -2,11 +2,12 @@
 characters).
 
 Theory of operation. A name that differs from its folded form is stored with a digest of that form.
-Names of a page that share a folded form are marked when they are listed. A worker enters a marked
-transfer before it sends it. So two transfers of one folded form never run at the same time, and the
-second one knows the first one's name, to check if the destination keeps them apart. A name that is
-its own folded form costs only one look-up in an index. Rows of an older relay have the digests of
-that one's forms, and are looked up by these too.
+Names of a page that share a folded form are marked when they are listed, with the names of other
+trees of the destination (`siblings.py`). A worker enters a marked transfer before it sends it. So
+two transfers of one folded form never run at the same time, and the second one knows the first
+one's name, to check if the destination keeps them apart. A name that is its own folded form costs
+only one look-up in an index. Rows of an older relay have the digests of that one's forms, and are
+looked up by these too.
 
 Decided here: which names a store may fold into one. Never here: whether it does
 (`relay/engine/transfer/folded_names.py`)."""
@@ -27,6 +28,7 @@ from relay.ledger.claim_values import ARRIVED_EARLIER, Claim
 from relay.ledger.claim_values import MARKED as MARKED
 from relay.ledger.names import has_name, in_chunks, md5
 from relay.ledger.schema import FOLDED, RUNNING, transfers
+from relay.ledger.siblings import lock_names, siblings_of
 from relay.ledger.states import PRESENT, TransferState
 from relay.ledger.workers import WorkerId
 from relay.location import DECODINGS
@@ -38,11 +40,13 @@ _OWN: Final = re.compile(r"[a-z0-9_-]+(?:[./][a-z0-9_-]+)*+")
 the folding."""
 _COLUMNS: Final = (
     transfers.c.id,
+    transfers.c.migration_id,
     transfers.c.name,
     transfers.c.folded,
     transfers.c.state,
     transfers.c.fence,
     transfers.c.twins,
+    transfers.c.ended,
 )
 
 
@@ -101,23 +105,41 @@ def folded_digest(name: str) -> str | None:
 
 def mark_folded(connection: Connection, migration: str, names: Sequence[str]) -> None:
     """Mark the transfers whose folded forms coincide, among the `names` just written and all names
-    written before.
+    written before, here and in the sibling migrations.
 
     A transfer that was claimed before its counterpart was listed is entered at once: it may be
     running, or have run."""
-    of = (transfers.c.migration_id == migration) & FOLDED
+    siblings = siblings_of(connection, migration)
+    if siblings:
+        lock_names(connection, migration)
+    all_ids = [migration, *siblings]
+    of = transfers.c.migration_id.in_(all_ids) & FOLDED
     if connection.execute(select(transfers.c.id).where(of).limit(1)).first() is None:
         return  # every name is its own folded form, so no two coincide
-    groups: dict[str, set[int]] = defaultdict(set)
-    odd = _rows(connection, migration, keys=_union(names))
-    plain = _rows(connection, migration, plain=_union(row.name for row in odd))
+    groups: dict[str, dict[str, set[int]]] = defaultdict(lambda: defaultdict(set))
+    odd = _rows(connection, [migration], keys=_union(names))
+    odd += _other_rows(connection, siblings, names)
+    plain = _rows(connection, all_ids, plain=_union(row.name for row in odd))
     for row in (*odd, *plain):
-        groups[fold(row.name)].add(row.id)
-    ids = [id for group in groups.values() if len(group) > 1 for id in group]
-    for some in in_chunks(ids):
+        groups[fold(row.name)][row.name].add(row.id)
+    suspects = [group for group in groups.values() if len(group) > 1]
+    ids = {id for group in suspects for some in group.values() for id in some}
+    if siblings:  # their transfers of the same names were not needed before
+        same = {name for group in suspects for name in group}
+        ids |= {row.id for row in _rows(connection, siblings, plain=same) if row.name in same}
+    for some in in_chunks(sorted(ids)):
         fresh = transfers.c.id.in_(some) & (transfers.c.twins == 0)
         begun = case((transfers.c.fence > 0, transfers.c.fence + 1), else_=MARKED)
         connection.execute(update(transfers).where(fresh).values(twins=begun))
+
+
+def _other_rows(connection: Connection, siblings: Sequence[str], names: Sequence[str]) -> list[Any]:
+    """Return the transfers of sibling migrations whose folded form differs from their name, and is
+    that of one of `names` with which they are not listed. Most of them have those very names."""
+    found: list[Any] = []
+    for some in in_chunks(names) if siblings else ():
+        found += _rows(connection, siblings, keys=_union(some), but=some)
+    return found
 
 
 def _union(names: Iterable[str]) -> set[str]:
@@ -127,20 +149,23 @@ def _union(names: Iterable[str]) -> set[str]:
 
 def _rows(
     connection: Connection,
-    migration: str,
+    ids: Sequence[str],
     keys: Collection[str] = (),
     plain: Collection[str] = (),
+    but: Collection[str] = (),
 ) -> list[Any]:
-    """Return the transfers whose folded form differs from their name and is in `keys`, and those
-    whose name is in `plain`."""
-    of = transfers.c.migration_id == migration
+    """Return the transfers of some migrations whose folded form differs from their name and is in
+    `keys`, and those whose name is in `plain`; without those whose name is in `but`."""
+    of = [transfers.c.migration_id.in_(ids)]
+    if but:
+        of.append(transfers.c.name.not_in(sorted(but)))
     found: list[Any] = []
     conditions: list[ColumnElement[bool]] = []
     for some in in_chunks(sorted(keys)):
         conditions.append(FOLDED & transfers.c.folded.in_([md5(key) for key in some]))
     conditions += [has_name(connection, some) for some in in_chunks(sorted(plain))]
     for condition in conditions:
-        found += connection.execute(select(*_COLUMNS).where(of, condition))
+        found += connection.execute(select(*_COLUMNS).where(*of, condition))
     return found
 
 
@@ -149,19 +174,30 @@ def enter_folded(connection: Connection, worker: WorkerId, claim: Claim) -> tupl
     folded form that may have arrived. Returns None, and records nothing, while one of them runs.
     Raises LeaseLost."""
     key, keys = fold(claim.name), _keys(claim.name)
-    ids = [
-        row.id for row in _rows(connection, claim.migration_id, keys, keys) if fold(row.name) == key
-    ]
+    among = [claim.migration_id, *siblings_of(connection, claim.migration_id)]
+    ids = [row.id for row in _rows(connection, among, keys, keys) if fold(row.name) == key]
     # Rows are locked in the order that every transaction uses, and read after that.
     locked = (
         select(*_COLUMNS).where(transfers.c.id.in_(ids)).order_by(transfers.c.id).with_for_update()
     )
-    others = [row for row in connection.execute(locked) if row.id != claim.id]
+    rows = [row for row in connection.execute(locked) if row.id != claim.id]
+    others = [row for row in rows if row.name != claim.name]
     # Entered by the present claim. A running one that has not entered yet waits for this one.
     if any(row.state == TransferState.RUNNING and row.twins == row.fence + 1 for row in others):
         return None
     _write(connection, worker, claim, claim.fence + 1)
-    return tuple(row.name for row in others if row.twins > MARKED or row.state in PRESENT)
+    mine = (row for row in rows if row.name == claim.name and row.state in PRESENT)
+    arrived = max((row.ended or 0.0 for row in mine), default=0.0)
+    there = (row for row in others if row.twins > MARKED or row.state in PRESENT)
+    return tuple(
+        dict.fromkeys(row.name for row in there if not _is_past(row, claim.migration_id, arrived))
+    )
+
+
+def _is_past(row: Any, migration: str, arrived: float) -> bool:
+    """Return whether a transfer of a sibling migration ended before another one had `arrived` under
+    the name in question, which proves that its object is elsewhere, or was removed."""
+    return row.migration_id != migration and row.ended is not None and row.ended <= arrived
 
 
 def leave_folded(connection: Connection, worker: WorkerId, claim: Claim) -> None:

@@ -4,7 +4,8 @@ elsewhere.
 Theory of operation. A link is recorded before the first object is written or skipped through it,
 and then the other recorded links are read. If two objects reach one location through two links, the
 second finds the first, in any process and after a kill. A skip finds uploads alone: an object that
-was there before may be left there for both.
+was there before may be left there for both. Of the sibling migrations (`siblings.py`) only objects
+that are there, or are being sent, count.
 
 Decided here: which objects of a tree reach the same location. Never here: the target of a link (the
 local store), and what follows from it (the engine)."""
@@ -18,9 +19,13 @@ from sqlalchemy import Connection, insert, select, update
 from relay.ledger.claim_values import Claim
 from relay.ledger.names import has_name, md5
 from relay.ledger.schema import links, migrations, transfers
+from relay.ledger.siblings import siblings_of
+from relay.ledger.states import PRESENT, TransferState
 
 _UPLOADED = ~links.c.mark.startswith("s")
 """Condition on a link: an object is written through it, and not only skipped."""
+_THERE = sorted(PRESENT | {TransferState.RUNNING})
+"""The states of an object that is at the destination, or is being sent there."""
 
 
 def is_kept(
@@ -49,12 +54,13 @@ def keep_link(
 def objects_at_link(
     connection: Connection, claim: Claim, link: str, there: str, tree: str | None = None
 ) -> dict[str, str]:
-    """Return the states, by name, of the other objects of a tree that reach the location `there`,
-    which a claimed object reaches through a `link`. With `tree`, the path of the tree itself, the
-    claimed object is skipped: objects that reach the location without a link are included, and
-    those that are skipped themselves are not."""
+    """Return the states, by name, of the other objects of a tree, and of its sibling migrations,
+    that reach the location `there`, which a claimed object reaches through a `link`. With `tree`,
+    the path of the tree itself, the claimed object is skipped: objects that reach the location
+    without a link are included, and those that are skipped themselves are not."""
+    among = [claim.migration_id, *siblings_of(connection, claim.migration_id)]
     kept = select(links.c.path, links.c.target).where(
-        links.c.migration_id == claim.migration_id, links.c.path != link
+        links.c.migration_id.in_(among), links.c.path != link
     )
     if tree is not None:
         kept = kept.where(_UPLOADED)
@@ -68,10 +74,12 @@ def objects_at_link(
     }
     if not names:
         return {}
-    of = (transfers.c.migration_id == claim.migration_id) & (transfers.c.id != claim.id)
+    ours = transfers.c.migration_id == claim.migration_id
+    of = (ours | transfers.c.state.in_(_THERE)) & transfers.c.migration_id.in_(among)
     columns = (transfers.c.name, transfers.c.state)
-    rows = connection.execute(select(*columns).where(of, has_name(connection, names))).all()
-    return {row.name: row.state for row in rows if row.name in names}
+    query = select(*columns).where(of, has_name(connection, names))
+    rows = connection.execute(query.order_by(ours)).all()  # the state of its own tree counts
+    return {row.name: row.state for row in rows if row.name in names - {claim.name}}
 
 
 def _mark(link: str, *, skipped: bool) -> str:

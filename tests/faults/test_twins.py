@@ -261,18 +261,20 @@ def test_b60_an_etag_that_always_changes_distinguishes_nothing(
 def test_b60_a_prior_object_under_a_folded_name_is_kept(
     tmp_path: Path, cases: Cases, if_exists: str
 ) -> None:
-    """Nothing shows that it is another object: its store reports it as existing. A server that
-    decodes a name twice shows itself."""
+    """Nothing in this ledger shows that it is another object: its store reports it as existing. A
+    server that decodes a name twice shows itself."""
     plant_each(tmp_path / "before", cases, 1)
     plant_each(tmp_path / "from", cases, 2)
     shelf, terminal = Shelf(folds=folding_of(cases)), Terminal(tmp_path)
+    (tmp_path / "other").mkdir()
     with Peer(shelf) as there:
-        assert terminal.tree(tmp_path / "before", there.url("/to/"))[0] == 0
+        other = Terminal(tmp_path / "other")
+        assert other.tree(tmp_path / "before", there.url("/to/"))[0] == 0
         before = dict(shelf.objects)
         code, _ = terminal.tree(tmp_path / "from", there.url("/to/"), "--if-exists", if_exists)
     states = {
         row["name"]: row["state"]
-        for row in map(json.loads, terminal.run("report", "2", "--format", "jsonl")[1].splitlines())
+        for row in map(json.loads, terminal.run("report", "1", "--format", "jsonl")[1].splitlines())
     }
     wanted = {
         beginning + other: "skipped"
@@ -282,6 +284,23 @@ def test_b60_a_prior_object_under_a_folded_name_is_kept(
     }
     assert states == wanted
     assert code == ("failed" in wanted.values())
+    assert shelf.objects == before
+
+
+@trees(FOLDING)
+def test_b60_commands_with_other_filters_replace_no_twin(tmp_path: Path, cases: Cases) -> None:
+    """Each command lists one of the two names. The first one may go on as before."""
+    plant_each(tmp_path / "from", cases, 1, 2)
+    for beginning, (_, one, _) in cases.items():
+        (tmp_path / "from" / (beginning + one)).write_bytes(b"one of more bytes" * 4)
+    shelf, terminal = Shelf(folds=folding_of(cases)), Terminal(tmp_path)
+    with Peer(shelf) as there:
+        words = (tmp_path / "from", there.url("/to/"))
+        assert terminal.tree(*words, "--min-size", "64B")[0] == 0
+        before = dict(shelf.objects)
+        assert terminal.tree(*words, "--max-size", "63B")[0] == 1
+        assert shelf.objects == before and collisions(terminal, cases)
+        assert terminal.tree(*words, "--min-size", "64B")[0] == 0
     assert shelf.objects == before
 
 
