@@ -223,8 +223,10 @@ class DryRun:
             return
         chooses = filter_of(self.job, source, self.listing)
         for entry in list_chosen(source, self.job.source, chooses):
-            if not entry.is_listed_further and (chooses is None or chooses(entry)):
-                yield listed_object(entry)
+            if not entry.is_listed_further:
+                judged = entry if chooses is None else chooses(entry)
+                if judged is not None:
+                    yield listed_object(judged)
             if chooses is not None:
                 self.report.excluded = chooses.entries + chooses.folders
         if chooses is not None:  # the last folders may not have been listed

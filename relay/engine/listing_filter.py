@@ -1,26 +1,35 @@
 """Choose the entries of one listing by the filters of its migration.
 
 Decided here: which entries are judged by their names alone, and how a store is asked for a marker
-of `exclude_if_present`. Never here: the rules (`relay/filters/`)."""
+of `exclude_if_present`. An unknown verdict excludes nothing: it is a failure. Never here: the rules
+(`relay/filters/`)."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from datetime import datetime
 from time import monotonic
 
-from relay.errors import InvalidFilter, NotFound, Rejected, UnsafeKey
+from relay.engine.inspection import inspect_object
+from relay.errors import (
+    InvalidFilter,
+    NotFound,
+    Rejected,
+    RelayError,
+    Unauthenticated,
+    UnsafeKey,
+)
 from relay.filters.filter_set import Filters
-from relay.filters.selection import Rejects, Selection
+from relay.filters.selection import Selection, Verdict
 from relay.location import Location
-from relay.stores.http_reads import IsFolder
-from relay.stores.interfaces import Entry, Source, UnknownObject
+from relay.stores.interfaces import Destination, Entry, Source, UnknownObject
 from relay.stores.listing_retries import ListingRetries
 from relay.wire.watchdog import Watchdog
 from relay.wire.yielding import yield_to_hub
 
-LIST, LOCAL = "list", "local"
-"""The stores of lists of URLs, and of folders of this machine."""
+LIST, LOCAL, S3 = "list", "local", "s3"
+"""The stores of lists of URLs, of folders of this machine, and of buckets."""
 
 
 class ListingFilter:
@@ -29,7 +38,7 @@ class ListingFilter:
     def __init__(
         self,
         filters: Filters,
-        source: Source,
+        source: Source | Destination,
         location: Location,
         meter: Watchdog,
         *,
@@ -38,11 +47,13 @@ class ListingFilter:
     ) -> None:
         """Ages count from `now`, in seconds since 1970; `seed` chooses the part of `hash_filter`
         @/N. Work yields to the hub, and checks `meter`. Raises InvalidFilter, ConfigError."""
+        refuse_markers_of_list(filters, location)
+        markers = filters.exclude_if_present
         self._selection = Selection(
             filters,
             now=datetime.fromtimestamp(now).astimezone(),
             seed=seed,
-            rejects=_marker_check(filters, source, location, meter),
+            rejects=_Markers(markers, source, location.folder(), meter) if markers else None,
             pause=_pauses(meter),
         )
         self.entries = self.folders = 0
@@ -51,41 +62,37 @@ class ListingFilter:
     def chosen(self, entries: Iterable[Entry]) -> Iterator[Entry]:
         """Yield the chosen ones of some entries. Raises the store's errors about a marker."""
         for entry in entries:
-            if self(entry):
-                yield entry
+            judged = self(entry)
+            if judged is not None:
+                yield judged
 
     def enters(self, folder: str) -> bool:
         """Return whether a folder may have chosen objects. Raises the store's errors about a
         marker."""
-        is_entered = self._selection.has_folder(folder)
+        is_entered = bool(self._selection.has_folder(folder))
         self.folders += not is_entered
         return is_entered
 
-    def __call__(self, entry: Entry) -> bool:
-        """Return whether an entry is chosen. Raises the store's errors about a marker."""
-        is_chosen = self._has(entry)
-        self.entries += not is_chosen
-        return is_chosen
+    def __call__(self, entry: Entry) -> Entry | None:
+        """Return an entry if it is chosen, or None. If that is not known, the entry has the error.
+        Raises the store's errors about a marker."""
+        verdict = self._has(entry)
+        if isinstance(verdict, RelayError):
+            return entry if entry.error is not None else replace(entry, error=verdict)
+        self.entries += not verdict
+        return entry if verdict else None
 
-    def _has(self, entry: Entry) -> bool:
+    def _has(self, entry: Entry) -> Verdict:
         if entry.error is None:
             return self._selection.has_object(entry.name, entry.size, entry.modified)
         # What can't be moved may have neither size nor time: that would hide the failure.
-        return any(map(self._has_name, entry.judged_as or (entry.name,)))
+        verdicts = map(self._has_name, entry.judged_as or (entry.name,))
+        return next((verdict for verdict in verdicts if verdict), False)
 
-    def _has_name(self, name: str) -> bool:
+    def _has_name(self, name: str) -> Verdict:
         if name and not name.endswith("/"):
             return self._selection.has_name(name)
         return self._selection.has_folder(name)
-
-
-def _require_object(source: Source, place: Location) -> None:
-    """Raise NotFound if an object does not exist, and the store's errors."""
-    if isinstance(source.head(place), UnknownObject):
-        # Some servers do not answer HEAD.
-        opened = source.get(place)
-        if opened.body is not None:
-            opened.body.close()
 
 
 def list_chosen(
@@ -113,37 +120,66 @@ def _pauses(meter: Watchdog) -> Callable[[], None]:
     def pause() -> None:
         nonlocal until
         if monotonic() >= until:
-            meter.check()
+            if meter.is_cancelled:  # a listing may last longer than a transfer
+                meter.check()
             yield_to_hub()
             until = monotonic() + meter.limits.yield_seconds
 
     return pause
 
 
-def _marker_check(
-    filters: Filters, source: Source, location: Location, meter: Watchdog
-) -> Rejects | None:
-    """Return the function that asks the store for the markers in a folder; None without markers.
-    Raises InvalidFilter as `refuse_markers_of_list`."""
-    if not filters.exclude_if_present:
-        return None
-    refuse_markers_of_list(filters, location)
-    location = location.folder()
+class _Markers:
+    """The markers of `exclude_if_present` in the folders of one tree."""
 
-    def exists(name: str) -> bool:
+    def __init__(
+        self, names: tuple[str, ...], source: Source | Destination, root: Location, meter: Watchdog
+    ) -> None:
+        self._names, self._source = frozenset(names), source
+        self._root, self._meter = root, meter
+
+    def __call__(self, folder: str) -> Verdict:
+        """As Rejects. Raises the errors that end the listing."""
         try:
-            place = location.below(name)
+            return self._has_marker(folder)
         except UnsafeKey:  # nothing in that folder can be moved either
             return False
-        patience = ListingRetries(meter.limits.listing_seconds, meter)
+        except RelayError as error:
+            if not folder or _is_for_all(error, self._root):
+                raise
+            error.message = f"a file that would exclude {folder!a} is not known: {error.message}"
+            return error
+
+    def _has_marker(self, folder: str) -> bool:
+        if self._root.store in (LOCAL, S3):
+            return any(self._has_object(f"{folder}{name}") for name in sorted(self._names))
+        # A web server may answer each name with a page, and a missing one with a refusal.
+        place = self._root.below(folder) if folder else self._root
+        return any(entry.name in self._names for entry in self._source.list(place, False))
+
+    def _has_object(self, name: str) -> bool:
+        place = self._root.below(name)
+        is_local = self._root.store == LOCAL
         try:
-            patience.retry(lambda: _require_object(source, place))
+            if is_local:  # its listings are not retried either
+                self._source.head(place)
+            else:
+                patience = ListingRetries(self._meter.limits.listing_seconds, self._meter)
+                found = patience.retry(lambda: inspect_object(self._source, place))
+                if isinstance(found, UnknownObject):
+                    raise found.why
         except NotFound:
             return False
-        except Rejected as error:  # a folder may have the marker's name
-            if isinstance(error, IsFolder) or location.store == LOCAL:
+        except Rejected:
+            if is_local:  # a folder may have the marker's name
                 return False
             raise
         return True
 
-    return lambda folder: any(exists(folder + marker) for marker in filters.exclude_if_present)
+
+def _is_for_all(error: RelayError, location: Location) -> bool:
+    """Return whether an error about one folder ends the listing. Where folders are listed one by
+    one, the folder's own listing shows that."""
+    if error.side == "relay":
+        return True
+    is_flat = location.store in (S3, LIST)
+    return is_flat and (error.retryable or isinstance(error, Unauthenticated))

@@ -478,6 +478,8 @@ class _Content:
 
 
 def _row_of(entry: Entry, chosen: ListingFilter | None) -> TreeRow:
+    judged = entry if chosen is None else chosen(entry)
+    entry = judged or entry
     return TreeRow(
         entry.name,
         size=entry.size,
@@ -485,7 +487,7 @@ def _row_of(entry: Entry, chosen: ListingFilter | None) -> TreeRow:
         digests=entry.digests,
         url=entry.url,
         error=None if entry.error is None else entry.error.message,
-        is_chosen=chosen is None or chosen(entry),
+        is_chosen=judged is not None,
     )
 
 

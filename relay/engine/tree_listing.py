@@ -39,8 +39,8 @@ class Chooses(Protocol):
     folders: int
     """The number of folders so far that were not listed."""
 
-    def __call__(self, entry: Entry) -> bool:
-        """Return whether an entry is chosen."""
+    def __call__(self, entry: Entry) -> Entry | None:
+        """Return an entry if it is chosen, perhaps with an error, or None."""
 
 
 def write_listing(
@@ -95,10 +95,13 @@ class ExcludedCount:
         """Return the chosen entries of the next page. Raises as `chooses`."""
         chosen: list[Entry] = []
         for entry in page:
-            if chooses(entry):
-                chosen.append(entry)
-            else:
-                self.count += 1
+            # A bucket's marker of a folder does not count.
+            if not entry.is_listed_further:
+                judged = chooses(entry)
+                if judged is None:
+                    self.count += 1
+                else:
+                    chosen.append(judged)
             if entry.after is not None:
                 self.at_cursor = self.count if entry.after else 0
         return chosen

@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from itertools import groupby
 from typing import Final
 
+from relay.errors import RelayError
 from relay.filters.expressions import Matches, bytes_of_name, matchers_of
 from relay.filters.filter_set import Filters
 from relay.filters.partition import partition_of
@@ -27,8 +28,11 @@ _OLDEST: Final = datetime.fromtimestamp(0, UTC)
 PAUSE_EVERY: Final = 64
 """Number of expressions that are tried before `pause` is called."""
 
-Rejects = Callable[[str], bool]
-"""Returns whether a folder ('' or a name that ends in '/') is excluded by a marker in it."""
+Verdict = bool | RelayError
+"""Whether something is chosen. An error says why a marker that would exclude it is not known."""
+Rejects = Callable[[str], Verdict]
+"""Returns whether a folder ('' or a name that ends in '/') is excluded by a marker in it, or why
+that is not known."""
 
 
 class Selection:
@@ -58,16 +62,16 @@ class Selection:
             None if filters.hash_filter is None else partition_of(filters.hash_filter, seed)
         )
         self._rejects = rejects
-        self._verdicts: OrderedDict[str, bool] = OrderedDict()
+        self._verdicts: OrderedDict[str, Verdict] = OrderedDict()
 
-    def has_object(self, name: str, size: int | None, modified: datetime | None) -> bool:
+    def has_object(self, name: str, size: int | None, modified: datetime | None) -> Verdict:
         """Return whether an object is chosen. A size or a time that is unknown counts as smaller or
         older than every other, as in rclone. Raises as `rejects` does."""
         if self._names is None and not (self._has_time(modified) and self._has_size(size)):
             return False
         return self.has_name(name)
 
-    def has_name(self, name: str) -> bool:
+    def has_name(self, name: str) -> Verdict:
         """Return whether the filters of names choose an object. Raises as `rejects` does."""
         if self._names is not None:
             return name in self._names and self._has_folders(name)
@@ -75,7 +79,7 @@ class Selection:
             return False
         return self._of_objects.include(name) and self._has_folders(name)
 
-    def has_folder(self, name: str) -> bool:
+    def has_folder(self, name: str) -> Verdict:
         """Return whether a folder may have chosen objects; its name ends in '/'. Raises as
         `rejects` does."""
         return self._has_folders(name)
@@ -92,7 +96,7 @@ class Selection:
             return False
         return filters.max_size is None or known <= filters.max_size
 
-    def _has_folders(self, name: str) -> bool:
+    def _has_folders(self, name: str) -> Verdict:
         """Return whether every folder above an object, or of a folder's own name, is chosen."""
         if self._names is None and self._of_folders.is_empty and self._rejects is None:
             return True
@@ -102,31 +106,34 @@ class Selection:
         if found is not None:
             return found
         # Step 2: from the root down, as far as all are chosen.
-        verdict, start = self._verdict(""), 0
+        verdict, start = self._verdict(""), 0  # an error counts as True here
         while verdict and (start := name.find("/", start) + 1):
-            verdict = self._verdict(name[:start])
+            inner = self._verdict(name[:start])
+            # A rule may exclude what is below a folder whose marker is not known.
+            verdict = inner if verdict is True or not inner else verdict
         self._keep(name[:end], verdict)
         return verdict
 
-    def _verdict(self, folder: str) -> bool:
+    def _verdict(self, folder: str) -> Verdict:
         found = self._verdicts.get(folder)
         if found is None:
             found = self._is_chosen(folder)
             self._keep(folder, found)
         return found
 
-    def _is_chosen(self, folder: str) -> bool:
+    def _is_chosen(self, folder: str) -> Verdict:
         if folder and not self._is_chosen_by_name(folder):
             return False
         # Asked last: the answer may cost a request.
-        return self._rejects is None or not self._rejects(folder)
+        rejected = self._rejects is not None and self._rejects(folder)
+        return rejected if isinstance(rejected, RelayError) else not rejected
 
     def _is_chosen_by_name(self, folder: str) -> bool:
         if self._names is not None:
             return folder in self._folders_of_names
         return self._of_folders.include(folder.strip("/") + "/")
 
-    def _keep(self, folder: str, verdict: bool) -> None:
+    def _keep(self, folder: str, verdict: Verdict) -> None:
         self._verdicts[folder] = verdict
         if len(self._verdicts) > REMEMBERED:
             self._verdicts.popitem(last=False)

@@ -199,6 +199,8 @@ class LocalStore:
                     else:
                         yield entry
             except (OSError, RelayError) as error:
+                if isinstance(error, RelayError) and error.side == "relay":
+                    raise  # it is not the folder's
                 where = f"{location}{folder}"
                 failed = self._to_relay_error(error, where) if isinstance(error, OSError) else error
                 if not folder:

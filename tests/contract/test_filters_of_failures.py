@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,12 @@ from typing import Any
 import pytest
 
 from relay.engine.listing_filter import ListingFilter, list_chosen
+from relay.errors import Cancelled, PermissionDenied
 from relay.filters.filter_set import read_filters
 from relay.location import Location
+from relay.stores import local
+from relay.stores.interfaces import Entry, ObjectInfo
+from relay.stores.local import LocalStore
 from relay.stores.local_locations import local_location
 from relay.stores.table import STORES
 from relay.wire.exchange import Wire
@@ -20,7 +25,9 @@ from tests.contract.test_listing_evidence import (
     FILE,
     FOLDER,
     answers_script,
+    bucket,
     dav,
+    index,
     place_of,
     reply,
 )
@@ -31,13 +38,17 @@ JPG = {"include": ["*.jpg"]}
 
 def failures(wire: Wire, place: Location, **given: Any) -> set[str]:
     """Return the names of the chosen entries that have an error."""
+    return {entry.name for entry in chosen_of(wire, place, **given) if entry.error is not None}
+
+
+def chosen_of(wire: Wire, place: Location, **given: Any) -> list[Entry]:
+    """Return the chosen entries."""
     meter = Watchdog(wire.limits)
     store = STORES[place.store](wire, "source", meter)
     filters = read_filters(given, datetime.now(UTC))
     assert filters is not None
     chosen = ListingFilter(filters, store, place, meter, now=0, seed="")
-    found = chosen.chosen(list_chosen(store, place, chosen))
-    return {entry.name for entry in found if entry.error is not None}
+    return list(chosen.chosen(list_chosen(store, place, chosen)))
 
 
 @pytest.mark.parametrize(
@@ -114,3 +125,127 @@ def test_a_folder_of_a_failure_is_named_from_the_root(wire: Wire) -> None:
     with Peer(answers_script(answer)) as peer:
         found = failures(wire, place_of("http", peer), include=["/a/x/**.jpg"])
     assert found == {"a/x"}
+
+
+# -- markers of --exclude-if-present
+
+MARKER = {"exclude_if_present": [".no"]}
+
+
+def names(entries: list[Entry]) -> dict[str, bool]:
+    """Return the names, and whether each has an error."""
+    return {entry.name: entry.error is not None for entry in entries}
+
+
+@pytest.mark.parametrize("missing", ["200 with a page", "302 to a page", "404 without HEAD"])
+def test_a_marker_is_looked_for_in_the_listing(wire: Wire, missing: str) -> None:
+    """A web server may answer each name with a page, and no HEAD at all."""
+    pages = {
+        "/f/": index("/f/", "a/", "b/", "c/", "x"),
+        "/f/a/": index("/f/a/", ".no/", "1"),
+        "/f/a/.no/": index("/f/a/.no/", "2"),
+        "/f/b/": index("/f/b/", ".no", "1", "d/"),
+    }
+
+    def answer(method: str, target: str) -> bytes:
+        if target in pages:
+            return reply(200, pages[target], "Content-Type: text/html")
+        if target.endswith("/"):
+            return reply(403, "")
+        if missing.startswith("302"):
+            return reply(302, "", "Location: /f/")
+        return reply(200 if missing.startswith("200") else 404, "" if method == "HEAD" else "page")
+
+    with Peer(answers_script(answer)) as peer:
+        found = chosen_of(wire, place_of("http", peer), **MARKER)
+    assert names(found) == {"x": False, "c/": True, "a/1": False, "a/.no/2": False}
+
+
+def test_a_marker_in_a_webdav_folder(wire: Wire) -> None:
+    pages = {
+        "/f/": dav(("/f/", FOLDER), ("/f/a/", FOLDER), ("/f/b/", FOLDER), ("/f/x", FILE)),
+        "/f/a/": dav(("/f/a/", FOLDER), ("/f/a/.no", FILE), ("/f/a/1", FILE)),
+    }
+
+    def answer(method: str, target: str) -> bytes:
+        assert method == "PROPFIND"
+        return reply(207, pages[target]) if target in pages else reply(403, "")
+
+    with Peer(answers_script(answer)) as peer:
+        found = chosen_of(wire, place_of("webdav", peer), **MARKER)
+    assert names(found) == {"x": False, "b/": True}
+
+
+def test_an_unknown_marker_of_a_bucket_fails_its_folder(wire: Wire) -> None:
+    last = "<IsTruncated>false</IsTruncated>"
+
+    def answer(method: str, target: str) -> bytes:
+        if method == "GET" and "list-type" in target:
+            return reply(200, bucket("f/a/1", "f/b/1", "f/b/c/2", "f/x", more=last))
+        return reply(403 if "/b/.no" in target else 404, "")
+
+    with Peer(answers_script(answer)) as peer:
+        place = place_of("s3", peer)
+        found = chosen_of(wire, place, **MARKER)
+        assert names(found) == {"a/1": False, "b/1": True, "b/c/2": True, "x": False}
+        found = chosen_of(wire, place, **MARKER, exclude=["c/**"])
+        assert names(found) == {"a/1": False, "b/1": True, "x": False}
+
+
+@pytest.mark.parametrize("is_listed", [True, False])
+def test_a_folder_without_access_fails_alone(
+    wire: Wire, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_listed: bool
+) -> None:
+    for name in ("a/1", "denied/1", "no/.no", "no/1", "x"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"1")
+    head, scan = LocalStore.head, local.scan_folder
+
+    def refusing_head(store: LocalStore, location: Location) -> ObjectInfo:
+        if "/denied/" in location.path:
+            raise PermissionDenied("Permission denied", side="source")
+        return head(store, location)
+
+    def refusing_scan(folders: Any, folder: Path, *rest: Any, **options: Any) -> Any:
+        if folder.name == "denied" and not is_listed:
+            raise PermissionError(13, "Permission denied")
+        return scan(folders, folder, *rest, **options)
+
+    monkeypatch.setattr(LocalStore, "head", refusing_head)
+    monkeypatch.setattr(local, "scan_folder", refusing_scan)
+    place = local_location(tmp_path, destination=False).folder()
+    failed = "denied/1" if is_listed else "denied/"
+    assert names(chosen_of(wire, place, **MARKER)) == {"a/1": False, failed: True, "x": False}
+
+
+# -- time
+
+
+def test_a_listing_may_last_longer_than_a_transfer(wire: Wire, tmp_path: Path) -> None:
+    limits = replace(wire.limits, total_seconds=0.0, yield_seconds=0.0)
+    for number in range(3):
+        (tmp_path / f"{number}").write_bytes(b"1")
+    place, meter = local_location(tmp_path, destination=False).folder(), Watchdog(limits)
+    store = LocalStore(wire, "source", meter)
+    rules = [f"{'+-'[number % 2]} x{number}" for number in range(100)]
+    filters = read_filters({"filter": rules}, datetime.now(UTC))
+    assert filters is not None
+    chosen = ListingFilter(filters, store, place, meter, now=0, seed="")
+    assert len(list(chosen.chosen(store.list(place, True)))) == 3
+    meter.cancel()
+    with pytest.raises(Cancelled):
+        list(chosen.chosen(store.list(place, True)))
+
+
+def test_a_cancel_is_no_failure_of_a_folder(wire: Wire, tmp_path: Path) -> None:
+    (tmp_path / "a" / "b").mkdir(parents=True)
+
+    def enters(folder: str) -> bool:
+        if folder == "a/":
+            return True
+        raise Cancelled("the transfer was cancelled")
+
+    place = local_location(tmp_path, destination=False).folder()
+    store = LocalStore(wire, "source", Watchdog(wire.limits))
+    with pytest.raises(Cancelled):
+        list(store.list(place, True, enters=enters))

@@ -28,8 +28,8 @@ class EachThird:
 
     folders = 2
 
-    def __call__(self, entry: Entry) -> bool:
-        return int(entry.name) % 3 == 0
+    def __call__(self, entry: Entry) -> Entry | None:
+        return None if int(entry.name) % 3 else entry
 
 
 @pytest.mark.parametrize("tokens", [True, False])
@@ -51,6 +51,17 @@ def test_a_resumed_listing_counts_each_entry_once(ledger: Ledger, tokens: bool) 
     ledger.act(migration.id, "cancel")
     ledger.list_again(migration.id)
     assert ledger.migration(migration.id).excluded is None
+
+
+def test_a_marker_of_a_folder_is_not_counted(ledger: Ledger) -> None:
+    """A bucket lists it as an empty object."""
+    migration, _ = ledger.create(TREE)
+    listing = ledger.listings.claim()
+    assert listing is not None
+    rows = iter([Entry("a/", 0), Entry("1", 1), Entry("3", 1)])
+    assert write_listing(ledger, listing, rows, lambda: True, chooses=EachThird())
+    found = ledger.migration(migration.id)
+    assert (found.entries, found.excluded) == (1, 1 + EachThird.folders)
 
 
 def test_ages_count_from_the_acceptance(ledger: Ledger) -> None:
