@@ -144,10 +144,15 @@ class FiltersSchema(_Strict):
         None,
         description=(
             "Time since the last change, at least: `30m`, `12h`, `2d`, `1w`, `6M`, `1y`, or a date;"
-            " without a zone it is in the server's. Ages count from the migration's acceptance."
+            " without a zone it is in the server's. It counts from the newest request to list."
         ),
     )
-    max_age: str | None = Field(None, description="Time since the last change, at most.")
+    max_age: str | None = Field(
+        None,
+        description=(
+            "Time since the last change, at most. It counts from the migration's acceptance."
+        ),
+    )
     ignore_case: bool = Field(False, description="Ignore case in all patterns.")
     exclude_if_present: _Lines = Field(
         None, description="Names of files; each folder that has one is left out."

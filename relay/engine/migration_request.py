@@ -13,6 +13,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import KW_ONLY, dataclass, field, replace
+from datetime import datetime
 from typing import Any, Final
 from urllib.parse import unquote
 
@@ -25,6 +26,7 @@ from relay.headers import Headers
 from relay.hosts import is_loopback, literal_address
 from relay.identity import owner_of, place_identity, place_in_server, selecting_headers
 from relay.ledger.claim_values import Claim
+from relay.ledger.listing_values import AgeOrigins
 from relay.ledger.migration_values import Migration, Spec
 from relay.ledger.plan_values import StoredPlan
 from relay.location import Location, parse_location
@@ -323,12 +325,23 @@ def refuse_drawn_part(filters: Filters | None) -> None:
         )
 
 
-def filter_of(job: MigrationJob, source: Source, meter: Watchdog) -> ListingFilter | None:
-    """Return the filter of a listing of a job's source, or None without filters. Every listing of a
-    migration chooses alike. Raises as ListingFilter."""
+def filter_of(
+    job: MigrationJob, source: Source, meter: Watchdog, origins: AgeOrigins | None = None
+) -> ListingFilter | None:
+    """Return the filter of a listing of a job's source, or None without filters. Ages count from
+    `origins`; None: from the job's acceptance. Raises as ListingFilter."""
     if job.filters is None:
         return None
-    return ListingFilter(job.filters, source, job.source, meter, now=job.accepted, seed=job.id)
+    filters, now = job.filters, job.accepted
+    if origins is not None:
+        filters, now = filters_from(filters, origins), origins.earliest
+    return ListingFilter(filters, source, job.source, meter, now=now, seed=job.id)
+
+
+def filters_from(filters: Filters, origins: AgeOrigins) -> Filters:
+    """Return the filters of a stored migration whose ages count from `origins.earliest`, with the
+    latest time as a moment."""
+    return filters.until(datetime.fromtimestamp(origins.latest).astimezone())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -349,7 +362,7 @@ class MigrationJob:
     """As Plan.remotes."""
     filters: Filters | None = None
     accepted: float = 0.0
-    """When it was accepted, in seconds since 1970: ages in filters count from then."""
+    """When it was accepted, in seconds since 1970."""
 
     @classmethod
     def from_row(

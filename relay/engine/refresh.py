@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from relay.engine.listing_filter import ListingFilter
-from relay.engine.migration_request import filters_of_options
+from relay.engine.migration_request import filters_from, filters_of_options
 from relay.engine.transfer_engine import TransferEngine
 from relay.engine.tree_listing import PAGE, in_pages, listed_object
 from relay.errors import IllegalTransition, InvalidType, NamesUnknown
@@ -94,7 +94,7 @@ def refresh_urls(
                 " fresh URLs once that has ended, or start a new migration of the fresh list."
             ),
         )
-    chooses = _choice(engine, migration, urls)
+    chooses = _choice(ledger, engine, migration, urls)
     _check_names(ledger, migration.id, _entries(engine, urls), chooses)
     for page in in_pages(_entries(engine, urls), PAGE):
         ledger.listings.renew_urls(
@@ -106,15 +106,18 @@ def _entries(engine: TransferEngine, urls: Location) -> Iterator[Entry]:
     return engine.stores.source(urls, Watchdog(engine.limits)).list(urls, True)
 
 
-def _choice(engine: TransferEngine, migration: Migration, urls: Location) -> ListingFilter | None:
+def _choice(
+    ledger: Ledger, engine: TransferEngine, migration: Migration, urls: Location
+) -> ListingFilter | None:
     """Return the filter of a migration, for the entries of a list of fresh URLs; None without."""
     filters = filters_of_options(migration.options)
     if filters is None:
         return None
     meter = Watchdog(engine.limits)
     source = engine.stores.source(urls, meter)
-    now, seed = migration.created, migration.id
-    return ListingFilter(filters, source, urls, meter, now=now, seed=seed)
+    origins, seed = ledger.listings.age_origins(migration.id), migration.id
+    filters = filters_from(filters, origins)
+    return ListingFilter(filters, source, urls, meter, now=origins.earliest, seed=seed)
 
 
 def _check_names(

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from datetime import datetime
 from typing import Any, Final
 
@@ -112,6 +112,12 @@ class Filters:
         earliest = None if self.max_age is None else moment_before(self.max_age, now)
         latest = None if self.min_age is None else moment_before(self.min_age, now)
         return earliest, latest
+
+    def until(self, now: datetime) -> Filters:
+        """Return these filters with the latest time of an object as a moment, whose age was counted
+        from `now`."""
+        _, latest = self.period(now)
+        return self if latest is None else replace(self, min_age=latest.isoformat())
 
     def dump(self, now: datetime) -> str:
         """Return what rclone prints for `--dump filters`."""

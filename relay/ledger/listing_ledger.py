@@ -9,7 +9,7 @@ from typing import Any
 
 from relay.ledger import ledger_log, listings, retried
 from relay.ledger.ledger_access import LedgerAccess
-from relay.ledger.listing_values import ListedObject, ListingClaim
+from relay.ledger.listing_values import AgeOrigins, ListedObject, ListingClaim
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,10 @@ class ListingLedger:
         if not self.access.read(lambda c: listings.has_due_listing(c, due)):
             return None
         return self.access.write(lambda c: listings.claim_listing(c, due))
+
+    def age_origins(self, id: str) -> AgeOrigins:
+        """As listings.age_origins."""
+        return self.access.read(lambda c: listings.age_origins(c, id))
 
     def learn_empty(self, listing: ListingClaim, empty: bool) -> None:
         """As listings.learn_empty."""

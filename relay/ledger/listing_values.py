@@ -45,3 +45,14 @@ class ListingClaim:
     """Number of workers lost with the listing since its last new page."""
     excluded: int = 0
     """Number of entries up to `cursor` that the filters left out."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AgeOrigins:
+    """The moments from which the ages in a migration's filters count, in seconds since 1970. A
+    listing that a person asks for chooses all that an earlier one chose, unless it has changed."""
+
+    earliest: float
+    """That of the earliest time of an object: when the migration was accepted."""
+    latest: float
+    """That of the latest time: when the newest listing was asked for."""

@@ -9,9 +9,9 @@ import json
 import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
-from sqlalchemy import Connection, Select, Text, bindparam, func, select, update
+from sqlalchemy import Connection, Select, Text, bindparam, case, func, select, update
 
 from relay.errors import LeaseLost
 from relay.ledger.claims import SUSPECT
@@ -20,12 +20,15 @@ from relay.ledger.entries import write_page
 from relay.ledger.event_log import write_event
 from relay.ledger.folded_names import folded_digest, mark_folded
 from relay.ledger.gone_objects import forget_gone
-from relay.ledger.listing_values import ListedObject, ListingClaim
+from relay.ledger.listing_values import AgeOrigins, ListedObject, ListingClaim
 from relay.ledger.migration_rows import of_kind
 from relay.ledger.names import has_name, in_chunks
-from relay.ledger.schema import migrations, transfers
+from relay.ledger.schema import events, migrations, transfers
 from relay.ledger.states import EventKind, ListingState, MigrationState
 from relay.ledger.workers import WorkerId
+
+_ASKING: Final = (EventKind.ACCEPTED, EventKind.LIST_AGAIN)
+"""The events with which a person asks for a listing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +85,20 @@ def claim_listing(connection: Connection, wanted: DueListing) -> ListingClaim | 
         crash_count=row.listing_lapses,
         excluded=row.excluded or 0,
     )
+
+
+def age_origins(connection: Connection, id: str) -> AgeOrigins:
+    """Return the moments from which the ages in a migration's filters count. A clock that was ahead
+    shows later ones than the present, and the acceptance may then have been dated back far: the
+    events show the earliest moment that is possible."""
+    asked = case((events.c.kind.in_(_ASKING), events.c.at))
+    times = select(func.min(events.c.at), func.max(asked)).where(events.c.migration_id == id)
+    first, asked_last = connection.execute(times).one()
+    accepted = select(migrations.c.created).where(migrations.c.id == id)
+    created, now = connection.execute(accepted).scalar_one(), time.time()
+    earliest = created if first is None else max(created, first)
+    latest = created if asked_last is None else asked_last
+    return AgeOrigins(earliest=min(earliest, now), latest=min(latest, now))
 
 
 def learn_empty(

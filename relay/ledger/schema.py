@@ -118,7 +118,7 @@ migration that relay paused, or that ended with failures that no person has ackn
 counts the workers lost with the listing, `listings` how often its user restarted it, `entries` the
 objects of all listings (null: an older relay did not count). `excluded` counts the entries of the
 newest listing that the filters left out, up to `cursor` while it runs, and once it is done also the
-folders that were not listed for them; null without filters. Ages in filters count from `created`.
+folders that were not listed for them; null without filters.
 `slots` to `connections` are the bounds, null for unbounded. `renewed` counts the replacements of
 its secrets, so that workers notice when theirs are old. `looked` is when the destination was found
 empty, null if that is no longer known."""

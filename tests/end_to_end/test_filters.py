@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import sqlite3
+import time
 from pathlib import Path
 
 import pytest
@@ -129,3 +131,26 @@ def test_rules_are_printed_without_a_listing(terminal: Terminal) -> None:
     )
     assert (code, out.splitlines()[1:3]) == (0, ["--- File filter rules ---", r"- (^|/)[!3]\.txt$"])
     assert "write [^...]" in err
+
+
+def test_a_later_command_moves_what_has_come_of_age(terminal: Terminal) -> None:
+    """The first one failed, a day ago. What came since is old enough by now."""
+    source, destination = terminal.home / "from", terminal.home / "to"
+    long_ago, since = time.time() - 2 * 86400, time.time() - 43200
+    for path in source.rglob("*.*"):
+        os.utime(path, (long_ago, long_ago))
+    os.mkfifo(source / "pipe")
+    words = (source, destination, "--min-age", "1h")
+    code, first = terminal.tree(*words)
+    assert (code, first["objects"]) == (1, {"failed": 1, "verified": len(TREE)})
+    with sqlite3.connect(terminal.ledger) as ledger:
+        ledger.execute("UPDATE events SET at = at - 86400")
+        ledger.execute("UPDATE migrations SET created = created - 86400")
+    (source / "pipe").unlink()
+    (source / "later").write_text("later")
+    (source / "new").write_text("new")
+    os.utime(source / "later", (since, since))
+    code, out, _ = terminal.run("migrate", "-r", *map(str, words), "--json")
+    again = json.loads(out)
+    assert (code, again["number"], again["excluded"]) == (0, 1, 1)
+    assert names_in(destination) == {*TREE, "later"}

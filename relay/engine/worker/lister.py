@@ -121,7 +121,8 @@ class Lister:
             meter.throttle = self.jobs.throttle(id)
             meter.tally = self.engine.route(job.remotes, job.source, job.destination)
             source = self.engine.stores.source(job.source, meter)
-            chosen = filter_of(job, source, meter)
+            origins = self.ledger.listings.age_origins(id) if job.filters is not None else None
+            chosen = filter_of(job, source, meter, origins)
             listed = list_chosen(source, job.source, chosen, after=listing.cursor)
             write_listing(
                 self.ledger,
