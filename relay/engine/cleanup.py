@@ -72,7 +72,7 @@ def may_be_done(error: RelayError) -> bool:
     a gateway (502, 504, Cloudflare's 524), or from a server that failed with it (500). A 503 is a
     refusal only as Throttled: Envoy answers 503 also where it lost the server's answer."""
     status = getattr(error, "store_status", None)
-    if isinstance(error, Throttled):
+    if isinstance(error, Throttled) or error.undone:
         return False
     return status is None or (500 <= status < 600 and status not in _UNDONE)
 

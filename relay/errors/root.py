@@ -73,6 +73,8 @@ class RelayError(Exception):
         self.hint = hint or self.default_hint
         self.retry_after = retry_after
         self.pointer = pointer
+        self.undone = False
+        """The request was carried out, and what it stored was deleted."""
         self.remains: dict[str, str] = {}
         """Sentences about our leftovers, by their places; the hint has them too."""
 

@@ -109,9 +109,11 @@ class ExactKeys:
         return stored
 
     def _delete_damaged(self, location: Location, version: Version, error: RelayError) -> None:
-        """Delete an object that was stored incorrectly; if that fails, `error` names it."""
+        """Delete an object that was stored incorrectly, so that the upload is `undone`; if that
+        fails, `error` names it."""
         try:
             self._objects.delete(location, version)
+            error.undone = True
         except RelayError as failure:
             error.leave(Leftover.DAMAGED, location, failure.message)
 
