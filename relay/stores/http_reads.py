@@ -48,6 +48,8 @@ GET."""
 FOLDER = "httpd/unix-directory"
 """Content type of a folder itself, as Apache's mod_dav and others report it."""
 GONE = frozenset({404, 410})
+_CUTTING: Final = ("?", "#", ";", "&")
+"""Characters of a name before which a server may cut it."""
 SHOWN: Final = frozenset({200, 206, 412, 416})
 """Statuses of a read whose object is there."""
 FRESH_SECONDS = 10
@@ -264,6 +266,9 @@ class HttpReads:
             hint=(
                 "Check the credentials: many servers redirect a request without them to a login"
                 " page."
+                if self._client.side == "source"
+                else "Check the credentials, and turn off the redirect of what the server lacks"
+                " (ErrorDocument, error_page): relay must see whether an object is there."
             ),
         )
 
@@ -282,13 +287,13 @@ def _is_same_server(location: Location, final: Location) -> bool:
 
 def is_folder_of(place: Location, path: str) -> bool:
     """Return whether a redirect to the `path` of a folder of its server says that a place is a
-    folder: the path is that of the place, or its beginning (the server may cut names). A sign-on
-    has another path."""
+    folder: the path is that of the place, or its beginning where the server may cut names. A
+    sign-on has another path."""
     ours, theirs = segments_of(place.path), segments_of(path)
     if ours[-1:] == theirs[-1:]:
         return True
     whole, cut = "/".join(ours), "/".join(theirs)
-    return bool(cut) and whole.startswith(cut) and not whole.startswith(f"{cut}/")
+    return bool(cut) and whole.startswith(cut) and whole[len(cut) :][:1] in _CUTTING
 
 
 def stale_error(location: Location, head: Head, side: Side) -> Rejected | None:

@@ -15,6 +15,7 @@ from relay.errors import KeyCollision, ProtocolViolation, Rejected, RelayError
 from relay.location import Location, parse_location
 from relay.receipt import State, Version
 from relay.stores.http_client import HttpClient
+from relay.stores.http_reads import is_folder_of
 from relay.stores.webdav.account import NextcloudAccount, is_nextcloud, webdav_location
 from relay.stores.webdav.whole_names import require_deletable, require_whole_folder
 from relay.wire.exchange import Wire
@@ -206,6 +207,23 @@ def test_a_server_that_shows_any_name_cuts_no_folder(wire: Wire, answer: bytes, 
         with pytest.raises(Rejected, match="nothing shows"):
             require_deletable(client, folder.with_target(f"{folder.path}x"))
     assert dav.asked == [b"PROPFIND"] * names
+
+
+@pytest.mark.parametrize(
+    ("path", "there", "is_it"),
+    [
+        ("/dav/a/", "/dav/a/", True),
+        ("/dav/a%3Fb", "/dav/a/", True),
+        ("/dav/a%26b", "/dav/a/", True),
+        ("/dav/authors.txt", "/dav/auth/", False),
+        ("/dav/a/b", "/dav/a/", False),
+        ("/dav/a%2Fb", "/dav/a/b/", False),
+    ],
+)
+def test_a_redirect_to_a_folder_is_of_the_name_or_a_cut_one(
+    path: str, there: str, is_it: bool
+) -> None:
+    assert is_folder_of(webdav_location(f"http://h{path}"), there) is is_it
 
 
 def test_a_second_delimiter_hides_no_cut_of_a_folder(wire: Wire) -> None:

@@ -1678,6 +1678,34 @@ def test_a_piece_that_a_crash_left_is_not_skipped(engine: Engine, if_exists: str
     assert dav.objects == {FINAL: DATA[:9]}
 
 
+@dataclass
+class Elsewhere(Dav):
+    """Redirects what it lacks: Apache with `ErrorDocument 404 http://…`, nginx with `error_page`."""
+
+    target: bytes = b"/home.html"
+
+    def _done(self, method: bytes, path: bytes, request: bytes, body: bytes) -> bytes:
+        above = path.rstrip(b"/").rpartition(b"/")[0] + b"/"
+        if method in (b"MKCOL", b"PUT") and above not in self.folders:
+            return EMPTY % 409
+        answer = super()._done(method, path, request, body)
+        if answer != NO or path.startswith(self.target.rstrip(b"*")):
+            return answer
+        to = self.target.replace(b"*", path.strip(b"/"))
+        return b"HTTP/1.1 302 X\r\nLocation: %s\r\nContent-Length: 0\r\n\r\n" % to
+
+
+@pytest.mark.parametrize("if_exists", ["changed", "overwrite"])
+@pytest.mark.parametrize("target", [b"/home.html", b"/old/*"])
+def test_folders_that_a_server_redirects_are_made(
+    engine: Engine, target: bytes, if_exists: str
+) -> None:
+    dav = Elsewhere(target=target)
+    assert migrate(engine, dav, if_exists=if_exists) is State.VERIFIED
+    assert dav.objects == {FINAL: DATA}
+    assert dav.folders == {b"/", b"/new/", b"/new/folder/"}
+
+
 class Misnames(Dav):
     """Copies to the folder of the Destination under the name of the source, and overwrites, as
     AList does; or does nothing (`idle`). Ignores `Overwrite`, as dufs does too."""
@@ -1769,7 +1797,7 @@ class Refusing(Dav):
         return EMPTY % self.status if answer == EMPTY % 412 else answer
 
 
-@pytest.mark.parametrize("status", [400, 403, 405, 409])
+@pytest.mark.parametrize("status", [207, 400, 403, 405, 409])
 @pytest.mark.parametrize("if_exists", ["overwrite", "changed"])
 def test_a_refusal_by_another_status_replaces_an_object(
     engine: Engine, status: int, if_exists: str
@@ -1779,9 +1807,12 @@ def test_a_refusal_by_another_status_replaces_an_object(
     assert dav.objects == {FINAL: DATA}
 
 
+@pytest.mark.parametrize("status", [207, 400])
 @pytest.mark.parametrize("if_exists", ["skip", "fail"])
-def test_a_refusal_by_another_status_is_no_error(engine: Engine, if_exists: str) -> None:
-    dav = Refusing(meanwhile=True)
+def test_a_refusal_by_another_status_is_no_error(
+    engine: Engine, if_exists: str, status: int
+) -> None:
+    dav = Refusing(meanwhile=True, status=status)
     with pytest.raises(AlreadyExists) if if_exists == "fail" else nullcontext():
         assert migrate(engine, dav, if_exists=if_exists) is State.SKIPPED
     assert dav.objects == {FINAL: b"theirs"}

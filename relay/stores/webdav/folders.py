@@ -14,9 +14,9 @@ from relay.errors import (
     Unavailable,
 )
 from relay.location import Location
-from relay.stores.http_client import HttpClient
+from relay.stores.http_client import MOVED, HttpClient
 from relay.stores.webdav.account import DEEPEST
-from relay.stores.webdav.properties import NO_METHOD, Properties
+from relay.stores.webdav.properties import NO_METHOD, Properties, is_itself
 from relay.stores.webdav.whole_names import require_whole_folder
 
 MADE = frozenset({201})
@@ -78,7 +78,9 @@ class DavFolders:
     def exists(self, folder: Location) -> bool:
         """Return whether a folder exists, by PROPFIND of depth 0. If the server does not support it
         or is busy, or its answer can't be read, MKCOL is sent instead: then the folder exists,
-        unless the one above is missing too (409). Raises StoreError if the server is still busy."""
+        unless the one above is missing too (409). So it is where the server redirects to another
+        place, as Apache's `ErrorDocument 404` does with what it lacks. Raises StoreError if the
+        server is still busy."""
         memory = self._client.wire.memory
         if memory.has(folder.origin, _folder_fact(folder)):
             return True
@@ -89,7 +91,8 @@ class DavFolders:
             status = 501
         if status in (404, 409):
             return False
-        if status in NO_METHOD | BUSY:
+        away = status in MOVED and not is_itself(folder, response.head.get("location") or "")
+        if away or status in NO_METHOD | BUSY:
             return self._make(folder, missing_above=True)
         # Also after a 401 or 403, which do not deny that the folder exists. If it does not,
         # `explain_removed` handles the failure of the upload.

@@ -48,9 +48,9 @@ BEHIND = (
 
 _CUTS = frozenset({400, 403, 404, 409, 412})
 """Statuses of a MOVE to its own source (section 9.9.4 demands 403)."""
-_TAKEN = frozenset({400, 403, 405, 409})
-"""Statuses of a MOVE that may be due to an object of its Destination (section 9.9.4 demands
-412)."""
+_TAKEN = frozenset({207, 400, 403, 405, 409})
+"""Statuses of a MOVE that may be due to an object of its Destination (section 9.9.4 demands 412;
+nephele has that status in a 207)."""
 LATE = 5
 """How many times `head_seconds` a MOVE may take that did not end in time."""
 

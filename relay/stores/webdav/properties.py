@@ -149,3 +149,10 @@ def _is_folder_of(place: Location, reference: str) -> bool:
     path = reference if host is None else reference[host.end() :]
     above = "" if path.startswith("/") else f"{place.path.rpartition('/')[0]}/"
     return is_folder_of(place, above + path)
+
+
+def is_itself(place: Location, reference: str) -> bool:
+    """Return whether a redirect leads to the same path, perhaps of another host or scheme."""
+    host = _HOST.match(reference)
+    path = reference if host is None else reference[host.end() :]
+    return segments_of(path.partition("?")[0]) == segments_of(place.path)
