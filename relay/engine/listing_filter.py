@@ -19,11 +19,13 @@ from relay.errors import (
     RelayError,
     Unauthenticated,
     UnsafeKey,
+    Unsupported,
 )
 from relay.filters.filter_set import Filters
 from relay.filters.selection import Selection, Verdict
-from relay.location import Location
-from relay.stores.interfaces import Destination, Entry, Source, UnknownObject
+from relay.location import Location, parse_location
+from relay.parsing import http_date
+from relay.stores.interfaces import Destination, Entry, ObjectInfo, Source, UnknownObject
 from relay.stores.listing_retries import ListingRetries
 from relay.wire.watchdog import Watchdog
 from relay.wire.yielding import yield_to_hub
@@ -48,12 +50,13 @@ class ListingFilter:
         """Ages count from `now`, in seconds since 1970; `seed` chooses the part of `hash_filter`
         @/N. Work yields to the hub, and checks `meter`. Raises InvalidFilter, ConfigError."""
         refuse_markers_of_list(filters, location)
-        markers = filters.exclude_if_present
+        markers, root = filters.exclude_if_present, location.folder()
+        self._source, self._root, self._meter = source, root, meter
         self._selection = Selection(
             filters,
             now=datetime.fromtimestamp(now).astimezone(),
             seed=seed,
-            rejects=_Markers(markers, source, location.folder(), meter) if markers else None,
+            rejects=_Markers(markers, source, root, meter) if markers else None,
             pause=_pauses(meter),
         )
         self.entries = self.folders = 0
@@ -84,10 +87,47 @@ class ListingFilter:
 
     def _has(self, entry: Entry) -> Verdict:
         if entry.error is None:
-            return self._selection.has_object(entry.name, entry.size, entry.modified)
+            return self._has_object(entry)
         # What can't be moved may have neither size nor time: that would hide the failure.
         verdicts = map(self._has_name, entry.judged_as or (entry.name,))
         return next((verdict for verdict in verdicts if verdict), False)
+
+    def _has_object(self, entry: Entry) -> Verdict:
+        """Judge an object, with a request if its listing lacks a value that the filters need."""
+        chooses = self._selection
+        verdict = chooses.has_object(entry.name, entry.size, entry.modified)
+        if verdict is not True or chooses.lacks(entry.size, entry.modified) is None:
+            return verdict
+        try:
+            found = self._inspect(entry)
+        except RelayError as error:
+            if _is_for_all(error, S3):
+                raise
+            return error
+        size = found.version.size if entry.size is None else entry.size
+        date = entry.modified or http_date(found.version.last_modified)
+        lacking = chooses.lacks(size, date)
+        verdict = chooses.has_object(entry.name, size, date)
+        # A server that makes its answers may date each one now. Such a date excludes nothing.
+        if entry.modified is None and found.dated_now and not verdict:
+            lacking, verdict = "time", chooses.has_object(entry.name, size, None)
+        if not verdict or lacking is None:
+            return verdict
+        return Unsupported(
+            f"the store gives no {lacking}, and the filters need it",
+            side="source",
+            hint=f"Move it without the filter of the {lacking}, by its name.",
+        )
+
+    def _inspect(self, entry: Entry) -> ObjectInfo:
+        """Ask the store for an object's size and time. Raises StoreError, UnsafeKey, and
+        RequestError for an invalid URL."""
+        place = self._root.below(entry.name) if entry.url is None else parse_location(entry.url)
+        patience = ListingRetries(self._meter.limits.listing_seconds, self._meter)
+        found = patience.retry(lambda: inspect_object(self._source, place))
+        if isinstance(found, UnknownObject):
+            raise found.why
+        return found
 
     def _has_name(self, name: str) -> Verdict:
         if name and not name.endswith("/"):
@@ -144,7 +184,7 @@ class _Markers:
         except UnsafeKey:  # nothing in that folder can be moved either
             return False
         except RelayError as error:
-            if not folder or _is_for_all(error, self._root):
+            if not folder or _is_for_all(error, self._root.store):
                 raise
             error.message = f"a file that would exclude {folder!a} is not known: {error.message}"
             return error
@@ -176,10 +216,9 @@ class _Markers:
         return True
 
 
-def _is_for_all(error: RelayError, location: Location) -> bool:
-    """Return whether an error about one folder ends the listing. Where folders are listed one by
-    one, the folder's own listing shows that."""
+def _is_for_all(error: RelayError, store: str) -> bool:
+    """Return whether an error about one name ends the listing. Where folders are listed one by one,
+    a folder's own listing shows that."""
     if error.side == "relay":
         return True
-    is_flat = location.store in (S3, LIST)
-    return is_flat and (error.retryable or isinstance(error, Unauthenticated))
+    return store == S3 and (error.retryable or isinstance(error, Unauthenticated))

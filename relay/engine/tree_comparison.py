@@ -239,7 +239,7 @@ class TreeComparison:
                 seed=job.id,
             )
         entries = list_chosen(store, place, chosen)
-        rows = (_row_of(entry, chosen) for entry in entries if not entry.is_listed_further)
+        rows = (_row_of(side, entry, chosen) for entry in entries if not entry.is_listed_further)
         # AWS lists keys in the order of their bytes (docs.aws.amazon.com, "ListObjectsV2"), except
         # for directory buckets. Of other servers some order folders and objects apart (SeaweedFS).
         if aws_host(place.host) is not None and not self.sorts_all:
@@ -477,9 +477,10 @@ class _Content:
     why: str | None
 
 
-def _row_of(entry: Entry, chosen: ListingFilter | None) -> TreeRow:
+def _row_of(side: Side, entry: Entry, chosen: ListingFilter | None) -> TreeRow:
     judged = entry if chosen is None else chosen(entry)
-    entry = judged or entry
+    if side == "source":  # where it decides: its error is that of the name
+        entry = judged or entry
     return TreeRow(
         entry.name,
         size=entry.size,

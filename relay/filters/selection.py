@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from itertools import groupby
 from typing import Final
 
@@ -23,8 +23,6 @@ from relay.filters.rules import Rule
 REMEMBERED: Final = 10_000
 """Maximum number of folders whose verdict is kept: a listing names the objects of one folder
 together."""
-_OLDEST: Final = datetime.fromtimestamp(0, UTC)
-"""The time of an object whose store gives none, as in rclone."""
 PAUSE_EVERY: Final = 64
 """Number of expressions that are tried before `pause` is called."""
 
@@ -65,11 +63,20 @@ class Selection:
         self._verdicts: OrderedDict[str, Verdict] = OrderedDict()
 
     def has_object(self, name: str, size: int | None, modified: datetime | None) -> Verdict:
-        """Return whether an object is chosen. A size or a time that is unknown counts as smaller or
-        older than every other, as in rclone. Raises as `rejects` does."""
+        """Return whether an object is chosen, by its size and time unless it `lacks` them. Raises
+        as `rejects` does."""
         if self._names is None and not (self._has_time(modified) and self._has_size(size)):
             return False
         return self.has_name(name)
+
+    def lacks(self, size: int | None, modified: datetime | None) -> str | None:
+        """Return which of an object's values the filters need, and it has not; or None."""
+        filters = self._filters
+        if size is None and not (filters.min_size is None and filters.max_size is None):
+            return "size"
+        if modified is None and not (self._earliest is None and self._latest is None):
+            return "time"
+        return None
 
     def has_name(self, name: str) -> Verdict:
         """Return whether the filters of names choose an object. Raises as `rejects` does."""
@@ -85,16 +92,19 @@ class Selection:
         return self._has_folders(name)
 
     def _has_time(self, modified: datetime | None) -> bool:
-        moment = modified or _OLDEST
-        if self._earliest is not None and moment < self._earliest:
+        if modified is None:
+            return True
+        if self._earliest is not None and modified < self._earliest:
             return False
-        return self._latest is None or moment <= self._latest
+        return self._latest is None or modified <= self._latest
 
     def _has_size(self, size: int | None) -> bool:
-        known, filters = -1 if size is None else size, self._filters
-        if filters.min_size is not None and known < filters.min_size:
+        filters = self._filters
+        if size is None:
+            return True
+        if filters.min_size is not None and size < filters.min_size:
             return False
-        return filters.max_size is None or known <= filters.max_size
+        return filters.max_size is None or size <= filters.max_size
 
     def _has_folders(self, name: str) -> Verdict:
         """Return whether every folder above an object, or of a folder's own name, is chosen."""

@@ -33,7 +33,15 @@ from relay.identity import query_of_identity
 from relay.location import FRAGMENT_HINT, Location, parse_location
 from relay.parsing import count
 from relay.receipt import Version
-from relay.stores.interfaces import ByteRange, Enters, Entry, ObjectInfo, OpenedObject, Source
+from relay.stores.interfaces import (
+    ByteRange,
+    Enters,
+    Entry,
+    ObjectInfo,
+    OpenedObject,
+    Source,
+    UnknownObject,
+)
 from relay.stores.listing_retries import ListingRetries
 from relay.stores.pieces import pieces_of
 from relay.wire.exchange import Wire
@@ -81,7 +89,7 @@ def list_location(inner: Location) -> Location:
 
 
 class ListStore:
-    """One list, for one migration. Only `list` works: the objects are in other stores."""
+    """One list, for one migration. Its objects are in other stores."""
 
     def __init__(self, wire: Wire, side: Side, meter: Watchdog, stores: Opens) -> None:
         self._wire = wire
@@ -89,15 +97,21 @@ class ListStore:
         self._meter = meter
         self._stores = stores
 
-    def head(self, location: Location) -> ObjectInfo:
-        """Raise NotFound: a list is not an object."""
-        raise self._no_object(location)
+    def head(self, location: Location) -> ObjectInfo | UnknownObject:
+        """As Source.head, for the location of a line. Raises NotFound for the list itself: it is
+        not an object."""
+        return self._store_of(location).head(location)
 
     def get(
         self, location: Location, pinned: Version | None = None, span: ByteRange | None = None
     ) -> OpenedObject:
-        """As `head`."""
-        raise self._no_object(location)
+        """As Source.get, and as `head`."""
+        return self._store_of(location).get(location, pinned, span)
+
+    def _store_of(self, location: Location) -> Source:
+        if isinstance(location.account, ListAccount):
+            raise self._no_object(location)
+        return self._stores[location.store](self._wire, self._side, self._meter)
 
     def list(
         self,

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from pathlib import Path
+from time import time
 from typing import Any
 
 import pytest
@@ -47,7 +49,7 @@ def chosen_of(wire: Wire, place: Location, **given: Any) -> list[Entry]:
     store = STORES[place.store](wire, "source", meter)
     filters = read_filters(given, datetime.now(UTC))
     assert filters is not None
-    chosen = ListingFilter(filters, store, place, meter, now=0, seed="")
+    chosen = ListingFilter(filters, store, place, meter, now=time(), seed="")
     return list(chosen.chosen(list_chosen(store, place, chosen)))
 
 
@@ -218,6 +220,66 @@ def test_a_folder_without_access_fails_alone(
     assert names(chosen_of(wire, place, **MARKER)) == {"a/1": False, failed: True, "x": False}
 
 
+# -- a size or a time that the listing does not give
+
+NOW = datetime.now(UTC).replace(microsecond=0)
+HEADS = {"old": NOW - timedelta(days=9), "new": NOW - timedelta(hours=2), "dateless": None}
+
+
+def answer_index(method: str, target: str) -> bytes:
+    """Answer as a web server whose index has no values."""
+    name = target.rpartition("/")[2]
+    if not name:
+        return reply(200, index("/f/", *HEADS, "gone", "other", "now"), "Content-Type: text/html")
+    assert method == "HEAD" and name != "other"
+    if name == "now":
+        return reply(
+            200, "", *(f"{field}: {http_time(NOW)}" for field in ("Date", "Last-Modified"))
+        )
+    when = HEADS.get(name)
+    fields = () if when is None else (f"Last-Modified: {http_time(when)}",)
+    return reply(404 if name == "gone" else 200, "", *fields)
+
+
+def http_time(when: datetime) -> str:
+    return format_datetime(when, usegmt=True)
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [
+        ({"max_age": "1d"}, {"new": False, "now": False, "dateless": True, "gone": True}),
+        ({"min_age": "1d"}, {"old": False, "now": True, "dateless": True, "gone": True}),
+        (
+            {"min_age": "1h", "max_age": "1d"},
+            {"new": False, "now": True, "dateless": True, "gone": True},
+        ),
+    ],
+)
+def test_a_time_that_the_index_lacks_is_asked_for(
+    wire: Wire, given: dict[str, str], wanted: dict[str, bool]
+) -> None:
+    with Peer(answers_script(answer_index)) as peer:
+        found = chosen_of(wire, place_of("http", peer), **given, exclude=["other"])
+    assert names(found) == wanted
+
+
+@pytest.mark.parametrize("kind", ["http", "list"])
+def test_a_size_that_the_listing_lacks_is_asked_for(wire: Wire, kind: str) -> None:
+    def answer(method: str, target: str) -> bytes:
+        name = target.rpartition("/")[2]
+        if not name:
+            text = "\n".join(peer.url(f"/f/{one}") for one in ("small", "large"))
+            return reply(200, index("/f/", "small", "large") if kind == "http" else text)
+        size = 5 if name == "small" else 5000
+        return f"HTTP/1.1 200 X\r\nContent-Length: {size}\r\n\r\n".encode()
+
+    with Peer(answers_script(answer)) as peer:
+        found = chosen_of(wire, place_of(kind, peer), min_size="1K")
+    assert [entry.name.rpartition("/")[2] for entry in found] == ["large"]
+    assert found[0].error is None
+
+
 # -- time
 
 
@@ -230,7 +292,7 @@ def test_a_listing_may_last_longer_than_a_transfer(wire: Wire, tmp_path: Path) -
     rules = [f"{'+-'[number % 2]} x{number}" for number in range(100)]
     filters = read_filters({"filter": rules}, datetime.now(UTC))
     assert filters is not None
-    chosen = ListingFilter(filters, store, place, meter, now=0, seed="")
+    chosen = ListingFilter(filters, store, place, meter, now=time(), seed="")
     assert len(list(chosen.chosen(store.list(place, True)))) == 3
     meter.cancel()
     with pytest.raises(Cancelled):

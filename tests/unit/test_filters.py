@@ -147,14 +147,16 @@ def test_a_date_keeps_its_zone(text: str) -> None:
 def test_sizes_and_ages_are_inclusive() -> None:
     sized = selection(min_size="100b", max_size=102)
     assert [sized.has_object("a", size, None) for size in (99, 100, 102, 103, None)] == [
-        *(False, True, True, False, False),
+        *(False, True, True, False, True),
     ]
     aged = selection(min_age="1h", max_age="2h")
     seconds = (3599, 3600, 7200, 7201)
     times = [NOW - timedelta(seconds=one) for one in seconds]
     assert [aged.has_object("a", 1, one) for one in (*times, None)] == [
-        *(False, True, True, False, False),
+        *(False, True, True, False, True),
     ]
+    assert (sized.lacks(None, NOW), aged.lacks(1, None)) == ("size", "time")
+    assert sized.lacks(1, None) is aged.lacks(None, NOW) is None
 
 
 def test_the_lines_of_a_file() -> None:
