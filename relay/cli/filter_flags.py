@@ -13,10 +13,9 @@ import click
 from relay.cli.terminal import plain, say
 from relay.filters.filter_set import Filters, read_filters, tree_needed_error
 from relay.filters.rule_lines import lines_of, names_between_nuls
-from relay.process.small_files import read_small
+from relay.process.small_files import read_argument
 
 _FILE = click.Path(path_type=Path, allow_dash=True)
-_STDIN: Final = Path("/dev/stdin")
 
 FILTERS = (
     click.option(
@@ -151,5 +150,4 @@ def _lines(member: str, paths: Sequence[Path]) -> list[str] | None:
 
 
 def _text(member: str, path: Path) -> str:
-    flag = f"--{member.replace('_', '-')}"
-    return read_small(_STDIN if str(path) == "-" else path, flag)
+    return read_argument(path, f"--{member.replace('_', '-')}")

@@ -5,8 +5,11 @@ a file."""
 
 from __future__ import annotations
 
+import io
 import os
 import stat
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from relay.errors import ConfigError
@@ -17,23 +20,44 @@ SMALL_BYTES = 1024 * 1024
 def read_small(path: Path, what: str = "", most: int = SMALL_BYTES) -> str:
     """Return the text of a file. Raises ConfigError for a file that can't be read, has more than
     `most` bytes, or is not UTF-8; the error names the setting or flag `what`."""
-    return _read(path, what, most, secret=False)
+    return _read(path, what, most, partial(_open_now, path), secret=False)
+
+
+def read_argument(path: Path, what: str) -> str:
+    """As `read_small`, for a file that a command names: '-' is stdin, and the writer of a named
+    pipe is waited for."""
+    if str(path) == "-":
+        # /dev/stdin can't be opened if it is a socket, or the pipe of another user.
+        return _read(Path("stdin"), what, SMALL_BYTES, _open_stdin, secret=False)
+    return _read(path, what, SMALL_BYTES, partial(_open_waiting, path), secret=False)
 
 
 def read_secret(path: Path, what: str = "") -> str:
     """Return the text of a file that only its owner may read or change. Raises ConfigError as
     `read_small`, and for a file that other users may read or change."""
-    return _read(path, what, SMALL_BYTES, secret=True)
+    return _read(path, what, SMALL_BYTES, partial(_open_now, path), secret=True)
 
 
-def _read(path: Path, what: str, most: int, secret: bool) -> str:
+def _open_now(path: Path) -> io.BufferedReader:
+    """Open a file. A named pipe without a writer would block a server at a reload, even against
+    SIGTERM: it counts as empty."""
+    return open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))
+
+
+def _open_waiting(path: Path) -> io.BufferedReader:
+    return open(path, "rb")
+
+
+def _open_stdin() -> io.BufferedReader:
+    return open(os.dup(0), "rb")
+
+
+def _read(
+    path: Path, what: str, most: int, opens: Callable[[], io.BufferedReader], *, secret: bool
+) -> str:
     named = f"{what} {path}".lstrip()
     try:
-        # A named pipe without a writer would block a server at a reload, even against SIGTERM:
-        # treat it as empty.
-        with open(
-            path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)
-        ) as file:
+        with opens() as file:
             os.set_blocking(file.fileno(), True)
             # The mode of the open file: the path may name another one by now.
             found = os.fstat(file.fileno())

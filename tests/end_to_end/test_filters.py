@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import sqlite3
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -84,6 +87,28 @@ def test_names_of_a_file_and_of_stdin(terminal: Terminal) -> None:
     )
     assert (code, report["objects"], report["excluded"]) == (0, {"verified": 2}, 3)
     assert names_in(terminal.home / "to") == {"a/1.jpg", "y.txt"}
+
+
+def test_a_list_from_a_pipe_without_a_writer_yet(terminal: Terminal) -> None:
+    """`mkfifo list; make-list > list &`: the command waits for it."""
+    pipe = terminal.home / "list"
+    os.mkfifo(pipe)
+    listing = terminal.start("ls", "-r", str(terminal.home / "from"), "--files-from", str(pipe))
+    with open(pipe, "w") as file:  # waits for the reader
+        file.write("y.txt\n")
+    assert listing.communicate(timeout=60)[0].split() == ["y.txt"]
+
+
+def test_a_list_from_a_socket(terminal: Terminal) -> None:
+    """Node's child_process, systemd and inetd give a socket as stdin."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.sendall(b"y.txt\n")
+        ours.shutdown(socket.SHUT_WR)
+        words = ("ls", "-r", str(terminal.home / "from"), "--files-from", "-")
+        command = [sys.executable, "-m", "relay", *words]
+        out = subprocess.run(command, stdin=theirs, capture_output=True, text=True, timeout=60)
+    assert out.stdout.split() == ["y.txt"]
 
 
 def test_everything_is_excluded(terminal: Terminal) -> None:
