@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -15,6 +15,8 @@ from relay.filters.filter_set import Filters, read_filters, tree_needed_error
 from relay.filters.rule_lines import lines_of, names_between_nuls
 from relay.process.small_files import read_argument
 
+NAMED: Final = 3
+"""Maximum number of names that are said."""
 _FILE = click.Path(path_type=Path, allow_dash=True)
 
 FILTERS = (
@@ -141,6 +143,20 @@ def warn_of_filters(filters: Filters | None) -> None:
     """Warn on stderr of rules that may mean another thing than their author thinks."""
     for text in () if filters is None else filters.warnings():
         say(f"relay: warning: {plain(text)}", sys.stderr)
+
+
+def say_missing_names(filters: Filters | None, unmatched: Collection[str]) -> None:
+    """Say on stderr how many names of a list have no object in the source."""
+    if filters is None or not unmatched:
+        return
+    all_names = len(filters.files_from or ())
+    some = ", ".join(plain(name[:200]) for name in sorted(unmatched)[:NAMED])
+    more = ", …" if len(unmatched) > NAMED else ""
+    say(
+        f"relay: {len(unmatched):,} of {all_names:,} names of the list are not in the source:"
+        f" {some}{more}",
+        sys.stderr,
+    )
 
 
 def _lines(member: str, paths: Sequence[Path]) -> list[str] | None:

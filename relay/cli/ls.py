@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from relay.cli.exits import Exit
-from relay.cli.filter_flags import FILTERS, filters_of, warn_of_filters
+from relay.cli.filter_flags import FILTERS, filters_of, say_missing_names, warn_of_filters
 from relay.cli.options import with_flags
 from relay.cli.terminal import plain, say, tell, tell_empty
 from relay.cli.waits import reporting_retries
@@ -75,6 +75,8 @@ def ls(location: str, long_: bool, as_json: bool, dump_filters: bool, **options:
     excluded = 0 if chosen is None else chosen.entries + chosen.folders
     if excluded:
         say(f"relay: {excluded:,} excluded by the filters", sys.stderr)
+    if chosen is not None:
+        say_missing_names(filters, chosen.missing_names)
     if not count:
         tell_empty(f"{place} is empty" if not excluded else f"nothing in {place} was chosen")
     return code

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.filesize import decimal
 
+from relay.cli.filter_flags import say_missing_names
 from relay.cli.formatting import (
     Members,
     bytes_done,
@@ -26,9 +27,10 @@ from relay.cli.formatting import (
 )
 from relay.cli.local_run import STOPPED, accept, failures, limits_note, work
 from relay.cli.terminal import LINE_SECONDS, confirm, confirm_table, has_bars, plain, say
-from relay.engine.migration_request import MigrationRequest
+from relay.engine.migration_request import MigrationRequest, filters_of_options
 from relay.engine.outcome import Outcome
 from relay.engine.transfer_engine import TransferEngine
+from relay.engine.tree_listing import listed_object
 from relay.engine.worker.active_transfers import ActiveTransfer
 from relay.engine.worker.part_helper import PartHelper
 from relay.engine.worker.slot_growth import SlotGrowth
@@ -39,6 +41,7 @@ from relay.ledger.ledger import Ledger
 from relay.ledger.migration_values import Migration
 from relay.ledger.states import COMPLETED
 from relay.ledger.states import STOPPED as STOPPED_STATES
+from relay.stores.interfaces import Entry
 from relay.views.migrations import brief, summary
 from relay.views.progress import Rate
 
@@ -95,11 +98,21 @@ def migrate_tree(
             " source's listing; they no longer count",
             sys.stderr,
         )
+    if not quiet and ended.listing == "done":
+        _say_missing_names(ledger, ended)
     if code is not None:
         if not quiet:
             say(STOPPED, sys.stderr)
         return code
     return exit_of(summary(ended))
+
+
+def _say_missing_names(ledger: Ledger, migration: Migration) -> None:
+    filters = filters_of_options(migration.options)
+    names = () if filters is None else filters.files_from or ()
+    listed = {listed_object(Entry(name)).name: name for name in names}
+    unknown = ledger.listings.unknown_names(migration.id, list(listed))
+    say_missing_names(filters, [listed[name] for name in unknown])
 
 
 # -- the state of the migration

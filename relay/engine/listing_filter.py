@@ -76,6 +76,11 @@ class ListingFilter:
         self.folders += not is_entered
         return is_entered
 
+    @property
+    def missing_names(self) -> set[str]:
+        """The names of `files_from` that no object had so far."""
+        return self._selection.missing_names
+
     def __call__(self, entry: Entry) -> Entry | None:
         """Return an entry if it is chosen, or None. If that is not known, the entry has the error.
         Raises the store's errors about a marker."""

@@ -52,6 +52,8 @@ class Selection:
         self._filters = filters
         self._earliest, self._latest = filters.period(now)
         self._names = None if filters.files_from is None else frozenset(filters.files_from)
+        self.missing_names = set(self._names or ())
+        """The names of `files_from` that no object had so far."""
         self._folders_of_names = frozenset(_folders_above(filters.files_from or ()))
         book = filters.rules(pause=pause)
         self._of_objects = _Decisions(book.of_objects, pause)
@@ -81,6 +83,7 @@ class Selection:
     def has_name(self, name: str) -> Verdict:
         """Return whether the filters of names choose an object. Raises as `rejects` does."""
         if self._names is not None:
+            self.missing_names.discard(name)
             return name in self._names and self._has_folders(name)
         if self._partition is not None and not self._partition.has(name):
             return False

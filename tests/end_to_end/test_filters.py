@@ -87,6 +87,14 @@ def test_names_of_a_file_and_of_stdin(terminal: Terminal) -> None:
     )
     assert (code, report["objects"], report["excluded"]) == (0, {"verified": 2}, 3)
     assert names_in(terminal.home / "to") == {"a/1.jpg", "y.txt"}
+    for command in (("ls",), ("migrate", str(terminal.home / "to"))):
+        words = (command[0], "-r", str(terminal.home / "from"), *command[1:])
+        code, _, err = terminal.run(*words, "--files-from", str(listed))
+        assert code == 0
+        assert "1 of 3 names of the list are not in the source: missing" in err
+    listed.write_text("y.txt\n")
+    _, _, err = terminal.run("ls", "-r", str(terminal.home / "from"), "--files-from", str(listed))
+    assert "names of the list" not in err
 
 
 def test_a_list_from_a_pipe_without_a_writer_yet(terminal: Terminal) -> None:
