@@ -20,6 +20,8 @@ from tests.ledgers import verified_end
 WHOLE = Spec("a:x", "b:x", options={"recursive": True}, secret={}, place=("b", "/x/"))
 SMALL = replace(WHOLE, options={**WHOLE.options, "filters": {"max_size": "1K"}})
 LARGE = replace(WHOLE, options={**WHOLE.options, "filters": {"min_size": "1K"}})
+NAMED = replace(WHOLE, options={**WHOLE.options, "filters": {"exclude": ["*.tmp"]}})
+DRAWN = replace(WHOLE, options={**WHOLE.options, "filters": {"hash_filter": "@/2"}})
 OTHER = replace(WHOLE, source="a:y")
 ELSEWHERE = replace(LARGE, destination="b:z", place=("b", "/z/"))
 PAIRS = {
@@ -27,6 +29,9 @@ PAIRS = {
     "filters, then none": (SMALL, WHOLE),
     "no filters, then some": (WHOLE, SMALL),
     "the same filters": (SMALL, SMALL),
+    "another part": (DRAWN, DRAWN),
+    "filters of names, then none": (NAMED, WHOLE),
+    "no filters, then some of names": (WHOLE, NAMED),
     "another source": (WHOLE, OTHER),
 }
 """Two migrations to one place that may divide its objects between them."""
@@ -71,9 +76,10 @@ def test_a_command_that_still_runs_learns_of_a_later_twin(ledger: Ledger) -> Non
     assert again.twins and ledger.destinations.enter_folded(again) == ("A",)
 
 
-@pytest.mark.parametrize("pair", [(WHOLE, WHOLE), (SMALL, ELSEWHERE)])
+@pytest.mark.parametrize("pair", [(WHOLE, WHOLE), (NAMED, NAMED), (SMALL, ELSEWHERE)])
 def test_no_other_names_are_compared(ledger: Ledger, pair: tuple[Spec, Spec]) -> None:
-    """A source that two commands list whole has renamed its object. Nor at another place."""
+    """A source has renamed its object, if two commands list the same names of it. Nor at another
+    place."""
     first = claim_of(ledger, list_tree(ledger, pair[0], "a"), "a")
     ledger.claims.settle([verified_end(first)])
     second = claim_of(ledger, list_tree(ledger, pair[1], "A"), "A")
