@@ -481,8 +481,10 @@ def _row_of(side: Side, entry: Entry, chosen: ListingFilter | None) -> TreeRow:
     judged = entry if chosen is None else chosen(entry)
     if side == "source":  # where it decides: its error is that of the name
         entry = judged or entry
+    # The source may have the names below a link to a folder, or below a dead mount.
+    folder = f"{entry.name}/"
     return TreeRow(
-        entry.name,
+        folder if entry.judged_as == (folder,) else entry.name,
         size=entry.size,
         etag=entry.etag,
         digests=entry.digests,

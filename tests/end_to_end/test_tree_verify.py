@@ -109,6 +109,16 @@ def test_names_that_can_not_be_compared(terminal: Terminal) -> None:
     assert "a\nb" not in out
 
 
+def test_names_below_a_link_to_a_folder_are_not_extra(terminal: Terminal) -> None:
+    (terminal.home / "from" / "link").symlink_to(terminal.home / "from" / "sub")
+    shutil.copytree(terminal.home / "from" / "sub", terminal.home / "to" / "link")
+    words = ("verify", *ends(terminal), "--read", "all")
+    for rules, wanted in (((), 3), (("--include", "link/**"), 3), (("--exclude", "link/**"), 0)):
+        code, out, _ = terminal.run(*words, *rules)
+        assert code == wanted and "extra" not in out
+        assert ("1 folders could not be listed" in out) is (wanted == 3)
+
+
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
