@@ -192,7 +192,7 @@ class _Markers:
             if not folder or _is_for_all(error, self._root.store):
                 raise
             error.message = f"a file that would exclude {folder!a} is not known: {error.message}"
-            return error
+            return error.with_traceback(None)  # it is kept as long as the folder's verdict
 
     def _has_marker(self, folder: str) -> bool:
         if self._root.store in (LOCAL, S3):
