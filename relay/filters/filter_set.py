@@ -182,7 +182,7 @@ def tree_needed_error() -> InvalidFilter:
     """Return the error of filters in a request that is not for a tree."""
     return InvalidFilter(
         "filters choose among the objects of a tree, and none was asked for",
-        hint="Ask for a tree (-r, `recursive`), or leave the filters out.",
+        hint="Ask for a tree (-r, or `recursive` in a request), or leave the filters out.",
         pointer="/filters",
     )
 

@@ -59,7 +59,7 @@ class Server:
 
     def connect(self) -> http.client.HTTPConnection:
         """Return a connection, to be closed."""
-        return http.client.HTTPConnection(self.host, self.port, timeout=30)
+        return http.client.HTTPConnection(self.host, self.port, timeout=70)
 
     def ask(
         self, method: str, path: str, members: Any = None, **headers: str

@@ -410,12 +410,12 @@ def test_a_page_for_any_name_with_a_token_is_no_object(engine: Engine) -> None:
         Peer(destination_script(cloud)) as peer,
         pytest.raises(Rejected, match="any name"),
     ):
-        engine.migrate(there.url("/film.mp4?token=old"), peer.url("/b"))
+        engine.migrate(there.url("/film.gguf?token=old"), peer.url("/b"))
     assert cloud.objects == {}
 
 
 @pytest.mark.parametrize("listed", [None, Version(), Version(6)])
-@pytest.mark.parametrize("name", ["model.gguf", "dump.gz", "v1.2/disk.img", "v1.2/about"])
+@pytest.mark.parametrize("name", ["model.gguf", "dump.xyz1", "v1.2/disk.raw9", "v1.2/about"])
 def test_a_page_for_any_name_of_an_ending_is_no_object(
     engine: Engine, name: str, listed: Version | None
 ) -> None:
@@ -441,17 +441,17 @@ def test_a_page_that_a_server_answers_for_any_name_is_no_object(
     engine: Engine, answers_any: bool
 ) -> None:
     def get(talk: Talk, request: bytes) -> None:
-        is_there = answers_any or request.startswith(b"GET /9.jpg ")
+        is_there = answers_any or request.startswith(b"GET /9.gguf ")
         talk.send(HTML, b"<html>") if is_there else talk.send(empty_answer(404))
 
     cloud = Cloud()
     with Peer([source_script(Cloud(), get)] * 9) as there, Peer(destination_script(cloud)) as peer:
         if answers_any:
             with pytest.raises(Rejected, match="any name"):
-                engine.migrate(there.url("/9.jpg"), peer.url("/b"))
+                engine.migrate(there.url("/9.gguf"), peer.url("/b"))
             assert cloud.objects == {}
         else:
-            engine.migrate(there.url("/9.jpg"), peer.url("/b"))
+            engine.migrate(there.url("/9.gguf"), peer.url("/b"))
             assert cloud.objects == {b"/b": b"<html>"}
 
 

@@ -202,8 +202,8 @@ def test_a_bucket_that_is_changed_loses_no_old_key(
     added: list[bytes] = []
 
     def changes() -> None:
-        """Add a key, or delete an added one."""
-        if added and dice.random() < 0.4:
+        """Add a key, or delete an added one; not where a token may skip a key, see docs/proof.md."""
+        if added and kind is Bucket and dice.random() < 0.4:
             bucket.keys.remove(added.pop())
         elif dice.random() < 0.5:
             key = dice.choice(old) + b"+%d" % dice.randrange(1000)
