@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +14,7 @@ from rich.filesize import decimal
 
 from relay.cli.exits import Exit
 from relay.cli.interrupt import interrupt_as_exception
-from relay.cli.terminal import confirm, in_columns, tell
+from relay.cli.terminal import confirm, in_columns, plain, say, tell
 from relay.settings_sources import load_settings, trusted_ledger_url
 from relay.views.migrations import shown_number
 
@@ -43,9 +44,16 @@ def sign_report(id: str, output: Path | None, url: str | None) -> int:
     ledger = Ledger.connect(trusted_ledger_url(settings))
     migration = ledger.migration(id)
     name = _NOT_IN_NAMES.sub("-", migration.name)
-    # Ctrl-C removes the folder. The ledger stays open then: its thread may still be reading.
-    with interrupt_as_exception(), ReportFolder(output or Path(f"relay-{name}-report")) as folder:
-        written = write_report(ledger, migration.id, key, folder, time.time)
+    folder = ReportFolder(output or Path(f"relay-{name}-report"))
+    try:
+        # Ctrl-C removes the folder, unless the ledger may have recorded its report. The ledger
+        # stays open then: its thread may still be reading.
+        with interrupt_as_exception(), folder:
+            written = write_report(ledger, migration.id, key, folder, time.time)
+    finally:
+        if folder.kept_place is not None:
+            said = f"keep {folder.kept_place}: the ledger may have it, and the next report names it"
+            say(f"relay: {plain(said)}", sys.stderr)
     ledger.close()
     confirm(in_columns("report", str(folder.final)))
     for row in _total_rows(written.totals):

@@ -2,7 +2,8 @@
 
 Theory of operation. The files are written into a folder beside, with a name of its own, and reach
 the disk. One rename then gives the folder its final name. A process that is killed leaves the other
-folder. Nothing that exists is replaced.
+folder, and so does every failure once the ledger may have recorded the report: the next report
+names it. Nothing that exists is replaced.
 
 Decided here: names of folders, and when a report is visible. Never here: the contents of files."""
 
@@ -21,12 +22,14 @@ from relay.stores.local_folders import UNSYNCED
 
 
 class ReportFolder:
-    """A folder that is being written. Use as a context: it is removed unless it was published."""
+    """A folder that is being written. Use as a context: it is removed unless it was published or
+    has to be kept."""
 
     def __init__(self, final: Path) -> None:
         """`final` is its name once it is published."""
         self.final = Path(os.path.abspath(final))
         self._draft = self.final.with_name(f".{self.final.name}.{token_hex(4)}.partial")
+        self._is_kept = False
 
     def __enter__(self) -> ReportFolder:
         """Make the folder. Raises OutputFailed, also if the final name exists."""
@@ -36,8 +39,26 @@ class ReportFolder:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Remove the folder if it was not published."""
-        shutil.rmtree(self._draft, ignore_errors=True)
+        """Remove the folder if it was neither published nor kept."""
+        if not self._is_kept:
+            shutil.rmtree(self._draft, ignore_errors=True)
+
+    @property
+    def kept_place(self) -> Path | None:
+        """The place of a report that was kept and has no final name, or None."""
+        return self._draft if self._is_kept and self._draft.exists() else None
+
+    def keep(self) -> None:
+        """Keep the folder from now on, published or not. Raises OutputFailed if its names do not
+        reach the disk; it is not kept then."""
+        with self._failing():
+            _sync(self._draft)
+            _sync(self._draft.parent)
+        self._is_kept = True
+
+    def release(self) -> None:
+        """Take `keep` back."""
+        self._is_kept = False
 
     @contextmanager
     def writing(self, name: str) -> Iterator[BinaryIO]:
@@ -49,11 +70,10 @@ class ReportFolder:
             os.fsync(file.fileno())
 
     def publish(self) -> None:
-        """Give the folder its final name, for good. Raises OutputFailed, also if that exists by
+        """Give a kept folder its final name, for good. Raises OutputFailed, also if that exists by
         now."""
         self._refuse_existing()
         with self._failing():
-            _sync(self._draft)
             self._draft.rename(self.final)
             _sync(self.final.parent)
 

@@ -55,7 +55,8 @@ def write_report(
 ) -> WrittenReport:
     """Write the report of a migration, by its id, into an open folder, and publish that. `clock` is
     the seconds since 1970. A line of an object is held at a time. Raises OutputFailed, and as the
-    ledger; the folder has no final name then."""
+    ledger; the folder has no final name then, and is
+    kept if the ledger may have recorded its report."""
 
     def write_objects(migration: Migration, rows: Iterator[TransferRow]) -> _WrittenObjects:
         with folder.writing(OBJECTS) as file:
@@ -70,8 +71,10 @@ def write_report(
         digest = hashlib.sha256(report).hexdigest()
         _write(folder, REPORT, report)
         _write(folder, REPORT + SIGNATURE, key.sign(hashlib.sha512(report).digest()).encode())
-        if ledger.reports.record(id, previous, digest):  # else another one was signed meanwhile
+        folder.keep()  # before the ledger has it: an error may hide that it was recorded
+        if ledger.reports.record(id, previous, digest):
             break
+        folder.release()  # another report was signed meanwhile
     folder.publish()
     return WrittenReport(sha256=digest, totals=written.totals, previous=previous)
 

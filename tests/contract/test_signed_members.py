@@ -434,6 +434,37 @@ def test_a_folder_that_came_meanwhile_stays(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["new"]
 
 
+def test_a_recorded_report_is_never_removed(open_ledger: Opened, tmp_path: Path) -> None:
+    """It is kept under its other name, since the next report names it."""
+    ledger, final = open_ledger(), tmp_path / "report"
+    id = filled_tree(ledger)
+
+    def noon_and_another_folder() -> float:
+        final.mkdir()
+        return NOON
+
+    opened = ReportFolder(final)
+    with pytest.raises(OutputFailed, match="exists already"), opened:
+        write_report(ledger, id, KEY, opened, noon_and_another_folder)
+    assert opened.kept_place is not None and check(opened.kept_place).totals.objects == len(NAMES)
+    digest = hashlib.sha256((opened.kept_place / "report.json").read_bytes()).hexdigest()
+    assert write(ledger, id, tmp_path / "next").previous == digest
+
+
+def test_a_report_that_was_not_recorded_is_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another report was signed before it, and its repetition fails."""
+    ledger, clock = Ledger.connect(f"sqlite:///{tmp_path}/l.db"), iter([NOON])
+    id = filled_tree(ledger)
+    monkeypatch.setattr(ReportLedger, "record", lambda *_: False)
+    opened = ReportFolder(tmp_path / "report")
+    with pytest.raises(StopIteration), opened:
+        write_report(ledger, id, KEY, opened, clock.__next__)
+    assert opened.kept_place is None and not list(tmp_path.glob(".report*"))
+    ledger.close()
+
+
 def test_a_failure_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(KeyError):
         with ReportFolder(tmp_path / "new") as opened, opened.writing("report.json"):

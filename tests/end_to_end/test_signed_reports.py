@@ -233,7 +233,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)  # the tests may run in
 
 def hook(event, arguments):
     if event == {event!r} and str(arguments[0]).endswith({suffix!r}):
-        os.kill(os.getpid(), {number})
+        {action}
 
 sys.addaudithook(hook)
 from relay.cli.__main__ import run
@@ -244,8 +244,13 @@ run()
 def sign_until(terminal: Terminal, event: str, suffix: str, number: int) -> tuple[int, str]:
     """Sign the report of migration 1 in a process that gets a signal at an event of Python, such as
     the opening of a file; return its exit code and its stderr."""
+    return sign_with(terminal, event, suffix, f"os.kill(os.getpid(), {int(number)})")
+
+
+def sign_with(terminal: Terminal, event: str, suffix: str, action: str) -> tuple[int, str]:
+    """As sign_until, with a statement that runs at the event."""
     home = terminal.home
-    program = SIGNALLED.format(event=event, suffix=suffix, number=int(number))
+    program = SIGNALLED.format(event=event, suffix=suffix, action=action)
     settings = {"RELAY_LEDGER": f"sqlite:///{terminal.ledger}", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         [sys.executable, "-c", program, "report", "1", "--sign", "--output", f"{home}/signed"],
@@ -287,6 +292,19 @@ def test_a_killed_command_leaves_no_half_report(
         assert "previous     none" in out
     check = ("check-report", f"{home}/signed", "--allowed-signers", f"{home}/allowed")
     assert plain_terminal.run(*check)[0] == 0
+
+
+def test_a_recorded_report_is_kept_and_its_place_said(plain_terminal: Terminal) -> None:
+    home = plain_terminal.home
+    assert plain_terminal.run("keys", "new")[0] == 0
+    full = "raise OSError(122, 'Disk quota exceeded')"
+    code, err = sign_with(plain_terminal, "os.rename", ".partial", full)
+    (left,) = home.glob(".signed.*.partial")
+    assert code == 1 and f"keep {left}" in err and "Disk quota exceeded" in err
+    assert sorted(path.name for path in left.iterdir()) == FILES
+    code, out, err = plain_terminal.run("report", "1", "--sign", "--output", f"{home}/signed")
+    kept = hashlib.sha256((left / "report.json").read_bytes()).hexdigest()
+    assert (code, err) == (0, "") and f"previous     {kept}" in out
 
 
 def test_an_interrupted_command_leaves_nothing(plain_terminal: Terminal) -> None:
