@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ from relay.cli.exits import Exit
 from relay.cli.interrupt import interrupt_as_exception
 from relay.cli.terminal import confirm, in_columns, plain, say, tell
 from relay.settings_sources import load_settings, trusted_ledger_url
-from relay.views.migrations import shown_number
+from relay.views.migrations import shown_filters, shown_number
 
 # The ledger and the signatures take a third of a second, for which the help should not wait.
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def sign_report(id: str, output: Path | None, url: str | None) -> int:
             say(f"relay: {plain(said)}", sys.stderr)
     ledger.close()
     confirm(in_columns("report", str(folder.final)))
-    for row in _total_rows(written.totals):
+    for row in (*_migration_rows(written.members["migration"]), *_total_rows(written.totals)):
         confirm(row)
     confirm(in_columns("signed by", key.fingerprint))
     confirm(in_columns("sha256", written.sha256))
@@ -97,12 +97,22 @@ def _checked_rows(checked: CheckedReport) -> Iterator[str]:
     migration: Any = checked.members["migration"]
     yield in_columns("signed by", f"{checked.principals} ({checked.fingerprint})")
     yield in_columns("made", checked.members["made"])
-    yield in_columns("migration", f"{shown_number(migration)} {migration['state']}")
+    yield from _migration_rows(migration)
     for side in ("source", "destination"):
         yield in_columns(side, checked.members[side])
     yield from _total_rows(checked.totals)
     yield in_columns("sha256", checked.sha256)
     yield in_columns("previous", str(checked.members.get("previous") or "none"))
+
+
+def _migration_rows(migration: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the rows of the state of a report's migration, and of what its filters left out: the
+    objects of a report are not all objects of the source then."""
+    yield in_columns("migration", f"{shown_number(migration)} {migration['state']}")
+    filters = migration.get("options", {}).get("filters")
+    if filters:
+        yield in_columns("filters", shown_filters(filters))
+        yield in_columns("excluded", f"{migration.get('excluded', '0')} by the filters")
 
 
 def _total_rows(totals: ReportTotals) -> Iterator[str]:

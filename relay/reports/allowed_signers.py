@@ -60,12 +60,14 @@ def _parse(text: str, place: str) -> _Line | None:
     kind, encoded = [*fields[2 if has_options else 1 :], "", ""][:2]
     if kind != KEY_TYPE and _TYPE.fullmatch(kind) is not None:
         return None
-    options = dict(_options(fields[1], place)) if has_options else {}
+    named = list(_options(fields[1], place)) if has_options else []
+    options = dict(named)
     try:
         key = base64.b64decode(encoded, validate=True)
     except (binascii.Error, ValueError):
         key = b""
-    if not key or kind != KEY_TYPE:
+    # ssh-keygen refuses a repeated option as well: which of them holds is not known.
+    if not key or kind != KEY_TYPE or len(options) != len(named):
         raise _refusal(place)
     return _Line(principals=fields[0].strip('"'), options=options, key=key)
 

@@ -121,10 +121,11 @@ def _parse_report(report: bytes, path: Path) -> Mapping[str, Any]:
         migration, objects = members["migration"], members["objects"]
         texts = [members[name] for name in ("source", "destination", "made")]
         texts += [migration["tenant"], migration["state"], objects["sha256"], objects["rows"]]
-        is_complete = all(isinstance(one, str) for one in texts)
+        filters = migration.get("options", {}).get("filters", {})
+        is_complete = all(isinstance(one, str) for one in texts) and isinstance(filters, dict)
         if not is_complete or not isinstance(migration["number"], int):
             raise ValueError
-    except (ValueError, TypeError, KeyError, RecursionError):
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         raise ReportRefused(f"{path} is not a report of relay") from None
     return dict(members)
 

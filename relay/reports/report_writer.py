@@ -7,7 +7,7 @@ digest; the ledger records its digest; only then the folder has its name. Never 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -35,9 +35,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class WrittenReport:
-    """A report that was published: the SHA-256 of report.json, and the totals of its objects."""
+    """A report that was published."""
 
+    members: Mapping[str, Any]
+    """Those of report.json."""
     sha256: str
+    """That of report.json."""
     totals: ReportTotals
     previous: str | None
 
@@ -76,7 +79,7 @@ def write_report(
             break
         folder.release()  # another report was signed meanwhile
     folder.publish()
-    return WrittenReport(sha256=digest, totals=written.totals, previous=previous)
+    return WrittenReport(members=members, sha256=digest, totals=written.totals, previous=previous)
 
 
 def _write_objects(

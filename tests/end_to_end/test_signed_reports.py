@@ -226,6 +226,24 @@ def test_mistakes_are_one_clear_line(plain_terminal: Terminal) -> None:
     )
 
 
+def test_filters_of_a_report_are_shown(plain_terminal: Terminal) -> None:
+    """Its objects are then not all of the source."""
+    home = plain_terminal.home
+    (home / "from" / "two.jpg").write_text("two")
+    words = ("migrate", "-r", f"{home}/from", f"{home}/some", "-q", "--include", "*.jpg")
+    assert plain_terminal.run(*words)[0] == 0
+    code, out, _ = plain_terminal.run("keys", "new")
+    (home / "allowed").write_text(out)
+    check = ("check-report", "--allowed-signers", f"{home}/allowed")
+    for number in ("1", "2"):
+        folder = f"{home}/signed-{number}"
+        signed = plain_terminal.run("report", number, "--sign", "--output", folder)
+        for code, out, err in (signed, plain_terminal.run(*check, folder)):
+            assert (code, err) == (0, "") and f"migration    {number} succeeded" in out
+            assert ("excluded     1 by the filters" in out) == (number == "2"), out
+            assert ("filters      include *.jpg" in out) == (number == "2"), out
+
+
 SIGNALLED = """
 import os, signal, sys
 

@@ -239,6 +239,8 @@ def test_a_line_allows_a_key(line: str, found: str | None, key: SigningKey, tmp_
         (f'a valid-before="20200101" {PUBLIC}', "valid-before, which relay does not check"),
         (f'a namespaces="{FORMAT}",valid-after="2020" {PUBLIC}', "valid-after"),
         (f'a namespaces="{FORMAT} {PUBLIC}', ":1 is not a line"),
+        (f'a namespaces="git",namespaces="{FORMAT}" {PUBLIC}', ":1 is not a line"),
+        (f'a namespaces="{FORMAT}",NameSpaces="{FORMAT}" {PUBLIC}', ":1 is not a line"),
         ("a", ":1 is not a line"),
         ("a ssh-ed25519", ":1 is not a line"),
         ("a ssh-ed25519 ====", ":1 is not a line"),
