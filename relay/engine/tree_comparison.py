@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import KW_ONLY, dataclass, field, replace
 from enum import StrEnum
 from functools import partial
+from operator import attrgetter
 from typing import Any, Final, TypeVar
 
 import gevent
@@ -302,13 +303,14 @@ class TreeComparison:
         error = ours.error or theirs.error
         if error is not None:
             return finding(TreeVerdict.UNPROVED, Basis.NOTHING, error)
+        # A listing's 0 may mean that it does not know (/proc, documents in a FUSE mount).
+        if ours.size == 0 or theirs.size == 0:
+            return None
         if None not in (ours.size, theirs.size) and ours.size != theirs.size:
             return finding(TreeVerdict.DIFFERS, Basis.SIZE)
         if self.reads is Reads.ALL:
             return None
-        if ours.size == theirs.size == 0:
-            return finding(TreeVerdict.SAME, Basis.SIZE)
-        by_digest = _decide_by_digests(finding, ours.digests, theirs.digests)
+        by_digest = _decide_by_digests(finding, _store_digests(ours), _store_digests(theirs))
         if by_digest is not None:
             return by_digest
         stores = (self.job.source.store, self.job.destination.store)
@@ -357,6 +359,8 @@ class TreeComparison:
         finding = partial(_finding, sized)
         if None not in (here.size, there.size) and here.size != there.size:
             return finding(TreeVerdict.DIFFERS, Basis.SIZE, "by HEAD")
+        if here.size == there.size == 0:
+            return finding(TreeVerdict.SAME, Basis.SIZE)
         by_digest = _decide_by_digests(finding, here.digests, there.digests)
         if by_digest is not None:
             return by_digest
@@ -365,15 +369,20 @@ class TreeComparison:
             return finding(TreeVerdict.UNPROVED, Basis.NOTHING, _why_unproved(here, there))
         if here.digests or there.digests:
             return self._read_one(
-                finding, (source, plan.source, here), (destination, plan.destination, there)
+                finding,
+                (source, plan.source, here),
+                (destination, plan.destination, there),
+                ours.digests,
             )
-        return self._read_both(*sides)
+        return self._read_both(
+            (source, plan.source, sized[0]), (destination, plan.destination, sized[1])
+        )
 
     def _version(
         self, store: Source | Destination, place: Location, row: TreeRow, meter: Watchdog
     ) -> Version:
         """Return what a listing and HEAD say of an object. If it may be read, a refused HEAD says
-        nothing. Raises StoreError."""
+        nothing. Raises StoreError, and IntegrityMismatch where the two contradict each other."""
         found: ObjectInfo | UnknownObject
         try:
             found = self._retry(meter, lambda: store.head(place))
@@ -381,30 +390,40 @@ class TreeComparison:
             if self.reads is Reads.NONE:
                 raise
             found = UnknownObject(error)
+        listed, digests = row.size or None, _store_digests(row)  # its 0 may mean "unknown"
         if not isinstance(found, ObjectInfo):
-            return Version(row.size, row.etag, digests=row.digests)
+            return Version(listed, row.etag, digests=digests)
         version = found.version
-        size = row.size if version.size is None else version.size
-        return Version(size, version.etag, digests={**row.digests, **version.digests})
+        if compare(row.digests, version.digests)[1]:
+            raise IntegrityMismatch(f"the listed digest of {place} is not that of HEAD")
+        size = listed if version.size is None else version.size
+        return Version(size, version.etag, digests={**digests, **version.digests})
 
     def _read_one(
         self,
         finding: Callable[..., NameFinding],
         ours: tuple[Source, Location, Version],
         theirs: tuple[Destination, Location, Version],
+        listed: Digests,
     ) -> NameFinding:
-        """Read the side that reports no digest, and compare with the one that does."""
+        """Read the side that reports no digest, and compare with the one that does, and with the
+        digests that are `listed` of the source."""
         known, read = (ours, theirs) if ours[2].digests else (theirs, ours)
         name = next(one for one in ALGORITHMS if one in known[2].digests)
         side = "destination" if read is theirs else "source"
         store, place, _ = read
-        content = self._read(store, place, (name,))
+        content = self._read(store, place, (name, *listed)).with_promises(read[2].size, listed)
         if content.why is not None:
             return finding(TreeVerdict.DIFFERS, Basis.READ, f"{side}: {content.why}")
-        value = known[2].digests[name]
-        verdict = TreeVerdict.SAME
-        if content.digests[name] != value or content.count != (known[2].size or content.count):
-            verdict = TreeVerdict.DIFFERS
+        size = known[2].size
+        is_equal = content.digests[name] == known[2].digests[name]
+        is_equal = is_equal and size in (None, content.count)
+        if not content.is_whole and (is_equal or size is None or content.count < size):
+            return finding(TreeVerdict.UNPROVED, Basis.NOTHING, _why_not_whole(side))
+        if is_equal and compare(content.digests, listed)[1]:
+            detail = "source: its listed digest contradicts its bytes"
+            return finding(TreeVerdict.DIFFERS, Basis.READ, detail)
+        verdict = TreeVerdict.SAME if is_equal else TreeVerdict.DIFFERS
         return finding(verdict, Basis.READ, f"{name} of the {side}'s bytes")
 
     def _read_both(
@@ -423,16 +442,22 @@ class TreeComparison:
                 why = "its listed digest contradicts its bytes"
             if why is not None:
                 return _finding(pair, TreeVerdict.DIFFERS, Basis.READ, f"{side}: {why}")
-            contents.append(content)
+            contents.append(content.with_promises(row.size, row.digests))
         here, there = contents
         sized = (replace(pair[0], size=here.count), replace(pair[1], size=there.count))
         finding = partial(_finding, sized)
+        shorter = min(contents, key=attrgetter("count"))
+        open_side = "destination" if here.is_whole else "source"
         if here.count != there.count:
+            if not shorter.is_whole:
+                return finding(TreeVerdict.UNPROVED, Basis.NOTHING, _why_not_whole(open_side))
             detail = f"{here.count:,} bytes at the source, {there.count:,} at the destination"
             return finding(TreeVerdict.DIFFERS, Basis.READ, detail)
         agreeing, differing = compare(here.digests, there.digests)
         if differing or agreeing is None:
             return finding(TreeVerdict.DIFFERS, Basis.READ, ", ".join(differing))
+        if not (here.is_whole and there.is_whole):
+            return finding(TreeVerdict.UNPROVED, Basis.NOTHING, _why_not_whole(open_side))
         return finding(TreeVerdict.SAME, Basis.READ, f"{agreeing} of both")
 
     def _read(
@@ -459,7 +484,8 @@ class TreeComparison:
         finally:
             self.report.bytes_read += body.count
             body.close()
-        return _Content(body.count, body.digests, None)
+        is_whole = not body.ends_by_close or bool(opened.version.digests)
+        return _Content(body.count, body.digests, None, is_whole=is_whole)
 
     def _destination(self, meter: Watchdog) -> Destination:
         return self.stores.destination(self.job.destination, meter)
@@ -470,11 +496,19 @@ class TreeComparison:
 
 @dataclass(frozen=True)
 class _Content:
-    """An object that was read; `why` says how its bytes contradict their own digest."""
+    """An object that was read; `why` says how its bytes contradict their own digest, and `is_whole`
+    whether a length, the framing or a digest proves its end."""
 
     count: int
     digests: Digests
     why: str | None
+    _: KW_ONLY
+    is_whole: bool = True
+
+    def with_promises(self, size: int | None, digests: Digests) -> _Content:
+        """Return the content, whose end a size (but 0) or a digest from elsewhere may prove."""
+        is_proved = self.count == (size or None) or compare(self.digests, digests)[0] is not None
+        return replace(self, is_whole=self.is_whole or is_proved)
 
 
 def _row_of(side: Side, entry: Entry, chosen: ListingFilter | None) -> TreeRow:
@@ -513,6 +547,18 @@ def _finding(pair: Pair, verdict: TreeVerdict, basis: Basis, detail: str = "") -
         detail,
         source_size=None if ours is None else ours.size,
         destination_size=None if theirs is None else theirs.size,
+    )
+
+
+def _store_digests(row: TreeRow) -> Digests:
+    """Return the digests that the store itself reports: not those that a list of URLs declares."""
+    return {} if row.url is not None else row.digests
+
+
+def _why_not_whole(side: str) -> str:
+    return (
+        f"the {side} declared neither a length nor a digest:"
+        " nothing proves that it was read to its end"
     )
 
 

@@ -29,6 +29,8 @@ HELD_CHARACTERS: Final = 8 << 20
 """Maximum length of their names together, in characters."""
 MOST_RUNS: Final = 64
 """Number of runs that become one, so that the number of open files has a limit."""
+TWINS: Final = "two entries of the listing have this name"
+"""The error of a row that stands for different objects of one name."""
 
 _KEY: Final = attrgetter("key")
 
@@ -109,8 +111,9 @@ class _Run:
 
 
 def sort_rows(rows: Iterable[TreeRow], space: SpillSpace) -> Iterator[TreeRow]:
-    """Yield rows in the order of their names; of rows with one name only the last: a listing that
-    was requested again repeats names, and the later answer counts.
+    """Yield rows in the order of their names, each name once: a listing that was requested again
+    repeats rows. Rows of one name that describe different objects become one with the error TWINS:
+    which of them a request means is unknown.
 
     Raises SpillFailed and what `rows` raises; nothing is left on the disk."""
     runs: list[_Run] = []
@@ -123,12 +126,12 @@ def sort_rows(rows: Iterable[TreeRow], space: SpillSpace) -> Iterator[TreeRow]:
             if len(held) < space.held_rows and characters < HELD_CHARACTERS:
                 continue
             held.sort(key=_KEY)
-            runs.append(space.write(_last_of_each(held)))
+            runs.append(space.write(_one_of_each(held)))
             held, characters = [], 0
             if len(runs) == MOST_RUNS:
                 runs = [_merge_into_one(runs, space)]
         held.sort(key=_KEY)
-        yield from _last_of_each(_merge(runs, space, held))
+        yield from _one_of_each(_merge(runs, space, held))
     finally:
         for run in runs:
             space.drop(run)
@@ -136,7 +139,7 @@ def sort_rows(rows: Iterable[TreeRow], space: SpillSpace) -> Iterator[TreeRow]:
 
 def _merge_into_one(runs: Sequence[_Run], space: SpillSpace) -> _Run:
     """Return one run of all; their space is given back."""
-    merged = space.write(_last_of_each(_merge(runs, space, ())))
+    merged = space.write(_one_of_each(_merge(runs, space, ())))
     for run in runs:
         space.drop(run)
     return merged
@@ -147,11 +150,23 @@ def _merge(runs: Sequence[_Run], space: SpillSpace, held: Sequence[TreeRow]) -> 
     return heapq.merge(*(space.read(run) for run in runs), held, key=_KEY)
 
 
-def _last_of_each(rows: Iterable[TreeRow]) -> Iterator[TreeRow]:
+def _one_of_each(rows: Iterable[TreeRow]) -> Iterator[TreeRow]:
     last: TreeRow | None = None
     for row in rows:
         if last is not None and row.key != last.key:
             yield last
-        last = row
+            last = None
+        last = row if last is None else _one_of_two(last, row)
     if last is not None:
         yield last
+
+
+def _one_of_two(before: TreeRow, row: TreeRow) -> TreeRow:
+    """Return the one row of two that have one name."""
+    if before.error != TWINS and _object_of(before) == _object_of(row):
+        return row
+    return TreeRow(row.name, error=TWINS, is_chosen=before.is_chosen or row.is_chosen)
+
+
+def _object_of(row: TreeRow) -> tuple[object, ...]:
+    return row.size, row.etag, row.digests, row.url

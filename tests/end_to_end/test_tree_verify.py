@@ -14,6 +14,7 @@ import pytest
 from simulators.content import Content
 from simulators.spawn import Spawned
 from tests.end_to_end.terminal import Terminal
+from tests.scripted import Peer, Talk
 
 NAMES = ("one", "sub/two", "sub-3", "é/f/g", 'Z z,"')
 RCLONE = {"download": ("--download",), "checksum": ("--checksum",), "check": ()}
@@ -179,6 +180,26 @@ def test_a_list_of_urls_is_compared(
     (tmp_path / "new" / "a").write_bytes(bytes(5000))
     code, out, _ = terminal.run("verify", listed, str(tmp_path / "new"), "--read", "missing")
     assert code == 1 and out.startswith("differs   a  (read: ")
+
+
+@pytest.mark.parametrize("kept", [2500, 5000])
+def test_a_source_without_an_end_is_not_proved(terminal: Terminal, kept: int) -> None:
+    """Its bytes may break off where those of the copy did; a length in the list proves the end."""
+    data = bytes(range(250)) * 20
+    (terminal.home / "to" / "film").write_bytes(data[:kept])
+
+    def script(talk: Talk) -> None:
+        is_head = talk.head().startswith(b"HEAD ")
+        talk.send(b"HTTP/1.0 200 OK\r\n\r\n", b"" if is_head else data[:2500])
+
+    with Peer([script] * 50) as there:
+        for size, wanted in (("", 3), (2500, 0 if kept == 2500 else 1)):
+            (terminal.home / "l.csv").write_text(f"url,name,size\n{there.url()},film,{size}\n")
+            words = ("verify", f"list+{terminal.home}/l.csv", f"{terminal.home}/to")
+            for reads in ("missing", "all"):
+                code, out, err = terminal.run(*words, "--read", reads, "--include", "film")
+                assert code == wanted, (out, err)
+                assert ("the source declared neither a length" in out) is (wanted == 3)
 
 
 @pytest.mark.campaign

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from relay.errors import SpillFailed
 from relay.sorting.merge import in_order, pair_rows
 from relay.sorting.rows import TreeRow, bytes_of_row, line_of, row_of
-from relay.sorting.spill import MOST_RUNS, SpillSpace, sort_rows
+from relay.sorting.spill import MOST_RUNS, TWINS, SpillSpace, sort_rows
 
 letters = st.sampled_from('aAb-/.\n "é\U0001f600\ufffd\udce9')
 names = st.text(letters, min_size=1, max_size=4)
@@ -33,8 +33,12 @@ def key(row: TreeRow) -> bytes:
 
 
 def sorted_model(rows: list[TreeRow]) -> list[TreeRow]:
-    """Return the last row of each name, ordered."""
-    return [list(same)[-1] for _, same in groupby(sorted(rows, key=key), key=key)]
+    """Return one row of each name, ordered; rows that differ are objects of one name."""
+    found = [list(same) for _, same in groupby(sorted(rows, key=key), key=key)]
+    return [
+        same[-1] if same.count(same[-1]) == len(same) else TreeRow(same[-1].name, error=TWINS)
+        for same in found
+    ]
 
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

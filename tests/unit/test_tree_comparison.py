@@ -113,7 +113,7 @@ def test_equal_sizes_prove_nothing(trees: Trees) -> None:
     trees.ours.entries = [Entry("a", 3), Entry("b", 3), Entry("c", 0), Entry("d", 1), Entry("e")]
     trees.theirs.entries = [Entry("a", 3), Entry("b", 4), Entry("c", 0), Entry("x", 1), Entry("e")]
     version = Version(3)
-    trees.ours.heads = trees.theirs.heads = {"a": version, "e": version}
+    trees.ours.heads = trees.theirs.heads = {"a": version, "e": version, "c": Version(0)}
     assert trees.verdicts() == {
         "a": "unproved nothing",
         "b": "differs size",
@@ -122,6 +122,42 @@ def test_equal_sizes_prove_nothing(trees: Trees) -> None:
         "e": "unproved nothing",
         "x": "extra listing",
     }
+
+
+def test_a_listed_size_of_0_proves_nothing(trees: Trees) -> None:
+    """A listing shows 0 for a file of /proc, or for a document in a FUSE mount."""
+    trees.ours.entries = [Entry(name, 0) for name in "abc"]
+    trees.theirs.entries = [Entry("a", 0), Entry("b", 0), Entry("c", 5)]
+    trees.ours.heads = {"a": Version(None), "b": Version(4), "c": Version(None)}
+    trees.theirs.heads = {"a": Version(0), "b": Version(0), "c": Version(5)}
+    assert trees.verdicts() == {
+        "a": "unproved nothing",
+        "b": "differs size",
+        "c": "unproved nothing",
+    }
+
+
+@pytest.mark.parametrize("side", ["ours", "theirs"])
+def test_two_objects_of_one_name_are_not_proved(trees: Trees, side: str) -> None:
+    trees.ours.entries = trees.theirs.entries = [Entry("a", 3, digests={"crc64nvme": ONE})]
+    assert trees.verdicts() == {"a": "same digest"}
+    again = Entry("a", 3, digests={"crc64nvme": TWO})
+    getattr(trees, side).entries = [again, *trees.ours.entries]
+    assert trees.verdicts() == {"a": "unproved nothing"}
+
+
+def test_a_digest_of_a_list_is_not_the_stores(trees: Trees) -> None:
+    """A list of URLs declares digests; the source may have another object now."""
+    url = "http://source.example/x"
+    trees.ours.entries = [Entry(name, 3, url=url, digests={"md5": ONE}) for name in "abc"]
+    trees.theirs.entries = [Entry(name, 3, digests={"md5": ONE}) for name in "abc"]
+    trees.ours.heads = {"x": Version(3)}
+    trees.theirs.heads = {name: Version(3, digests={"md5": ONE}) for name in "abc"}
+    assert set(trees.verdicts().values()) == {"unproved nothing"}
+    trees.ours.heads = {"x": Version(3, digests={"md5": TWO})}
+    assert set(trees.verdicts().values()) == {"unproved nothing"}
+    trees.ours.heads = {"x": Version(3, digests={"md5": ONE})}
+    assert set(trees.verdicts().values()) == {"same digest"}
 
 
 def test_a_digest_of_both_decides(trees: Trees) -> None:
@@ -181,6 +217,7 @@ def test_a_folder_that_is_not_listed_proves_nothing(trees: Trees, side: str) -> 
     """What the other side has below it is neither missing nor extra."""
     denied = PermissionDenied("refused")
     whole, part = ["a/f/x", "a/f-", "b"], [Entry("a/f/", error=denied), Entry("b", 0)]
+    trees.ours.heads = trees.theirs.heads = {"b": Version(0)}
     trees.ours.entries = trees.theirs.entries = [Entry(name, 0) for name in whole]
     getattr(trees, side).entries = part
     comparison = trees.compare()
@@ -238,6 +275,7 @@ def test_the_source_row_is_what_filters_choose_by(trees: Trees) -> None:
     trees.filters = Filters.from_json({"max_size": 10, "exclude": ["*.tmp"]})
     trees.ours.entries = [Entry("a", 11), Entry("b", 0), Entry("c", 5), Entry("x.tmp", 1)]
     trees.theirs.entries = [Entry("a", 9), Entry("b", 0), Entry("c", 12), Entry("y.tmp", 1)]
+    trees.ours.heads = trees.theirs.heads = {"b": Version(0)}
     comparison = trees.compare()
     found = {one.name: one.verdict.value for one in comparison.findings()}
     assert found == {"b": "same", "c": "differs"}
