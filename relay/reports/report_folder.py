@@ -52,8 +52,8 @@ class ReportFolder:
         """Keep the folder from now on, published or not. Raises OutputFailed if its names do not
         reach the disk; it is not kept then."""
         with self._failing():
-            _sync(self._draft)
-            _sync(self._draft.parent)
+            sync_names(self._draft)
+            sync_names(self._draft.parent)
         self._is_kept = True
 
     def release(self) -> None:
@@ -75,7 +75,7 @@ class ReportFolder:
         self._refuse_existing()
         with self._failing():
             self._draft.rename(self.final)
-            _sync(self.final.parent)
+            sync_names(self.final.parent)
 
     def _refuse_existing(self) -> None:
         if os.path.lexists(self.final):
@@ -96,13 +96,15 @@ class ReportFolder:
             ) from None
 
 
-def _sync(folder: Path) -> None:
-    """Bring the names in a folder to the disk, where the file system supports that."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+def sync_names(folder: Path) -> None:
+    """Bring the names in a folder to the disk, where the file system supports that and the folder
+    may be read. Raises OSError."""
     try:
-        os.fsync(descriptor)
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
     except OSError as error:
         if error.errno not in UNSYNCED:
             raise
-    finally:
-        os.close(descriptor)

@@ -26,6 +26,7 @@ from relay.config import data_folder
 from relay.errors import ConfigError
 from relay.process.small_files import read_secret
 from relay.reports import ssh_signatures
+from relay.reports.report_folder import sync_names
 from relay.reports.report_members import FORMAT
 
 _OPEN: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
@@ -70,10 +71,11 @@ class SigningKey:
 
 
 def make_key(path: Path) -> SigningKey:
-    """Make a key, and write it into a new file. Raises ConfigError if the file exists already, or
-    can't be written; nothing of it is left then."""
+    """Make a key, and write it into a new file, which survives a power loss then. Raises ConfigError
+    if the file exists already, or can't be written; nothing of it is left then."""
     key = SigningKey(Ed25519PrivateKey.generate())
     text = key.private.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption())
+    made = [one for one in (path, *path.parents) if not os.path.lexists(one)]
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     except OSError as error:
@@ -92,6 +94,8 @@ def make_key(path: Path) -> SigningKey:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
+        for one in made:
+            sync_names(one.parent)
     except OSError as error:
         with suppress(OSError):
             path.unlink()

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import base64
+import errno
 import hashlib
+import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -143,6 +146,27 @@ def test_a_key_is_made_once_and_for_its_user_alone(
     assert path.read_bytes() == before
     assert load_key(path).public_line == made.public_line
     assert load_key(path).sign(DIGEST) == made.sign(DIGEST)
+
+
+def test_a_new_key_survives_a_power_loss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its name is on the disk, and so are those of the folders that were made for it."""
+    synced, path = [], tmp_path / "data/relay/report-key"
+    monkeypatch.setattr(os, "fsync", lambda file: synced.append(os.fstat(file).st_ino))
+    make_key(path)
+    assert synced == [one.stat().st_ino for one in (path, *path.parents[:3])]
+
+
+def test_a_key_whose_name_is_not_on_the_disk_is_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail_for_folders(file: int) -> None:
+        if stat.S_ISDIR(os.fstat(file).st_mode):
+            raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "fsync", fail_for_folders)
+    with pytest.raises(ConfigError, match="Input/output error"):
+        make_key(tmp_path / "report-key")
+    assert list(tmp_path.iterdir()) == []
 
 
 def damaged_keys() -> dict[str, tuple[str, int, str]]:
