@@ -40,6 +40,8 @@ def sign_report(id: str, output: Path | None, url: str | None) -> int:
             "--sign reads the ledger itself: run it where RELAY_LEDGER is, without --url and"
             " RELAY_URL"
         )
+    if output == Path("-"):
+        raise click.UsageError("--output is a folder: a signed report has four files")
     key = load_key(key_path())
     ledger = Ledger.connect(trusted_ledger_url(settings))
     migration = ledger.migration(id)

@@ -71,8 +71,8 @@ class SigningKey:
 
 
 def make_key(path: Path) -> SigningKey:
-    """Make a key, and write it into a new file, which survives a power loss then. Raises ConfigError
-    if the file exists already, or can't be written; nothing of it is left then."""
+    """Make a key, and write it into a new file that survives a power loss. Raises ConfigError if
+    the file exists already, or can't be written; nothing of it is left then."""
     key = SigningKey(Ed25519PrivateKey.generate())
     text = key.private.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption())
     made = [one for one in (path, *path.parents) if not os.path.lexists(one)]

@@ -193,6 +193,7 @@ def test_mistakes_are_one_clear_line(plain_terminal: Terminal) -> None:
     expect_refusal(2, "needs --sign", "report", "1", "--output", "x")
     expect_refusal(2, "without --url", *sign, "--url", "http://127.0.0.1:9")
     expect_refusal(2, "without --url", *sign, RELAY_URL="http://127.0.0.1:9")
+    expect_refusal(2, "--output is a folder", *sign[:-1], "-")
     expect_refusal(2, "--name is not", "keys", "new", "--name", "a b")
     assert sorted(home.iterdir()) == before
     assert plain_terminal.run("keys", "new")[0] == 0
