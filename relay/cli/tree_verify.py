@@ -190,20 +190,23 @@ def _print_rows(
         output.write(",".join(FINDING_FIELDS))
     lines: list[str] = []
     written = monotonic()
-    for found in comparison.findings():
-        is_shown = (
-            found.verdict.value in only
-            if only
-            else (form in ("jsonl", "csv") or found.verdict is not TreeVerdict.SAME)
-        )
-        if as_json or not is_shown:
-            continue
-        lines.append(line_of(found))
-        if len(lines) == LINES or monotonic() - written > SECONDS:
+    try:
+        for found in comparison.findings():
+            is_shown = (
+                found.verdict.value in only
+                if only
+                else (form in ("jsonl", "csv") or found.verdict is not TreeVerdict.SAME)
+            )
+            if as_json or not is_shown:
+                continue
+            lines.append(line_of(found))
+            if len(lines) == LINES or monotonic() - written > SECONDS:
+                text = "\n".join(lines)
+                lines, written = [], monotonic()
+                output.write(text)
+    finally:
+        if lines:
             output.write("\n".join(lines))
-            lines, written = [], monotonic()
-    if lines:
-        output.write("\n".join(lines))
 
 
 def _summary(report: ComparisonReport) -> Iterator[tuple[str, str]]:

@@ -13,9 +13,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import KW_ONLY, dataclass, field, replace
 from enum import StrEnum
 from functools import partial
+from math import inf
 from operator import attrgetter
 from typing import Any, Final, TypeVar
 
@@ -60,6 +62,8 @@ from relay.wire.watchdog import Watchdog
 
 PAGE: Final = 512
 """Number of pairs that are examined before the next ones are listed."""
+MOST_FAILURES: Final = 20
+"""Number of objects in a row whose requests fail, after which the store counts as gone."""
 NAMED: Final = 20
 """Maximum number of folders that are named in a report."""
 _MD5: Final = re.compile(r'"?([0-9a-f]{32})"?')
@@ -189,11 +193,14 @@ class TreeComparison:
         """Start with empty listings."""
         self.report = ComparisonReport()
         """The counts so far."""
+        # A bucket of AWS is listed as long as objects are read: the limit is one of a transfer.
+        endless = replace(self.limits, total_seconds=inf)
         self.listings: dict[Side, Watchdog] = {
-            side: Watchdog(self.limits) for side in ("source", "destination")
+            side: Watchdog(endless) for side in ("source", "destination")
         }
         """The watchdog of each listing, which shows how long it has waited."""
         self._folders: dict[Side, str] = {}
+        self._failures = 0
 
     def findings(self) -> Iterator[NameFinding]:
         """Yield what is found about each name, in the order of names.
@@ -210,10 +217,8 @@ class TreeComparison:
                     pair for pair, found in zip(page, known, strict=True) if found is None
                 ]
                 examined = pool.imap(self._examine, open_pairs)
-                for found in known:
-                    one: NameFinding | RelayError = next(examined) if found is None else found
-                    if isinstance(one, RelayError):
-                        raise one
+                for pair, found in zip(page, known, strict=True):
+                    one = self._believe(pair, next(examined)) if found is None else found
                     self.report.count(one)
                     yield one
                 gevent.sleep(0)
@@ -325,7 +330,7 @@ class TreeComparison:
         return not self._destination(self.listings["destination"]).lists_all(self.job.destination)
 
     def _examine(self, pair: Pair) -> NameFinding | RelayError:
-        """Return what requests prove about a pair, or the error of a store that does not answer any
+        """Return what requests prove about a pair, or the error of a store that may not answer any
         more: one that left this greenlet would be printed."""
         ours, theirs = pair
         assert ours is not None  # `_decide_by_listings` has decided about extra names
@@ -335,8 +340,35 @@ class TreeComparison:
             is_for_all = isinstance(error, StoreError) and error.retryable
             if is_for_all or isinstance(error, Unauthenticated):
                 return error
-            side = f"{error.side}: " if error.side in ("source", "destination") else ""
-            return _finding(pair, TreeVerdict.UNPROVED, Basis.NOTHING, f"{side}{error.message}")
+            return _finding_of_failure(pair, error)
+
+    def _believe(self, pair: Pair, one: NameFinding | RelayError) -> NameFinding:
+        """Return the finding of an examination; an error is one of this object alone, unless its
+        store does not answer any more. Then raises it."""
+        if not isinstance(one, RelayError):
+            self._failures = 0
+            return one
+        self._failures += 1
+        if self._failures == MOST_FAILURES or not self._lists(one.side):
+            raise one
+        return _finding_of_failure(pair, one)
+
+    def _lists(self, side: str | None) -> bool:
+        """Return whether a side's tree can be listed now."""
+        meter = Watchdog(self.limits)
+        entries: Any
+        if side == "source":
+            entries = self.stores.source(self.job.source, meter).list(self.job.source)
+        elif side == "destination":
+            entries = self._destination(meter).list(self.job.destination)
+        else:
+            return False
+        try:
+            with closing(entries):
+                next(entries, None)
+        except RelayError:
+            return False
+        return True
 
     def _ask(self, ours: TreeRow, theirs: TreeRow | None) -> NameFinding:
         # Step 1: an object that a listing may lack.
@@ -548,6 +580,11 @@ def _finding(pair: Pair, verdict: TreeVerdict, basis: Basis, detail: str = "") -
         source_size=None if ours is None else ours.size,
         destination_size=None if theirs is None else theirs.size,
     )
+
+
+def _finding_of_failure(pair: Pair, error: RelayError) -> NameFinding:
+    side = f"{error.side}: " if error.side in ("source", "destination") else ""
+    return _finding(pair, TreeVerdict.UNPROVED, Basis.NOTHING, f"{side}{error.message}")
 
 
 def _store_digests(row: TreeRow) -> Digests:

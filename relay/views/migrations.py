@@ -142,7 +142,7 @@ def report_line(row: TransferRow) -> dict[str, Any]:
 def csv_line(row: dict[str, Any]) -> str:
     """Return the line of an object as CSV (RFC 4180), in the order of FIELDS."""
     line = io.StringIO()
-    csv.writer(line, lineterminator="").writerow([_cell(row[name]) for name in FIELDS])
+    csv.writer(line, lineterminator="").writerow([spreadsheet_cell(row[name]) for name in FIELDS])
     return line.getvalue()
 
 
@@ -192,7 +192,7 @@ def html_lines(migration: Mapping[str, Any], rows: Iterable[Mapping[str, Any]]) 
     yield "</table></html>"
 
 
-def _cell(value: Any) -> Any:
+def spreadsheet_cell(value: Any) -> Any:
     """Return a value that a spreadsheet does not read as a formula (OWASP, "CSV injection")."""
     if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r"):
         return f"'{value}"

@@ -7,6 +7,7 @@ import io
 from typing import Any, Final
 
 from relay.engine.tree_comparison import ComparisonReport, NameFinding
+from relay.views.migrations import spreadsheet_cell
 
 FINDING_FIELDS: Final = (
     *("name", "verdict", "basis", "detail"),
@@ -34,7 +35,7 @@ def finding_csv(found: NameFinding) -> str:
     cells = ["" if members[name] is None else str(members[name]) for name in FINDING_FIELDS]
     line = io.StringIO()
     csv.writer(line, lineterminator="").writerow(
-        [cell.encode("utf-8", "backslashreplace").decode() for cell in cells]
+        [spreadsheet_cell(cell.encode("utf-8", "backslashreplace").decode()) for cell in cells]
     )
     return line.getvalue()
 

@@ -182,6 +182,13 @@ def test_a_list_of_urls_is_compared(
     assert code == 1 and out.startswith("differs   a  (read: ")
 
 
+def test_names_are_no_formulas(terminal: Terminal) -> None:
+    for side in ("from", "to"):
+        (terminal.home / side / "=1+1").touch()
+    code, out, _ = terminal.run("verify", *ends(terminal), "--format", "csv", "--include", "=*")
+    assert code == 0 and out.splitlines()[1:] == ["'=1+1,same,size,,0,0"]
+
+
 @pytest.mark.parametrize("kept", [2500, 5000])
 def test_a_source_without_an_end_is_not_proved(terminal: Terminal, kept: int) -> None:
     """Its bytes may break off where those of the copy did; a length in the list proves the end."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 
 from relay.engine.migration_request import MigrationJob
 from relay.engine.plan import IfExists, Verify
-from relay.engine.tree_comparison import NameFinding, Reads, TreeComparison
+from relay.engine.tree_comparison import MOST_FAILURES, NameFinding, TreeComparison
 from relay.errors import NotFound, PermissionDenied, ProtocolViolation, RelayError, Unavailable
 from relay.filters.filter_set import Filters
 from relay.location import Location
@@ -56,6 +57,18 @@ class Scripted:
 
     def lists_all(self, _: Location) -> bool:
         return self.is_complete
+
+
+class Lasting(list[Entry | RelayError]):
+    """Entries that can be listed once; then there is an error."""
+
+    def __init__(self, entries: list[Entry], then: RelayError) -> None:
+        super().__init__(entries)
+        self.then = then
+
+    def __iter__(self) -> Iterator[Entry | RelayError]:
+        yield from list.__iter__(self)
+        self[:] = [self.then]
 
 
 @dataclass
@@ -283,11 +296,36 @@ def test_the_source_row_is_what_filters_choose_by(trees: Trees) -> None:
 
 
 def test_a_store_that_is_away_ends_the_comparison(trees: Trees) -> None:
-    """A refusal is about one object; an outage is about all."""
+    """A refusal is about one object; an outage is about all, if nothing can be listed either."""
     trees.ours.entries = trees.theirs.entries = [Entry("a", 3), Entry("b", 3)]
     trees.ours.heads = {"a": Version(3), "b": Version(3)}
     trees.theirs.heads = {"a": PermissionDenied("refused"), "b": Version(3)}
     assert set(trees.verdicts().values()) == {"unproved nothing"}
-    trees.theirs.heads = {"a": Version(3), "b": Unavailable("it is away")}
+    away = Unavailable("it is away", side="destination")
+    trees.theirs.heads = {"a": away, "b": Version(3)}
+    assert [one.detail for one in trees.rows()][0] == "destination: it is away"
+    findings = trees.compare().findings()
+    trees.theirs.entries = Lasting([Entry("a", 3), Entry("b", 3)], away)
     with pytest.raises(Unavailable):
-        trees.rows(reads=Reads.NONE)
+        next(findings)
+
+
+def test_many_failures_in_a_row_end_the_comparison(trees: Trees) -> None:
+    """A list of URLs can be listed while their server is away."""
+    names = [f"{i:03}" for i in range(MOST_FAILURES + 1)]
+    trees.ours.entries = trees.theirs.entries = [Entry(name, 3) for name in names]
+    trees.theirs.heads = {name: Version(3) for name in names}
+    heads: dict[str, Any] = dict.fromkeys(names, Unavailable("it is away", side="source"))
+    trees.ours.heads = {**heads, names[5]: Version(3)}
+    assert len(trees.rows()) == len(names)
+    trees.ours.heads = heads
+    found = trees.compare().findings()
+    with pytest.raises(Unavailable):
+        list(found)
+
+
+def test_listings_outlast_a_transfer(trees: Trees) -> None:
+    """The bucket of a large tree is listed as long as its objects are read."""
+    trees.ours.entries = trees.theirs.entries = [Entry("a", 3)]
+    meters = trees.compare().listings.values()
+    assert {meter.limits.total_seconds for meter in meters} == {inf}
