@@ -145,15 +145,17 @@ def warn_of_filters(filters: Filters | None) -> None:
         say(f"relay: warning: {plain(text)}", sys.stderr)
 
 
-def say_missing_names(filters: Filters | None, unmatched: Collection[str]) -> None:
-    """Say on stderr how many names of a list have no object in the source."""
+def say_missing_names(
+    filters: Filters | None, unmatched: Collection[str], where: str = "in the source"
+) -> None:
+    """Say on stderr how many names of a list have no object in the source, or elsewhere."""
     if filters is None or not unmatched:
         return
     all_names = len(filters.files_from or ())
     some = ", ".join(plain(name[:200]) for name in sorted(unmatched)[:NAMED])
     more = ", …" if len(unmatched) > NAMED else ""
     say(
-        f"relay: {len(unmatched):,} of {all_names:,} names of the list are not in the source:"
+        f"relay: {len(unmatched):,} of {all_names:,} names of the list are not {where}:"
         f" {some}{more}",
         sys.stderr,
     )

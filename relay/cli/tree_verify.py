@@ -12,7 +12,7 @@ import click
 from rich.filesize import decimal
 
 from relay.cli.exits import Exit
-from relay.cli.filter_flags import FILTERS, filters_of, warn_of_filters
+from relay.cli.filter_flags import FILTERS, filters_of, say_missing_names, warn_of_filters
 from relay.cli.options import PLACES, absolute_path, headers_of, warn, with_flags
 from relay.cli.quantities import COUNT
 from relay.cli.terminal import ReaderGone, in_columns, plain, say, tell
@@ -142,13 +142,15 @@ def verify(read: str, as_json: bool, sorts_all: bool, slots: int, **options: Any
                 say(in_columns(*row), stream)
     for side, name, why in report.folders:
         say(f"relay: {side}: {plain(name)} could not be listed: {plain(why)}", sys.stderr)
+    missing = comparison.missing_names
+    say_missing_names(order.filters, missing, "on either side")
     if read == Reads.NONE and report.counts[TreeVerdict.UNPROVED] and not as_json:
         say("hint: --read missing reads the objects that no digest proves", sys.stderr)
     if is_empty:
         raise _empty_error(report.excluded)
     if report.has_differences:
         return Exit.FAILED
-    return Exit.VERIFIED if report.is_proved else Exit.UNVERIFIED
+    return Exit.VERIFIED if report.is_proved and not missing else Exit.UNVERIFIED
 
 
 def _request_of(options: Mapping[str, Any], remotes: Remotes) -> MigrationRequest:

@@ -200,7 +200,14 @@ class TreeComparison:
         }
         """The watchdog of each listing, which shows how long it has waited."""
         self._folders: dict[Side, str] = {}
+        self._chosen_by: list[ListingFilter] = []
         self._failures = 0
+
+    @property
+    def missing_names(self) -> frozenset[str]:
+        """The names of the filters' list that neither side has, after the comparison."""
+        missing = [chosen.missing_names for chosen in self._chosen_by]
+        return frozenset(missing[0]).intersection(*missing) if missing else frozenset()
 
     def findings(self) -> Iterator[NameFinding]:
         """Yield what is found about each name, in the order of names.
@@ -244,6 +251,7 @@ class TreeComparison:
                 now=job.accepted,
                 seed=job.id,
             )
+            self._chosen_by.append(chosen)
         entries = list_chosen(store, place, chosen)
         rows = (_row_of(side, entry, chosen) for entry in entries if not entry.is_listed_further)
         # AWS lists keys in the order of their bytes (docs.aws.amazon.com, "ListObjectsV2"), except

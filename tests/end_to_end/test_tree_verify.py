@@ -182,6 +182,18 @@ def test_a_list_of_urls_is_compared(
     assert code == 1 and out.startswith("differs   a  (read: ")
 
 
+def test_a_listed_name_that_no_side_has_is_not_proved(terminal: Terminal) -> None:
+    (terminal.home / "names").write_text("one\n./sub/two\n")
+    words = ("verify", *ends(terminal), "--read", "all", "--files-from", f"{terminal.home}/names")
+    code, out, err = terminal.run(*words)
+    assert code == 3 and "same         1 objects" in out
+    assert "1 of 2 names of the list are not on either side: ./sub/two" in err
+    (terminal.home / "names").write_text("one\nhere\n")
+    (terminal.home / "from" / "here").touch()
+    code, out, err = terminal.run(*words)
+    assert code == 1 and "missing   here" in out and "names of the list" not in err
+
+
 def test_names_are_no_formulas(terminal: Terminal) -> None:
     for side in ("from", "to"):
         (terminal.home / side / "=1+1").touch()
