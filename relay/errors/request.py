@@ -101,7 +101,9 @@ class InvalidFilter(RequestError):
     """A filter is wrong, or contradicts another one."""
 
     code, title = "invalid-filter", "A filter is not valid"
-    default_hint = "Correct the filter; in the terminal, `relay ls -r` with `--dump-filters` shows the rules."
+    default_hint = (
+        "Correct the filter; in the terminal, `relay ls -r` with `--dump-filters` shows the rules."
+    )
 
 
 class NamesUnknown(RequestError):
