@@ -253,7 +253,12 @@ class TreeComparison:
             )
             self._chosen_by.append(chosen)
         entries = list_chosen(store, place, chosen)
-        rows = (_row_of(side, entry, chosen) for entry in entries if not entry.is_listed_further)
+        rows = (
+            row
+            for entry in entries
+            if not entry.is_listed_further
+            for row in _rows_of(side, entry, chosen)
+        )
         # AWS lists keys in the order of their bytes (docs.aws.amazon.com, "ListObjectsV2"), except
         # for directory buckets. Of other servers some order folders and objects apart (SeaweedFS).
         if aws_host(place.host) is not None and not self.sorts_all:
@@ -549,6 +554,15 @@ class _Content:
         """Return the content, whose end a size (but 0) or a digest from elsewhere may prove."""
         is_proved = self.count == (size or None) or compare(self.digests, digests)[0] is not None
         return replace(self, is_whole=self.is_whole or is_proved)
+
+
+def _rows_of(side: Side, entry: Entry, chosen: ListingFilter | None) -> Iterator[TreeRow]:
+    """Yield the row of an entry, and that of a folder for an entry that may be one or an object."""
+    row = _row_of(side, entry, chosen)
+    yield row
+    folder = f"{entry.name}/"
+    if folder in entry.judged_as and not row.is_folder:
+        yield TreeRow(folder, error=row.error, is_chosen=row.is_chosen)
 
 
 def _row_of(side: Side, entry: Entry, chosen: ListingFilter | None) -> TreeRow:

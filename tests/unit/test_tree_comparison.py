@@ -245,6 +245,19 @@ def test_a_folder_that_is_not_listed_proves_nothing(trees: Trees, side: str) -> 
     assert report.report.unlisted == 2 and not report.report.is_proved
 
 
+@pytest.mark.parametrize("side", ["ours", "theirs"])
+def test_a_name_that_may_be_a_folder_hides_names(trees: Trees, side: str) -> None:
+    """A server does not show what it is, or a file system does not answer."""
+    unclear = Entry("cam", error=PermissionDenied("refused"), judged_as=("cam/", "cam"))
+    trees.ours.entries = trees.theirs.entries = [Entry("cam/p", 3), Entry("cam-2", 3)]
+    getattr(trees, side).entries = [unclear]
+    comparison = trees.compare()
+    found = {one.name: one.verdict.value for one in comparison.findings()}
+    itself, other = ("missing", "extra") if side == "ours" else ("extra", "missing")
+    assert found == {"cam": itself, "cam-2": other, "cam/p": "unproved"}
+    assert [folder[1] for folder in comparison.report.folders] == ["cam/"]
+
+
 def test_a_listing_that_breaks_off_is_an_error(trees: Trees) -> None:
     trees.ours.entries = [Entry("a", 0), Unavailable("it is away", side="source")]
     trees.theirs.entries = [Entry("a", 0)]
