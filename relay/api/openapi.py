@@ -41,6 +41,7 @@ PHRASES: Mapping[int, str] = {
     ),
     412: "The destination was changed during the transfer",
     413: "The body is too large",
+    414: "The path with its query is too long",
     415: "The body is not application/json",
     422: "A member or a parameter is invalid; `errors` points at the member",
     429: "A limit of the token is reached; Retry-After says when to retry",

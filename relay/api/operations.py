@@ -121,9 +121,9 @@ class Route:
         return self.answers == () and not self.texts and self.streams is None
 
 
-GUARDED = (400, 401, 403, 429, 503)
-"""Statuses of every operation that needs a token: its request may be no valid HTTP, and the ledger,
-which has the tokens, may fail."""
+GUARDED = (400, 401, 403, 414, 429, 503)
+"""Statuses of every operation that needs a token: its request may be no valid HTTP or have too long
+a query, and the ledger, which has the tokens, may fail."""
 _MIGRATE_PROBLEMS = (400, 404, 408, 409, 412, 413, 415, 422, 500, 501, 502, 503, 504)
 _ACCEPT_PROBLEMS = (400, 408, 413, 415, 422, 500, 501, 502, 504)
 """Statuses of a request that is only recorded: both places are located before, with the
