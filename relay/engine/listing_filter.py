@@ -23,10 +23,13 @@ from relay.errors import (
 )
 from relay.filters.filter_set import Filters
 from relay.filters.selection import Selection, Verdict
-from relay.location import Location, parse_location
+from relay.location import Location
 from relay.parsing import http_date
+from relay.stores.http_fields import PAGES
+from relay.stores.index_links import segments_of
 from relay.stores.interfaces import Destination, Entry, ObjectInfo, Source, UnknownObject
 from relay.stores.listing_retries import ListingRetries
+from relay.stores.url_lists import location_of_url
 from relay.wire.watchdog import Watchdog
 from relay.wire.yielding import yield_to_hub
 
@@ -106,7 +109,7 @@ class ListingFilter:
         try:
             found = self._inspect(entry)
         except RelayError as error:
-            if _is_for_all(error, S3):
+            if _is_for_all(error, self._root.store):
                 raise
             return error
         size = found.version.size if entry.size is None else entry.size
@@ -127,11 +130,21 @@ class ListingFilter:
     def _inspect(self, entry: Entry) -> ObjectInfo:
         """Ask the store for an object's size and time. Raises StoreError, UnsafeKey, and
         RequestError for an invalid URL."""
-        place = self._root.below(entry.name) if entry.url is None else parse_location(entry.url)
+        root, url = self._root, entry.url
+        place = root.below(entry.name) if url is None else location_of_url(root, url)
         patience = ListingRetries(self._meter.limits.listing_seconds, self._meter)
         found = patience.retry(lambda: inspect_object(self._source, place))
         if isinstance(found, UnknownObject):
             raise found.why
+        if _is_other_page(found, place):
+            raise Rejected(
+                f"{place} redirects to {found.location}, which is an HTML page",
+                side="source",
+                hint="Check the credentials: many servers redirect to a login page without them.",
+            )
+        # Many web servers answer HEAD for a body that they make with a length of 0.
+        if place.store == "http" and found.version.size == 0:
+            return replace(found, version=replace(found.version, size=None))
         return found
 
     def _has_name(self, name: str) -> Verdict:
@@ -227,3 +240,10 @@ def _is_for_all(error: RelayError, store: str) -> bool:
     if error.side == "relay":
         return True
     return store == S3 and (error.retryable or isinstance(error, Unauthenticated))
+
+
+def _is_other_page(found: ObjectInfo, place: Location) -> bool:
+    """Return whether the answer is that of an HTML page of another name."""
+    kinds = (value for name, value in found.metadata if name.lower() == "content-type")
+    is_page = next(kinds, "").partition(";")[0].strip().lower() in PAGES
+    return is_page and segments_of(found.location.path)[-1:] != segments_of(place.path)[-1:]

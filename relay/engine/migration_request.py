@@ -29,12 +29,13 @@ from relay.ledger.claim_values import Claim
 from relay.ledger.listing_values import AgeOrigins
 from relay.ledger.migration_values import Migration, Spec
 from relay.ledger.plan_values import StoredPlan
-from relay.location import Location, parse_location
+from relay.location import Location
 from relay.process.identities import is_container, network_namespace, volume_of
 from relay.stores.interfaces import Source
 from relay.stores.local_aliases import is_nested, same_file
 from relay.stores.local_locations import path_of
 from relay.stores.remotes import Remotes
+from relay.stores.url_lists import location_of_url
 from relay.throttle import Bounds
 from relay.wire.watchdog import Watchdog
 
@@ -245,13 +246,6 @@ def if_exists_of(migration: Migration | StoredPlan) -> IfExists | None:
     return None if stored is IfExists.OVERWRITE and not given else stored
 
 
-def _location_of_url(source: Location, url: str) -> Location:
-    """Return the location of an object of a list. The list's credentials are sent only to the
-    list's own origin."""
-    found = parse_location(url)
-    return replace(found, headers=source.headers) if found.origin == source.origin else found
-
-
 def _refuse_folder(name: str) -> None:
     """Raise UnsafeKey for a folder that could not be listed: its page is not an object. A retry
     lists the folder again."""
@@ -409,7 +403,7 @@ class MigrationJob:
             tree = (source, destination)
             _refuse_folder(claim.name)
             _refuse_output(claim.name, destination)
-            source = _location_of_url(source, claim.url) if claim.url else source.below(claim.name)
+            source = location_of_url(source, claim.url) if claim.url else source.below(claim.name)
             destination = destination.below(claim.name, destination=True)
         return Plan(
             source,

@@ -313,3 +313,10 @@ def _bytes(text: str, width: int) -> bytes | None:
             if len(value) == width:
                 return value
     return None
+
+
+def location_of_url(source: Location, url: str) -> Location:
+    """Return the location of an object of the list `source`. The list's credentials are sent only
+    to the list's own origin. Raises RequestError for an invalid URL."""
+    found = parse_location(url)
+    return replace(found, headers=source.headers) if found.origin == source.origin else found

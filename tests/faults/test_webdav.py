@@ -1668,7 +1668,7 @@ def test_a_piece_that_a_crash_left_is_not_skipped(engine: Engine, if_exists: str
     with Peer([script] * 8) as source, Peer([dav] * 30) as destination:
         plan = engine.plan(source.url(), place(destination), if_exists=if_exists)
         transfer = engine.runner.transfer(plan)
-        transfer.known = ObjectHints(begun=True)
+        transfer.known = ObjectHints(begun=True, after_crash=True)
         if if_exists == "changed":
             assert engine.runner.run(transfer).state is State.VERIFIED
             return

@@ -431,9 +431,18 @@ class Finalizer:
     ) -> None:
         """Note what a publication that failed with `error` may have left at the place. Raises as
         `_note_altered`."""
-        if _may_be_published(error):
-            self._note_unproved()
-            if self._may_show_ours(place, before):
+        if not _may_be_published(error):
+            return
+        try:
+            there = _version_at(self._target.destination, place)
+        except NotFound:
+            return
+        except RelayError:
+            there = None
+        # A note without properties would count any later object of another writer as ours.
+        if there is None or not is_same(before.version, there):
+            self._note_altered(there or Version())
+            if there is not None or before.version is None:
                 self._progress.unproved = place
 
     def _note_unproved(self) -> None:
@@ -441,16 +450,6 @@ class Finalizer:
         any size where the server copies the bytes in place of a rename (Tomcat). Raises as
         `_note_altered`."""
         self._note_altered(Version())
-
-    def _may_show_ours(self, place: Location, before: PriorState) -> bool:
-        """Return whether the place may have another object than `before` its publication
-        failed."""
-        try:
-            return not is_same(before.version, _version_at(self._target.destination, place))
-        except NotFound:
-            return False
-        except RelayError:
-            return before.version is None
 
     def _note_altered(self, there: Version) -> None:
         """Record the object that the place shows instead of the published one, so that later

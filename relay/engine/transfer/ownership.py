@@ -100,9 +100,9 @@ class Ownership:
         the server copies the bytes in place of a rename, and was stopped in the middle. Raises
         SourceChanged, and as `inspect_object` of the source."""
         context, was = self._context, self._progress.before
-        if self._target.place.store not in _COPYING or not context.known.begun:
+        if self._target.place.store not in _COPYING or not context.known.after_crash:
             return False
-        if (was is not None and was.known) or there.size is None:
+        if (was is not None and (was.known or was.arrived)) or not there.size:
             return False
         described: ObjectInfo | UnknownObject | None = found
         if described is None:

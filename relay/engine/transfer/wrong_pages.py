@@ -9,6 +9,7 @@ Decided here: whether an answer is such a page. Never here: which version is rea
 
 from __future__ import annotations
 
+import codecs
 import re
 from mimetypes import guess_type
 from typing import Final
@@ -179,8 +180,9 @@ class _PageChecks:
         return is_page and not (promised is not None and promised.digests)
 
     def _begins_as_page(self) -> bool:
-        """Return whether the object's first bytes are markup, or unknown. A script that names no
-        type (PHP) sends its data as HTML."""
+        """Return whether the object's first bytes are text, or unknown. A script that names no type
+        (PHP, Flask, Express) sends its data as HTML, and its messages too, with markup or
+        without."""
         try:
             try:
                 opened = self._source.get(self._place, None, ByteRange(0, _BEGINNING - 1))
@@ -193,7 +195,7 @@ class _PageChecks:
                 opened.body.close()
         except RelayError:
             return True
-        return data.lstrip(_BLANKS)[:1] in (b"", b"<")
+        return data.lstrip(_BLANKS)[:1] in (b"", b"<") or not _is_binary(data)
 
     def _is_index(self, place: Location) -> bool:
         """Return whether a place that ends in '/' is a folder: its page lists an entry, or is an
@@ -206,6 +208,20 @@ class _PageChecks:
             return error.store_status is None
         except RelayError:
             return False
+
+
+def _is_binary(data: bytes) -> bool:
+    """Return whether the first bytes of an object are not text: they have a control character, or
+    are not UTF-8. The last character may be cut."""
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):  # the mark of UTF-16
+        return False
+    if any(byte < 0x20 and byte not in b"\t\n\f\r" for byte in data):
+        return True
+    try:
+        codecs.getincrementaldecoder("utf-8")().decode(data)
+    except UnicodeDecodeError:
+        return True
+    return False
 
 
 def last_segment(place: Location) -> str:
