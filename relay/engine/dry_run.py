@@ -31,7 +31,6 @@ from relay.engine.proof_levels import predict_level
 from relay.engine.tree_listing import in_pages, listed_object
 from relay.errors import NotFound, PermissionDenied, RelayError
 from relay.file_names import name_after_source
-from relay.ledger.claim_values import Claim
 from relay.ledger.listing_values import ListedObject
 from relay.location import Location
 from relay.receipt import Level
@@ -240,7 +239,7 @@ class DryRun:
         if limits is not None and (one.size or 0) > limits.object_bytes:
             return f"its {one.size} bytes exceed the destination's maximum of {limits.object_bytes}"
         try:
-            self.job.plan(_hypothetical_claim(self.job.id, one))
+            self.job.plan_of_listed(one)
         except RelayError as error:
             return error.message
         return None
@@ -252,7 +251,7 @@ class DryRun:
         return replace(self._inspect(one), size=one.size or 0)
 
     def _inspect(self, one: ListedObject) -> Comparison:
-        plan = self.job.plan(_hypothetical_claim(self.job.id, one))
+        plan = self.job.plan_of_listed(one)
         try:
             found = self.stores.source(plan.source, Watchdog(self.limits)).head(plan.source)
             if isinstance(found, ObjectInfo):
@@ -327,23 +326,6 @@ class DryRun:
 
     def _destination(self) -> Destination:
         return self.stores.destination(self.job.destination, Watchdog(self.limits))
-
-
-def _hypothetical_claim(migration: str, one: ListedObject) -> Claim:
-    """Return the claim that a worker would have of an object."""
-    return Claim(
-        id=0,
-        migration_id=migration,
-        fence=0,
-        name=one.name,
-        url=one.url,
-        size=one.size,
-        etag=one.etag,
-        modified=one.modified,
-        attempts=1,
-        crash_count=0,
-        resent=0,
-    )
 
 
 def _sample(entries: Iterable[ListedObject], size: int, random: Random) -> list[ListedObject]:

@@ -25,7 +25,7 @@ from relay.filters.filter_set import Filters
 from relay.filters.selection import Selection, Verdict
 from relay.location import Location
 from relay.parsing import http_date
-from relay.stores.http_fields import PAGES
+from relay.stores.http_fields import is_page
 from relay.stores.index_links import segments_of
 from relay.stores.interfaces import Destination, Entry, ObjectInfo, Source, UnknownObject
 from relay.stores.listing_retries import ListingRetries
@@ -132,10 +132,7 @@ class ListingFilter:
         RequestError for an invalid URL."""
         root, url = self._root, entry.url
         place = root.below(entry.name) if url is None else location_of_url(root, url)
-        patience = ListingRetries(self._meter.limits.listing_seconds, self._meter)
-        found = patience.retry(lambda: inspect_object(self._source, place))
-        if isinstance(found, UnknownObject):
-            raise found.why
+        found = _inspect_with_retries(self._source, place, self._meter)
         if _is_other_page(found, place):
             raise Rejected(
                 f"{place} redirects to {found.location}, which is an HTML page",
@@ -221,10 +218,7 @@ class _Markers:
             if is_local:  # its listings are not retried either
                 self._source.head(place)
             else:
-                patience = ListingRetries(self._meter.limits.listing_seconds, self._meter)
-                found = patience.retry(lambda: inspect_object(self._source, place))
-                if isinstance(found, UnknownObject):
-                    raise found.why
+                _inspect_with_retries(self._source, place, self._meter)
         except NotFound:
             return False
         except Rejected:
@@ -232,6 +226,18 @@ class _Markers:
                 return False
             raise
         return True
+
+
+def _inspect_with_retries(
+    source: Source | Destination, place: Location, meter: Watchdog
+) -> ObjectInfo:
+    """Return the object at a place. Raises as `inspect_object`, and the error of an object that is
+    not known."""
+    patience = ListingRetries(meter.limits.listing_seconds, meter)
+    found = patience.retry(lambda: inspect_object(source, place))
+    if isinstance(found, UnknownObject):
+        raise found.why
+    return found
 
 
 def _is_for_all(error: RelayError, store: str) -> bool:
@@ -244,6 +250,5 @@ def _is_for_all(error: RelayError, store: str) -> bool:
 
 def _is_other_page(found: ObjectInfo, place: Location) -> bool:
     """Return whether the answer is that of an HTML page of another name."""
-    kinds = (value for name, value in found.metadata if name.lower() == "content-type")
-    is_page = next(kinds, "").partition(";")[0].strip().lower() in PAGES
-    return is_page and segments_of(found.location.path)[-1:] != segments_of(place.path)[-1:]
+    is_other = segments_of(found.location.path)[-1:] != segments_of(place.path)[-1:]
+    return is_other and is_page(found.metadata)

@@ -26,7 +26,7 @@ from relay.headers import Headers
 from relay.hosts import is_loopback, literal_address
 from relay.identity import owner_of, place_identity, place_in_server, selecting_headers
 from relay.ledger.claim_values import Claim
-from relay.ledger.listing_values import AgeOrigins
+from relay.ledger.listing_values import AgeOrigins, ListedObject
 from relay.ledger.migration_values import Migration, Spec
 from relay.ledger.plan_values import StoredPlan
 from relay.location import Location
@@ -394,6 +394,24 @@ class MigrationJob:
             filters=order.filters,
             accepted=time.time(),
         )
+
+    def plan_of_listed(self, one: ListedObject) -> Plan:
+        """Return the plan of a listed object, as for the claim that a worker would have of it.
+        Raises as `plan`."""
+        claim = Claim(
+            id=0,
+            migration_id=self.id,
+            fence=0,
+            name=one.name,
+            url=one.url,
+            size=one.size,
+            etag=one.etag,
+            modified=one.modified,
+            attempts=1,
+            crash_count=0,
+            resent=0,
+        )
+        return self.plan(claim)
 
     def plan(self, claim: Claim) -> Plan:
         """Return the plan of one transfer. Raises UnsafeKey for a name that would leave the tree,

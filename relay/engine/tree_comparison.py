@@ -40,7 +40,7 @@ from relay.errors import (
     StoreError,
     Unauthenticated,
 )
-from relay.ledger.claim_values import Claim
+from relay.ledger.listing_values import ListedObject
 from relay.location import Location
 from relay.receipt import Version
 from relay.sorting.merge import Pair, in_order, pair_rows
@@ -212,7 +212,7 @@ class TreeComparison:
     def findings(self) -> Iterator[NameFinding]:
         """Yield what is found about each name, in the order of names.
 
-        Raises the errors of both listings, StoreErrors of a store that does not answer any more,
+        Raises the errors of both listings, StoreErrors of a store that stopped answering,
         SpillFailed, and ProtocolViolation for the listing of a bucket in another order. An error of
         one object is its finding."""
         pairs = pair_rows(self._rows("source"), self._rows("destination"))
@@ -385,7 +385,8 @@ class TreeComparison:
 
     def _ask(self, ours: TreeRow, theirs: TreeRow | None) -> NameFinding:
         # Step 1: an object that a listing may lack.
-        plan = self.job.plan(_claim_of(self.job.id, ours))
+        listed = ListedObject(ours.name, size=ours.size, etag=ours.etag, url=ours.url)
+        plan = self.job.plan_of_listed(listed)
         meter = Watchdog(self.limits)
         source, destination = self.stores.source(plan.source, meter), self._destination(meter)
         if theirs is None:
@@ -654,20 +655,3 @@ def _why_unproved(here: Version, there: Version) -> str:
 
 def _names(version: Version) -> str:
     return ", ".join(as_hex(version.digests))
-
-
-def _claim_of(migration: str, row: TreeRow) -> Claim:
-    """Return the claim that a worker would have of an object."""
-    return Claim(
-        id=0,
-        migration_id=migration,
-        fence=0,
-        name=row.name,
-        url=row.url,
-        size=row.size,
-        etag=row.etag,
-        modified=None,
-        attempts=1,
-        crash_count=0,
-        resent=0,
-    )

@@ -6,6 +6,7 @@ or sent back. Never here: which answer is believed (`http.py`)."""
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Final
 
@@ -26,6 +27,12 @@ ENCODED = ("Accept-Encoding", "gzip")
 objects."""
 ANY_CODING = ("Accept-Encoding", "gzip, br, zstd")
 """Asks for the stored bytes of an object that came decoded."""
+
+
+def is_page(metadata: Iterable[tuple[str, str]]) -> bool:
+    """Return whether the fields of an object say that it is a web page."""
+    kinds = (value for name, value in metadata if name.lower() == "content-type")
+    return next(kinds, "").partition(";")[0].strip().lower() in PAGES
 
 
 def is_transcoded(head: Head) -> bool:

@@ -18,7 +18,7 @@ from relay.engine.plan import Plan
 from relay.engine.transfer.context import ObjectHints
 from relay.errors import RangeIgnored, Rejected, RelayError, StoreError
 from relay.location import Location
-from relay.stores.http_fields import PAGES
+from relay.stores.http_fields import PAGES, is_page
 from relay.stores.index_links import segments_of
 from relay.stores.interfaces import ByteRange, OpenedObject, Source, UnknownObject
 from relay.stores.unused_names import unused_name_beside
@@ -173,11 +173,7 @@ class _PageChecks:
     def _may_be_wrong_page(self, opened: OpenedObject) -> bool:
         """Return whether the answer is an HTML page, and no promised digest will be compared."""
         promised = self._known.promised
-        kind = next(
-            (value for name, value in opened.metadata if name.lower() == "content-type"), ""
-        )
-        is_page = kind.partition(";")[0].strip().lower() in PAGES
-        return is_page and not (promised is not None and promised.digests)
+        return is_page(opened.metadata) and not (promised is not None and promised.digests)
 
     def _begins_as_page(self) -> bool:
         """Return whether the object's first bytes are text, or unknown. A script that names no type
