@@ -168,7 +168,7 @@ class _Decisions:
 
     @property
     def is_empty(self) -> bool:
-        """Whether there are no rules."""
+        """Whether the set has no rule."""
         return not self._rules
 
     def include(self, name: str) -> bool:

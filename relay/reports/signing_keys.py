@@ -107,7 +107,9 @@ def load_key(path: Path) -> SigningKey:
     """Read a key. Raises ConfigError if there is none, if others may read the file, and for one
     that is damaged, has a passphrase, or is of another type."""
     if not os.path.lexists(path):
-        raise ConfigError(f"there is no signing key {path}", hint="Make one: relay keys new.")
+        raise ConfigError(
+            f"the signing key {path} does not exist", hint="Make one: relay keys new."
+        )
     text = read_secret(path, "the signing key")
     try:
         key = _parse_key(text)

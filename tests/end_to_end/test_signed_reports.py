@@ -186,8 +186,8 @@ def test_mistakes_are_one_clear_line(plain_terminal: Terminal) -> None:
         assert says in err, err
 
     sign = ("report", "1", "--sign", "--output", f"{home}/signed")
-    expect_refusal(2, "there is no signing key", *sign)
-    expect_refusal(2, "there is no signing key", "keys", "show")
+    expect_refusal(2, "report-key does not exist", *sign)
+    expect_refusal(2, "report-key does not exist", "keys", "show")
     expect_refusal(2, "leave out --state and --format", *sign, "--format", "csv")
     expect_refusal(2, "leave out --state and --format", *sign, "--state", "failed")
     expect_refusal(2, "needs --sign", "report", "1", "--output", "x")

@@ -93,7 +93,7 @@ def plant(folder: Path, tree: list[str]) -> list[str]:
     return made
 
 
-def compare(program: str, folder: Path, tree: list[str], given: dict[str, Any]) -> None:
+def assert_same_choice(program: str, folder: Path, tree: list[str], given: dict[str, Any]) -> None:
     """Fail if relay and rclone choose different names of a folder."""
     # rclone passes a flag's values on as one line, whose end it strips (`configstruct.go`).
     lists = [value for value in given.values() if isinstance(value, list)]
@@ -120,7 +120,7 @@ def compare(program: str, folder: Path, tree: list[str], given: dict[str, Any]) 
 def test_rclone_chooses_the_same(
     rclone: str, tmp_path_factory: pytest.TempPathFactory, tree: list[str], given: dict[str, Any]
 ) -> None:
-    compare(rclone, tmp_path_factory.getbasetemp() / "tree", tree, given)
+    assert_same_choice(rclone, tmp_path_factory.getbasetemp() / "tree", tree, given)
 
 
 @pytest.mark.campaign
@@ -130,7 +130,7 @@ def test_rclone_chooses_the_same(
 def test_rclone_chooses_the_same_for_long(
     rclone: str, tmp_path_factory: pytest.TempPathFactory, tree: list[str], given: dict[str, Any]
 ) -> None:
-    compare(rclone, tmp_path_factory.getbasetemp() / "long-tree", tree, given)
+    assert_same_choice(rclone, tmp_path_factory.getbasetemp() / "long-tree", tree, given)
 
 
 DUMPS: tuple[dict[str, Any], ...] = (

@@ -77,7 +77,7 @@ def test_the_limit_of_the_disk_is_kept(tmp_path: Path) -> None:
 
 
 def test_a_run_is_for_its_user_alone(tmp_path: Path) -> None:
-    """A file has no name, so that a kill leaves nothing; and nobody else may read it."""
+    """A run has no name, so a kill leaves no file; only its user may read it."""
     folder = tmp_path / "new" / "folder"
 
     def stat_if_run(descriptor: str) -> os.stat_result | None:
