@@ -17,15 +17,10 @@ from relay.cli.options import PLACES, absolute_path, headers_of, warn, with_flag
 from relay.cli.quantities import COUNT
 from relay.cli.terminal import ReaderGone, in_columns, plain, say, tell
 from relay.cli.waits import reporting_retries
+from relay.engine.comparison_report import ComparisonReport, NameFinding, Reads, TreeVerdict
 from relay.engine.migration_request import Endpoint, MigrationJob, MigrationRequest
 from relay.engine.transfer_engine import TransferEngine
-from relay.engine.tree_comparison import (
-    ComparisonReport,
-    NameFinding,
-    Reads,
-    TreeComparison,
-    TreeVerdict,
-)
+from relay.engine.tree_comparison import TreeComparison
 from relay.errors import NotFound
 from relay.settings_sources import load_settings
 from relay.sorting.spill import SpillSpace

@@ -6,7 +6,7 @@ import csv
 import io
 from typing import Any, Final
 
-from relay.engine.tree_comparison import ComparisonReport, NameFinding
+from relay.engine.comparison_report import ComparisonReport, NameFinding
 from relay.views.migrations import spreadsheet_cell
 
 FINDING_FIELDS: Final = (

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from relay.engine.comparison_report import Reads
 from relay.engine.migration_request import MigrationJob
 from relay.engine.plan import IfExists, Verify
-from relay.engine.tree_comparison import Reads, TreeComparison
+from relay.engine.tree_comparison import TreeComparison
 from relay.sorting.spill import SpillSpace
 from relay.stores.local_locations import local_location
 from tests.conftest import Engine

@@ -86,6 +86,7 @@ ORDER: tuple[str, ...] = (
     "relay.engine.scratch",
     "relay.engine.doctor",
     "relay.engine.dry_run",
+    "relay.engine.comparison_report",
     "relay.engine.tree_comparison",
     "relay.engine.refresh",
     "relay.engine.worker",

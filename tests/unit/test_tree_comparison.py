@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
+from relay.engine.comparison_report import NameFinding
 from relay.engine.migration_request import MigrationJob
 from relay.engine.plan import IfExists, Verify
-from relay.engine.tree_comparison import MOST_FAILURES, NameFinding, TreeComparison
+from relay.engine.tree_comparison import MOST_FAILURES, TreeComparison
 from relay.errors import NotFound, PermissionDenied, ProtocolViolation, RelayError, Unavailable
 from relay.filters.filter_set import Filters
 from relay.location import Location
