@@ -16,7 +16,6 @@ import errno
 import os
 import stat
 import struct
-from collections import Counter
 from contextlib import suppress
 from fcntl import F_GETLK, F_UNLCK, F_WRLCK, fcntl
 from typing import Final
@@ -31,18 +30,22 @@ _MARK: Final = b"RELY"
 """SQLite's `application_id` of a ledger (`ledger/schema.py`)."""
 _SHARED_LOCK: Final = (0x4000_0002, 510)
 """The offset and the length of the bytes that a connection locks (SQLite's os.h, SHARED_FIRST)."""
-_OPENED: Final[Counter[str]] = Counter()
-"""The absolute paths of the open databases, and how often each is open."""
+_OPENED: Final[dict[str, tuple[str, ...]]] = {}
+"""The absolute paths of the open databases, each with its real path for each time that it is open.
+Beside the target of a link lie SQLite's other files."""
 
 
 def add(database: str) -> None:
-    """Remember the path of a database that was opened."""
-    _OPENED[os.path.abspath(database)] += 1
+    """Remember the path of a database that was opened. A link is resolved now: where it leads later
+    is not the file that is open."""
+    path = os.path.abspath(database)
+    _OPENED[path] = (*_OPENED.get(path, ()), os.path.realpath(path))
 
 
 def remove(database: str) -> None:
     """Forget a path once, after its database was closed."""
-    _OPENED.subtract([os.path.abspath(database)])
+    path = os.path.abspath(database)
+    _OPENED[path] = _OPENED.get(path, ())[:-1]
 
 
 def numbers() -> frozenset[tuple[int, int]]:
@@ -126,9 +129,8 @@ def _is_locked(descriptor: int) -> bool:
 
 
 def _paths() -> list[str]:
-    opened = [path for path, count in _OPENED.items() if count > 0]
-    # A ledger that is a link: SQLite's other files lie beside its target.
-    opened = list(dict.fromkeys([*opened, *map(os.path.realpath, opened)]))
+    # A copy, since native threads come here while another ledger is opened.
+    opened = {one for path, real in list(_OPENED.items()) if real for one in (path, *real)}
     return [f"{path}{suffix}" for path in opened for suffix in SUFFIXES]
 
 

@@ -38,7 +38,7 @@ from relay.errors import (
 )
 from relay.location import Location
 from relay.process.failpoints import reach
-from relay.process.native_threads import in_native_thread
+from relay.process.native_threads import close_descriptor, in_native_thread
 from relay.receipt import Version
 from relay.stores import local_upload as upload
 from relay.stores.interfaces import (
@@ -161,7 +161,7 @@ class LocalStore:
         # bytes are compared, and only relay writes there.
         known = None if pinned is None or (not settled and _is_unpublished(path)) else pinned.etag
         if known not in (None, version.etag):
-            os.close(descriptor)
+            close_descriptor(descriptor)
             raise SourceChanged(f"{location} is a different version now", side=self._side)
         first, length = (span.first, span.length) if span else (0, version.size)
         area = area_of(location)
@@ -223,7 +223,7 @@ class LocalStore:
                 some = in_native_thread(partial(still_listed, descriptor, missing), area)
                 yield from in_native_thread(partial(scan, some), area)
         finally:
-            os.close(descriptor)
+            close_descriptor(descriptor)
 
     # -- destination
 

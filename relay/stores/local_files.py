@@ -29,7 +29,7 @@ from relay.errors import ConnectionLost, RelayError, Side, SourceChanged, Unsupp
 from relay.parsing import http_text, moment
 from relay.process import own_files
 from relay.process.mounts import read_mounts
-from relay.process.native_threads import in_native_thread
+from relay.process.native_threads import close_descriptor, in_native_thread
 from relay.receipt import Version
 from relay.stores.interfaces import PREFIX, SUFFIX, Entry, reject_temporary_name
 from relay.stores.local_folders import FOLDER, AllowedFolders
@@ -101,7 +101,7 @@ def _stat_reopened(file: int) -> os.stat_result:
         try:
             return fresh(again)
         finally:
-            os.close(again)
+            close_descriptor(again)
     return fresh(file)
 
 
@@ -195,7 +195,7 @@ def open_settled(
         sized = bool(found.st_size) or not os.pread(descriptor, 1, 0)
         return descriptor, found, version_of(found, sized=sized)
     except BaseException:
-        os.close(descriptor)
+        close_descriptor(descriptor)
         raise
 
 
@@ -283,13 +283,13 @@ class FileStream(Stream):
         if not self.closed:
             self.closed = True
             with suppress(OSError):
-                os.close(self._descriptor)
+                close_descriptor(self._descriptor)
 
     def finish(self) -> None:
         """Close the file after its last byte was read. Raises ConnectionLost: a mount may compare
         the digest of the bytes only now (`rclone mount`)."""
         self.closed = True
-        close = partial(os.close, self._descriptor)
+        close = partial(close_descriptor, self._descriptor)
         try:
             in_native_thread(close, self._area) if self._slow else close()
         except OSError as error:
@@ -343,7 +343,7 @@ def names_in(folders: AllowedFolders, folder: Path) -> tuple[int, Iterator[str]]
     try:
         names = os.listdir(descriptor)
     except BaseException:
-        os.close(descriptor)
+        close_descriptor(descriptor)
         raise
     return descriptor, merge(
         *(sorted(names[first : first + SORTED]) for first in range(0, len(names), SORTED))

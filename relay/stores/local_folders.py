@@ -23,6 +23,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
+from relay.process.native_threads import close_descriptor
+
 FOLDER: Final = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 """Flags of a folder that is opened only to name its files: it needs no permission to list them."""
 _OPENAT2: Final = 437
@@ -73,7 +75,7 @@ class AllowedFolders:
         try:
             yield descriptor
         finally:
-            os.close(descriptor)
+            close_descriptor(descriptor)
 
     def stat(self, path: Path) -> os.stat_result:
         """Return the stat of a file or folder; links are followed."""
@@ -136,7 +138,7 @@ def _closing(descriptor: int) -> Iterator[int]:
     try:
         yield descriptor
     finally:
-        os.close(descriptor)
+        close_descriptor(descriptor)
 
 
 # -- below one folder
@@ -193,6 +195,6 @@ def _open_plain(folder: int, name: str, flags: int) -> int:
             raise OSError(errno.ELOOP, os.strerror(errno.ELOOP)) from None
         raise
     if flags & os.O_PATH and stat.S_ISLNK(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
+        close_descriptor(descriptor)
         raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
     return descriptor

@@ -29,6 +29,7 @@ from typing import Final, TypeVar
 
 from relay.file_names import NAME_BYTES
 from relay.process import own_files
+from relay.process.native_threads import close_descriptor
 from relay.stores.interfaces import PREFIX, SUFFIX
 from relay.stores.local_files import fresh, require_regular
 from relay.stores.local_folders import FOLDER, UNSYNCED, AllowedFolders, sync_folder
@@ -75,13 +76,13 @@ class TemporaryFile:
         (close(2))."""
         descriptor, self.descriptor = self.descriptor, -1
         if descriptor >= 0:
-            os.close(descriptor)
+            close_descriptor(descriptor)
 
     def close(self) -> None:
         """Close both descriptors."""
         with suppress(OSError):
             self.close_file()
-        os.close(self.folder)
+        close_descriptor(self.folder)
 
 
 def begin(folders: AllowedFolders, place: Path, name: str, *, if_absent: bool) -> TemporaryFile:
@@ -102,7 +103,7 @@ def begin(folders: AllowedFolders, place: Path, name: str, *, if_absent: bool) -
             folder=folder, descriptor=descriptor, name=name, path=path.with_name(name), notes=notes
         )
     except BaseException:
-        os.close(folder)
+        close_descriptor(folder)
         raise
 
 
@@ -313,7 +314,7 @@ def _rename_if_absent(folder: int, old: str, new: str) -> None:
         # The note is on the disk before the placeholder exists: after a crash between the two, an
         # empty file without a note would look like the user's own.
         _note_placeholder(folder, note, new)
-        os.close(
+        close_descriptor(
             os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=folder)
         )
         try:
@@ -345,7 +346,7 @@ def _note_placeholder(folder: int, note: str, name: str) -> None:
         os.write(descriptor, os.fsencode(name))
         _sync(descriptor)
     finally:
-        os.close(descriptor)
+        close_descriptor(descriptor)
     sync_folder(folder)
 
 
@@ -358,7 +359,7 @@ def _remove_placeholder(folder: int, note: str) -> None:
             name = os.fsdecode(os.read(descriptor, NAME_BYTES))
             since = os.fstat(descriptor).st_mtime_ns
         finally:
-            os.close(descriptor)
+            close_descriptor(descriptor)
         # A crash may have left the note empty or cut: only a plain name in this folder counts.
         if name not in ("", ".", "..") and "/" not in name and "\0" not in name:
             _remove_empty(folder, name, since)
@@ -425,7 +426,7 @@ def _copy_mode(folder: int, name: str, replaced: str, old: os.stat_result) -> No
             with suppress(OSError):
                 os.setxattr(descriptor, _ACCESS_LIST, access)
     finally:
-        os.close(descriptor)
+        close_descriptor(descriptor)
 
 
 def _access_list(folder: int, name: str) -> bytes | None:
@@ -435,7 +436,7 @@ def _access_list(folder: int, name: str) -> bytes | None:
     except OSError:  # the file has no access list
         return None
     finally:
-        os.close(descriptor)
+        close_descriptor(descriptor)
 
 
 def _set_modified(descriptor: int, changed: str) -> bool:

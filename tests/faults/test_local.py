@@ -534,7 +534,7 @@ def test_a_mount_may_fail_when_the_file_is_closed(
             threads.append(this_thread())
             raise OSError(errno.EIO, "it was not uploaded")
 
-    monkeypatch.setattr(os, "close", close_and_count)
+    monkeypatch.setattr(local_upload, "close_descriptor", close_and_count)
     engine.runner.settings = replace(engine.runner.settings, retry_budget=60)
     before = len(os.listdir("/proc/self/fd"))
     outcome = engine.migrate(place_here(tmp_path / "a"), place_there(tmp_path / "to" / "b"))
@@ -605,7 +605,7 @@ def test_a_file_that_can_not_be_closed_was_not_read(
         if file == descriptor:
             raise OSError(errno.EIO, os.strerror(errno.EIO))
 
-    monkeypatch.setattr(os, "close", fail_close)
+    monkeypatch.setattr(local_files, "close_descriptor", fail_close)
     if not whole:
         return body.close()
     with pytest.raises(ConnectionLost):

@@ -21,7 +21,7 @@ from relay.engine.worker.worker import Worker
 from relay.errors import LedgerFailed
 from relay.ledger.ledger import Ledger
 from relay.ledger.states import MigrationVerb
-from relay.process.own_files import SUFFIXES
+from relay.process.own_files import SUFFIXES, require_other
 from tests.faults.test_claims import accept_object, run_worker
 
 NAMES = [f"ledger.db{suffix}" for suffix in SUFFIXES]
@@ -164,3 +164,15 @@ def test_a_command_without_its_ledger_does_not_succeed(
     worker = Worker(ledger, engine, 1, id, ended=lose_file)
     with pytest.raises(LedgerFailed, match="removed or replaced"):
         work(worker, lambda: None, 0.05)
+
+
+def test_a_link_to_the_ledger_that_leads_elsewhere_now(home: Path, tmp_path: Path) -> None:
+    """The file that is open is the one to which the link led when the ledger was opened."""
+    real, link = tmp_path / "real.db", home / "ledger.db"
+    link.symlink_to(real)
+    with closing(Ledger.connect(f"sqlite:///{link}")):
+        link.unlink()
+        link.symlink_to(tmp_path / "other.db")
+        with pytest.raises(OSError, match="is a ledger"):
+            require_other(real.stat())
+    require_other(real.stat())
