@@ -4,7 +4,7 @@ Theory of operation. One `requests` session, which reads no settings from the en
 follows no redirect: relay never redirects. An answer is JSON, or lines of text. A problem (RFC
 9457) is raised as the RelayError with its code, with the server's side and hint.
 
-Decided here: which responses are valid. Never here: the requests (`relay/cli/backends.py`)."""
+Decided here: which responses are valid. Never here: the requests (`relay/cli/remote_server.py`)."""
 
 from __future__ import annotations
 

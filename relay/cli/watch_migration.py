@@ -16,7 +16,7 @@ from time import monotonic
 
 from rich.filesize import decimal
 
-from relay.cli.backends import Members, MigrationBackend
+from relay.cli.backend_interface import Members, MigrationBackend
 from relay.cli.formatting import (
     NAMED,
     bytes_done,

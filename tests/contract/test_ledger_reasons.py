@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from sqlalchemy import Connection
 
 from relay.cli import local_run, migration_commands
-from relay.cli.backends import LocalLedger
+from relay.cli.local_ledger import LocalLedger
 from relay.config import Settings
 from relay.errors import IllegalTransition
 from relay.ledger import reasons

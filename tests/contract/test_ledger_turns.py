@@ -15,8 +15,8 @@ import psycopg
 import pytest
 from sqlalchemy import Connection
 
-from relay.cli import backends
-from relay.cli.backends import LocalLedger
+from relay.cli import local_ledger
+from relay.cli.local_ledger import LocalLedger
 from relay.config import Settings
 from relay.engine.transfer_engine import TransferEngine
 from relay.engine.worker.migration_cache import JOBS
@@ -389,12 +389,12 @@ def test_a_cancel_names_transfers_that_have_not_stopped(
         id = tree(ledger, 5)
         ledger.claims.claim(1)
         command.control(id, "cancel")
-        monkeypatch.setattr(backends, "LEASE_SECONDS", 0.2)
+        monkeypatch.setattr(local_ledger, "LEASE_SECONDS", 0.2)
         ((line, remains),) = command.sweep(id)
         assert line.startswith("relay: 1 transfer has not stopped yet.")
         assert remains
         ledger.leases.renew(1)
-        monkeypatch.setattr(backends, "LEASE_SECONDS", 30.0)
+        monkeypatch.setattr(local_ledger, "LEASE_SECONDS", 30.0)
         monkeypatch.setattr("relay.cli.sweep.sweep", lambda *_: iter([("swept", False)]))
         assert list(command.sweep(id)) == [("swept", False)]
         assert states(ledger, id) == ["cancelled"]
@@ -416,7 +416,7 @@ def test_a_cancel_waits_for_a_process_that_runs(
             ledger.claims.settle([Settlement(claim, "hand_back")])
 
     clock = SimpleNamespace(monotonic=lambda: now[0], sleep=sleep)
-    monkeypatch.setattr(backends, "time", clock)
+    monkeypatch.setattr(local_ledger, "time", clock)
     monkeypatch.setattr("relay.cli.sweep.sweep", lambda *_: iter([("swept", False)]))
     try:
         id = tree(ledger, 5)

@@ -14,7 +14,7 @@ from typing import Any, cast
 import pytest
 
 from relay.cli.api_client import Client
-from relay.cli.backends import ASK_SECONDS, RemoteServer
+from relay.cli.remote_server import ASK_SECONDS, RemoteServer
 from relay.engine.migration_request import Endpoint, MigrationRequest
 from relay.errors import (
     InvalidURL,

@@ -16,7 +16,7 @@ from typing import cast
 import pytest
 
 from relay import errors
-from relay.cli.backends import Members, MigrationBackend
+from relay.cli.backend_interface import Members, MigrationBackend
 from relay.cli.exits import Exit
 from relay.cli.formatting import NAMED, bytes_done, bytes_moved, exit_of, headline
 from relay.cli.header_flags import exposed_secrets, read_headers

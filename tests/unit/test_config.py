@@ -14,8 +14,9 @@ from relay import config
 from relay.api import server_settings
 from relay.api.auth import load_tokens
 from relay.api.serving import drain_seconds, gunicorn_settings
-from relay.cli.backends import LocalLedger, server_of
+from relay.cli.backends import server_of
 from relay.cli.exits import Exit
+from relay.cli.local_ledger import LocalLedger
 from relay.cli.migrate import migrate
 from relay.cli.migration_commands import resume, submit
 from relay.cli.serve import _export_flags as hand_on
