@@ -31,13 +31,20 @@ def pair_rows(source: Iterator[TreeRow], destination: Iterator[TreeRow]) -> Iter
     """Yield the pairs of two listings in the order of names, which both must have. Raises what they
     raise."""
     ours, theirs = next(source, None), next(destination, None)
-    while ours is not None or theirs is not None:
-        if theirs is None or (ours is not None and ours.key < theirs.key):
-            yield ours, None
-            ours = next(source, None)
-        elif ours is None or theirs.key < ours.key:
-            yield None, theirs
-            theirs = next(destination, None)
-        else:
+    while ours is not None and theirs is not None:
+        here, there = ours.key, theirs.key
+        if here == there:
             yield ours, theirs
             ours, theirs = next(source, None), next(destination, None)
+        elif here < there:
+            yield ours, None
+            ours = next(source, None)
+        else:
+            yield None, theirs
+            theirs = next(destination, None)
+    while ours is not None:
+        yield ours, None
+        ours = next(source, None)
+    while theirs is not None:
+        yield None, theirs
+        theirs = next(destination, None)
