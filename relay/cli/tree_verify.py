@@ -1,55 +1,43 @@
-"""`relay verify SRC DST`: compare two trees, and prove each object."""
+"""`relay verify`: compare two trees, a destination with its receipts, or two inventories."""
 
 from __future__ import annotations
 
-import json
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from time import monotonic
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
 from typing import Any, Final
 
 import click
-from rich.filesize import decimal
 
 from relay.cli.exits import Exit
 from relay.cli.filter_flags import FILTERS, filters_of, say_missing_names, warn_of_filters
 from relay.cli.options import PLACES, absolute_path, headers_of, warn, with_flags
 from relay.cli.quantities import COUNT
-from relay.cli.terminal import ReaderGone, in_columns, plain, say, tell
+from relay.cli.sample_flags import SAMPLES, sample_of
+from relay.cli.terminal import say
+from relay.cli.verify_output import FORMS, VerifyOutput, VerifyWords
 from relay.cli.waits import reporting_retries
-from relay.engine.comparison_report import ComparisonReport, NameFinding, Reads, TreeVerdict
+from relay.config import Settings
+from relay.engine.comparison_report import ComparisonReport, Reads, TreeVerdict
 from relay.engine.migration_request import Endpoint, MigrationJob, MigrationRequest
 from relay.engine.transfer_engine import TransferEngine
 from relay.engine.tree_comparison import TreeComparison
-from relay.errors import NotFound
-from relay.settings_sources import load_settings
+from relay.errors import ConfigError
+from relay.settings_sources import load_settings, trusted_ledger_url
 from relay.sorting.spill import SpillSpace
 from relay.stores.remotes import Remotes
-from relay.views.tree_findings import (
-    FINDING_FIELDS,
-    comparison_members,
-    finding_csv,
-    finding_members,
+
+_OF_RECEIPTS: Final = VerifyWords(
+    empty="the migration has no objects", empty_hint="`relay report` prints what it has."
 )
-
-LINES, SECONDS = 500, 0.5
-"""Rows are written together: at most LINES, and the first after at most SECONDS."""
-
-
-def _table_line(found: NameFinding) -> str:
-    why = f"{found.basis.value}: {found.detail}" if found.detail else found.basis.value
-    return f"{found.verdict.value:<9} {plain(found.name)}  ({plain(why)})"
-
-
-def _json_line(found: NameFinding) -> str:
-    return json.dumps(finding_members(found))
-
-
-_FORMS: Final[Mapping[str, Callable[[NameFinding], str]]] = {
-    "table": _table_line,
-    "jsonl": _json_line,
-    "csv": finding_csv,
-}
+_OF_INVENTORIES: Final = VerifyWords(
+    gaps="gaps in the inventories",
+    gap="is not complete",
+    empty="neither inventory has an object",
+    empty_hint="Check the folder of --below.",
+)
+_HINT: Final = "hint: --read missing reads the objects that no digest proves"
 
 
 @click.command(
@@ -58,8 +46,33 @@ _FORMS: Final[Mapping[str, Callable[[NameFinding], str]]] = {
         " extra, or a tree cannot be listed · 2 wrong usage · 3 something is not proved"
     )
 )
-@click.argument("source", metavar="SRC")
-@click.argument("destination", metavar="DST")
+@click.argument("source", metavar="[SRC]", required=False)
+@click.argument("destination", metavar="[DST]", required=False)
+@click.option(
+    "--receipts",
+    metavar="ID",
+    help=(
+        "Compare the destination of a migration with its receipts, in place of a source. DST is"
+        " needed only if that of the migration has secrets."
+    ),
+)
+@click.option(
+    "--inventory",
+    "inventories",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    metavar="FILE",
+    help=(
+        "Compare two inventories, without a request to any store. Given twice: the manifest of the"
+        " source's, then that of the destination's."
+    ),
+)
+@click.option(
+    "--below",
+    multiple=True,
+    metavar="FOLDER",
+    help="Compare only the objects in a folder of the inventory before it. Given twice.",
+)
 @click.option(
     "--read",
     type=click.Choice([reads.value for reads in Reads]),
@@ -69,7 +82,7 @@ _FORMS: Final[Mapping[str, Callable[[NameFinding], str]]] = {
         " all, from both sides."
     ),
 )
-@with_flags(FILTERS, PLACES)
+@with_flags(SAMPLES, FILTERS, PLACES)
 @click.option(
     "--only",
     type=click.Choice([verdict.value for verdict in TreeVerdict]),
@@ -79,7 +92,7 @@ _FORMS: Final[Mapping[str, Callable[[NameFinding], str]]] = {
 @click.option(
     "--format",
     "form",
-    type=click.Choice(list(_FORMS)),
+    type=click.Choice(list(FORMS)),
     help="Format of the rows (default: table, without those that are the same).",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object: the counts.")
@@ -95,13 +108,26 @@ _FORMS: Final[Mapping[str, Callable[[NameFinding], str]]] = {
     is_flag=True,
     help="Sort the listings of AWS's buckets too (directory buckets list keys in any order).",
 )
-def verify(read: str, as_json: bool, sorts_all: bool, slots: int, **options: Any) -> int:
+def verify(**options: Any) -> int:
     """Compare the tree SRC with the tree DST; write nothing to any store.
 
     An object is the same if both stores report one digest of it, or if its bytes were read and
     agree. Objects of equal size that nothing proves are `unproved`."""
-    if as_json and options["form"] is not None:
+    if options["as_json"] and options["form"] is not None:
         raise click.UsageError("--json prints the counts, and --format the rows: give one of them")
+    if options["inventories"]:
+        return _verify_inventories(options)
+    if options["below"]:
+        raise click.UsageError("--below needs --inventory")
+    if options["receipts"] is not None:
+        return _verify_receipts(options)
+    if options["source"] is None or options["destination"] is None:
+        raise click.UsageError("give SRC and DST, or --receipts ID, or two times --inventory FILE")
+    return _verify_trees(options)
+
+
+def _verify_trees(options: Mapping[str, Any]) -> Exit:
+    sample = sample_of(options)
     settings = load_settings()
     remotes = Remotes(settings.remotes, folders=None)
     order = _request_of(options, remotes)
@@ -114,38 +140,128 @@ def verify(read: str, as_json: bool, sorts_all: bool, slots: int, **options: Any
         job,
         engine.stores,
         limits=engine.limits,
-        space=SpillSpace(settings.spill_folder(), settings.spill_bytes),
-        reads=Reads(read),
-        slots=slots,
-        sorts_all=sorts_all,
+        space=_space(settings),
+        reads=Reads(options["read"]),
+        slots=options["slots"],
+        sorts_all=options["sorts_all"],
+        sample=sample,
     )
-    output, meters = _Output(), comparison.listings
-    with reporting_retries(meters["source"]), reporting_retries(meters["destination"]):
-        _print_rows(comparison, options["form"], as_json, set(options["only"]), output)
-    report = comparison.report
-    members = comparison_members(report)
-    is_empty = report.names == 0 and not report.unlisted
-    if as_json:
-        output.write(json.dumps(members))
-    elif not is_empty:
-        # Where the rows go to a program, the summary does not mix with them.
-        stream = sys.stderr if options["form"] in ("jsonl", "csv") else None
-        for row in _summary(report):
-            if stream is None:
-                output.write(in_columns(*row))
-            else:
-                say(in_columns(*row), stream)
-    for side, name, why in report.folders:
-        say(f"relay: {side}: {plain(name)} could not be listed: {plain(why)}", sys.stderr)
+    output = _output(options, VerifyWords())
+    with ExitStack() as stack:
+        for meter in comparison.listings.values():
+            stack.enter_context(reporting_retries(meter))
+        code = output.print(comparison)
     missing = comparison.missing_names
     say_missing_names(order.filters, missing, "on either side")
-    if read == Reads.NONE and report.counts[TreeVerdict.UNPROVED] and not as_json:
-        say("hint: --read missing reads the objects that no digest proves", sys.stderr)
-    if is_empty:
-        raise _empty_error(report.excluded)
-    if report.has_differences:
-        return Exit.FAILED
-    return Exit.VERIFIED if report.is_proved and not missing else Exit.UNVERIFIED
+    _hint_at_reads(options, comparison.report)
+    output.refuse_empty(comparison.report)
+    return Exit.UNVERIFIED if missing and code == Exit.VERIFIED else code
+
+
+def _verify_receipts(options: Mapping[str, Any]) -> Exit:
+    """Compare the destination of a migration of this machine's ledger with its receipts. Raises
+    MigrationUnknown, and ConfigError for another destination than the migration's."""
+    from relay.engine.receipt_comparison import ReceiptComparison
+    from relay.identity import place_in_server
+    from relay.ledger.ledger import Ledger
+
+    sample = sample_of(options)
+    if options["source"] is not None and options["destination"] is not None:
+        raise click.UsageError("--receipts takes the place of SRC: give DST alone, or nothing")
+    if any(options[f"source_{name}"] for name in ("header", "headers_file")):
+        raise click.UsageError("--receipts asks no source: give headers of the destination only")
+    _refuse_filters(options, "--receipts")
+    settings = load_settings()
+    if settings.url:
+        raise click.UsageError(
+            "--receipts reads the ledger itself: run it where RELAY_LEDGER is, without RELAY_URL"
+        )
+    ledger = Ledger.connect(trusted_ledger_url(settings))
+    migration = ledger.migration(options["receipts"])
+    if not migration.recursive:
+        raise click.UsageError(f"migration {migration.name} is one of a single object, not a tree")
+    remotes = Remotes(settings.remotes, folders=None)
+    text, given = migration.destination, options["source"]
+    if given is not None:
+        remotes.refuse_like_remote(given)
+        text = absolute_path(given, True)
+    headers = headers_of(options, "destination")
+    place = remotes.locate(text, headers=headers, destination=True, folder=True).folder()
+    shown = remotes.display(text, place)
+    if not ledger.destinations.is_of(migration.id, place_in_server(place), shown):
+        raise ConfigError(
+            f"{shown} is not the destination of migration {migration.name}",
+            hint="Give its destination as DST, as the migration had it, with its credentials.",
+        )
+    warn(options)
+    policy = settings.egress().allowing(*filter(None, (place.host,)))
+    engine = TransferEngine(settings, policy, remotes=remotes)
+    comparison = ReceiptComparison(
+        place,
+        ledger.reports.rows(migration.id),
+        engine.stores,
+        limits=engine.limits,
+        space=_space(settings),
+        reads=Reads(options["read"]),
+        slots=options["slots"],
+        sorts_all=options["sorts_all"],
+        sample=sample,
+    )
+    output = _output(options, _OF_RECEIPTS)
+    with reporting_retries(comparison.listings["destination"]):
+        code = output.print(comparison)
+    _hint_at_reads(options, comparison.report)
+    output.refuse_empty(comparison.report)
+    return code
+
+
+def _verify_inventories(options: Mapping[str, Any]) -> Exit:
+    """Compare two inventories. Raises InventoryRefused."""
+    from relay.engine.inventory_comparison import InventoryComparison
+    from relay.inventories.inventory_files import open_inventory
+
+    paths, below = options["inventories"], options["below"] or ("", "")
+    if len(paths) != 2 or len(below) != 2:
+        raise click.UsageError("give --inventory two times, and --below two times or not at all")
+    if options["source"] is not None or options["receipts"] is not None:
+        raise click.UsageError("--inventory takes the place of SRC and DST, and of --receipts")
+    if sample_of(options) is not None or options["read"] != Reads.NONE:
+        raise click.UsageError(
+            "--inventory asks no store: neither --read nor --sample goes with it"
+        )
+    _refuse_filters(options, "--inventory")
+    comparison = InventoryComparison(
+        *(open_inventory(path, folder) for path, folder in zip(paths, below, strict=True)),
+        space=_space(load_settings()),
+    )
+    output = _output(options, _OF_INVENTORIES)
+    code = output.print(comparison)
+    output.refuse_empty(comparison.report)
+    return code
+
+
+def _output(options: Mapping[str, Any], words: VerifyWords) -> VerifyOutput:
+    return VerifyOutput(
+        form=options["form"],
+        as_json=options["as_json"],
+        only=frozenset(options["only"]),
+        words=words,
+    )
+
+
+def _space(settings: Settings) -> SpillSpace:
+    return SpillSpace(settings.spill_folder(), settings.spill_bytes)
+
+
+def _hint_at_reads(options: Mapping[str, Any], report: ComparisonReport) -> None:
+    is_open = report.counts[TreeVerdict.UNPROVED] and options["read"] == Reads.NONE
+    if is_open and not options["as_json"]:
+        say(_HINT, sys.stderr)
+
+
+def _refuse_filters(options: Mapping[str, Any], flag: str) -> None:
+    if filters_of({**options, "recursive": True}) is not None:
+        raise click.UsageError(f"{flag} compares all of a tree: leave the filters out")
 
 
 def _request_of(options: Mapping[str, Any], remotes: Remotes) -> MigrationRequest:
@@ -159,79 +275,4 @@ def _request_of(options: Mapping[str, Any], remotes: Remotes) -> MigrationReques
     ]
     return MigrationRequest(
         *ends, recursive=True, filters=filters_of({**options, "recursive": True})
-    )
-
-
-class _Output:
-    """stdout, until its reader closes it: the exit code is an answer too."""
-
-    def __init__(self) -> None:
-        self._is_closed = False
-
-    def write(self, text: str) -> None:
-        """Print some lines. Raises OutputFailed."""
-        if self._is_closed:
-            return
-        try:
-            tell(text)
-        except ReaderGone:
-            self._is_closed = True
-
-
-def _print_rows(
-    comparison: TreeComparison, form: str | None, as_json: bool, only: set[str], output: _Output
-) -> None:
-    """Print the rows as they are found. Raises as `TreeComparison.findings` and OutputFailed."""
-    line_of = _FORMS[form or "table"]
-    if form == "csv":
-        output.write(",".join(FINDING_FIELDS))
-    lines: list[str] = []
-    written = monotonic()
-    try:
-        for found in comparison.findings():
-            is_shown = (
-                found.verdict.value in only
-                if only
-                else (form in ("jsonl", "csv") or found.verdict is not TreeVerdict.SAME)
-            )
-            if as_json or not is_shown:
-                continue
-            lines.append(line_of(found))
-            if len(lines) == LINES or monotonic() - written > SECONDS:
-                text = "\n".join(lines)
-                lines, written = [], monotonic()
-                output.write(text)
-    finally:
-        if lines:
-            output.write("\n".join(lines))
-
-
-def _summary(report: ComparisonReport) -> Iterator[tuple[str, str]]:
-    same = report.counts[TreeVerdict.SAME]
-    by = " · ".join(f"{count:,} by {basis.value}" for basis, count in report.bases.items())
-    yield "same", f"{same:,} objects, {_bytes(report.same_bytes)}" + (f"; {by}" if by else "")
-    for verdict, count in report.counts.items():
-        if verdict is not TreeVerdict.SAME and count:
-            yield verdict.value, f"{count:,}"
-    if report.excluded:
-        yield "excluded", f"{report.excluded:,} by the filters"
-    if report.bytes_read:
-        yield "read", _bytes(report.bytes_read)
-    if report.unlisted:
-        yield "incomplete", f"{report.unlisted:,} folders could not be listed"
-
-
-def _bytes(count: int) -> str:
-    return f"{count:,} bytes ({decimal(count)})" if count >= 1000 else f"{count:,} bytes"
-
-
-def _empty_error(excluded: int) -> NotFound:
-    if excluded:
-        return NotFound(
-            f"the filters exclude everything: the trees have {excluded:,} names",
-            hint="`relay ls -r` with the same filters shows what they choose.",
-        )
-    return NotFound(
-        "nothing was found on either side",
-        hint="Check both names: many stores show a missing folder as an empty one.",
     )

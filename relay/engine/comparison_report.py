@@ -5,11 +5,13 @@ how a verdict is reached (`tree_comparison.py`)."""
 
 from __future__ import annotations
 
-from dataclasses import KW_ONLY, dataclass, field
+from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Final
+from typing import Final, NamedTuple
 
+from relay.engine.sampling import NameSample
 from relay.errors import Side
+from relay.sorting.merge import Pair
 
 NAMED: Final = 20
 """Maximum number of folders that are named in a report."""
@@ -26,6 +28,14 @@ class TreeVerdict(StrEnum):
     """The destination has it, and the source has not."""
     UNPROVED = "unproved"
     """Both sides have it, or may have it, and nothing proves that they are the same."""
+    TOO_NEW = "too-new"
+    """It was written after the older one of two inventories was begun."""
+
+
+DEFECTS: Final = (TreeVerdict.DIFFERS, TreeVerdict.MISSING, TreeVerdict.EXTRA)
+"""The verdicts that are differences."""
+UNCERTAIN: Final = (TreeVerdict.UNPROVED, TreeVerdict.TOO_NEW)
+"""The verdicts that leave open whether there is a difference."""
 
 
 class Basis(StrEnum):
@@ -41,6 +51,8 @@ class Basis(StrEnum):
     """A digest of the whole object that both stores report."""
     ETAG = "etag"
     """Two buckets show the same MD5 as ETag."""
+    RECEIPT = "receipt"
+    """The destination shows the version that the receipt names."""
     READ = "read"
     """The bytes of one side or of both were read."""
     NOTHING = "nothing"
@@ -55,8 +67,7 @@ class Reads(StrEnum):
     ALL = "all"
 
 
-@dataclass(frozen=True)
-class NameFinding:
+class NameFinding(NamedTuple):
     """What was found about one name. Sizes are in bytes, None where the side has no such object or
     does not say."""
 
@@ -64,9 +75,25 @@ class NameFinding:
     name: str
     basis: Basis
     detail: str = ""
-    _: KW_ONLY
     source_size: int | None = None
     destination_size: int | None = None
+
+
+def finding_of_pair(
+    pair: Pair, verdict: TreeVerdict, basis: Basis, detail: str = ""
+) -> NameFinding:
+    """Return a finding about the name of a pair."""
+    ours, theirs = pair
+    row = ours or theirs
+    assert row is not None  # a pair has a row
+    return NameFinding(
+        verdict,
+        row.name,
+        basis,
+        detail,
+        None if ours is None else ours.size,
+        None if theirs is None else theirs.size,
+    )
 
 
 @dataclass(eq=False, kw_only=True)
@@ -79,6 +106,11 @@ class ComparisonReport:
     same_bytes: int = 0
     excluded: int = 0
     """Names that the filters left out."""
+    others: int = 0
+    """Names of the destination that the migration did not write, where receipts are compared."""
+    unsampled: int = 0
+    """Names that the listings do not decide, and that the sample does not have."""
+    sample: NameSample | None = None
     bytes_read: int = 0
     unlisted: int = 0
     """The number of folders that could not be listed."""
@@ -87,19 +119,19 @@ class ComparisonReport:
 
     @property
     def names(self) -> int:
-        """The number of names that were compared."""
-        return sum(self.counts.values())
+        """The number of names that were compared, with those outside of the sample."""
+        return sum(self.counts.values()) + self.unsampled
 
     @property
     def has_differences(self) -> bool:
         """Whether any name differs, is missing or is extra."""
-        bad = (TreeVerdict.DIFFERS, TreeVerdict.MISSING, TreeVerdict.EXTRA)
-        return any(self.counts[verdict] for verdict in bad)
+        return any(self.counts[verdict] for verdict in DEFECTS)
 
     @property
     def is_proved(self) -> bool:
-        """Whether everything was listed, and every object is the same."""
-        is_certain = not self.unlisted and not self.counts[TreeVerdict.UNPROVED]
+        """Whether everything was listed, and every object is the same, as far as a sample can
+        prove that."""
+        is_certain = not self.unlisted and not any(self.counts[verdict] for verdict in UNCERTAIN)
         return is_certain and not self.has_differences and self.names > 0
 
     def count(self, found: NameFinding) -> None:

@@ -11,62 +11,53 @@ Decided here: what each answer proves. Never here: how stores list and read, how
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator
-from contextlib import closing
 from dataclasses import KW_ONLY, dataclass, replace
 from functools import partial
 from math import inf
 from operator import attrgetter
-from typing import Any, Final, TypeVar
-
-import gevent
-from gevent.pool import Pool
+from typing import TypeVar
 
 from relay.digest import ALGORITHMS, ALWAYS, Digests, as_hex, compare
-from relay.engine.comparison_report import Basis, ComparisonReport, NameFinding, Reads, TreeVerdict
+from relay.engine.comparison_report import (
+    Basis,
+    ComparisonReport,
+    NameFinding,
+    Reads,
+    TreeVerdict,
+    finding_of_pair,
+)
 from relay.engine.inspection import inspect_object
-from relay.engine.listing_filter import ListingFilter, list_chosen
+from relay.engine.listed_pairs import ListedPairs, TreeToList
+from relay.engine.listing_filter import ListingFilter
+from relay.engine.md5_etags import md5_of_etag
 from relay.engine.migration_request import MigrationJob
-from relay.engine.tree_listing import in_pages
+from relay.engine.pair_examination import PairExamination, can_be_listed
+from relay.engine.sampling import NameSample
 from relay.errors import (
     IntegrityMismatch,
     NotFound,
     PermissionDenied,
-    ProtocolViolation,
     Rejected,
-    RelayError,
     Side,
-    StoreError,
-    Unauthenticated,
 )
 from relay.ledger.listing_values import ListedObject
 from relay.location import Location
 from relay.receipt import Version
-from relay.sorting.merge import Pair, in_order, pair_rows
+from relay.sorting.merge import Pair, pair_rows
 from relay.sorting.rows import TreeRow
-from relay.sorting.spill import SpillSpace, sort_rows
+from relay.sorting.spill import SpillSpace
 from relay.stores.interfaces import (
     Destination,
-    Entry,
     ObjectInfo,
     Source,
     StoreProvider,
     UnknownObject,
 )
 from relay.stores.listing_retries import ListingRetries
-from relay.stores.s3.account import aws_host
 from relay.transfer_limits import Limits
 from relay.wire.pump import drain
 from relay.wire.watchdog import Watchdog
-
-PAGE: Final = 512
-"""Number of pairs that are examined before the next ones are listed."""
-MOST_FAILURES: Final = 20
-"""Number of objects in a row whose requests fail, after which the store counts as gone."""
-_MD5: Final = re.compile(r'"?([0-9a-f]{32})"?')
-_EMPTY_MD5: Final = "d41d8cd98f00b204e9800998ecf8427e"
-"""The MD5 of no bytes, which some servers show for every object."""
 
 T = TypeVar("T")
 
@@ -85,10 +76,12 @@ class TreeComparison:
     """Number of objects that are examined concurrently."""
     sorts_all: bool = False
     """Whether the listings of AWS's buckets are sorted too."""
+    sample: NameSample | None = None
+    """Which of the objects that the listings do not decide are asked for; None: all."""
 
     def __post_init__(self) -> None:
         """Start with empty listings."""
-        self.report = ComparisonReport()
+        self.report = ComparisonReport(sample=self.sample)
         """The counts so far."""
         # A bucket of AWS is listed as long as objects are read: the limit is one of a transfer.
         endless = replace(self.limits, total_seconds=inf)
@@ -96,9 +89,7 @@ class TreeComparison:
             side: Watchdog(endless) for side in ("source", "destination")
         }
         """The watchdog of each listing, which shows how long it has waited."""
-        self._folders: dict[Side, str] = {}
         self._chosen_by: list[ListingFilter] = []
-        self._failures = 0
 
     @property
     def missing_names(self) -> frozenset[str]:
@@ -107,29 +98,22 @@ class TreeComparison:
         return frozenset(missing[0]).intersection(*missing) if missing else frozenset()
 
     def findings(self) -> Iterator[NameFinding]:
-        """Yield what is found about each name, in the order of names.
+        """Yield what is found about each name, in the order of names; what a sample finds comes at
+        the end.
 
         Raises the errors of both listings, StoreErrors of a store that stopped answering,
         SpillFailed, and ProtocolViolation for the listing of a bucket in another order. An error of
         one object is its finding."""
         pairs = pair_rows(self._rows("source"), self._rows("destination"))
-        pool: Any = Pool(self.slots)
-        try:
-            for page in in_pages(self._chosen(pairs), PAGE):
-                known = [self._decide_by_listings(pair) for pair in page]
-                open_pairs = [
-                    pair for pair, found in zip(page, known, strict=True) if found is None
-                ]
-                examined = pool.imap(self._examine, open_pairs)
-                for pair, found in zip(page, known, strict=True):
-                    one = self._believe(pair, next(examined)) if found is None else found
-                    self.report.count(one)
-                    yield one
-                gevent.sleep(0)
-        finally:
-            pool.kill(block=False)
-
-    # -- listings
+        examination = PairExamination(
+            self.report,
+            decide=self._decide_by_listings,
+            ask=self._ask,
+            lists=self._lists,
+            slots=self.slots,
+            sample=self.sample,
+        )
+        return examination.findings(ListedPairs(self.report).chosen(pairs))
 
     def _rows(self, side: Side) -> Iterator[TreeRow]:
         job, meter = self.job, self.listings[side]
@@ -149,63 +133,15 @@ class TreeComparison:
                 seed=job.id,
             )
             self._chosen_by.append(chosen)
-        entries = list_chosen(store, place, chosen)
-        rows = (
-            row
-            for entry in entries
-            if not entry.is_listed_further
-            for row in _rows_of(side, entry, chosen)
-        )
-        # AWS lists keys in the order of their bytes (docs.aws.amazon.com, "ListObjectsV2"), except
-        # for directory buckets. Of other servers some order folders and objects apart (SeaweedFS).
-        if aws_host(place.host) is not None and not self.sorts_all:
-            return in_order(rows, partial(_disorder, side))
-        return sort_rows(rows, self.space)
-
-    def _chosen(self, pairs: Iterator[Pair]) -> Iterator[Pair]:
-        """Yield the pairs that the filters choose, without the folders that could not be listed,
-        which are noted. The source's row decides, if there is one: sizes and times may differ."""
-        for ours, theirs in pairs:
-            decides = ours or theirs
-            assert decides is not None  # a pair has a row
-            if not decides.is_chosen:
-                self.report.excluded += 1
-                continue
-            sides: tuple[tuple[Side, TreeRow | None], ...] = (
-                ("source", ours),
-                ("destination", theirs),
-            )
-            is_folder = False
-            for side, row in sides:
-                if row is not None and row.is_folder:
-                    is_folder = True
-                    self._folders[side] = row.name
-                    self.report.note_folder(side, row.name, row.error or "")
-            if not is_folder:
-                yield self._with_folder(ours, theirs)
-
-    def _with_folder(self, ours: TreeRow | None, theirs: TreeRow | None) -> Pair:
-        """Return the pair; a row that is not there because its folder could not be listed is one
-        with an error."""
-        # Step 1: names below a folder follow it, so that one folder a side is enough.
-        row = ours or theirs
-        assert row is not None
-        side: Side = "source" if ours is None else "destination"
-        folder = self._folders.get(side)
-        if (ours is not None and theirs is not None) or folder is None:
-            return ours, theirs
-        # Step 2
-        if not row.name.startswith(folder):
-            return ours, theirs
-        unknown = TreeRow(row.name, error=f"the {side}'s folder {folder!a} could not be listed")
-        return (unknown, theirs) if ours is None else (ours, unknown)
+        tree = TreeToList(side=side, store=store, place=place, chosen=chosen)
+        return tree.rows(self.space, sorts_all=self.sorts_all)
 
     # -- one pair
 
     def _decide_by_listings(self, pair: Pair) -> NameFinding | None:
         """Return what the listings prove about a name, or None."""
         ours, theirs = pair
-        finding = partial(_finding, pair)
+        finding = partial(finding_of_pair, pair)
         if ours is None:
             assert theirs is not None  # a pair has a row
             return finding(TreeVerdict.EXTRA, Basis.LISTING, theirs.error or "")
@@ -239,46 +175,14 @@ class TreeComparison:
             return False
         return not self._destination(self.listings["destination"]).lists_all(self.job.destination)
 
-    def _examine(self, pair: Pair) -> NameFinding | RelayError:
-        """Return what requests prove about a pair, or the error of a store that may not answer any
-        more: one that left this greenlet would be printed."""
-        ours, theirs = pair
-        assert ours is not None  # `_decide_by_listings` has decided about extra names
-        try:
-            return self._ask(ours, theirs)
-        except RelayError as error:
-            is_for_all = isinstance(error, StoreError) and error.retryable
-            if is_for_all or isinstance(error, Unauthenticated):
-                return error
-            return _finding_of_failure(pair, error)
-
-    def _believe(self, pair: Pair, one: NameFinding | RelayError) -> NameFinding:
-        """Return the finding of an examination; an error is one of this object alone, unless its
-        store does not answer any more. Then raises it."""
-        if not isinstance(one, RelayError):
-            self._failures = 0
-            return one
-        self._failures += 1
-        if self._failures == MOST_FAILURES or not self._lists(one.side):
-            raise one
-        return _finding_of_failure(pair, one)
-
     def _lists(self, side: str | None) -> bool:
         """Return whether a side's tree can be listed now."""
         meter = Watchdog(self.limits)
-        entries: Any
         if side == "source":
-            entries = self.stores.source(self.job.source, meter).list(self.job.source)
-        elif side == "destination":
-            entries = self._destination(meter).list(self.job.destination)
-        else:
-            return False
-        try:
-            with closing(entries):
-                next(entries, None)
-        except RelayError:
-            return False
-        return True
+            return can_be_listed(self.stores.source(self.job.source, meter), self.job.source)
+        if side == "destination":
+            return can_be_listed(self._destination(meter), self.job.destination)
+        return False
 
     def _ask(self, ours: TreeRow, theirs: TreeRow | None) -> NameFinding:
         # Step 1: an object that a listing may lack.
@@ -290,7 +194,7 @@ class TreeComparison:
             try:
                 found = self._retry(meter, lambda: inspect_object(destination, plan.destination))
             except NotFound:
-                return _finding((ours, None), TreeVerdict.MISSING, Basis.HEAD)
+                return finding_of_pair((ours, None), TreeVerdict.MISSING, Basis.HEAD)
             size = found.version.size if isinstance(found, ObjectInfo) else None
             theirs = TreeRow(ours.name, size=size)
         sides = (source, plan.source, ours), (destination, plan.destination, theirs)
@@ -299,7 +203,7 @@ class TreeComparison:
         # Step 2: digests.
         here, there = self._version(*sides[0], meter), self._version(*sides[1], meter)
         sized = (replace(ours, size=here.size), replace(theirs, size=there.size))
-        finding = partial(_finding, sized)
+        finding = partial(finding_of_pair, sized)
         if None not in (here.size, there.size) and here.size != there.size:
             return finding(TreeVerdict.DIFFERS, Basis.SIZE, "by HEAD")
         if here.size == there.size == 0:
@@ -384,11 +288,11 @@ class TreeComparison:
             if compare(content.digests, row.digests)[1]:
                 why = "its listed digest contradicts its bytes"
             if why is not None:
-                return _finding(pair, TreeVerdict.DIFFERS, Basis.READ, f"{side}: {why}")
+                return finding_of_pair(pair, TreeVerdict.DIFFERS, Basis.READ, f"{side}: {why}")
             contents.append(content.with_promises(row.size, row.digests))
         here, there = contents
         sized = (replace(pair[0], size=here.count), replace(pair[1], size=there.count))
-        finding = partial(_finding, sized)
+        finding = partial(finding_of_pair, sized)
         shorter = min(contents, key=attrgetter("count"))
         open_side = "destination" if here.is_whole else "source"
         if here.count != there.count:
@@ -454,59 +358,6 @@ class _Content:
         return replace(self, is_whole=self.is_whole or is_proved)
 
 
-def _rows_of(side: Side, entry: Entry, chosen: ListingFilter | None) -> Iterator[TreeRow]:
-    """Yield the row of an entry, and that of a folder for an entry that may be one or an object."""
-    row = _row_of(side, entry, chosen)
-    yield row
-    folder = f"{entry.name}/"
-    if folder in entry.judged_as and not row.is_folder:
-        yield TreeRow(folder, error=row.error, is_chosen=row.is_chosen)
-
-
-def _row_of(side: Side, entry: Entry, chosen: ListingFilter | None) -> TreeRow:
-    judged = entry if chosen is None else chosen(entry)
-    if side == "source":  # where it decides: its error is that of the name
-        entry = judged or entry
-    # The source may have the names below a link to a folder, or below a dead mount.
-    folder = f"{entry.name}/"
-    return TreeRow(
-        folder if entry.judged_as == (folder,) else entry.name,
-        size=entry.size,
-        etag=entry.etag,
-        digests=entry.digests,
-        url=entry.url,
-        error=None if entry.error is None else entry.error.message,
-        is_chosen=judged is not None,
-    )
-
-
-def _disorder(side: Side, before: str, name: str) -> ProtocolViolation:
-    return ProtocolViolation(
-        f"the listing is not in the order of names: {name!a} comes after {before!a}",
-        side=side,
-        hint="Run it again with --sort: then relay sorts the listings itself.",
-    )
-
-
-def _finding(pair: Pair, verdict: TreeVerdict, basis: Basis, detail: str = "") -> NameFinding:
-    ours, theirs = pair
-    row = ours or theirs
-    assert row is not None  # a pair has a row
-    return NameFinding(
-        verdict,
-        row.name,
-        basis,
-        detail,
-        source_size=None if ours is None else ours.size,
-        destination_size=None if theirs is None else theirs.size,
-    )
-
-
-def _finding_of_failure(pair: Pair, error: RelayError) -> NameFinding:
-    side = f"{error.side}: " if error.side in ("source", "destination") else ""
-    return _finding(pair, TreeVerdict.UNPROVED, Basis.NOTHING, f"{side}{error.message}")
-
-
 def _store_digests(row: TreeRow) -> Digests:
     """Return the digests that the store itself reports: not those that a list of URLs declares."""
     return {} if row.url is not None else row.digests
@@ -530,15 +381,11 @@ def _decide_by_digests(
 
 
 def _has_one_md5(ours: TreeRow, theirs: TreeRow) -> bool:
-    """Return whether two buckets show the same MD5 as ETag. Another one proves nothing: under
-    SSE-KMS and SSE-C an ETag is not an MD5, and of an object in parts it depends on their size
-    (docs.aws.amazon.com, "Object", ETag)."""
-    tags = [_MD5.fullmatch(row.etag or "") for row in (ours, theirs)]
-    values = {tag[1] for tag in tags if tag is not None}
-    if None in tags or len(values) != 1 or ours.size is None or ours.size != theirs.size:
+    """Return whether two buckets show the same MD5 as ETag. Another one proves nothing."""
+    if ours.size is None or ours.size != theirs.size:
         return False
-    value = values.pop()
-    return value != _EMPTY_MD5 and len(set(value)) > 1
+    md5 = md5_of_etag(ours.etag)
+    return md5 is not None and md5 == md5_of_etag(theirs.etag)
 
 
 def _why_unproved(here: Version, there: Version) -> str:

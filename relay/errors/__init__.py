@@ -30,6 +30,7 @@ The tree; each is in the file that is named behind its root:
     ├─ ServerUnreachable  NotRelay  ServerRefused    the terminal's own, of a server
     ├─ OutputFailed            the terminal's own
     ├─ ReportRefused           own.py: a signed report
+    ├─ InventoryRefused        own.py: a file with a list of objects
     ├─ SpillFailed             own.py: a listing that is sorted
     ├─ StoreError              stores.py: what a store said, or how its connection failed
     │  ├─ NotFound (UploadGone)  AlreadyExists  PreconditionFailed
@@ -49,6 +50,7 @@ from __future__ import annotations
 
 from relay.errors.own import (
     IllegalTransition,
+    InventoryRefused,
     LeaseLost,
     LedgerBusy,
     LedgerFailed,
@@ -165,6 +167,7 @@ __all__ = [
     "Forbidden",
     "ForbiddenHeader",
     "IllegalTransition",
+    "InventoryRefused",
     "IntegrityMismatch",
     "InvalidFilter",
     "InvalidHeader",

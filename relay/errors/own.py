@@ -70,6 +70,16 @@ class ReportRefused(RelayError):
     )
 
 
+class InventoryRefused(RelayError):
+    """A file is not an inventory that relay can read."""
+
+    code, title = "inventory-refused", "The inventory can't be read"
+    default_hint = (
+        "Give a manifest of S3 Inventory, Cloud Storage or Azure, a CSV file with a column `name`,"
+        " or the output of `rclone lsjson -R --hash`."
+    )
+
+
 class SpillFailed(RelayError):
     """A listing can't be sorted on the disk."""
 

@@ -7,11 +7,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+from sqlalchemy import Connection, select
+
 from relay.ledger import folded_names, local_links, orphans, prior_states, unproved
 from relay.ledger.claim_values import Claim
+from relay.ledger.identity_hashes import place_hash
 from relay.ledger.ledger_access import LedgerAccess
 from relay.ledger.migration_values import Spec
 from relay.ledger.prior_state_values import PriorState
+from relay.ledger.schema import migrations
 from relay.ledger.upload_values import Orphan
 
 
@@ -21,6 +25,20 @@ class DestinationLedger:
     and the leftovers that no other attempt will replace."""
 
     access: LedgerAccess
+
+    def is_of(self, id: str, place: tuple[str, str], shown: str) -> bool:
+        """Return whether a destination is that of a migration: by its server and its path there
+        (`relay.identity.place_in_server`), or, for a migration of an older relay, as it is
+        `shown`."""
+
+        def is_of(connection: Connection) -> bool:
+            known = (migrations.c.place, migrations.c.destination)
+            row = connection.execute(select(*known).where(migrations.c.id == id)).one()
+            if row.place is None:
+                return bool(row.destination == shown)
+            return bool(row.place == place_hash(connection, place))
+
+        return self.access.read(is_of)
 
     # -- before an object is sent
 

@@ -55,12 +55,21 @@ def identity_hashes_of(connection: Connection, spec: Spec) -> IdentityHashes:
     return IdentityHashes(
         spec=keyed_hash(key, places, spec.options, *named),
         places=keyed_hash(key, places, *named),
-        place=keyed_hash(key, spec.place[0])[:32] + spec.place[1] if spec.place else None,
+        place=_place_hash(key, spec.place) if spec.place else None,
         # The column has 64 characters, so each hash gives half of its own.
         owner=accounts[:32] + machine if machine else accounts,
         machine=machine,
         older_owner=accounts,
     )
+
+
+def place_hash(connection: Connection, place: tuple[str, str]) -> str:
+    """Return the place of a destination as a row has it: a hash of its server, and its path."""
+    return _place_hash(key_of(connection), place)
+
+
+def _place_hash(key: bytes, place: tuple[str, str]) -> str:
+    return keyed_hash(key, place[0])[:32] + place[1]
 
 
 def is_unnamed(

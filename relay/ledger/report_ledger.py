@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Final, TypeVar
 
 from sqlalchemy import Connection, select
@@ -21,7 +22,7 @@ from relay.ledger import migration_rows
 from relay.ledger.event_log import write_event
 from relay.ledger.ledger_access import LedgerAccess
 from relay.ledger.migration_values import Migration
-from relay.ledger.pages import TransferRow, select_rows, transfer_row
+from relay.ledger.pages import TransferRow, page, select_rows, transfer_row
 from relay.ledger.schema import events, transfers
 from relay.ledger.states import EventKind
 
@@ -46,6 +47,17 @@ class ReportLedger:
             return use(migration_rows.one(connection, id), _rows_by_name(connection, id))
 
         return self.access.read(read)
+
+    def rows(self, id: str) -> Iterator[TransferRow]:
+        """Yield the objects of a migration in the order of their ids. Each page of ROWS_READ is a
+        transaction of its own, so that a reader may take its time."""
+        after = 0
+        while True:
+            found = self.access.read(partial(page, migration=id, after=after, limit=ROWS_READ))
+            yield from found
+            if len(found) < ROWS_READ:
+                return
+            after = found[-1].id
 
     def last(self, id: str) -> str | None:
         """Return the digest of the last report of a migration, or None."""

@@ -6,8 +6,9 @@ import csv
 import io
 from typing import Any, Final
 
-from relay.engine.comparison_report import ComparisonReport, NameFinding
+from relay.engine.comparison_report import ComparisonReport, NameFinding, TreeVerdict
 from relay.views.migrations import spreadsheet_cell
+from relay.views.sample_statements import sample_members
 
 FINDING_FIELDS: Final = (
     *("name", "verdict", "basis", "detail"),
@@ -44,7 +45,11 @@ def comparison_members(report: ComparisonReport) -> dict[str, Any]:
     """Return the counts of a comparison as plain values."""
     return {
         "names": report.names,
-        "found": {verdict.value: count for verdict, count in report.counts.items()},
+        "found": {
+            verdict.value: count
+            for verdict, count in report.counts.items()
+            if count or verdict is not TreeVerdict.TOO_NEW
+        },
         "proved_by": {basis.value: count for basis, count in report.bases.items()},
         "same_bytes": report.same_bytes,
         "bytes_read": report.bytes_read,
@@ -54,4 +59,6 @@ def comparison_members(report: ComparisonReport) -> dict[str, Any]:
             {"side": side, "name": name, "why": why} for side, name, why in report.folders
         ],
         "unlisted_count": report.unlisted,
+        **({"others": report.others} if report.others else {}),
+        **({} if report.sample is None else {"sample": sample_members(report.sample)}),
     }

@@ -36,6 +36,7 @@ ORDER: tuple[str, ...] = (
     "relay.receipt",
     "relay.filters",
     "relay.sorting",
+    "relay.inventories",
     "relay.transfer_limits",
     "relay.setting_values",
     "relay.process.native_threads",
@@ -86,8 +87,14 @@ ORDER: tuple[str, ...] = (
     "relay.engine.scratch",
     "relay.engine.doctor",
     "relay.engine.dry_run",
+    "relay.engine.sampling",
+    "relay.engine.md5_etags",
     "relay.engine.comparison_report",
+    "relay.engine.listed_pairs",
+    "relay.engine.pair_examination",
     "relay.engine.tree_comparison",
+    "relay.engine.receipt_comparison",
+    "relay.engine.inventory_comparison",
     "relay.engine.refresh",
     "relay.engine.worker",
     "relay.views",
@@ -101,7 +108,7 @@ ORDER: tuple[str, ...] = (
 )
 """Each may import the entries above it, and itself. (wsgi and __main__ may import all.)"""
 
-PURE = ORDER[:22]
+PURE = ORDER[:23]
 FORBIDDEN_TO_PURE = ("gevent", "requests", "socket", "ssl", "flask")
 TOPS = ("relay.wsgi", "relay.__main__")
 LATE = {("relay.api.serving", "relay.wsgi")}
@@ -114,6 +121,7 @@ NO_PAYLOAD = {
     "relay.stores.local_files",
     "relay.stores.local_folders",
     "relay.stores.local_upload",
+    "relay.inventories.inventory_files",
     "relay.ledger.opening",
     "relay.metrics.shared_folder",
     "relay.metrics.shared_sums",
@@ -126,7 +134,8 @@ NO_PAYLOAD = {
 and files that may be an open ledger, are opened to be read. A local folder is where a user wants
 the bytes. The ledger creates its own file, and no body reaches it. Numbers of metrics are shared by
 files in memory. A signed report and its key are files that a user asks for; they have receipts, and
-no payload. Listings are sorted on the disk; they have names, and no payload."""
+no payload. Listings are sorted on the disk; they have names, and no payload. Inventories are opened
+to be read."""
 
 SHARED_NAMES = {
     *("account", "listing", "objects", "sessions", "store", "stream"),

@@ -12,8 +12,9 @@ import pytest
 
 from relay.engine.comparison_report import NameFinding
 from relay.engine.migration_request import MigrationJob
+from relay.engine.pair_examination import MOST_FAILURES
 from relay.engine.plan import IfExists, Verify
-from relay.engine.tree_comparison import MOST_FAILURES, TreeComparison
+from relay.engine.tree_comparison import TreeComparison
 from relay.errors import NotFound, PermissionDenied, ProtocolViolation, RelayError, Unavailable
 from relay.filters.filter_set import Filters
 from relay.location import Location

@@ -1,0 +1,133 @@
+"""The rows of a listing, and the pairs of two listings that filters choose.
+
+Decided here: which listing is sorted first, and which names a folder hides that could not be
+listed. Never here: what a pair proves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import partial
+
+from relay.engine.comparison_report import ComparisonReport
+from relay.engine.listing_filter import ListingFilter, list_chosen
+from relay.errors import ProtocolViolation, Side
+from relay.location import Location
+from relay.sorting.merge import Pair, in_order
+from relay.sorting.rows import TreeRow
+from relay.sorting.spill import SpillSpace, sort_rows
+from relay.stores.interfaces import Destination, Entry, Source
+from relay.stores.s3.account import aws_host
+
+
+@dataclass(frozen=True, kw_only=True)
+class TreeToList:
+    """One side of a comparison, as it is listed."""
+
+    side: Side
+    store: Source | Destination
+    place: Location
+    chosen: ListingFilter | None = None
+    """The filter of this listing; None: all is chosen."""
+
+    def rows(self, space: SpillSpace, *, sorts_all: bool = False) -> Iterator[TreeRow]:
+        """Yield the rows in the order of names. `sorts_all`: the listing of a bucket of AWS is
+        sorted too. Raises as Source.list, SpillFailed, and ProtocolViolation for a bucket of AWS
+        that is listed in another order."""
+        rows = (
+            row
+            for entry in list_chosen(self.store, self.place, self.chosen)
+            if not entry.is_listed_further
+            for row in self._rows_of(entry)
+        )
+        # AWS lists keys in the order of their bytes (docs.aws.amazon.com, "ListObjectsV2"), except
+        # for directory buckets. Of other servers some order folders and objects apart (SeaweedFS).
+        if aws_host(self.place.host) is not None and not sorts_all:
+            return in_order(rows, partial(_disorder, self.side))
+        return sort_rows(rows, space)
+
+    def _rows_of(self, entry: Entry) -> tuple[TreeRow, ...]:
+        """Return the row of an entry, and that of a folder for an entry that may be one or an
+        object."""
+        judged = entry if self.chosen is None else self.chosen(entry)
+        if self.side == "source":  # where it decides: its error is that of the name
+            entry = judged or entry
+        if not entry.judged_as and entry.error is None:  # as nearly all are
+            return (_row_of(entry, entry.name, judged is not None),)
+        # The source may have the names below a link to a folder, or below a dead mount.
+        folder = f"{entry.name}/"
+        name = folder if entry.judged_as == (folder,) else entry.name
+        row = _row_of(entry, name, judged is not None)
+        if folder in entry.judged_as and not row.is_folder:
+            return row, TreeRow(folder, error=row.error, is_chosen=row.is_chosen)
+        return (row,)
+
+
+@dataclass(eq=False)
+class ListedPairs:
+    """The pairs of two listings, as far as they are compared."""
+
+    report: ComparisonReport
+    _folders: dict[Side, str] = field(default_factory=dict)
+
+    def chosen(self, pairs: Iterator[Pair]) -> Iterator[Pair]:
+        """Yield the pairs that the filters choose, without the folders that could not be listed,
+        which are noted. The source's row decides, if there is one: sizes and times may differ."""
+        for pair in pairs:
+            ours, theirs = pair
+            decides = ours or theirs
+            assert decides is not None  # a pair has a row
+            if not decides.is_chosen:
+                self.report.excluded += 1
+            elif not self._note_folder(pair):
+                is_pair = ours is not None and theirs is not None
+                yield pair if is_pair else self._with_folder(ours, theirs)
+
+    def _note_folder(self, pair: Pair) -> bool:
+        """Note a folder that could not be listed. Return whether the pair is one."""
+        decides = pair[0] or pair[1]
+        assert decides is not None
+        if not decides.is_folder:
+            return False
+        sides: tuple[tuple[Side, TreeRow | None], ...] = (
+            ("source", pair[0]),
+            ("destination", pair[1]),
+        )
+        for side, row in sides:
+            if row is not None:
+                self._folders[side] = row.name
+                self.report.note_folder(side, row.name, row.error or "")
+        return True
+
+    def _with_folder(self, ours: TreeRow | None, theirs: TreeRow | None) -> Pair:
+        """Return a pair of one row; the other one is a row with an error if its folder could not be
+        listed."""
+        row = ours or theirs
+        assert row is not None
+        # Names below a folder follow it, so that one folder a side is enough.
+        side: Side = "source" if ours is None else "destination"
+        folder = self._folders.get(side)
+        if folder is None or not row.name.startswith(folder):
+            return ours, theirs
+        unknown = TreeRow(row.name, error=f"the {side}'s folder {folder!a} could not be listed")
+        return (unknown, theirs) if ours is None else (ours, unknown)
+
+
+def _row_of(entry: Entry, name: str, is_chosen: bool) -> TreeRow:
+    return TreeRow(
+        name,
+        size=entry.size,
+        etag=entry.etag,
+        digests=entry.digests,
+        url=entry.url,
+        error=None if entry.error is None else entry.error.message,
+        is_chosen=is_chosen,
+    )
+
+
+def _disorder(side: Side, before: str, name: str) -> ProtocolViolation:
+    return ProtocolViolation(
+        f"the listing is not in the order of names: {name!a} comes after {before!a}",
+        side=side,
+        hint="Run it again with --sort: then relay sorts the listings itself.",
+    )
