@@ -6,14 +6,16 @@ import sys
 from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from relay.cli.terminal import plain, say
-from relay.filters.filter_set import Filters, read_filters, tree_needed_error
 from relay.filters.rule_lines import lines_of, names_between_nuls
 from relay.process.small_files import read_argument
+
+if TYPE_CHECKING:
+    from relay.filters.filter_set import Filters
 
 NAMED: Final = 3
 """Maximum number of names that are said."""
@@ -132,6 +134,11 @@ def filters_of(options: Mapping[str, Any]) -> Filters | None:
     if options["files_from0"]:
         texts = (_text("files_from0", path) for path in options["files_from0"])
         given["files_from0"] = [name for text in texts for name in names_between_nuls(text)]
+    if all(value is None for value in given.values()):  # `ignore_case` alone excludes nothing
+        return None
+    # Imported here because most commands have no filters, and need not wait for the rules.
+    from relay.filters.filter_set import read_filters, tree_needed_error
+
     given["ignore_case"] = options["ignore_case"]
     found = read_filters(given, datetime.now(UTC))
     if found is not None and not options["recursive"]:

@@ -8,7 +8,7 @@ import uuid
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from time import monotonic, time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -17,13 +17,14 @@ from relay.cli.filter_flags import FILTERS, filters_of, say_missing_names, warn_
 from relay.cli.options import with_flags
 from relay.cli.terminal import plain, say, tell, tell_empty
 from relay.cli.waits import reporting_retries
-from relay.engine.listing_filter import ListingFilter
-from relay.filters.filter_set import Filters
 from relay.settings_sources import load_settings
 from relay.stores.interfaces import Entry
 from relay.stores.provider import Stores, make_dialer, make_wire
 from relay.stores.remotes import Remotes
 from relay.wire.watchdog import Watchdog
+
+if TYPE_CHECKING:
+    from relay.engine.listing_filter import ListingFilter
 
 LINES, SECONDS = 1000, 0.5
 """Lines are written together: at most LINES, and the first after at most SECONDS."""
@@ -56,6 +57,9 @@ def ls(location: str, long_: bool, as_json: bool, dump_filters: bool, **options:
     filters = filters_of(options)
     warn_of_filters(filters)
     if dump_filters:
+        # Imported here, as below: most listings have no filters, and need not wait for the rules.
+        from relay.filters.filter_set import Filters
+
         tell((filters or Filters()).dump(datetime.now(UTC)))
         return Exit.VERIFIED
     settings = load_settings()
@@ -68,6 +72,8 @@ def ls(location: str, long_: bool, as_json: bool, dump_filters: bool, **options:
         entries = source.list(place, recursive)
         chosen: ListingFilter | None = None
         if filters is not None:
+            from relay.engine.listing_filter import ListingFilter
+
             seed = uuid.uuid4().hex
             chosen = ListingFilter(filters, source, place, meter, now=time(), seed=seed)
             entries = chosen.chosen(source.list(place, True, enters=chosen.enters))
