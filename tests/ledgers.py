@@ -6,8 +6,9 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any, NamedTuple
 
-from sqlalchemy import func, select, update
+from sqlalchemy import event, func, select, update
 
 from relay.ledger.claim_values import Claim, Settlement
 from relay.ledger.claims import SUSPECT
@@ -153,6 +154,29 @@ def assert_stages_counted(ledger: Ledger) -> None:
         assert +ledger.stage_counts(Viewer(tenant=tenant)) == stages
         every += stages
     assert +ledger.stage_counts() == every
+
+
+class Statement(NamedTuple):
+    """A statement that a ledger runs, with its parameters."""
+
+    sql: str
+    values: Any
+
+
+@contextmanager
+def statements_of(ledger: Ledger) -> Iterator[list[Statement]]:
+    """Give a list of the statements that a ledger runs during the block; it grows."""
+    seen: list[Statement] = []
+
+    def note(connection: object, cursor: object, sql: str, values: Any, *_: object) -> None:
+        seen.append(Statement(sql, values))
+
+    engine = ledger.database._engine
+    event.listen(engine, "before_cursor_execute", note)
+    try:
+        yield seen
+    finally:
+        event.remove(engine, "before_cursor_execute", note)
 
 
 @contextmanager

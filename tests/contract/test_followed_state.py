@@ -3,12 +3,8 @@ finds, in a fixed number of statements."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
-
-from sqlalchemy import event
 
 from relay.api.watcher import Watcher
 from relay.ledger.claim_values import Settlement
@@ -20,26 +16,11 @@ from relay.ledger.migration_values import Migration
 from relay.ledger.states import EventKind
 from relay.receipt import Version
 from relay.views.migrations import brief
-from tests.ledgers import OBJECT, TREE, Opened, tree, verified_end
+from tests.ledgers import OBJECT, TREE, Opened, statements_of, tree, verified_end
 from tests.values import PART, UPLOAD
 
 PINNED = replace(UPLOAD, pinned=Version(30, '"e"'))
 TROUBLE = {"what": "the object", "error": "x", "side": "source", "detail": "d", "failures": 1}
-
-
-@contextmanager
-def statements(ledger: Ledger) -> Iterator[list[str]]:
-    """Give a list of the statements that a ledger's database gets during the block."""
-    found: list[str] = []
-
-    def note(*words: Any) -> None:
-        found.append(words[2])
-
-    event.listen(ledger.database._engine, "before_cursor_execute", note)
-    try:
-        yield found
-    finally:
-        event.remove(ledger.database._engine, "before_cursor_execute", note)
 
 
 def migrations_in_every_state(one: Ledger, two: Ledger) -> list[Migration]:
@@ -93,12 +74,12 @@ def test_followers_cost_two_statements_a_look(open_ledger: Opened) -> None:
     made = [ledger.create(OBJECT, str(number))[0] for number in range(4)]
     watcher = Watcher(ledger.live, spawn=lambda run: None)
     following = [watcher.subscribe([made[number % 4]]) for number in range(100)]
-    with statements(ledger) as asked:
+    with statements_of(ledger) as asked:
         watcher.turn()
     assert len(asked) == 1, asked
     following += [watcher.subscribe([made[number % 4]], events=True) for number in range(100)]
     ledger.act(made[0].id, "pause")
-    with statements(ledger) as asked:
+    with statements_of(ledger) as asked:
         watcher.turn()
         watcher.turn()
     assert len(asked) == 4, asked
@@ -108,7 +89,7 @@ def test_followers_cost_two_statements_a_look(open_ledger: Opened) -> None:
     assert kinds[:100] == [[]] * 100 and kinds[100:104] == [["pause"], [], [], []]
     for one in following:
         watcher.unsubscribe(one)
-    with statements(ledger) as asked:
+    with statements_of(ledger) as asked:
         watcher.turn()
     assert asked == [], "nobody follows"
 

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
-from sqlalchemy import event
 
 from relay.ledger import object_lists
 from relay.ledger.claim_values import Settlement
@@ -15,7 +13,7 @@ from relay.ledger.ledger import Ledger
 from relay.ledger.object_lists import ObjectSearch
 from relay.ledger.overview import Group, MigrationSearch
 from relay.ledger.viewer import EVERYTHING, Viewer
-from tests.ledgers import TREE, tree, verified_end
+from tests.ledgers import TREE, Statement, statements_of, tree, verified_end
 
 DENIED = {"code": "store-permission-denied", "side": "source", "detail": "no", "hint": ""}
 LONG = {
@@ -38,20 +36,6 @@ def end_some(ledger: Ledger) -> str:
     ]
     ledger.claims.settle(ends)
     return id
-
-
-@pytest.fixture
-def statements(ledger: Ledger) -> Iterator[list[str]]:
-    """Return the list of the queries that the ledger runs; it grows."""
-    found: list[str] = []
-
-    def note(connection: object, cursor: object, text: str, *_: object) -> None:
-        found.append(text)
-
-    engine = ledger.database._engine
-    event.listen(engine, "before_cursor_execute", note)
-    yield found
-    event.remove(engine, "before_cursor_execute", note)
 
 
 def test_groups_are_found_and_counted(ledger: Ledger) -> None:
@@ -148,23 +132,23 @@ def test_a_filter_looks_at_a_window(
     assert pages == 3
 
 
-def test_a_page_costs_few_queries(ledger: Ledger, statements: list[str]) -> None:
+def test_a_page_costs_few_queries(ledger: Ledger) -> None:
     id = end_some(ledger)
 
-    def count_queries() -> int:
-        found = [text for text in statements if text.lstrip().upper().startswith("SELECT")]
-        counting = [text for text in found if re.search(r"count\(\*\)\s+FROM transfers", text)]
-        assert all("LIMIT" in text for text in counting)
-        statements.clear()
+    def count_queries(seen: list[Statement]) -> int:
+        found = [sql for sql, _ in seen if sql.lstrip().upper().startswith("SELECT")]
+        counting = [sql for sql in found if re.search(r"count\(\*\)\s+FROM transfers", sql)]
+        assert all("LIMIT" in sql for sql in counting)
         return len(found)
 
-    statements.clear()
-    ledger.overview.find_migrations(MigrationSearch(limit=51), EVERYTHING)
-    ledger.overview.group_counts(EVERYTHING)
-    assert count_queries() <= 5
-    ledger.migration(id)
-    ledger.reasons(id)
-    assert count_queries() <= 8
+    with statements_of(ledger) as seen:
+        ledger.overview.find_migrations(MigrationSearch(limit=51), EVERYTHING)
+        ledger.overview.group_counts(EVERYTHING)
+    assert count_queries(seen) <= 5
+    with statements_of(ledger) as seen:
+        ledger.migration(id)
+        ledger.reasons(id)
+    assert count_queries(seen) <= 8
 
 
 def test_the_page_of_a_tenant_has_only_its_own(ledger: Ledger) -> None:

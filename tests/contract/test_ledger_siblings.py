@@ -3,19 +3,17 @@ to each other in migrations with other filters, and of other sources."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
-from sqlalchemy import Connection, event
+from sqlalchemy import Connection
 
 from relay.ledger.claim_values import Claim, Settlement
 from relay.ledger.ledger import Ledger
 from relay.ledger.listing_values import ListedObject
 from relay.ledger.migration_values import Spec
 from relay.ledger.siblings import MOST, siblings_of
-from tests.ledgers import verified_end
+from tests.ledgers import statements_of, verified_end
 
 WHOLE = Spec("a:x", "b:x", options={"recursive": True}, secret={}, place=("b", "/x/"))
 SMALL = replace(WHOLE, options={**WHOLE.options, "filters": {"max_size": "1K"}})
@@ -135,29 +133,13 @@ def test_a_page_without_siblings_costs_two_look_ups(ledger: Ledger) -> None:
     for _ in range(3):
         list_tree(ledger, ELSEWHERE, "A")
     id = list_tree(ledger, SMALL, "a")
-    with statements(ledger) as seen:
+    with statements_of(ledger) as seen:
         assert ledger.database.run(lambda c: siblings_of(c, id)) == []
     assert len(seen) == 2
     if ledger.database.sqlite:
         sql, values = seen[1]
         plan = ledger.database.run(lambda c: _plan_of(c, sql, values))
         assert "migrations_by_place" in plan and "SCAN" not in plan, plan
-
-
-@contextmanager
-def statements(ledger: Ledger) -> Iterator[list[tuple[str, tuple[object, ...]]]]:
-    """Note the statements that a ledger runs."""
-    seen: list[tuple[str, tuple[object, ...]]] = []
-
-    def note(_: object, __: object, sql: str, values: tuple[object, ...], *___: object) -> None:
-        seen.append((sql, values))
-
-    engine = ledger.database._engine
-    event.listen(engine, "before_cursor_execute", note)
-    try:
-        yield seen
-    finally:
-        event.remove(engine, "before_cursor_execute", note)
 
 
 def _plan_of(connection: Connection, sql: str, values: tuple[object, ...]) -> str:

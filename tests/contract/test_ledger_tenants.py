@@ -4,13 +4,12 @@ unknown one. An index serves every list."""
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection, Select, event, text
+from sqlalchemy import Connection, Select, text
 
 from relay.errors import IllegalTransition, KeyReused, MigrationUnknown
 from relay.ledger import ledger_log
@@ -22,7 +21,7 @@ from relay.ledger.migration_values import Spec
 from relay.ledger.overview import query_by_name
 from relay.ledger.viewer import EVERYTHING, Viewer
 from relay.ledger.workers import SERVER
-from tests.ledgers import OBJECT, TREE, Opened, assert_stages_counted, tree
+from tests.ledgers import OBJECT, TREE, Opened, assert_stages_counted, statements_of, tree
 
 ACME, DEFAULT = Viewer(tenant="acme"), Viewer()
 CHIEF = Viewer(tenant="acme", sees_all=True)
@@ -139,11 +138,11 @@ def test_a_list_and_its_counts_take_five_queries(ledger: Ledger) -> None:
     for _ in range(2):
         tree(ledger, 1, 2)
         ledger.claims.claim(1)
-        with statements(ledger) as seen:
+        with statements_of(ledger) as seen:
             ledger.migrations(50)
             ledger.stage_counts()
         costs.append(len(seen))
-        with statements(ledger) as seen:
+        with statements_of(ledger) as seen:
             ledger.migration("1")
         costs.append(len(seen))
     assert costs == [5, 5, 5, 5]
@@ -227,22 +226,6 @@ def _is_served(plan: str) -> bool:
     return all(int(rows) <= 500 for rows in re.findall(r"Sort +\(cost=\S+ rows=(\d+)", plan))
 
 
-@contextmanager
-def statements(ledger: Ledger) -> Iterator[list[str]]:
-    """Note the statements that a ledger runs."""
-    seen: list[str] = []
-
-    def note(connection: Connection, cursor: Any, statement: str, *_: Any) -> None:
-        seen.append(statement)
-
-    engine = ledger.database._engine
-    event.listen(engine, "before_cursor_execute", note)
-    try:
-        yield seen
-    finally:
-        event.remove(engine, "before_cursor_execute", note)
-
-
 # -- migrations that need a person
 
 
@@ -320,9 +303,9 @@ def test_a_settlement_touches_no_count_of_migrations(open_ledger: Opened) -> Non
     ledger = open_ledger()
     tree(ledger, 1, 2, 3)
     claims = ledger.claims.claim(3)
-    with statements(ledger) as seen:
+    with statements_of(ledger) as seen:
         ledger.claims.settle([Settlement(claim, "skipped", bytes=1) for claim in claims])
-    assert not [one for one in seen if "stage_counts" in one or "reasons" in one]
+    assert not [sql for sql, _ in seen if "stage_counts" in sql or "reasons" in sql]
 
 
 @pytest.mark.parametrize("request_of", [TREE, OBJECT], ids=["tree", "object"])

@@ -7,12 +7,12 @@ import gc
 import itertools
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import closing
 from typing import Any
 
 import pytest
 from flask.testing import FlaskClient
-from sqlalchemy import Connection, event
+from sqlalchemy import Connection
 
 from loadtests.bench.large_ledger import LedgerSize, fill_ledger
 from relay.api.app import create_app
@@ -26,7 +26,7 @@ from relay.ledger.ledger import Ledger
 from relay.ledger.migration_values import Migration
 from relay.ledger.workers import SERVER
 from tests.conftest import LOOPBACK
-from tests.ledgers import assert_counted, assert_stages_counted
+from tests.ledgers import Statement, assert_counted, assert_stages_counted, statements_of
 
 SIZE = LedgerSize(migrations=600, objects=1000)
 LIST, MIGRATION = 5, 8
@@ -66,8 +66,6 @@ SCANS = re.compile(
 )
 """Steps of a plan that read all rows of a table, or all objects of a migration."""
 
-Statement = tuple[str, Any]
-
 
 @pytest.fixture(scope="module", params=["sqlite", "postgresql"])
 def address(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> str:
@@ -92,22 +90,6 @@ def client(large_ledger: Ledger, address: str) -> Iterator[FlaskClient]:
     works = ledger_context(large_ledger, Worker(large_ledger, engine, 1), engine)
     yield create_app(engine, (), works).test_client()
     engine.wire.pool.close()
-
-
-@contextmanager
-def statements(ledger: Ledger) -> Iterator[list[Statement]]:
-    """Note the statements that a ledger runs, with their parameters."""
-    seen: list[Statement] = []
-
-    def note(connection: Connection, cursor: Any, statement: str, values: Any, *_: Any) -> None:
-        seen.append((statement, values))
-
-    engine = ledger.database._engine
-    event.listen(engine, "before_cursor_execute", note)
-    try:
-        yield seen
-    finally:
-        event.remove(engine, "before_cursor_execute", note)
 
 
 def reads_of(seen: list[Statement]) -> list[Statement]:
@@ -173,7 +155,7 @@ COUNTS_OBJECTS = re.compile(r"\b(?:count|sum|max)\([^)]*\)[^()]*\bFROM transfers
 
 def test_each_page_takes_few_queries_by_an_index(client: FlaskClient, large_ledger: Ledger) -> None:
     for path, most in PAGES.items():
-        with statements(large_ledger) as seen:
+        with statements_of(large_ledger) as seen:
             answer = client.get(path, headers={"Host": "localhost"})
         assert answer.status_code == 200, (path, answer.text)
         reads = reads_of(seen)
@@ -229,7 +211,7 @@ def test_a_filter_reads_its_window_once(
     client: FlaskClient, large_ledger: Ledger, monkeypatch: pytest.MonkeyPatch, filters: str
 ) -> None:
     monkeypatch.setattr(object_lists, "WINDOW", 50)
-    with statements(large_ledger) as seen:
+    with statements_of(large_ledger) as seen:
         client.get(f"{OBJECTS}?{filters}", headers={"Host": "localhost"})
     reads = [one for one in reads_of(seen) if "transfers.name" in one[0]]
     read = [rows_read(large_ledger, one) for one in reads]
@@ -239,7 +221,7 @@ def test_a_filter_reads_its_window_once(
 def test_the_watcher_takes_three_queries(large_ledger: Ledger) -> None:
     """However many migrations and clients there are."""
     known = {one.id: one for one in large_ledger.migrations(50)}
-    with statements(large_ledger) as seen:
+    with statements_of(large_ledger) as seen:
         found = large_ledger.live.look(known, large_ledger.live.mark(), [*known][:1])
     reads = reads_of(seen)
     assert len(found.migrations) == 50
