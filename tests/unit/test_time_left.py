@@ -3,9 +3,13 @@ samples them."""
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from heapq import heappop, heappush
+from itertools import accumulate
+from math import ceil
 from random import Random
 from statistics import median
 
@@ -45,23 +49,27 @@ def run(objects: Sequence[tuple[int, float]], rate: Callable[[float], float]) ->
 
 def samples_of(done: Sequence[Moved], until: float) -> list[Sample]:
     """Return the samples of the time up to `until`, of ten seconds each."""
+    starts = range(0, int(until) // 10 * 10, 10)
+    moved, slot_seconds = defaultdict[int, float](float), defaultdict[int, float](float)
+    ended = Counter[int]()
+    for one in done:
+        ended[ceil(one.end / 10) * 10 - 10] += 1
+        for at in range(int(one.begin) // 10 * 10, ceil(one.end), 10):
+            span = max(0.0, min(one.end, at + 10) - max(one.begin, at))
+            moved[at] += one.moved * span / max(one.end - one.begin, 1e-9)
+            slot_seconds[at] += span
+    objects = accumulate(ended[at] for at in starts)
     return [
         Sample(
             at=at,
             seconds=10,
-            moved=round(sum(one.moved * overlap(one, at) for one in done)),
+            moved=round(moved[at]),
             read_back=0,
-            objects=sum(one.end <= at + 10 for one in done),
-            slot_seconds={"piping": sum(overlap(one, at) * (one.end - one.begin) for one in done)},
+            objects=count,
+            slot_seconds={"piping": slot_seconds[at]},
         )
-        for at in range(0, int(until) // 10 * 10, 10)
+        for at, count in zip(starts, objects, strict=True)
     ]
-
-
-def overlap(one: Moved, at: int) -> float:
-    """Return the share of an object's time that lies in ten seconds."""
-    span = min(one.end, at + 10) - max(one.begin, at)
-    return max(0.0, span) / max(one.end - one.begin, 1e-9)
 
 
 def rest_at(done: Sequence[Moved], now: float) -> Rest:
@@ -108,7 +116,8 @@ def sizes(kind: str, chance: Random) -> Iterator[int]:
 WORKLOADS = ("small", "large", "mixed", "small last", "skipped", "varying rate")
 
 
-def workload(kind: str) -> list[Moved]:
+@cache
+def workload(kind: str) -> Sequence[Moved]:
     """Return a simulated migration."""
     chance = Random(kind)  # noqa: S311 - the same each time
     objects = [(size, chance.uniform(0.2, 0.4)) for size in sizes(kind, chance)]
