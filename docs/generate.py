@@ -313,7 +313,8 @@ other state. A verb that leads to the present state changes nothing, so a reques
 
 A listing, and the check of arrived objects, change the states of transfers too, except of `running` ones. An object that is
 listed and has not arrived, has changed since or is missing at its destination is `queued` again, whatever its state was. One
-that can't be moved is `failed`, unless it had arrived. So is a missing one of a list of URLs, until the list names it again.
+that can't be moved is `failed`, unless it has arrived and its listing shows that it has not changed. So is a missing one of a
+list of URLs, until the list names it again.
 A migration that is listed again is `running`.
 
 ## A migration

@@ -155,6 +155,8 @@ def listed_object(entry: Entry) -> ListedObject:
         return ListedObject(
             entry.name,
             size=entry.size,
+            etag=entry.etag,
+            modified=modified,
             error=error_members(entry.error),
             identity=f"unusable {entry.name}",
         )

@@ -3,7 +3,8 @@
 Theory of operation. An entry that no listing has named yet becomes a transfer. An entry that this
 listing has named already is a repetition: a listing restarts after its worker was lost. An entry of
 an earlier listing, which the user has restarted since, is moved again if the object did not arrive
-or has changed. So no entry is lost: `migrations.entries` counts the entries, and the tallies count
+or has changed. If it can't be moved, and may have changed, it fails, though an older version of it
+has arrived. So no entry is lost: `migrations.entries` counts the entries, and the tallies count
 their transfers.
 
 Decided here: what an entry means for the transfer of its name. Never here: which transfer that is,
@@ -178,7 +179,7 @@ def _list_again(
     changed = {
         row.id: one
         for one, row in rows.earlier
-        if row.state in COMPLETED and is_other(one, row, if_exists)
+        if row.state in COMPLETED and _may_have_changed(one, row, if_exists)
     }
     read = _read_versions(connection, changed)
     for one, row in rows.earlier:
@@ -269,13 +270,20 @@ def _read_versions(connection: Connection, changed: Mapping[int, ListedObject]) 
     return found
 
 
+def _may_have_changed(one: ListedObject, row: Any, if_exists: str) -> bool:
+    """Return whether an object may differ from the one that has arrived. An entry with an error is
+    no proof of the contrary, whatever the migration replaces."""
+    return is_other(one, row, if_exists if one.error is None else "overwrite")
+
+
 def _step(one: ListedObject, row: Any, *, is_changed: bool, is_empty: bool) -> _Step:
     if row.state == TransferState.RUNNING:
         return _Step(TransferState.RUNNING, restarts=False)
-    if one.error is not None:
-        return _Step(row.state if row.state in COMPLETED else TransferState.FAILED, restarts=False)
-    if row.state in COMPLETED and not (is_empty or is_changed):
+    has_arrived = row.state in COMPLETED
+    if has_arrived and not (is_empty or is_changed):
         return _Step(row.state, restarts=False)
+    if one.error is not None:
+        return _Step(TransferState.FAILED, restarts=has_arrived)
     return _Step(TransferState.QUEUED, restarts=row.state != TransferState.QUEUED)
 
 

@@ -625,7 +625,7 @@ def test_a_lost_worker_before_an_arrival_is_forgotten(ledger: Ledger) -> None:
     ledger.finish()
     denied = {"code": "permission-denied", "side": "source", "detail": "403"}
     list_again(ledger, id, [ListedObject("a", error=denied), ListedObject("b", error=denied)])
-    assert rows(ledger, id) == {"a": "verified", "b": "queued"}
+    assert rows(ledger, id) == {"a": "failed", "b": "queued"}
     query = select(transfers.c.name).where(transfers.c.lapses > 0)
     assert list(ledger.database.run(lambda c: c.execute(query).scalars().all())) == ["b"]
 
@@ -715,7 +715,59 @@ def test_a_row_with_leftovers_fails_alone_and_names_them(ledger: Ledger) -> None
         id,
         [listed_object(name, None, error=error) for name in ("lost", "begun", "arrived")],
     )
-    assert rows(ledger, id) == {"lost": "queued", "begun": "failed", "arrived": "verified"}
+    assert rows(ledger, id) == {"lost": "queued", "begun": "failed", "arrived": "failed"}
+    states(ledger, id)
+
+
+@pytest.mark.parametrize("exists", SPECS)
+@pytest.mark.parametrize("verb", ["verified", "skipped"])
+@pytest.mark.parametrize(
+    ("seen", "state"),
+    [
+        ({}, "failed"),
+        ({"size": 7, "modified": 2.0}, "failed"),
+        ({"size": 5, "modified": 1.0}, None),
+        ({"size": 5, "etag": '"a"'}, None),
+    ],
+    ids=["unknown", "changed", "the same time", "the same tag"],
+)
+def test_an_arrived_object_that_cannot_be_judged_fails(
+    ledger: Ledger, exists: str, verb: str, seen: dict[str, Any], state: str | None
+) -> None:
+    """Its older version is at the destination: a link leads to a disk that is not mounted, or a
+    filter's request is refused. The next listing that names it well moves it."""
+    page = [listed_object(name, etag='"a"', modified=1.0) for name in ("a", "bad")]
+    id, listing = begin(ledger, page, spec=SPECS[exists])
+    ledger.listings.end(listing)
+    settle_by_name(ledger, id, a=verb, bad="failed")
+    error = {"code": "permission-denied", "side": "source", "detail": "403"}
+    list_again(ledger, id, [ListedObject("a", error=error, **seen), page[1]])
+    assert rows(ledger, id) == {"a": state or verb, "bad": "queued"}
+    states(ledger, id)
+    assert settle_by_name(ledger, id) == ("partial" if state else "succeeded")
+    if state is None:
+        return
+    (failed,) = ledger.page(id, ["failed"])
+    assert (failed.error, failed.level, failed.receipt) == (error, None, None)
+    list_again(ledger, id, [listed_object("a", 7, etag='"b"'), page[1]])
+    (claim,) = ledger.claims.claim(9, only=id)
+    ours = PriorState(known=False, doubted=True)
+    is_ours = exists == "fail" and verb == "verified"
+    assert claim.before == (ours if is_ours else None)
+    ledger.claims.settle([verified_end(claim)])
+    ledger.finish()
+    assert (states(ledger, id), ledger.migration(id).state) == (["verified"] * 2, "succeeded")
+
+
+def test_an_emptied_destination_keeps_no_object_with_an_error(ledger: Ledger) -> None:
+    page = [listed_object(name, etag='"a"') for name in ("a", "bad")]
+    id, listing = begin(ledger, page)
+    ledger.listings.end(listing)
+    settle_by_name(ledger, id, bad="failed")
+    ledger.list_again(id)
+    learn_empty(ledger, id)
+    ledger.listings.end(go_on(ledger, id, [replace(page[0], error={"code": "x"}), page[1]]))
+    assert rows(ledger, id) == {"a": "failed", "bad": "queued"}
     states(ledger, id)
 
 
