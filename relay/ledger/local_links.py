@@ -14,18 +14,28 @@ from __future__ import annotations
 
 from urllib.parse import unquote
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, case, insert, select, update
 
 from relay.ledger.claim_values import Claim
 from relay.ledger.names import has_name, md5
-from relay.ledger.schema import links, migrations, transfers
+from relay.ledger.prior_state_values import ARRIVED, DOUBTED, HAD_ARRIVED, SENT
+from relay.ledger.schema import LAPSED, links, migrations, transfers
 from relay.ledger.siblings import siblings_of
 from relay.ledger.states import PRESENT, TransferState
 
 _UPLOADED = ~links.c.mark.startswith("s")
 """Condition on a link: an object is written through it, and not only skipped."""
-_THERE = sorted(PRESENT | {TransferState.RUNNING})
-"""The states of an object that is at the destination, or is being sent there."""
+_THERE = transfers.c.state.in_(sorted(PRESENT | {TransferState.RUNNING}))
+"""Condition on a transfer: its object is at the destination, or is being sent there."""
+_BEFORE = transfers.c.before
+_HAD_ARRIVED = (
+    (_BEFORE == ARRIVED)
+    | _BEFORE.contains(HAD_ARRIVED)
+    | _BEFORE.contains(DOUBTED)
+    | _BEFORE.contains(SENT)
+)
+"""Condition on a transfer: an earlier claim may have stored its object. (In a local folder, where
+objects are published whole, no claim that has sent nothing leaves such a note.)"""
 
 
 def is_kept(
@@ -57,7 +67,8 @@ def objects_at_link(
     """Return the states, by name, of the other objects of a tree, and of its sibling migrations,
     that reach the location `there`, which a claimed object reaches through a `link`. With `tree`,
     the path of the tree itself, the claimed object is skipped: objects that reach the location
-    without a link are included, and those that are skipped themselves are not."""
+    without a link are included, and those that are skipped themselves are not. An object that had
+    arrived, and is to move again, counts as unverified."""
     among = [claim.migration_id, *siblings_of(connection, claim.migration_id)]
     kept = select(links.c.path, links.c.target).where(
         links.c.migration_id.in_(among), links.c.path != link
@@ -75,10 +86,12 @@ def objects_at_link(
     if not names:
         return {}
     ours = transfers.c.migration_id == claim.migration_id
-    of = (ours | transfers.c.state.in_(_THERE)) & transfers.c.migration_id.in_(among)
-    columns = (transfers.c.name, transfers.c.state)
-    query = select(*columns).where(of, has_name(connection, names))
-    rows = connection.execute(query.order_by(ours)).all()  # the state of its own tree counts
+    of = (ours | _THERE | _HAD_ARRIVED | LAPSED) & transfers.c.migration_id.in_(among)
+    again = (_HAD_ARRIVED, TransferState.UNVERIFIED.value)
+    state = case((_THERE, transfers.c.state), again, else_=transfers.c.state).label("state")
+    query = select(transfers.c.name, state).where(of, has_name(connection, names))
+    # The state of its own tree counts; of the others that of an object which is there.
+    rows = connection.execute(query.order_by(ours, _THERE)).all()
     return {row.name: row.state for row in rows if row.name in names - {claim.name}}
 
 

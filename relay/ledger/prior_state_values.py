@@ -23,6 +23,8 @@ UNKNOWN: Final = '"known": false'
 nothing has proved the object (`orphans.py`)."""
 UNNOTED: Final = '"noted": false'
 """Part of the text of a PriorState that names leftovers, but no prior object."""
+HAD_ARRIVED: Final = '"arrived": true'
+"""Part of the text of a PriorState of an object that has arrived since, and has leftovers."""
 DOUBTED: Final = '"doubted": true'
 """Part of the text of a PriorState that no claim has recorded."""
 

@@ -13,7 +13,7 @@ from relay.ledger.ledger import Ledger
 from relay.ledger.listing_values import ListedObject
 from relay.ledger.migration_values import Spec
 from relay.ledger.siblings import MOST, siblings_of
-from tests.ledgers import statements_of, verified_end
+from tests.ledgers import Opened, statements_of, verified_end
 
 WHOLE = Spec("a:x", "b:x", options={"recursive": True}, secret={}, place=("b", "/x/"))
 SMALL = replace(WHOLE, options={**WHOLE.options, "filters": {"max_size": "1K"}})
@@ -120,6 +120,42 @@ def test_an_object_at_a_link_of_another_command_is_known(ledger: Ledger) -> None
     assert ledger.destinations.keep_link(again, "/a", "/apart/f", "/apart/f") == {}, (
         "the other one was never sent"
     )
+
+
+@pytest.mark.parametrize("end", ["queued", "failed", "cancelled", "lost"])
+@pytest.mark.parametrize("exists", ["changed", "fail"])
+def test_an_object_at_a_link_that_moves_again_is_known(
+    open_ledger: Opened, end: str, exists: str
+) -> None:
+    """It has changed at the source: what had arrived is at the destination until it arrives
+    again."""
+    ledger, other = open_ledger(), open_ledger()
+    one = replace(SMALL, options={**SMALL.options, "if_exists": exists})
+    id = list_tree(ledger, one, "a", "bad")
+    claims = {claim.name: claim for claim in ledger.claims.claim(9)}
+    ledger.destinations.keep_link(claims["a"], "/a", "/apart/f", "/apart/f")
+    error = {"code": "not-found", "side": "source", "detail": "no"}
+    ledger.claims.settle([verified_end(claims["a"]), Settlement(claims["bad"], "failed")])
+    ledger.finish()
+    ledger.list_again(id)
+    listing = ledger.listings.claim(only=id)
+    assert listing is not None
+    ledger.listings.add_page(listing, [ListedObject(name, size=2) for name in ("a", "bad")], None)
+    ledger.listings.end(listing)
+    if end == "failed":
+        claims = {claim.name: claim for claim in ledger.claims.claim(9)}
+        failed = Settlement(claims["a"], "failed", error=error, untouched=True)
+        ledger.claims.settle([failed, Settlement(claims["bad"], "failed", error=error)])
+    elif end == "cancelled":
+        ledger.act(id, "cancel")
+    elif end == "lost":
+        ledger.claims.claim(9)
+        ledger.leases.renew(-1)
+        other.leases.reclaim()
+    (second,) = other.claims.claim(9, only=list_tree(other, LARGE, "b"))
+    for tree in (None, "/to"):  # an upload, and a skip
+        found = other.destinations.keep_link(second, "/b", "/apart/f", "/apart/f", tree)
+        assert found == {"a": "unverified"}
 
 
 def test_the_newest_siblings_are_compared(ledger: Ledger) -> None:
