@@ -28,7 +28,7 @@ from relay.ledger.claim_values import ARRIVED_EARLIER, Claim
 from relay.ledger.claim_values import MARKED as MARKED
 from relay.ledger.names import has_name, in_chunks, md5
 from relay.ledger.schema import FOLDED, RUNNING, transfers
-from relay.ledger.siblings import lock_names, siblings_of
+from relay.ledger.siblings import siblings_of
 from relay.ledger.states import PRESENT, TransferState
 from relay.ledger.workers import WorkerId
 from relay.location import DECODINGS
@@ -105,13 +105,11 @@ def folded_digest(name: str) -> str | None:
 
 def mark_folded(connection: Connection, migration: str, names: Sequence[str]) -> None:
     """Mark the transfers whose folded forms coincide, among the `names` just written and all names
-    written before, here and in the sibling migrations.
+    written before, here and in the sibling migrations. The caller has locked the place's names.
 
     A transfer that was claimed before its counterpart was listed is entered at once: it may be
     running, or have run."""
     siblings = siblings_of(connection, migration)
-    if siblings:
-        lock_names(connection, migration)
     all_ids = [migration, *siblings]
     of = transfers.c.migration_id.in_(all_ids) & FOLDED
     if connection.execute(select(transfers.c.id).where(of).limit(1)).first() is None:

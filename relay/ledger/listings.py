@@ -24,6 +24,7 @@ from relay.ledger.listing_values import AgeOrigins, ListedObject, ListingClaim
 from relay.ledger.migration_rows import of_kind
 from relay.ledger.names import has_name, in_chunks
 from relay.ledger.schema import events, migrations, transfers
+from relay.ledger.siblings import lock_names
 from relay.ledger.states import EventKind, ListingState, MigrationState
 from relay.ledger.workers import WorkerId
 
@@ -129,6 +130,7 @@ def add_page(
     if row.state == MigrationState.CANCELLED:
         # A retry lists this page again. Objects queued now could lose their URLs before that.
         return False
+    lock_names(connection, row.place or row.destination)
     if_exists = json.loads(row.options).get("if_exists", "")
     is_empty = row.looked is not None
     new = write_page(
@@ -236,5 +238,8 @@ def _change(
     )
     if not connection.execute(update(migrations).where(held).values(**values)).rowcount:
         raise LeaseLost("the listing was given to another worker")
-    columns = (migrations.c.state, migrations.c.options, migrations.c.looked)
+    columns = (
+        *(migrations.c.state, migrations.c.options, migrations.c.looked),
+        *(migrations.c.place, migrations.c.destination),
+    )
     return connection.execute(select(*columns).where(migrations.c.id == listing.migration_id)).one()

@@ -60,14 +60,12 @@ def siblings_of(connection: Connection, id: str) -> list[str]:
     return [row.id for some in (same, others) for row in heapq.nlargest(MOST, some, key=_number)]
 
 
-def lock_names(connection: Connection, id: str) -> None:
-    """Lock out other transactions that compare names of the same place, until this one ends: each
-    reads what the others have written. In SQLite every writing transaction has that lock
-    already."""
+def lock_names(connection: Connection, place: str) -> None:
+    """Lock out other transactions that list trees of the same place, until this one ends: each
+    reads what the others have written, and the migrations accepted since. No transfer may be locked
+    before. In SQLite every writing transaction has that lock already."""
     if connection.dialect.name == "sqlite":
         return
-    there = func.coalesce(migrations.c.place, migrations.c.destination)
-    place = connection.execute(select(there).where(migrations.c.id == id)).scalar_one()
     key = zlib.crc32(place.encode()) >> 1  # a signed number of 32 bits
     connection.execute(select(func.pg_advisory_xact_lock(COMPARING, key)))
 

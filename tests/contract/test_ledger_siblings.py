@@ -178,6 +178,20 @@ def test_a_page_without_siblings_costs_two_look_ups(ledger: Ledger) -> None:
         assert "migrations_by_place" in plan and "SCAN" not in plan, plan
 
 
+def test_names_are_locked_before_the_rows_of_a_page(ledger: Ledger) -> None:
+    """Two listings of one place would wait for each other's rows, if they list again; and each
+    would miss the other's page, if it is the first of its migration."""
+    id = list_tree(ledger, SMALL, "a")
+    ledger.list_again(id, anyway=True)
+    listing = ledger.listings.claim(only=id)
+    assert listing is not None
+    with statements_of(ledger) as seen:
+        ledger.listings.add_page(listing, [ListedObject("a", size=2)], None)
+    first = next(n for n, one in enumerate(seen) if "FROM transfers" in one.sql)
+    locks = [n for n, one in enumerate(seen) if "pg_advisory_xact_lock" in one.sql]
+    assert ledger.database.sqlite or len(locks) == 1 and locks[0] < first
+
+
 def _plan_of(connection: Connection, sql: str, values: tuple[object, ...]) -> str:
     rows = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {sql}", values)
     return "\n".join(row.detail for row in rows)
