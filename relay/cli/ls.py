@@ -66,7 +66,7 @@ def ls(location: str, long_: bool, as_json: bool, dump_filters: bool, **options:
     place = Remotes(settings.remotes, folders=None).locate(location, folder=True)
     policy = settings.egress().allowing(*filter(None, (place.host,)))
     wire = make_wire(make_dialer(settings, policy))
-    meter = Watchdog(wire.limits)
+    meter = Watchdog.of_listing(wire.limits)
     with reporting_retries(meter):
         source = Stores(wire).source(place, meter)
         entries = source.list(place, recursive)

@@ -160,7 +160,7 @@ class DryRun:
 
     def __post_init__(self) -> None:
         """Start with an empty listing."""
-        self.listing = Watchdog(self.limits)
+        self.listing = Watchdog.of_listing(self.limits)
         """The watchdog of the listing, which shows how long it has waited."""
         self.report = DryRunReport()
         """The counts so far, also of a run that was interrupted."""

@@ -103,7 +103,7 @@ def refresh_urls(
 
 
 def _entries(engine: TransferEngine, urls: Location) -> Iterator[Entry]:
-    return engine.stores.source(urls, Watchdog(engine.limits)).list(urls, True)
+    return engine.stores.source(urls, Watchdog.of_listing(engine.limits)).list(urls, True)
 
 
 def _choice(
@@ -113,7 +113,7 @@ def _choice(
     filters = filters_of_options(migration.options)
     if filters is None:
         return None
-    meter = Watchdog(engine.limits)
+    meter = Watchdog.of_listing(engine.limits)
     source = engine.stores.source(urls, meter)
     origins, seed = ledger.listings.age_origins(migration.id), migration.id
     filters = filters_from(filters, origins)

@@ -14,7 +14,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import KW_ONLY, dataclass, replace
 from functools import partial
-from math import inf
 from operator import attrgetter
 from typing import TypeVar
 
@@ -83,10 +82,8 @@ class TreeComparison:
         """Start with empty listings."""
         self.report = ComparisonReport(sample=self.sample)
         """The counts so far."""
-        # A bucket of AWS is listed as long as objects are read: the limit is one of a transfer.
-        endless = replace(self.limits, total_seconds=inf)
         self.listings: dict[Side, Watchdog] = {
-            side: Watchdog(endless) for side in ("source", "destination")
+            side: Watchdog.of_listing(self.limits) for side in ("source", "destination")
         }
         """The watchdog of each listing, which shows how long it has waited."""
         self._chosen_by: list[ListingFilter] = []

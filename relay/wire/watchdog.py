@@ -7,6 +7,8 @@ here: waiting."""
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from math import inf
 from time import monotonic
 from typing import Protocol
 
@@ -60,6 +62,12 @@ class Watchdog:
         # A stall is noticed at the latest a quarter of its time late.
         self.tick_seconds = min(limits.tick_seconds, limits.stall_seconds / 4)
         self.restart()
+
+    @classmethod
+    def of_listing(cls, limits: Limits) -> Watchdog:
+        """Return the watchdog of a listing, which may last longer than a transfer: each of its
+        requests has limits of its own."""
+        return cls(replace(limits, total_seconds=inf))
 
     def restart(self) -> None:
         """Begin a new window of the stall rule, for another body or another attempt."""

@@ -6,6 +6,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from time import time
 
@@ -31,6 +32,7 @@ from relay.errors import (
     StoreTimeout,
     Unavailable,
 )
+from relay.filters.filter_set import read_filters
 from relay.ledger.ledger import Ledger
 from relay.ledger.upload_values import UploadRecord
 from relay.receipt import State
@@ -688,6 +690,36 @@ def test_a_retried_listing_is_reported(ledger: Ledger) -> None:
         assert (ledger.migration(id).retried, ledger.migration(id).error) == ((), None)
         runner.wire.pool.close()
     assert ledger.migration(id).state == "succeeded"
+
+
+def test_a_filtered_listing_outlasts_a_transfer(ledger: Ledger, tmp_path: Path) -> None:
+    """A request for each object of an index, which lacks the times, takes hours."""
+    runner = TransferEngine(Settings(egress_allow="127.0.0.1", total_seconds=1e-9))
+    page = b"<html><title>Index of /f/</title><a href='a'>a</a><a href='b'>b</a></html>"
+    kind = b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: %d\r\n\r\n"
+
+    def folder(talk: Talk) -> None:
+        while head := talk.head():
+            if head.startswith(b"GET /f/ "):
+                talk.send(kind % len(page), page)
+            else:
+                talk.send(GET_HEAD)
+
+    with Peer([folder] * 20) as here:
+        order = MigrationRequest(
+            Endpoint(here.url("/f/")),
+            Endpoint(f"{tmp_path}/to/"),
+            recursive=True,
+            filters=read_filters({"min_size": "1b"}, datetime.now(UTC)),
+        )
+        runner.remotes = Remotes({}, folders=None)
+        id = ledger.create(order.spec(runner.remotes))[0].id
+        with gevent.Timeout(20):
+            Worker(ledger, runner, 1, id).run()
+        runner.wire.pool.close()
+    ended = ledger.migration(id)
+    assert (ended.error, ended.listing) == (None, "done")
+    assert [(row.error or {})["code"] for row in ledger.page(id)] == ["store-timeout"] * 2
 
 
 @pytest.mark.parametrize("verb", ["cancel", "pause"])

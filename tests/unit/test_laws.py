@@ -90,6 +90,14 @@ def test_the_stall_rule() -> None:
         meter.check()
 
 
+def test_a_listing_may_last_longer_than_a_transfer() -> None:
+    meter = Watchdog.of_listing(Limits(total_seconds=0.0))
+    meter.check()
+    meter.cancel()
+    with pytest.raises(Cancelled):
+        meter.check()
+
+
 def test_a_cancel_is_raised_by_the_next_check() -> None:
     meter = Watchdog(Limits())
     meter.cancel()

@@ -104,7 +104,7 @@ class Lister:
             self.over.wait(LOOK_SECONDS)
 
     def _list(self, id: str, listing: ListingClaim) -> None:
-        meter = self._meters[listing] = Watchdog(self.engine.limits)
+        meter = self._meters[listing] = Watchdog.of_listing(self.engine.limits)
 
         def stop(_: object) -> None:
             meter.cancel()
