@@ -189,7 +189,7 @@ def client_of(settings: Settings, url: str) -> Client:
     before the token is sent unencrypted. Raises ConfigError."""
     token = settings.token
     if settings.token_file:
-        token = read_secret(settings.token_file, "RELAY_TOKEN_FILE").strip()
+        token = read_secret(settings.token_file, "RELAY_TOKEN_FILE", waits=True).strip()
     if not token.isascii() or not token.isprintable() or " " in token:
         raise ConfigError(
             "the token is not printable ASCII",

@@ -23,7 +23,7 @@ def read_headers(lines: Iterable[str], file: Path | None, side: str = "source") 
     flag = f"--{side}-header"
     headers = [_value_of(*_split(line, flag), flag) for line in lines]
     if file is not None:
-        text = read_secret(file, f"--{side}-headers-file")
+        text = read_secret(file, f"--{side}-headers-file", waits=True)
         for number, line in enumerate(text.splitlines(), start=1):
             if line.strip() and not line.startswith("#"):
                 headers.append(_split(line, f"{file}:{number}"))
@@ -54,4 +54,4 @@ def _split(line: str, where: str) -> tuple[str, str]:
 def _value_of(name: str, value: str, flag: str) -> tuple[str, str]:
     if not value.startswith("@"):
         return name, value
-    return name, read_secret(Path(value[1:]), flag).strip()
+    return name, read_secret(Path(value[1:]), flag, waits=True).strip()

@@ -32,10 +32,12 @@ def read_argument(path: Path, what: str) -> str:
     return _read(path, what, SMALL_BYTES, partial(_open_waiting, path), secret=False)
 
 
-def read_secret(path: Path, what: str = "") -> str:
-    """Return the text of a file that only its owner may read or change. Raises ConfigError as
-    `read_small`, and for a file that other users may read or change."""
-    return _read(path, what, SMALL_BYTES, partial(_open_now, path), secret=True)
+def read_secret(path: Path, what: str = "", *, waits: bool = False) -> str:
+    """Return the text of a file that only its owner may read or change; a command `waits` for the
+    writer of a named pipe. Raises ConfigError as `read_small`, and for a file that other users may
+    read or change."""
+    opens = partial(_open_waiting if waits else _open_now, path)
+    return _read(path, what, SMALL_BYTES, opens, secret=True)
 
 
 def _open_now(path: Path) -> io.BufferedReader:

@@ -9,7 +9,9 @@ import os
 import sys
 import weakref
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
 
@@ -253,6 +255,19 @@ def test_headers() -> None:
         assert not line or line not in caught.value.message
     lines = ["Authorization: x", "X-Api-Key: @f", "X-Amz-Security-Token: y", "Accept: z"]
     assert exposed_secrets(lines) == ["Authorization", "X-Amz-Security-Token"]
+
+
+@pytest.mark.parametrize("is_value", [True, False])
+def test_headers_in_a_pipe_wait_for_its_writer(tmp_path: Path, is_value: bool) -> None:
+    """Without them the server may answer too: with another object."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe, 0o600)
+    given = ([f"A: @{pipe}"], None) if is_value else ([], pipe)
+    with ThreadPoolExecutor(1) as pool:
+        reading = pool.submit(read_headers, *given)
+        assert wait([reading], timeout=0.05).not_done, "the pipe counts as empty"
+        pipe.write_text("b" if is_value else "A: b")
+        assert reading.result(timeout=60) == (("A", "b"),)
 
 
 def test_rate() -> None:
