@@ -16,6 +16,7 @@ from relay.cli.local_run import accept
 from relay.config import Settings
 from relay.engine.migration_request import Endpoint, MigrationRequest
 from relay.engine.plan import IfExists
+from relay.engine.transfer import finalize
 from relay.engine.transfer_engine import TransferEngine
 from relay.engine.worker.worker import Worker
 from relay.ledger.claim_values import Settlement
@@ -177,6 +178,34 @@ def test_an_object_written_between_two_commands_is_kept(tmp_path: Path, listed: 
     ledger.claims.settle([Settlement(claim, "hand_back", untouched=True)])
     assert run_worker(ledger, runner, made.id) == "succeeded"
     assert (tmp_path / "to" / "a").read_bytes() == b"newer"
+    ledger.close()
+
+
+@pytest.mark.parametrize("theirs", [b"ours", b"older one"], ids=["the same", "another"])
+def test_an_object_that_another_command_stored_is_compared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, theirs: bytes
+) -> None:
+    """Two commands for one tree, and no retries."""
+    runner = TransferEngine(Settings(local_folders=str(tmp_path), retry_budget=0))
+    for folder in ("from", "to"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "from" / "a").write_bytes(b"ours")
+    there = tmp_path / "to" / "a"
+
+    def store_theirs(name: str) -> None:
+        if name == "before-publish" and not there.exists():
+            there.write_bytes(theirs)
+
+    monkeypatch.setattr(finalize, "reach", store_theirs)
+    places = Endpoint(f"file://{tmp_path}/from"), Endpoint(f"file://{tmp_path}/to")
+    ledger = ledger_of(tmp_path)
+    made, _ = accept(ledger, MigrationRequest(*places, recursive=True), runner, quiet=True)
+    assert run_worker(ledger, runner, made.id) == "succeeded"
+    (row,) = ledger.page(made.id)
+    assert (row.state, there.read_bytes()) == (
+        "skipped" if theirs == b"ours" else "verified",
+        b"ours",
+    )
     ledger.close()
 
 

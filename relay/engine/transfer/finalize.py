@@ -66,6 +66,11 @@ class _StoredBeside(Rejected):
         self.leave(Leftover.SENT, other, "relay does not delete another name")
 
 
+class UnseenObject(Unavailable):
+    """An object is at a place that had shown none. The next attempt compares it, and needs that one
+    attempt only."""
+
+
 class ReadableAccounts:
     """The accounts that have read something at a destination, for the life of the process. A later
     denial means that their credentials were withdrawn.
@@ -347,7 +352,7 @@ class Finalizer:
 
         Raises as Destination.publish, LeaseLost, LedgerFailed, DestinationMutates for another size,
         DestinationLost if the place shows nothing, or still what was there `before`, and
-        Unavailable if it has an object that `changed` has not compared: the next attempt does."""
+        UnseenObject if it has an object that `changed` has not compared."""
         context, destination = self._context, self._target.destination
         if stored.place is None:
             return proof.version
@@ -414,11 +419,11 @@ class Finalizer:
         self, place: Location, before: PriorState, error: PreconditionFailed
     ) -> RelayError:
         """Return the error for an object that appeared, or that a listing left out: `error`, or
-        Unavailable with `changed`, so that the next attempt compares it."""
+        UnseenObject with `changed`, so that the next attempt compares it."""
         if self._target.if_exists is not IfExists.CHANGED or before.version is not None:
             return error
         self._progress.note_unsent()
-        unseen = Unavailable(
+        unseen = UnseenObject(
             f"{place} has an object that was not there, or was not listed, before",
             side="destination",
             hint="Run it again: relay compares that object before it sends another.",

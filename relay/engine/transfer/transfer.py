@@ -25,7 +25,7 @@ from relay.engine.plan import IfExists, Plan
 from relay.engine.retries import WHOLE, PendingRetries, PendingRetry
 from relay.engine.transfer.attempt import Attempt
 from relay.engine.transfer.context import ObjectHints, TransferContext
-from relay.engine.transfer.finalize import ReadableAccounts
+from relay.engine.transfer.finalize import ReadableAccounts, UnseenObject
 from relay.engine.transfer.names_under_way import NamesUnderWay
 from relay.engine.transfer.progress import Phase, Progress
 from relay.engine.transfer.target import Target
@@ -96,6 +96,7 @@ class Transfer:
         self._patience = Patience(self.backoff, self.random, self.meter.clock)
         self._pending_retries = PendingRetries()
         self._restarts = 0
+        self._has_compared_unseen = False
         self.counted = Carried()
         """What the engine has added to its tallies so far."""
 
@@ -401,4 +402,8 @@ class Transfer:
             if self._restarts > MAX_RESTARTS:
                 return None
             self._patience.renew()
-        return self._patience.wait(self._progress.bytes, self.meter.moved_at, error.retry_after)
+        wait = self._patience.wait(self._progress.bytes, self.meter.moved_at, error.retry_after)
+        if wait is None and isinstance(error, UnseenObject) and not self._has_compared_unseen:
+            # No store has failed: another command came first. So this costs no budget.
+            self._has_compared_unseen, wait = True, 0.0
+        return wait
