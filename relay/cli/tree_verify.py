@@ -20,7 +20,12 @@ from relay.cli.verify_output import FORMS, VerifyOutput, VerifyWords
 from relay.cli.waits import reporting_retries
 from relay.config import Settings
 from relay.engine.comparison_report import ComparisonReport, Reads, TreeVerdict
-from relay.engine.migration_request import Endpoint, MigrationJob, MigrationRequest
+from relay.engine.migration_request import (
+    Endpoint,
+    MigrationJob,
+    MigrationRequest,
+    refuse_drawn_part,
+)
 from relay.engine.transfer_engine import TransferEngine
 from relay.engine.tree_comparison import TreeComparison
 from relay.errors import ConfigError
@@ -131,6 +136,7 @@ def _verify_trees(options: Mapping[str, Any]) -> Exit:
     settings = load_settings()
     remotes = Remotes(settings.remotes, folders=None)
     order = _request_of(options, remotes)
+    refuse_drawn_part(order.filters, "relay verify")
     job = MigrationJob.from_request("verify", order, *order.locate(remotes))
     policy = settings.egress().allowing(*filter(None, (job.source.host, job.destination.host)))
     engine = TransferEngine(settings, policy, remotes=remotes)

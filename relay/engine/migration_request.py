@@ -309,11 +309,11 @@ def _refuse_overlap(source: Location, destination: Location) -> None:
         )
 
 
-def refuse_drawn_part(filters: Filters | None) -> None:
-    """Raise InvalidFilter if a plan could not show what its migration will choose."""
+def refuse_drawn_part(filters: Filters | None, by: str = "a plan") -> None:
+    """Raise InvalidFilter if a plan, or a comparison, could not know what a migration chooses."""
     if filters is not None and filters.is_drawn:
         raise InvalidFilter(
-            "a plan can't show the part @/N, which is drawn when its migration begins",
+            f"{by} can't know the part @/N, which is drawn when a migration begins",
             hint="Give the number of a part, such as 1/10.",
             pointer="/filters/hash_filter",
         )

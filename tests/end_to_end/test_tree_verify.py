@@ -130,6 +130,7 @@ def test_names_below_a_link_to_a_folder_are_not_extra(terminal: Terminal) -> Non
         (("{}/from", "{}/to", "--json", "--format", "csv"), 2, "give one of them"),
         (("{}/from", "{}/to", "--read", "some"), 2, "some"),
         (("{}/from", "{}/to", "--min-size", "1Q"), 2, "unknown unit"),
+        (("{}/from", "{}/to", "--hash-filter", "@/2"), 2, "can't know the part"),
         (("{}/from",), 2, "DST"),
     ],
 )
