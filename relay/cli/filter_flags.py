@@ -115,6 +115,7 @@ FILTERS = (
 """Filters, as rclone's: `docs/filters.md`."""
 
 _FILES: Final = ("include_from", "exclude_from", "filter_from", "files_from", "files_from_raw")
+_STDIN: Final = frozenset({"-", "/dev/stdin", "/dev/fd/0", "/proc/self/fd/0"})
 _MEMBERS: Final = (
     *("include", "exclude", "filter", "exclude_if_present"),
     *("min_size", "max_size", "min_age", "max_age", "hash_filter"),
@@ -124,8 +125,9 @@ _MEMBERS: Final = (
 def filters_of(options: Mapping[str, Any]) -> Filters | None:
     """Return the filters of a command's flags, or None without any.
 
-    Raises InvalidFilter, also if the command is not for a tree, and ConfigError for a file that
-    can't be read."""
+    Raises InvalidFilter, also if the command is not for a tree, ConfigError for a file that can't
+    be read, and UsageError for stdin in two flags, which can be read once."""
+    _refuse_stdin_twice(options)
     given: dict[str, Any] = {name: options[name] or None for name in _MEMBERS}
     # An empty text is a mistake, not a flag that was left out.
     given |= {name: "" for name in _MEMBERS if options[name] == ""}
@@ -166,6 +168,17 @@ def say_missing_names(
         f" {some}{more}",
         sys.stderr,
     )
+
+
+def _refuse_stdin_twice(options: Mapping[str, Any]) -> None:
+    flags = [
+        f"--{member.replace('_', '-')}"
+        for member in (*_FILES, "files_from0")
+        for path in options[member]
+        if str(path) in _STDIN
+    ]
+    if len(flags) > 1:
+        raise click.UsageError(f"stdin can be read once, and is named by {' and '.join(flags)}")
 
 
 def _lines(member: str, paths: Sequence[Path]) -> list[str] | None:

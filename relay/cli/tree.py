@@ -36,6 +36,7 @@ from relay.engine.worker.part_helper import PartHelper
 from relay.engine.worker.slot_growth import SlotGrowth
 from relay.engine.worker.worker import Worker
 from relay.errors import LedgerFailed, RelayError
+from relay.filters.selection import folders_above
 from relay.ledger.claim_values import Claim
 from relay.ledger.ledger import Ledger
 from relay.ledger.migration_values import Migration
@@ -112,7 +113,13 @@ def _say_missing_names(ledger: Ledger, migration: Migration) -> None:
     names = () if filters is None else filters.files_from or ()
     listed = {listed_object(Entry(name)).name: name for name in names}
     unknown = ledger.listings.unknown_names(migration.id, list(listed))
-    say_missing_names(filters, [listed[name] for name in unknown])
+    # An entry that has a folder's name is a folder that could not be listed.
+    above = {name: {one[:-1] for one in folders_above(name)} for name in unknown}
+    forms = {form for some in above.values() for one in some for form in (one, f"{one}/")}
+    known = forms - ledger.listings.unknown_names(migration.id, list(forms))
+    failed = {form.removesuffix("/") for form in known}
+    missing = [listed[name] for name, some in above.items() if failed.isdisjoint(some)]
+    say_missing_names(filters, missing)
 
 
 # -- the state of the migration

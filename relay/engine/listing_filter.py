@@ -81,7 +81,8 @@ class ListingFilter:
 
     @property
     def missing_names(self) -> set[str]:
-        """The names of `files_from` that no object had so far."""
+        """The names of `files_from` that no object had so far, except those below a folder that
+        could not be listed."""
         return self._selection.missing_names
 
     def __call__(self, entry: Entry) -> Entry | None:
@@ -97,7 +98,10 @@ class ListingFilter:
         if entry.error is None:
             return self._has_object(entry)
         # What can't be moved may have neither size nor time: that would hide the failure.
-        verdicts = map(self._has_name, entry.judged_as or (entry.name,))
+        names = entry.judged_as or (entry.name,)
+        for name in names:
+            self._selection.note_unlisted(name)
+        verdicts = map(self._has_name, names)
         return next((verdict for verdict in verdicts if verdict), False)
 
     def _has_object(self, entry: Entry) -> Verdict:

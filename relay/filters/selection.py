@@ -52,9 +52,11 @@ class Selection:
         self._filters = filters
         self._earliest, self._latest = filters.period(now)
         self._names = None if filters.files_from is None else frozenset(filters.files_from)
-        self.missing_names = set(self._names or ())
-        """The names of `files_from` that no object had so far."""
-        self._folders_of_names = frozenset(_folders_above(filters.files_from or ()))
+        self._unseen = set(self._names or ())
+        self._unlisted: set[str] = set()
+        self._folders_of_names = frozenset(
+            folder for name in filters.files_from or () for folder in folders_above(name)
+        )
         book = filters.rules(pause=pause)
         self._of_objects = _Decisions(book.of_objects, pause)
         self._of_folders = _Decisions(book.of_folders, pause)
@@ -63,6 +65,17 @@ class Selection:
         )
         self._rejects = rejects
         self._verdicts: OrderedDict[str, Verdict] = OrderedDict()
+
+    @property
+    def missing_names(self) -> set[str]:
+        """The names of `files_from` that no object had so far, except those below a folder that
+        could not be listed."""
+        return {name for name in self._unseen if self._unlisted.isdisjoint(folders_above(name))}
+
+    def note_unlisted(self, folder: str) -> None:
+        """Note that a folder, whose name ends in '/', could not be listed."""
+        if folder in self._folders_of_names:
+            self._unlisted.add(folder)
 
     def has_object(self, name: str, size: int | None, modified: datetime | None) -> Verdict:
         """Return whether an object is chosen, by its size and time unless it `lacks` them. Raises
@@ -83,7 +96,7 @@ class Selection:
     def has_name(self, name: str) -> Verdict:
         """Return whether the filters of names choose an object. Raises as `rejects` does."""
         if self._names is not None:
-            self.missing_names.discard(name)
+            self._unseen.discard(name)
             return name in self._names and self._has_folders(name)
         if self._partition is not None and not self._partition.has(name):
             return False
@@ -187,9 +200,9 @@ def _says(rule: Rule) -> bool:
     return rule.includes
 
 
-def _folders_above(names: Sequence[str]) -> Iterator[str]:
-    for name in names:
-        end = name.find("/") + 1
-        while end:
-            yield name[:end]
-            end = name.find("/", end) + 1
+def folders_above(name: str) -> Iterator[str]:
+    """Yield the folders of a name in a tree, each with its '/'."""
+    end = name.find("/") + 1
+    while end:
+        yield name[:end]
+        end = name.find("/", end) + 1

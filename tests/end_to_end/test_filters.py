@@ -97,6 +97,19 @@ def test_names_of_a_file_and_of_stdin(terminal: Terminal) -> None:
     assert "names of the list" not in err
 
 
+def test_names_below_a_folder_that_fails_are_not_missing(terminal: Terminal) -> None:
+    """A link to a folder is a failure: what is below it is not known to be gone."""
+    source, destination = terminal.home / "from", terminal.home / "to"
+    (source / "link").symlink_to("a")
+    listed = terminal.home / "listed"
+    listed.write_text("y.txt\nlink/b/2.jpg\nlinks/2.jpg\n")
+    for command, *more in (("ls",), ("migrate", destination), ("migrate", destination)):
+        words = (command, "-r", source, *more, "--files-from", listed)
+        code, _, err = terminal.run(*map(str, words))
+        assert code == (command == "migrate")
+        assert "1 of 3 names of the list are not in the source: links/2.jpg" in err
+
+
 def test_a_list_from_a_pipe_without_a_writer_yet(terminal: Terminal) -> None:
     """`mkfifo list; make-list > list &`: the command waits for it."""
     pipe = terminal.home / "list"
@@ -105,6 +118,15 @@ def test_a_list_from_a_pipe_without_a_writer_yet(terminal: Terminal) -> None:
     with open(pipe, "w") as file:  # waits for the reader
         file.write("y.txt\n")
     assert listing.communicate(timeout=60)[0].split() == ["y.txt"]
+
+
+@pytest.mark.parametrize("names", [("-", "-"), ("-", "/dev/stdin")])
+def test_stdin_in_two_flags_is_refused(terminal: Terminal, names: tuple[str, str]) -> None:
+    """The second one would have no rules, so that everything is chosen."""
+    words = ("--exclude-from", names[0], "--filter-from", names[1])
+    code, out, err = terminal.run("ls", "-r", str(terminal.home / "from"), *words)
+    assert (code, out) == (2, "")
+    assert "stdin can be read once, and is named by --exclude-from and --filter-from" in err
 
 
 def test_a_list_from_a_socket(terminal: Terminal) -> None:
