@@ -18,7 +18,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import KW_ONLY, dataclass, replace
 from functools import partial
-from math import inf
 from typing import Any, Final
 
 from relay.digest import ALGORITHMS, Digests, compare
@@ -76,8 +75,7 @@ class ReceiptComparison:
         self.report = ComparisonReport(sample=self.sample)
         """The counts so far."""
         # The listing of a bucket of AWS goes on as long as objects are read.
-        endless = replace(self.limits, total_seconds=inf)
-        self.listings: dict[Side, Watchdog] = {"destination": Watchdog(endless)}
+        self.listings: dict[Side, Watchdog] = {"destination": Watchdog.of_listing(self.limits)}
         """The watchdog of the listing, which shows how long it has waited."""
 
     def findings(self) -> Iterator[NameFinding]:

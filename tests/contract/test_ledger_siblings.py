@@ -127,8 +127,8 @@ def test_an_object_at_a_link_of_another_command_is_known(ledger: Ledger) -> None
 def test_an_object_at_a_link_that_moves_again_is_known(
     open_ledger: Opened, end: str, exists: str
 ) -> None:
-    """It has changed at the source: what had arrived is at the destination until it arrives
-    again."""
+    """It has changed at the source: its older version is at the destination until the new one
+    arrives."""
     ledger, other = open_ledger(), open_ledger()
     one = replace(SMALL, options={**SMALL.options, "if_exists": exists})
     id = list_tree(ledger, one, "a", "bad")

@@ -98,7 +98,7 @@ def test_names_of_a_file_and_of_stdin(terminal: Terminal) -> None:
 
 
 def test_names_below_a_folder_that_fails_are_not_missing(terminal: Terminal) -> None:
-    """A link to a folder is a failure: what is below it is not known to be gone."""
+    """A link to a folder is a failure: the names below it are not known to be gone."""
     source, destination = terminal.home / "from", terminal.home / "to"
     (source / "link").symlink_to("a")
     listed = terminal.home / "listed"
