@@ -98,7 +98,7 @@ _HINT: Final = "hint: --read missing reads the objects that no digest proves"
     "--format",
     "form",
     type=click.Choice(list(FORMS)),
-    help="Format of the rows (default: table, without those that are the same).",
+    help="Format of the rows (default: table). A table and HTML leave out those that are the same.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object: the counts.")
 @click.option(

@@ -20,7 +20,10 @@ from relay.views.tree_findings import (
     FINDING_FIELDS,
     comparison_members,
     finding_csv,
+    finding_html,
     finding_members,
+    html_beginning,
+    html_end,
 )
 
 LINES, SECONDS = 500, 0.5
@@ -60,6 +63,7 @@ FORMS: Final[Mapping[str, Callable[[NameFinding], str]]] = {
     "table": _table_line,
     "jsonl": _json_line,
     "csv": finding_csv,
+    "html": finding_html,
 }
 """The forms of a row."""
 
@@ -85,6 +89,8 @@ class VerifyOutput:
         is_empty = report.names == 0 and not report.unlisted
         if self.as_json:
             output.write(json.dumps(comparison_members(report)))
+        elif self.form == "html":
+            output.write("\n".join(html_end(self._summary(report))))
         elif not is_empty:
             # Where the rows go to a program, the summary does not mix with them.
             stream = sys.stderr if self.form in ("jsonl", "csv") else None
@@ -104,6 +110,8 @@ class VerifyOutput:
         line_of = FORMS[self.form or "table"]
         if self.form == "csv":
             output.write(",".join(FINDING_FIELDS))
+        if self.form == "html":
+            output.write("\n".join(html_beginning()))
         shows_same = self.form in ("jsonl", "csv")
         lines: list[str] = []
         written = monotonic()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import html
 import io
+from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
 from relay.engine.comparison_report import ComparisonReport, NameFinding, TreeVerdict
@@ -39,6 +41,36 @@ def finding_csv(found: NameFinding) -> str:
         [spreadsheet_cell(cell.encode("utf-8", "backslashreplace").decode()) for cell in cells]
     )
     return line.getvalue()
+
+
+def html_beginning() -> Iterator[str]:
+    """Yield the beginning of a page with findings, which needs no other file."""
+    yield '<!doctype html><html lang="en"><meta charset="utf-8"><title>relay verify</title>'
+    yield "<style>:root{color-scheme:light dark}body{font:14px/1.4 system-ui;margin:2rem}"
+    yield "table{border-collapse:collapse;margin:1rem 0}"
+    yield "td,th{padding:.2rem .6rem;text-align:left;border-bottom:1px solid #8884}</style>"
+    yield "<h1>relay verify</h1><p>Objects that are the same are counted below.</p><table><tr>"
+    yield "".join(f"<th>{name}</th>" for name in FINDING_FIELDS) + "</tr>"
+
+
+def finding_html(found: NameFinding) -> str:
+    """Return a finding as a row of that page. A name may turn the direction of the text behind it;
+    `bdi` keeps that in its cell."""
+    members = finding_members(found)
+    return "<tr>" + "".join(f"<td>{_bdi(members[name])}</td>" for name in FINDING_FIELDS) + "</tr>"
+
+
+def html_end(summary: Iterable[tuple[str, str]]) -> Iterator[str]:
+    """Yield the end of that page: the rows of the summary."""
+    yield "</table><table>"
+    for name, text in summary:
+        yield f"<tr><th>{_bdi(name)}</th><td>{_bdi(text)}</td></tr>"
+    yield "</table></html>"
+
+
+def _bdi(value: Any) -> str:
+    text = "" if value is None else str(value)
+    return f"<bdi>{html.escape(text.encode('utf-8', 'backslashreplace').decode())}</bdi>"
 
 
 def comparison_members(report: ComparisonReport) -> dict[str, Any]:

@@ -150,6 +150,9 @@ def test_two_inventories_need_no_store(terminal: Terminal) -> None:
     same = ("verify", "--inventory", f"{terminal.home}/a.csv", "--inventory")
     code, out, err = terminal.run(*same, f"{terminal.home}/a.csv")
     assert (code, err) == (0, "") and out.startswith("same         2 objects")
+    code, out, err = terminal.run(*same, f"{terminal.home}/b.csv", "--format", "html")
+    assert (code, err) == (1, "") and out.rstrip().endswith("</html>")
+    assert "<td><bdi>y</bdi></td><td><bdi>differs</bdi></td>" in out and "<bdi>x</bdi>" not in out
     code, out, _ = terminal.run(*same, f"{terminal.home}/b.csv", "--format", "jsonl")
     assert code == 1 and rows_of(out) == {"x": "same", "y": "differs"}
     (terminal.home / "b.csv").write_text(f"name,size,md5\nx,3,{one}\n,\n")
