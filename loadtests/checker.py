@@ -118,7 +118,7 @@ def run(command: Sequence[str], environment: dict[str, str], seconds: float = RU
         return Ended(code, said.read()[-600:].decode(errors="replace"))
 
 
-def migrate(source: Path, target: str, slots: int, *words: str) -> list[str]:
+def migrate(source: Path, target: str, slots: int, *words: str, verb: str = "migrate") -> list[str]:
     """Return the command that moves a tree."""
-    command = [sys.executable, "-m", "relay", "migrate", "-r", "-q", "--slots", str(slots), *words]
+    command = [sys.executable, "-m", "relay", verb, "-r", "-q", "--slots", str(slots), *words]
     return [*command, f"{source}/", target]

@@ -47,6 +47,8 @@ class Place:
     """A failpoint of the last run, with its visit and action: it delays a part of that run."""
     words: tuple[str, ...] = ()
     """Further words of the command."""
+    verb: str = "migrate"
+    """The command."""
 
     @property
     def full_name(self) -> str:
@@ -82,6 +84,10 @@ PLACES: tuple[Place, ...] = (
     Place("after-publish", NAMED, visits=(1, 3)),
     Place("before-settle"),
     Place("after-settle"),
+    Place("after-delete-intent", verb="move"),
+    Place("before-delete", visits=(1, 3), verb="move"),
+    Place("after-delete", visits=(1, 3), verb="move"),
+    Place("before-delete-row", verb="move"),
     Place("before-abort", PARTED, first=("after-part-row",), changed=True),
     Place("after-abort-sent", PARTED, first=("after-part-row",), changed=True),
     Place("after-abort", PARTED, first=("after-part-row",), changed=True),
@@ -150,7 +156,11 @@ class _Trial:
         self._tree = f"{'-'.join((*row.place.first, row.place.name))}-{row.visit}"
         self._source = home / "from" / self._tree
         self._command = migrate(
-            self._source, destination.target(self._tree), SLOTS, *row.place.words
+            self._source,
+            destination.target(self._tree),
+            SLOTS,
+            *row.place.words,
+            verb=row.place.verb,
         )
         self._sizes = {"a large one": LARGE} | {
             f"b small/{index}": SMALL_BYTES + index for index in range(SMALL)

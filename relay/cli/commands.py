@@ -22,6 +22,10 @@ GROUPS: Mapping[str, Mapping[str, Command]] = {
         "migrate": Command(
             function="migrate:migrate", help="Move one object or a tree, and prove each object."
         ),
+        "move": Command(
+            function="move:move",
+            help="Move one object or a tree: as migrate, and then delete what is proved.",
+        ),
         "plan": Command(function="plan:plan", help="Show what migrate would do; write nothing."),
         "verify": Command(
             function="tree_verify:verify", help="Compare two trees, and prove each object."

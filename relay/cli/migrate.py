@@ -30,6 +30,7 @@ from relay.engine.migration_request import Endpoint, MigrationRequest
 from relay.engine.plan import IfExists, Metadata, Verify
 from relay.engine.worker.slot_growth import MOST_SLOTS, SlotGrowth
 from relay.errors import Cancelled, RelayError
+from relay.ledger.deletion_values import RemovalSettings
 from relay.process.cooperative import importing
 from relay.process.early_interrupt import end_on_interrupt
 from relay.process.late_modules import late_modules
@@ -51,43 +52,50 @@ LIMITS = (
 """The flags that override the settings of the same name."""
 
 
+RUN = (
+    click.option(
+        "--ca-bundle",
+        type=FILE,
+        metavar="FILE",
+        help="Trust the certificate authorities in this file too (PEM).",
+    ),
+    click.option(
+        "--connect-seconds",
+        type=_SECONDS,
+        help="Limit of a connection with its TLS handshake, in seconds.",
+    ),
+    click.option(
+        "--head-seconds",
+        type=_SECONDS,
+        help="Limit from a request to the head of its answer, in seconds.",
+    ),
+    click.option(
+        "--stall-seconds",
+        type=_SECONDS,
+        help="Seconds without enough bytes before a store counts as stalled.",
+    ),
+    click.option(
+        "--total-seconds",
+        type=_SECONDS,
+        help="Limit of one transfer with all its attempts, in seconds.",
+    ),
+    click.option(
+        "--retry-budget", type=_SECONDS, help="Seconds within which a failed transfer is retried."
+    ),
+    click.option(
+        "--json", "as_json", is_flag=True, help="Print one JSON object: the outcome or the problem."
+    ),
+    click.option(
+        "--quiet", "-q", is_flag=True, help="Print errors only: no progress and no receipt."
+    ),
+)
+"""Limits of one command, and its output."""
+
+
 @click.command(epilog=EPILOG)
 @click.argument("source", metavar="SRC")
 @click.argument("destination", metavar="DST")
-@with_flags(WORK, FILTERS, PLACES)
-@click.option(
-    "--ca-bundle",
-    type=FILE,
-    metavar="FILE",
-    help="Trust the certificate authorities in this file too (PEM).",
-)
-@click.option(
-    "--connect-seconds",
-    type=_SECONDS,
-    help="Limit of a connection with its TLS handshake, in seconds.",
-)
-@click.option(
-    "--head-seconds",
-    type=_SECONDS,
-    help="Limit from a request to the head of its answer, in seconds.",
-)
-@click.option(
-    "--stall-seconds",
-    type=_SECONDS,
-    help="Seconds without enough bytes before a store counts as stalled.",
-)
-@click.option(
-    "--total-seconds",
-    type=_SECONDS,
-    help="Limit of one transfer with all its attempts, in seconds.",
-)
-@click.option(
-    "--retry-budget", type=_SECONDS, help="Seconds within which a failed transfer is retried."
-)
-@click.option(
-    "--json", "as_json", is_flag=True, help="Print one JSON object: the outcome or the problem."
-)
-@click.option("--quiet", "-q", is_flag=True, help="Print errors only: no progress and no receipt.")
+@with_flags(WORK, FILTERS, PLACES, RUN)
 def migrate(as_json: bool, quiet: bool, **options: Any) -> int:
     """Move one object, or with -r a tree, from SRC to DST, and prove each object.
 
@@ -99,12 +107,19 @@ def migrate(as_json: bool, quiet: bool, **options: Any) -> int:
     The process list shows arguments to every user of this machine: pass secrets with '@FILE' or a
     headers file. relay connects to the hosts that you name, wherever they are; a redirect may lead
     to public hosts only."""
+    return run_migration(options, as_json, quiet)
+
+
+def run_migration(
+    options: Mapping[str, Any], as_json: bool, quiet: bool, moving: RemovalSettings | None = None
+) -> int:
+    """Run the command `migrate`, or with `moving` the command `move`; return the exit code."""
     interrupted = json.dumps(problem(Cancelled("interrupted"))) if as_json else ""
     if as_json:
         # Until the work begins, which then handles Ctrl-C itself (local_run.work).
         end_on_interrupt(f"{interrupted}\n".encode())
     try:
-        return _migrate(options, as_json, quiet)
+        return _migrate(options, as_json, quiet, moving)
     except Interrupted as error:
         if as_json:
             confirm(interrupted)
@@ -117,7 +132,9 @@ def migrate(as_json: bool, quiet: bool, **options: Any) -> int:
         return Exit.of(error)
 
 
-def _migrate(options: Mapping[str, Any], as_json: bool, quiet: bool) -> int:
+def _migrate(
+    options: Mapping[str, Any], as_json: bool, quiet: bool, moving: RemovalSettings | None
+) -> int:
     flags = {name: options[name] for name in (*LIMITS, "slots")}
     settings = load_settings(flags)
     first, grows = settings.slots, not is_given("slots", flags)
@@ -129,6 +146,7 @@ def _migrate(options: Mapping[str, Any], as_json: bool, quiet: bool) -> int:
         # `--slots` limits this process only. As a limit for all workers it would prevent claims
         # ahead of time.
         bounds=replace(bounds_of(options), slots=None),
+        moves=moving is not None,
     )
     places = order.locate(remotes)
     warn(options, quiet)
@@ -143,19 +161,36 @@ def _migrate(options: Mapping[str, Any], as_json: bool, quiet: bool) -> int:
     # Imported here because SQLAlchemy takes a fifth of a second, for which a usage error should not
     # wait.
     with importing(), late_modules():
+        from relay.cli.move_step import MoveStep, refuse_unmovable
         from relay.cli.single import migrate_object
         from relay.cli.tree import migrate_tree
         from relay.ledger.ledger import Ledger
 
     engine = engine_for(settings, remotes, *places)
+    if moving is not None:
+        refuse_unmovable(engine, order, places, moving)
     ledger = Ledger.connect(trusted_ledger_url(settings))
     try:
+        step = None
+        if moving is not None:
+            step = MoveStep(ledger, engine, order, moving, places=places, quiet=quiet)
+            earlier = step.finish_earlier()
+            if earlier is not None:
+                earlier.print(as_json, quiet)
+                return earlier.exit_after(Exit.VERIFIED)
         if order.recursive:
             growth = _growth_of(first, settings) if grows else None
             return migrate_tree(
-                ledger, order, engine, slots=first, growth=growth, quiet=quiet, as_json=as_json
+                ledger,
+                order,
+                engine,
+                slots=first,
+                growth=growth,
+                quiet=quiet,
+                as_json=as_json,
+                step=step,
             )
-        return migrate_object(ledger, order, engine, quiet, as_json)
+        return migrate_object(ledger, order, engine, quiet, as_json, step=step)
     finally:
         ledger.close()
 

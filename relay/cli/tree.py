@@ -26,6 +26,7 @@ from relay.cli.formatting import (
     table,
 )
 from relay.cli.local_run import STOPPED, accept, failures, limits_note, work
+from relay.cli.move_step import MoveEnd, MoveStep
 from relay.cli.terminal import LINE_SECONDS, confirm, confirm_table, has_bars, plain, say
 from relay.engine.migration_request import MigrationRequest, filters_of_options
 from relay.engine.outcome import Outcome
@@ -63,11 +64,14 @@ def migrate_tree(
     growth: SlotGrowth | None,
     quiet: bool,
     as_json: bool,
+    step: MoveStep | None = None,
 ) -> int:
     """Run the migration to its end, or to Ctrl-C; return the exit code. `growth` changes the number
-    of slots; None keeps it. Raises RelayError."""
+    of slots; None keeps it. `step` deletes at the source what was proved. Raises RelayError."""
     began = time()
     migration, new = accept(ledger, order, engine, quiet)
+    if step is not None:
+        step.begin(migration)
     if not new and not quiet and migration.state not in STOPPED_STATES:
         done = migration.count_in(*COMPLETED).objects
         say(
@@ -91,7 +95,8 @@ def migrate_tree(
         else:
             code = work(worker, lambda: show(watch, worker), LOOK_SECONDS, watch.failures.append)
     ended = ledger.migration(migration.id)
-    report(ledger, ended, watch, as_json, quiet)
+    moved = None if step is None or code is not None else step.run(ended)
+    report(ledger, ended, watch, as_json, quiet, moved=moved)
     gone = 0 if new or quiet else ledger.events.gone_since(ended.id, began)
     if gone:
         say(
@@ -105,7 +110,8 @@ def migrate_tree(
         if not quiet:
             say(STOPPED, sys.stderr)
         return code
-    return exit_of(summary(ended))
+    ended_with = exit_of(summary(ended))
+    return ended_with if moved is None else moved.exit_after(ended_with)
 
 
 def _say_missing_names(ledger: Ledger, migration: Migration) -> None:
@@ -270,14 +276,25 @@ class _TreeLines:
 # -- the end
 
 
-def report(ledger: Ledger, migration: Migration, watch: Watch, as_json: bool, quiet: bool) -> None:
-    """Print the result of the migration: one JSON object, or a table of two columns, of which a
-    `quiet` command prints the errors only."""
+def report(
+    ledger: Ledger,
+    migration: Migration,
+    watch: Watch,
+    as_json: bool,
+    quiet: bool,
+    *,
+    moved: MoveEnd | None = None,
+) -> None:
+    """Print the result of the migration, and of the deletions of a move: one JSON object, or a
+    table of two columns, of which a `quiet` command prints the errors only."""
     members = summary(migration)
     if as_json:
         seconds = round(monotonic() - watch.started, 3)
-        confirm(json.dumps({**members, "seconds_here": seconds, "bytes_here": watch.bytes_here}))
+        members = {**members, "seconds_here": seconds, "bytes_here": watch.bytes_here}
+        confirm(json.dumps(members if moved is None else {**members, "move": moved.to_json()}))
         return
     seconds = monotonic() - watch.started
     took = f"{seconds:.1f} s here, {decimal(round(watch.bytes_here / max(seconds, 0.001)))}/s"
     confirm_table(table(members, failures(ledger, migration), took), quiet)
+    if moved is not None:
+        moved.print(as_json, quiet)

@@ -95,6 +95,8 @@ class MigrationRequest:
     """Whether it is accepted as paused: a resume starts it."""
     filters: Filters | None = None
     """Which objects of a tree are moved; None: all."""
+    moves: bool = False
+    """Whether what arrived is deleted at the source (`engine/removal/`)."""
 
     def secret(self) -> dict[str, Any]:
         """Return the secrets of both sides."""
@@ -139,7 +141,8 @@ class MigrationRequest:
         chosen = self.if_exists is IfExists.OVERWRITE and not self.recursive
         replaces = {"replaces_named": True} if chosen else {}
         filters = {"filters": self.filters.to_json()} if self.filters is not None else {}
-        return {**named, **copy, **metadata, **empty, **replaces, **filters}
+        moves = {"move": True} if self.moves else {}
+        return {**named, **copy, **metadata, **empty, **replaces, **filters, **moves}
 
     @property
     def existing(self) -> IfExists:
@@ -229,6 +232,7 @@ def stored_request(stored: Migration | StoredPlan, secret: Mapping[str, Any]) ->
         metadata=Metadata(stored.options.get("metadata", "keep")),
         fail_on_empty=stored.options.get("fail_on_empty", False),
         filters=filters_of_options(stored.options),
+        moves=stored.options.get("move", False),
     )
 
 

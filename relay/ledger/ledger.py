@@ -38,6 +38,7 @@ from relay.ledger.audit_ledger import AuditLedger
 from relay.ledger.audit_log import Actor
 from relay.ledger.claim_ledger import ClaimLedger
 from relay.ledger.database import Database
+from relay.ledger.deletion_ledger import DeletionLedger
 from relay.ledger.destination_ledger import DestinationLedger
 from relay.ledger.event_ledger import EventLedger
 from relay.ledger.lease_ledger import LeaseLedger
@@ -111,6 +112,11 @@ class Ledger:
     def claims(self) -> ClaimLedger:
         """The claims of transfers."""
         return ClaimLedger(self.access)
+
+    @property
+    def deletions(self) -> DeletionLedger:
+        """The deletions of moves and mirrors."""
+        return DeletionLedger(self.access)
 
     @property
     def destinations(self) -> DestinationLedger:

@@ -268,4 +268,33 @@ CREATE TABLE plan_secrets (
 	PRIMARY KEY (plan_id), 
 	FOREIGN KEY(plan_id) REFERENCES plans (id) ON DELETE CASCADE
 );
-INSERT INTO alembic_version VALUES ('0018');
+CREATE TABLE removals (
+	migration_id VARCHAR(36) NOT NULL, 
+	kind VARCHAR(8) NOT NULL, 
+	settings TEXT NOT NULL, 
+	state VARCHAR(8) NOT NULL, 
+	changed FLOAT NOT NULL, 
+	PRIMARY KEY (migration_id), 
+	FOREIGN KEY(migration_id) REFERENCES migrations (id) ON DELETE CASCADE
+);
+CREATE TABLE deletions (
+	id INTEGER NOT NULL, 
+	migration_id VARCHAR(36) NOT NULL, 
+	side VARCHAR(12) NOT NULL, 
+	hash VARCHAR(32) NOT NULL, 
+	name TEXT NOT NULL, 
+	state VARCHAR(12) NOT NULL, 
+	version TEXT NOT NULL, 
+	basis VARCHAR(32), 
+	reason VARCHAR(32), 
+	detail TEXT, 
+	marker TEXT, 
+	note VARCHAR(32), 
+	at FLOAT NOT NULL, 
+	undone FLOAT, 
+	PRIMARY KEY (id), 
+	FOREIGN KEY(migration_id) REFERENCES migrations (id) ON DELETE CASCADE
+);
+CREATE INDEX deletions_by_name ON deletions (migration_id, side, hash);
+CREATE INDEX deletions_by_state ON deletions (migration_id, state, id);
+INSERT INTO alembic_version VALUES ('0019');

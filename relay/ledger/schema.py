@@ -10,8 +10,8 @@ count, so that a million rows are never counted.
 Times are seconds since 1970 (UTC), except `runners.until`, whose clock can't be set back
 (`Database.clock`).
 
-The tables of callers, of plans and of live values are in `access_tables.py`, `plan_tables.py` and
-`live_tables.py`."""
+The tables of callers, of plans, of deletions and of live values are in `access_tables.py`,
+`plan_tables.py`, `deletion_tables.py` and `live_tables.py`."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from sqlalchemy import (
     text,
 )
 
-HEAD: Final = "0018"
+HEAD: Final = "0019"
 """The version of the schema that this code writes: the newest file in `versions/`."""
 APPLICATION_ID: Final = 0x52454C59
 """SQLite's `application_id` of our files ("RELY")."""

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import KW_ONLY, dataclass, field, replace
 from datetime import datetime
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 from urllib.parse import unquote, unquote_to_bytes
 
 from relay.digest import Digests
@@ -214,6 +214,18 @@ class PutResult:
     """The place of the new object by the answer, if that is another name in the same folder."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Deletion:
+    """A version that a store has deleted.
+
+    `marker` is the id of the delete marker that the store made above it, where the store keeps
+    earlier versions. `window`: the store did not compare the version itself, so that an object
+    which another writer put there in the moment between HEAD and DELETE is deleted too."""
+
+    marker: str | None = None
+    window: bool = False
+
+
 @dataclass(frozen=True)
 class PartLimits:
     """Limits of a multipart upload: part sizes and object size in bytes, and the number of parts
@@ -297,6 +309,29 @@ class Source(Protocol):
         error. A missing folder may be an empty one, where the store has no folders. Raises
         StoreError, NotFound and ProtocolViolation for the folder itself, Unsupported if the store
         has no listing."""
+
+
+@runtime_checkable
+class DeletingSource(Source, Protocol):
+    """A source that deletes an object only if it is a given version."""
+
+    def deletes_conditionally(self, location: Location) -> bool:
+        """Return whether the store is known to compare the version itself when it deletes; else a
+        HEAD compares it just before."""
+
+    def require_deletes(self, folder: Location) -> None:
+        """Raise an error if objects in a folder can't be deleted, as far as the store shows that by
+        a name that never existed: a read-only source, or missing permissions."""
+
+    def delete_version(
+        self, location: Location, version: Version, *, purge: bool = False
+    ) -> Deletion:
+        """Delete the object if its current version is `version`. Where the store keeps earlier
+        versions, a marker hides them, and with `purge` the version is deleted for good.
+
+        Raises NotFound (there is no object), PreconditionFailed (it is another version), Rejected
+        (the version has no strong ETag, or the name may be that of something else), and StoreError.
+        Then nothing was deleted, unless the error may hide a lost answer."""
 
 
 class Destination(Protocol):

@@ -45,6 +45,7 @@ from relay.stores.interfaces import (
     PREFIX,
     SUFFIX,
     ByteRange,
+    Deletion,
     Enters,
     Entry,
     ObjectInfo,
@@ -54,6 +55,11 @@ from relay.stores.interfaces import (
     temporary_name,
 )
 from relay.stores.local_areas import area_of, area_of_path
+from relay.stores.local_deletes import (
+    RefusedFile,
+    remove_version,
+    require_deletable_folder,
+)
 from relay.stores.local_files import (
     UTF_8,
     FileStream,
@@ -68,6 +74,7 @@ from relay.stores.local_files import (
 )
 from relay.stores.local_locations import folders_of, path_of
 from relay.stores.metadata import MTIME, require, unkept_notes
+from relay.stores.version_checks import require_pinnable
 from relay.wire.body import Body
 from relay.wire.buffers import BUFFERS
 from relay.wire.exchange import Wire
@@ -344,6 +351,33 @@ class LocalStore:
             is_ours = lambda found: known in (None, version_of(found).etag)  # noqa: E731
             if not _run(location, partial(upload.remove, folders, path, is_ours)):
                 raise PreconditionFailed(f"{location} is a different version now", side=self._side)
+
+    # -- as a source that is moved
+
+    def deletes_conditionally(self, location: Location) -> bool:
+        """As DeletingSource.deletes_conditionally: no system call compares a file."""
+        return False
+
+    def require_deletes(self, folder: Location) -> None:
+        """As DeletingSource.require_deletes."""
+        check = partial(require_deletable_folder, folders_of(folder), path_of(folder))
+        with self._as_relay_errors(folder):
+            _run(folder, check)
+
+    def delete_version(
+        self, location: Location, version: Version, *, purge: bool = False
+    ) -> Deletion:
+        """As DeletingSource.delete_version; a file has no versions to purge."""
+        require_pinnable(location, version, self._side)
+        remove = partial(remove_version, folders_of(location), path_of(location), version)
+        try:
+            with self._as_relay_errors(location):
+                there = _run(location, remove)
+        except RefusedFile as refusal:
+            raise Rejected(f"{location}: {refusal}", side=self._side) from None
+        if there is not None:
+            raise PreconditionFailed(f"{location} is a different version now", side=self._side)
+        return Deletion(window=True)
 
     @staticmethod
     def _at(location: Location, path: Path) -> Location:

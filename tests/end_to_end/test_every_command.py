@@ -103,6 +103,9 @@ OUTPUTS: dict[tuple[str, ...], int] = {
     ("migrate", "from/one", "new", "--json", "--verify", "size"): 3,
     ("migrate", "-r", "from/", "new/"): 0,
     ("migrate", "-r", "from/", "new/", "--json", "--verify", "size"): 3,
+    ("move", "from/one", "new"): 0,
+    ("move", "-r", "from/", "new/"): 0,
+    ("move", "-r", "from/", "new/", "--json", "--verify", "size"): 3,
     SUBMIT: 0,
     (*SUBMIT, "--json"): 0,
     (*SUBMIT, "--json", "--priority", "2"): 0,
@@ -155,6 +158,8 @@ def test_a_full_output_fails_and_a_closed_pipe_does_not(
     for stdout, code, is_named in ((None, OUTPUTS.get(words, 0), False), ("/dev/full", 1, True)):
         for verb in AFTER.get(words[0], ()):
             terminal.run(verb, "2")  # the second time it may have that state already
+        if words[0] == "move":
+            (terminal.home / "from" / "one").write_text("one")  # the first time moved it
         if words[:2] == ("token", "create"):
             terminal.run("token", "revoke", "ops")  # the first time there is none
         if words == ("keys", "new"):

@@ -19,6 +19,7 @@ from relay.receipt import Version
 from relay.stores.interfaces import (
     Begins,
     ByteRange,
+    Deletion,
     Enters,
     Entry,
     ObjectInfo,
@@ -42,6 +43,7 @@ from relay.stores.s3.upload_completion import Completion
 from relay.stores.s3.upload_fields import UploadFields
 from relay.stores.s3.upload_limits import limits_of
 from relay.stores.s3.upload_listing import UploadListing
+from relay.stores.s3.version_deletes import VersionDeletes
 from relay.wire.body import Body
 from relay.wire.exchange import Wire
 from relay.wire.watchdog import Watchdog
@@ -169,6 +171,22 @@ class S3Store:
     def delete(self, location: Location, version: Version) -> None:
         """As Destination.delete: by version id if there is one, which leaves all other versions."""
         self._objects.delete(location, version)
+
+    # -- as a source that is moved
+
+    def deletes_conditionally(self, location: Location) -> bool:
+        """As DeletingSource.deletes_conditionally: known of AWS only."""
+        return VersionDeletes(self._client).is_conditional(location)
+
+    def require_deletes(self, folder: Location) -> None:
+        """As DeletingSource.require_deletes."""
+        VersionDeletes(self._client).require(folder)
+
+    def delete_version(
+        self, location: Location, version: Version, *, purge: bool = False
+    ) -> Deletion:
+        """As DeletingSource.delete_version."""
+        return VersionDeletes(self._client).delete(location, version, purge)
 
     # -- parts
 

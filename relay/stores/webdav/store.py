@@ -19,6 +19,7 @@ from relay.stores.http_client import HttpClient
 from relay.stores.http_uploads import delete_object, unkept_metadata
 from relay.stores.interfaces import (
     ByteRange,
+    Deletion,
     Enters,
     Entry,
     ObjectInfo,
@@ -27,6 +28,7 @@ from relay.stores.interfaces import (
     PutResult,
     UnknownObject,
 )
+from relay.stores.webdav.checked_deletes import DavVersionDeletes
 from relay.stores.webdav.folders import DavFolders
 from relay.stores.webdav.listing import DavListing
 from relay.stores.webdav.moves import Moves, ignores
@@ -158,6 +160,22 @@ class WebDavStore:
         if version == Version():
             require_deletable(self._client, location)
         delete_object(self._client, location, version)
+
+    # -- as a source that is moved
+
+    def deletes_conditionally(self, location: Location) -> bool:
+        """As DeletingSource.deletes_conditionally: few servers compare If-Match of a DELETE."""
+        return False
+
+    def require_deletes(self, folder: Location) -> None:
+        """As DeletingSource.require_deletes."""
+        DavVersionDeletes(self._client, self._properties).require(folder)
+
+    def delete_version(
+        self, location: Location, version: Version, *, purge: bool = False
+    ) -> Deletion:
+        """As DeletingSource.delete_version; WebDAV has no versions to purge."""
+        return DavVersionDeletes(self._client, self._properties).delete(location, version)
 
     # -- copies within the store
 

@@ -1,0 +1,1 @@
+"""Deletions that a migration makes: a move's at its source. Everything doubtful is kept."""

@@ -1,0 +1,507 @@
+"""A move's deletions: delete at the source what arrived, and keep everything doubtful.
+
+Theory of operation. An object is deleted only after three answers, in this order and just before
+its deletion: its copy was proved by more than its size; the destination has the very version of the
+receipt; the source has the very version that was read. The deletion is conditional on that version.
+That an object is about to be deleted is recorded first, some objects at a time, so that after a
+crash the same questions are asked again; an object that is gone then was deleted by relay. An
+object that was there already is deleted only if both stores report one digest of it.
+
+Nothing is deleted before all objects of the migration are settled, and before a probe has shown
+that the two folders are two places (`distinct_places.py`).
+
+Decided here: which objects are deleted. Never here: how a store deletes (`stores/`)."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import KW_ONLY, dataclass, field
+from functools import partial
+from typing import Any, Final
+from urllib.parse import unquote
+
+from gevent.pool import Pool
+
+from relay.engine.cleanup import NOT_ASKED, may_be_done
+from relay.engine.inspection import inspect_object
+from relay.engine.migration_request import MigrationJob
+from relay.engine.removal.distinct_places import are_distinct
+from relay.engine.removal.second_reading import needs_second_reading, read_again
+from relay.engine.removal.version_questions import (
+    common_digest,
+    destination_doubt,
+    judge_receipt,
+    kept_end,
+    receipt_of,
+)
+from relay.engine.transfer_engine import TransferEngine
+from relay.errors import (
+    IntegrityMismatch,
+    NotFound,
+    PreconditionFailed,
+    Rejected,
+    RelayError,
+    SameObject,
+    SourceChanged,
+    Unsupported,
+)
+from relay.ledger.deletion_values import (
+    Candidate,
+    DeletionBasis,
+    DeletionEnd,
+    DeletionRow,
+    DeletionState,
+    KeptReason,
+    RemovalSettings,
+    RemovalState,
+    version_of_json,
+)
+from relay.ledger.folded_names import fold
+from relay.ledger.ledger import Ledger
+from relay.ledger.pages import TransferRow
+from relay.ledger.states import TransferState
+from relay.location import Location
+from relay.process.failpoints import reach
+from relay.receipt import Version
+from relay.stores.interfaces import DeletingSource, ObjectInfo
+from relay.stores.listing_retries import ListingRetries
+from relay.stores.local_aliases import same_file
+from relay.stores.version_checks import difference
+from relay.throttle import Throttle
+from relay.wire.watchdog import Watchdog
+
+PRESENT: Final = (TransferState.VERIFIED, TransferState.SKIPPED, TransferState.UNVERIFIED)
+"""The states of objects that are at the destination."""
+PAGE: Final = 256
+"""Number of objects whose deletions are recorded at a time."""
+ABREAST: Final = 16
+"""Number of objects that are deleted concurrently."""
+SHOWN: Final = 20
+"""Number of kept objects whose reasons are shown."""
+SOURCE: Final = "source"
+NOT_DISTINCT: Final = "nothing shows that source and destination are two places"
+
+
+def require_deleting_source(
+    engine: TransferEngine, source: Location, destination: Location, *, strict: bool
+) -> DeletingSource:
+    """Return the store of a source from which objects can be moved. Raises Unsupported for one that
+    never deletes, or, if `strict`, is not known to compare versions; and the store's errors if it
+    does not delete in the source's folder."""
+    meter = Watchdog(engine.limits)
+    store = engine.stores.source(source, meter)
+    if not isinstance(store, DeletingSource):
+        raise Unsupported(
+            f"{source} can't be moved: relay deletes nothing there",
+            side="source",
+            hint="Name the store itself (s3://, webdav+https://, a folder), or use migrate.",
+        )
+    if source.query or destination.query:
+        raise Unsupported(
+            "a location with a query can't be moved",
+            side="source",
+            hint="Name the object without a version or a signature, or use migrate.",
+        )
+    if destination.method == "POST":
+        raise Unsupported("an object that is sent by POST can't be moved", side="destination")
+    if strict and not store.deletes_conditionally(source):
+        raise Unsupported(
+            f"{source} is not known to compare the version when it deletes, and --strict is given",
+            side="source",
+            hint="Leave --strict out: then a HEAD compares it just before.",
+        )
+    folder = source if source.path.endswith("/") else folder_of(source)
+    ListingRetries(engine.limits.listing_seconds, meter).retry(
+        partial(store.require_deletes, folder)
+    )
+    return store
+
+
+def folder_of(place: Location) -> Location:
+    """Return the folder that has an object."""
+    return place.with_target(f"{place.path.rpartition('/')[0]}/")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RemovalResult:
+    """What one run has done: the numbers of objects that were deleted, kept and left for a later
+    run; the reasons of the kept ones, and the first of them."""
+
+    deleted: int = 0
+    kept: int = 0
+    waiting: int = 0
+    unknown: int = 0
+    """Objects whose deletion was sent, and whose answer was lost."""
+    due: float | None = None
+    """When the first of the waiting ones may be deleted, in seconds since 1970."""
+    reasons: dict[str, int] = field(default_factory=dict)
+    samples: tuple[DeletionEnd, ...] = ()
+    is_stopped: bool = False
+
+
+@dataclass(eq=False)
+class SourceRemoval:
+    """One run over all objects of a migration that have arrived. `stop` ends it after the objects
+    under way."""
+
+    ledger: Ledger
+    engine: TransferEngine
+    job: MigrationJob
+    settings: RemovalSettings
+    _: KW_ONLY
+    throttle: Throttle = field(default_factory=Throttle)
+    """The limits of the migration, which hold for these requests as well."""
+    clock: Callable[[], float] = time.time
+    abreast: int = ABREAST
+    _stopping: bool = field(default=False, init=False)
+    _distinct: bool | None = field(default=None, init=False)
+    _failing: bool = field(default=False, init=False)
+    """Whether a store did not answer in time: the next objects are not retried."""
+    _deleted: int = field(default=0, init=False)
+    _waiting: int = field(default=0, init=False)
+    _unknown: int = field(default=0, init=False)
+    _due: float | None = field(default=None, init=False)
+    _kept: Counter[str] = field(default_factory=Counter, init=False)
+    _samples: list[DeletionEnd] = field(default_factory=list, init=False)
+
+    def stop(self) -> None:
+        """End the run after the objects under way."""
+        self._stopping = True
+
+    def run(self, tell: Callable[[int], None] = lambda done: None) -> RemovalResult:
+        """Delete what may be deleted, and record it; `tell` gets the number of objects so far.
+        Raises SameObject, before anything was deleted, StoreError if the probe fails, and
+        LedgerFailed."""
+        done = 0
+        for page in self._pages():
+            self._handle(page)
+            done += len(page)
+            tell(done)
+            if self._stopping:
+                break
+        if not self._stopping:
+            passing = any(KeptReason(reason).may_pass for reason in self._kept)
+            left = self._waiting or self._unknown or passing
+            state = RemovalState.OPEN if left else RemovalState.DONE
+            self.ledger.deletions.end(self.job.id, state)
+        return RemovalResult(
+            deleted=self._deleted,
+            kept=self._kept.total(),
+            waiting=self._waiting,
+            unknown=self._unknown,
+            due=self._due,
+            reasons=dict(self._kept),
+            samples=tuple(self._samples),
+            is_stopped=self._stopping,
+        )
+
+    def _pages(self) -> Iterator[list[TransferRow]]:
+        page = self.ledger.page(self.job.id, PRESENT, 0, PAGE)
+        while page:
+            yield page
+            page = self.ledger.page(self.job.id, PRESENT, page[-1].id, PAGE)
+
+    def _handle(self, page: Sequence[TransferRow]) -> None:
+        """Delete the objects of a page that may be deleted, and record each one's end."""
+        earlier = self.ledger.deletions.newest(self.job.id, SOURCE, (row.name for row in page))
+        left = [row for row in page if not _is_deleted(row, earlier.get(row.name))]
+        rows = [row for row in self._with_receipts(left) if not self._must_wait(row)]
+        # Step 1: what the receipts decide, and for objects that were there already both stores.
+        ends: list[DeletionEnd] = []
+        found: list[tuple[TransferRow, Candidate]] = []
+        pool: Any = Pool(self.abreast)
+        may_delete = any(row.state != TransferState.UNVERIFIED for row in rows)
+        is_distinct = may_delete and self._are_distinct()
+        judge = lambda row: (row, self._judge(row, earlier.get(row.name)))  # noqa: E731
+        for row, judged in pool.imap_unordered(judge, rows):
+            if isinstance(judged, DeletionEnd):
+                ends.append(judged)
+            elif not is_distinct:
+                ends.append(kept_end(row.name, KeptReason.ONE_PLACE, NOT_DISTINCT))
+            else:
+                found.append((row, judged))
+        # Step 2: the intent, and then the questions and the deletion of each object.
+        if found:
+            self.ledger.deletions.intend(self.job.id, SOURCE, [one for _, one in found])
+            reach("after-delete-intent")
+            remove = lambda pair: self._delete(pair[0], pair[1], earlier)  # noqa: E731
+            for end in pool.imap_unordered(remove, found):
+                if end is None:
+                    self._unknown += not self._stopping
+                else:
+                    ends.append(end)
+            reach("before-delete-row")
+        # Step 3: the facts.
+        if ends:
+            self.ledger.deletions.settle(self.job.id, SOURCE, ends)
+        for end in ends:
+            self._count(end)
+
+    def _count(self, end: DeletionEnd) -> None:
+        if end.reason is None:
+            self._deleted += 1
+            return
+        self._kept[end.reason] += 1
+        if len(self._samples) < SHOWN:
+            self._samples.append(end)
+
+    def _must_wait(self, row: TransferRow) -> bool:
+        due = (row.ended or self.clock()) + self.settings.after
+        if not self.settings.after or due <= self.clock():
+            return False
+        self._waiting += 1
+        self._due = due if self._due is None else min(self._due, due)
+        return True
+
+    def _with_receipts(self, rows: Sequence[TransferRow]) -> list[TransferRow]:
+        """Return the rows; in place of an object that was there already the one that an earlier run
+        of the same command has proved, if there is one."""
+        names = [row.name for row in rows if row.state == TransferState.SKIPPED]
+        if not names:
+            return list(rows)
+        proved = self.ledger.deletions.earlier_receipts(self.job.id, names)
+        return [
+            proved.get(row.name, row) if row.state == TransferState.SKIPPED else row for row in rows
+        ]
+
+    def _judge(self, row: TransferRow, before: DeletionRow | None) -> Candidate | DeletionEnd:
+        """Return the version that may be deleted, or how the object ended."""
+        if row.state == TransferState.SKIPPED:
+            return self._judge_skip(row, is_sent=_is_open(before))
+        return judge_receipt(row, self.settings.loses_metadata)
+
+    # -- one object
+
+    def _are_distinct(self) -> bool:
+        """Return whether the two places are certainly two; a probe asks once. Raises SameObject if
+        they are one, and StoreError."""
+        if self._distinct is None:
+            self._distinct = self._probe()
+        return self._distinct
+
+    def _probe(self) -> bool:
+        source, destination = self.job.source, self.job.destination
+        meter, stores = self._meter(), self.engine.stores
+        if self.job.recursive:
+            ask = partial(are_distinct, stores, source, destination, meter)
+            return self._patience(meter).retry(ask)
+        folders = (folder_of(source), folder_of(destination))
+        ask = partial(are_distinct, stores, *folders, meter, deepest=1)
+        try:
+            return self._patience(meter).retry(ask)
+        except SameObject:
+            # Two names in one folder, unless the store may fold them.
+            names = (self.job.source.path, self.job.destination.path)
+            if len({fold(unquote(name.rpartition("/")[2])) for name in names}) == 1:
+                raise
+            return True
+
+    def _places(self, name: str) -> tuple[Location, Location]:
+        source, destination = self.job.source, self.job.destination
+        if not self.job.recursive:
+            return source, destination
+        return source.below(name), destination.below(name, destination=True)
+
+    def _meter(self) -> Watchdog:
+        meter = Watchdog(self.engine.limits)
+        meter.throttle = self.throttle
+        return meter
+
+    def _patience(self, meter: Watchdog) -> ListingRetries:
+        return ListingRetries(0.0 if self._failing else self.engine.limits.listing_seconds, meter)
+
+    def _judge_skip(self, row: TransferRow, is_sent: bool) -> Candidate | DeletionEnd:
+        """Return the version of an object that was there already, if a digest that both stores
+        report now proves it the same. `is_sent`: relay may have deleted it."""
+        meter = self._meter()
+
+        def ask() -> Candidate | DeletionEnd:
+            source, destination = self._places(row.name)
+            here = self._find_source(row.name, source, meter)
+            if isinstance(here, DeletionEnd):
+                return _end_of_absent(here, is_sent)
+            there = self._find_copy(row.name, destination, meter)
+            if isinstance(there, DeletionEnd):
+                return there
+            if common_digest(here.version, there) is None:
+                return kept_end(
+                    row.name,
+                    KeptReason.NO_DIGEST,
+                    "it was there already, and the stores report no digest that proves it the same",
+                )
+            return Candidate(row.name, here.version, DeletionBasis.DIGEST)
+
+        return self._answer(row.name, meter, ask)
+
+    def _answer(
+        self, name: str, meter: Watchdog, ask: Callable[[], Candidate | DeletionEnd]
+    ) -> Candidate | DeletionEnd:
+        """Return the answer to a question, with retries; an error keeps the object."""
+        try:
+            return self._patience(meter).retry(ask)
+        except RelayError as error:
+            return self._kept_for(name, error)
+
+    def _kept_for(self, name: str, error: RelayError) -> DeletionEnd:
+        self._failing = self._failing or error.retryable
+        reason = KeptReason.UNKNOWN if error.retryable else KeptReason.REFUSED
+        return kept_end(name, reason, error.message)
+
+    def _find_copy(self, name: str, place: Location, meter: Watchdog) -> Version | DeletionEnd:
+        """Return the version at the destination, or why there is none."""
+        try:
+            found = inspect_object(self.engine.stores.destination(place, meter), place)
+        except NotFound:
+            return kept_end(
+                name, KeptReason.DESTINATION_CHANGED, "the destination has no such object"
+            )
+        if not isinstance(found, ObjectInfo):
+            return kept_end(name, KeptReason.UNKNOWN, found.why.message)
+        return found.version
+
+    def _find_source(self, name: str, place: Location, meter: Watchdog) -> ObjectInfo | DeletionEnd:
+        """Return the object at the source, or why there is none that may be deleted."""
+        try:
+            found = self.engine.stores.source(place, meter).head(place)
+        except NotFound:
+            return kept_end(name, KeptReason.GONE, "the source no longer has it")
+        if not isinstance(found, ObjectInfo):
+            return kept_end(name, KeptReason.UNKNOWN, found.why.message)
+        if (found.location.origin, found.location.target) != (place.origin, place.target):
+            return kept_end(name, KeptReason.NOT_LISTED, f"{place} leads to {found.location}")
+        return found
+
+    def _delete(
+        self, row: TransferRow, one: Candidate, earlier: dict[str, DeletionRow]
+    ) -> DeletionEnd | None:
+        """Ask the three questions about an object, and delete it. Return its end, or None if its
+        deletion was sent and its answer was lost."""
+        if self._stopping:
+            return None
+        before = earlier.get(row.name)
+        was_sent = (
+            before is not None
+            and _is_open(before)
+            and difference(before.version, one.version) is None
+        )
+        deletion = _ObjectDeletion(self, row, one, is_sent=was_sent)
+        try:
+            return self._patience(deletion.meter).retry(deletion.ask_and_delete)
+        except RelayError as error:
+            if deletion.is_sent:  # the row stays as it is: relay may have deleted the object
+                self._failing = self._failing or error.retryable
+                return None
+            return self._kept_for(row.name, error)
+
+
+@dataclass(eq=False)
+class _ObjectDeletion:
+    """The deletion of one object, with its retries. `is_sent`: relay may have deleted it."""
+
+    removal: SourceRemoval
+    row: TransferRow
+    one: Candidate
+    _: KW_ONLY
+    is_sent: bool
+
+    def __post_init__(self) -> None:
+        self.meter = self.removal._meter()
+
+    def ask_and_delete(self) -> DeletionEnd:
+        """Ask the three questions, and delete the object. Raises RelayError."""
+        name, settings = self.row.name, self.removal.settings
+        source, destination = self.removal._places(name)
+        # Question 1, whether it is proved, was answered by `judge_receipt` or `_judge_skip`.
+        there = self.removal._find_copy(name, destination, self.meter)
+        if isinstance(there, DeletionEnd):
+            return there
+        receipt = receipt_of(self.row)
+        doubt = None if receipt is None else destination_doubt(receipt, there)
+        if doubt is not None:
+            return kept_end(name, KeptReason.DESTINATION_CHANGED, doubt)
+        here = self.removal._find_source(name, source, self.meter)
+        if isinstance(here, DeletionEnd):
+            return _end_of_absent(here, self.is_sent)
+        doubtful = self._doubt_of_source(here.version, there, source, destination)
+        if doubtful is None and needs_second_reading(
+            source.store, self.row, here, self.removal.clock()
+        ):
+            doubtful = self._read_again(source, here)
+        if doubtful is not None:
+            return doubtful
+        reach("before-delete")
+        return self._send(source, settings.purge)
+
+    def _doubt_of_source(
+        self, here: Version, there: Version, source: Location, destination: Location
+    ) -> DeletionEnd | None:
+        """Return why the object that is at the source may not be deleted, or None."""
+        name = self.row.name
+        changed = difference(self.one.version, here)
+        if changed is not None:
+            return kept_end(name, KeptReason.SOURCE_CHANGED, changed)
+        if self.one.basis is DeletionBasis.DIGEST and common_digest(here, there) is None:
+            return kept_end(name, KeptReason.NO_DIGEST, "the stores no longer report one digest")
+        if source.store == destination.store == "local" and same_file(source, destination):
+            return kept_end(name, KeptReason.ONE_PLACE, "both places show one object")
+        return None
+
+    def _read_again(self, source: Location, here: ObjectInfo) -> DeletionEnd | None:
+        """Return why an object whose ETag may not show a change is kept, or None."""
+        name, receipt = self.row.name, receipt_of(self.row)
+        if receipt is None:
+            return kept_end(name, KeptReason.UNKNOWN, "it was changed just now")
+        store = self.removal.engine.stores.source(source, self.meter)
+        digests = {one: bytes.fromhex(text) for one, text in receipt["digests"].items()}
+        try:
+            read_again(store, source, self.one.version, digests, self.meter, age=here.age)
+        except (SourceChanged, IntegrityMismatch) as error:
+            return kept_end(name, KeptReason.SOURCE_CHANGED, error.message)
+        return None
+
+    def _send(self, source: Location, purge: bool) -> DeletionEnd:
+        name = self.row.name
+        store = self.removal.engine.stores.source(source, self.meter)
+        if not isinstance(store, DeletingSource):
+            return kept_end(name, KeptReason.REFUSED, "relay deletes nothing there")
+        try:
+            done = store.delete_version(source, self.one.version, purge=purge)
+        except NotFound:
+            if self.is_sent:
+                return DeletionEnd(name, DeletionState.DELETED)
+            return kept_end(name, KeptReason.GONE, "the source no longer has it")
+        except PreconditionFailed as error:
+            return kept_end(name, KeptReason.SOURCE_CHANGED, error.message)
+        except RelayError as error:
+            # A Rejected without a status is relay's own refusal.
+            is_own = isinstance(error, Rejected) and error.store_status is None
+            is_asked = not (is_own or isinstance(error, NOT_ASKED))
+            self.is_sent = self.is_sent or (is_asked and may_be_done(error))
+            raise
+        reach("after-delete")
+        return DeletionEnd(name, DeletionState.DELETED, marker=done.marker, window=done.window)
+
+
+def _is_open(row: DeletionRow | None) -> bool:
+    """Return whether a row says that relay may have deleted an object."""
+    return row is not None and row.state == DeletionState.DELETING
+
+
+def _end_of_absent(end: DeletionEnd, is_sent: bool) -> DeletionEnd:
+    """Return how the deletion of an object ended that the source does not show: an absent one was
+    deleted by relay, if relay may have deleted it."""
+    is_deleted = is_sent and end.reason == KeptReason.GONE
+    return DeletionEnd(end.name, DeletionState.DELETED) if is_deleted else end
+
+
+def _is_deleted(row: TransferRow, earlier: DeletionRow | None) -> bool:
+    """Return whether relay has deleted the version of an object that arrived. One that was skipped
+    since was there again."""
+    if earlier is None or earlier.state != DeletionState.DELETED:
+        return False
+    receipt = receipt_of(row)
+    if receipt is None:
+        return (row.ended or 0.0) <= earlier.at
+    return difference(version_of_json(receipt["source"]), earlier.version) is None
