@@ -14,8 +14,7 @@ from relay.ledger.live_rows import FRESH_SECONDS, WATCHED_SECONDS
 from relay.ledger.live_tables import live, samples, watches
 from relay.ledger.sample_values import Moving, MovingObject, Traffic
 from relay.ledger.samples import MOST_ENDED
-from tests.contract.test_followed_state import statements
-from tests.ledgers import OBJECT, TREE, Opened, tree, verified_end
+from tests.ledgers import OBJECT, TREE, Opened, statements_of, tree, verified_end
 
 HOUR, DAY = 3600, 24 * 3600
 NOON = 1_800_000_000
@@ -91,16 +90,16 @@ def test_watchers_read_three_times_a_second(open_ledger: Opened) -> None:
     ]
     watcher.turn()
     ledger.live.write_live(text(moving_object(made[1].id), **{made[1].id: 1}))
-    with statements(ledger) as asked:
+    with statements_of(ledger) as asked:
         watcher.turn()
         watcher.turn()
-    assert len(asked) == 6 and all("SELECT" in one for one in asked), asked
+    assert len(asked) == 6 and all("SELECT" in one.sql for one in asked), asked
     assert [one.take().moving[made[0].id].count for one in following[::3]] == [0] * 20
     assert [one.take().moving[made[1].id].count for one in following[1::3]] == [1] * 20
     now[0] += WATCH_SECONDS
-    with statements(ledger) as asked:
+    with statements_of(ledger) as asked:
         watcher.turn()
-    assert len(asked) == 4 and "INSERT INTO watches" in asked[-1]
+    assert len(asked) == 4 and "INSERT INTO watches" in asked[-1].sql
     views = ledger.migration_views([one.id for one in made])
     assert all(view.watched for view in views.values())
 
