@@ -4,10 +4,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-all test-tls check bench bench-stores bench-ledger bench-before bench-page ladder load soak siege crash torture docs clean help
+.PHONY: demo demo-cutover test test-all test-tls check bench bench-stores bench-ledger bench-before bench-page ladder load soak siege crash torture docs clean help
 
 help:
 	@echo "make demo   move two dozen objects between two simulated clouds, and see the receipts (PAGE=1: in a browser)"
+	@echo "make demo-cutover  keep a simulated bucket current that is written to, cut over, and see the signed report"
 	@echo "make test   run the tests that a change can break (about ten minutes on two cores)"
 	@echo "make test-all  run all tests, as CI does: the campaigns and the benchmarks' own tests too"
 	@echo "make test-tls  run the tests of the wire, the faults and the stores with the other TLS library (about five minutes)"
@@ -34,6 +35,9 @@ $(VENV)/installed: pyproject.toml constraints.txt
 
 demo: $(VENV)/installed
 	@$(BIN)/python -m loadtests.demo $(if $(PAGE),--page)
+
+demo-cutover: $(VENV)/installed
+	@$(BIN)/python -m loadtests.demo_cutover
 
 test: $(VENV)/installed
 	@$(BIN)/python -m tests $(PYTEST)

@@ -25,7 +25,7 @@ from relay.cli.commands import COMMANDS
 from relay.cli.exits import Exit
 from relay.cli.terminal import leave
 from relay.config import SETTINGS
-from relay.ledger.states import MIGRATION, PLAN, TRANSFER, Transition
+from relay.ledger.states import MIGRATION, PHASE, PLAN, TRANSFER, Transition
 from relay.logs.event_table import ALWAYS, COMMON, EVENTS, MEMBERS, LineBound
 from relay.metrics.metric_table import METRICS, Metric
 from relay.tallies import MOST_REMOTES, SIZE_CLASSES, STATUS_CLASSES
@@ -328,7 +328,12 @@ A migration that is listed again is `running`.
 A plan that a server makes before a migration starts ([in the browser](page.md#plans) or by
 [the API](api.md#plan-before-anything-moves)). A user stops, repeats and starts it; a worker finishes it, or ends it as failed when the source can't be listed.
 
-{_transitions(PLAN)}"""
+{_transitions(PLAN)}
+## The phase of a standing migration
+
+A [standing migration](moving-a-live-bucket.md) has a phase besides its state.
+
+{_transitions(PHASE)}"""
 
 
 def _transitions(table: Mapping[str, Transition]) -> str:

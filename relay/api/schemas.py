@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from relay.api.choices import OneOf
 from relay.engine.transfer.progress import Phase
 from relay.errors import Side
+from relay.ledger import states
 from relay.ledger.states import ListingState, MigrationState, PlanState, TransferState
 from relay.receipt import Level, State
 
@@ -109,6 +110,19 @@ class OutageSchema(_Schema):
     detail: str
 
 
+class StandingSchema(_Schema):
+    """What makes a migration a standing one."""
+
+    phase: Annotated[str, OneOf(states.Phase)]
+    every: float = Field(description="A pass begins this many seconds after the one before began.")
+    window: str | None = Field(
+        description="The hours in which passes begin, such as `22:00-06:00`; null for any hour."
+    )
+    due: float | None = Field(
+        description="When the next pass is due (seconds since 1970); null while one is under way."
+    )
+
+
 class ListedSchema(_Schema):
     """A migration in the ledger, as lists show it."""
 
@@ -141,6 +155,9 @@ class ListedSchema(_Schema):
             "Number of objects of the source that the filters left out: so far, while it is being"
             " listed. A folder that was not listed for them counts as one. null without filters."
         )
+    )
+    standing: StandingSchema | None = Field(
+        description="Of a standing migration its phase and its passes; null for any other."
     )
     bytes_in_parts: int = Field(
         description="Bytes of unfinished multipart uploads that the destination has already."

@@ -26,6 +26,9 @@ GROUPS: Mapping[str, Mapping[str, Command]] = {
             function="move:move",
             help="Move one object or a tree: as migrate, and then delete what is proved.",
         ),
+        "follow": Command(
+            function="follow:follow", help="Move a tree, and keep it current until the cutover."
+        ),
         "plan": Command(function="plan:plan", help="Show what migrate would do; write nothing."),
         "verify": Command(
             function="tree_verify:verify", help="Compare two trees, and prove each object."
@@ -69,6 +72,18 @@ GROUPS: Mapping[str, Mapping[str, Command]] = {
         "limit": Command(
             function="migration_commands:limit",
             help="Change the limits of a migration while it runs.",
+        ),
+        "cutover": Command(
+            function="cutover:cutover", help="Make, or rehearse, the last pass of `relay follow`."
+        ),
+        "finish": Command(
+            function="cutover:finish", help="End a standing migration after its cutover."
+        ),
+        "reopen": Command(
+            function="cutover:reopen", help="Continue a standing migration after its cutover."
+        ),
+        "abort": Command(
+            function="cutover:abort", help="Give up a cutover or a rehearsal that is under way."
         ),
         "cancel": Command(
             function="migration_commands:cancel",

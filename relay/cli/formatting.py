@@ -98,8 +98,8 @@ def summary_line(migration: Members) -> str:
 
 def waiting_line(migration: Members) -> str:
     """Return what resumes a migration that no process moves now."""
-    if migration["waits_for"] == "relay migrate":
-        return "no process moves it now: the same `relay migrate` command resumes it"
+    if migration["waits_for"] in ("relay migrate", "relay follow"):
+        return f"no process moves it now: the same `{migration['waits_for']}` command resumes it"
     # A running server may be busy with other migrations, which a look at this one does not show.
     return "no process moves it now: `relay serve` resumes it once it has a free slot"
 
@@ -229,6 +229,18 @@ def _failed_objects(migration: Members, failed: Sequence[Members]) -> Iterator[t
         yield "hint", f"{rest}`relay report {id} --state failed` lists them; {AGAIN}"
 
 
+def _standing(migration: Members) -> Iterator[tuple[str, str]]:
+    """Yield the rows of a standing migration. An older server does not have the member."""
+    standing = migration.get("standing")
+    if not standing:
+        return
+    due = standing["due"]
+    when = "a pass is under way" if due is None else f"the next pass is due {_clock(due)}"
+    yield "phase", f"{standing['phase']}; {when}"
+    hours = f", {standing['window']}" if standing["window"] else ""
+    yield "passes", f"every {duration(standing['every'])}{hours}"
+
+
 def _exclusion(migration: Members) -> Iterator[tuple[str, str]]:
     """Yield the row of the entries that the filters left out, if there are any. An older server
     does not have the member."""
@@ -243,7 +255,7 @@ def details(migration: Members, reasons: Sequence[Members] = ()) -> Iterator[tup
     ended = migration["ended"]
     took = time.time() - migration["created"] if ended is None else ended - migration["created"]
     so_far = " so far" if ended is None else ""
-    yield from table(migration, (), f"{_clock(migration['created'])}, {_duration(took)}{so_far}")
+    yield from table(migration, (), f"{_clock(migration['created'])}, {duration(took)}{so_far}")
     yield from _failures(migration, reasons)
     if ended is None:
         yield (
@@ -251,6 +263,7 @@ def details(migration: Members, reasons: Sequence[Members] = ()) -> Iterator[tup
             f"{_count_of(under_way(migration), 'transfer')},"
             f" {decimal(bytes_at_destination(migration))} at the destination",
         )
+    yield from _standing(migration)
     if migration.get("slots") is not None:  # an older server does not have it
         yield "slots", f"{migration['slots']:,}"
     if _is_listing(migration):
@@ -311,7 +324,7 @@ def _clock(seconds: float) -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
     """Return a number of seconds as text: 0.6 s, 12 min 3 s, 2 h 5 min."""
     if seconds < 60:
         return f"{seconds:.1f} s"

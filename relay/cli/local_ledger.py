@@ -143,5 +143,9 @@ class LocalLedger:
         lost process held is not under way."""
         if members["ended"] is not None or self._ledger.leases.has_worker(members["id"]):
             return members
-        command = "relay migrate" if self.needs_command(members["id"]) else "relay serve"
+        standing = members.get("standing")
+        if standing is not None and standing["due"] is not None:  # between two passes
+            return members
+        command = "relay migrate" if standing is None else "relay follow"
+        command = command if self.needs_command(members["id"]) else "relay serve"
         return {**members, "waits_for": command, "under_way": 0, "slots": None, "retried": []}

@@ -52,7 +52,7 @@ LIMITS = (
 """The flags that override the settings of the same name."""
 
 
-RUN = (
+WAITS = (
     click.option(
         "--ca-bundle",
         type=FILE,
@@ -82,6 +82,11 @@ RUN = (
     click.option(
         "--retry-budget", type=_SECONDS, help="Seconds within which a failed transfer is retried."
     ),
+)
+"""The flags of LIMITS."""
+
+RUN = (
+    *WAITS,
     click.option(
         "--json", "as_json", is_flag=True, help="Print one JSON object: the outcome or the problem."
     ),
@@ -135,11 +140,7 @@ def run_migration(
 def _migrate(
     options: Mapping[str, Any], as_json: bool, quiet: bool, moving: RemovalSettings | None
 ) -> int:
-    flags = {name: options[name] for name in (*LIMITS, "slots")}
-    settings = load_settings(flags)
-    first, grows = settings.slots, not is_given("slots", flags)
-    if grows:  # the pools and queues of the most slots that there may be
-        settings = load_settings({**flags, "slots": max(first, MOST_SLOTS)})
+    settings, first, grows = settings_of(options)
     remotes = Remotes(settings.remotes, folders=None)
     order = replace(
         order_of(options, remotes),
@@ -179,7 +180,7 @@ def _migrate(
                 earlier.print(as_json, quiet)
                 return earlier.exit_after(Exit.VERIFIED)
         if order.recursive:
-            growth = _growth_of(first, settings) if grows else None
+            growth = growth_of(first, settings) if grows else None
             return migrate_tree(
                 ledger,
                 order,
@@ -195,7 +196,18 @@ def _migrate(
         ledger.close()
 
 
-def _growth_of(first: int, settings: Settings) -> SlotGrowth:
+def settings_of(options: Mapping[str, Any]) -> tuple[Settings, int, bool]:
+    """Return the settings, the first number of slots, and whether that number may grow. Raises as
+    load_settings."""
+    flags = {name: options[name] for name in (*LIMITS, "slots")}
+    settings = load_settings(flags)
+    first, grows = settings.slots, not is_given("slots", flags)
+    if grows:  # the pools and queues of the most slots that there may be
+        settings = load_settings({**flags, "slots": max(first, MOST_SLOTS)})
+    return settings, first, grows
+
+
+def growth_of(first: int, settings: Settings) -> SlotGrowth:
     """Return the growth from the `first` number of slots to that of the settings, as far as there
     is memory for their payload."""
 

@@ -57,13 +57,13 @@ METHOD = click.option(
     type=click.Choice(["PUT", "POST"]),
     help="HTTP method of the upload (default: PUT).",
 )
-WORK = (
-    click.option(
-        "--recursive",
-        "-r",
-        is_flag=True,
-        help="Move everything below the folder SRC into the folder DST.",
-    ),
+RECURSIVE = click.option(
+    "--recursive",
+    "-r",
+    is_flag=True,
+    help="Move everything below the folder SRC into the folder DST.",
+)
+HOW = (
     click.option(
         "--verify",
         type=click.Choice([v.value for v in Verify]),
@@ -96,10 +96,11 @@ WORK = (
             " with a note)."
         ),
     ),
-    click.option(
-        "--fail-on-empty", is_flag=True, help="With -r: exit with 1 if the folder SRC is empty."
-    ),
-    METHOD,
+)
+FAIL_ON_EMPTY = click.option(
+    "--fail-on-empty", is_flag=True, help="With -r: exit with 1 if the folder SRC is empty."
+)
+BOUNDS = (
     click.option(
         "--slots",
         type=COUNT,
@@ -118,6 +119,7 @@ WORK = (
         "--connections", type=COUNT, help="Maximum number of concurrent requests to each store."
     ),
 )
+WORK = (RECURSIVE, *HOW, FAIL_ON_EMPTY, METHOD, *BOUNDS)
 """How objects are moved."""
 
 

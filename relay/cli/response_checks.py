@@ -39,6 +39,13 @@ class _Error(_Shape):
     hint: str
 
 
+class _Standing(_Shape):
+    phase: str
+    every: Time
+    window: str | None
+    due: Time | None
+
+
 class Brief(_Shape):
     """A migration as lists and progress lines show it."""
 
@@ -55,6 +62,7 @@ class Brief(_Shape):
     objects: dict[str, Count]
     bytes: dict[str, Count]
     excluded: Count | None = None
+    standing: _Standing | None = None
     bytes_in_parts: Count = 0
     under_way: Count = 0
     slots: Count | None = None

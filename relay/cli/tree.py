@@ -89,7 +89,7 @@ def migrate_tree(
         moved=watch.note_moved,
         growth=growth,
     )
-    with _display(quiet) as show:
+    with display(quiet) as show:
         if quiet:
             code = work(worker, lambda: None, LOOK_SECONDS)
         else:
@@ -185,7 +185,8 @@ class Watch:
 Show = Callable[[Watch, Worker], None]
 
 
-def _display(quiet: bool) -> AbstractContextManager[Show]:
+def display(quiet: bool) -> AbstractContextManager[Show]:
+    """Show a watch while a worker runs: by bars, or by a line every few seconds."""
     if quiet:
         return nullcontext(lambda *_: None)
     return _bars() if has_bars() else nullcontext(_TreeLines().show)

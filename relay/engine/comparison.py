@@ -125,3 +125,12 @@ def is_certainly_replaced(ours: Version, there: Version) -> bool:
     (One of them proves nothing, since some servers give each answer another one.)"""
     pairs = ((ours.strong_etag, there.strong_etag), (ours.last_modified, there.last_modified))
     return all(None not in pair and pair[0] != pair[1] for pair in pairs)
+
+
+def is_by_other(ours: Version, there: Version) -> bool:
+    """Return whether the existing object is certainly not the one that we stored: another size, or
+    another strong ETag and no equal date. (Some servers give each answer another ETag.)"""
+    if None not in (ours.size, there.size) and ours.size != there.size:
+        return True
+    dates = (ours.last_modified, there.last_modified)
+    return has_other_tag(ours, there) and (None in dates or dates[0] != dates[1])

@@ -29,6 +29,7 @@ from relay.ledger.claim_values import Claim
 from relay.ledger.listing_values import AgeOrigins, ListedObject
 from relay.ledger.migration_values import Migration, Spec
 from relay.ledger.plan_values import StoredPlan
+from relay.ledger.standing_values import PassTimes
 from relay.location import Location
 from relay.process.identities import is_container, network_namespace, volume_of
 from relay.stores.interfaces import Source
@@ -97,6 +98,8 @@ class MigrationRequest:
     """Which objects of a tree are moved; None: all."""
     moves: bool = False
     """Whether what arrived is deleted at the source (`engine/removal/`)."""
+    standing: PassTimes | None = None
+    """When the passes of a standing migration begin; None: it ends by itself."""
 
     def secret(self) -> dict[str, Any]:
         """Return the secrets of both sides."""
@@ -123,6 +126,7 @@ class MigrationRequest:
             of_machine=remotes.in_terminal and bool(here),
             volumes=_volumes_of(here) if remotes.in_terminal and is_container() else (),
             named=(selecting_headers(source.headers), selecting_headers(destination.headers)),
+            standing=self.standing,
         )
 
     @property
@@ -142,7 +146,10 @@ class MigrationRequest:
         replaces = {"replaces_named": True} if chosen else {}
         filters = {"filters": self.filters.to_json()} if self.filters is not None else {}
         moves = {"move": True} if self.moves else {}
-        return {**named, **copy, **metadata, **empty, **replaces, **filters, **moves}
+        # Without its times: a person may change them, and means the same migration.
+        stands = {"standing": True} if self.standing is not None else {}
+        kinds = {**moves, **stands}
+        return {**named, **copy, **metadata, **empty, **replaces, **filters, **kinds}
 
     @property
     def existing(self) -> IfExists:
@@ -168,9 +175,12 @@ class MigrationRequest:
 
         Raises a RequestError, whose pointer names the side; SameObject if the two overlap;
         VerificationUnavailable for a level of proof that the destination can never give;
-        InvalidFilter for filters of one object, or that the source does not support."""
+        InvalidFilter for filters of one object, or that the source does not support; InvalidType
+        for a standing migration of one object, or that would keep what changes."""
         if self.filters is not None and not self.recursive:
             raise tree_needed_error()
+        if self.standing is not None:
+            self._refuse_standing()
         if self.recursive and self.destination.method == "POST":
             raise InvalidType(
                 "a tree is uploaded by PUT",
@@ -203,6 +213,21 @@ class MigrationRequest:
         _refuse_overlap(source, destination)
         return source, destination
 
+    def _refuse_standing(self) -> None:
+        if not self.recursive:
+            raise InvalidType(
+                "a standing migration is of a tree",
+                hint="Set 'recursive', or leave 'standing' out.",
+                pointer="/standing",
+            )
+        if self.existing.only_if_absent:
+            raise InvalidType(
+                f"a standing migration replaces what has changed, which 'if_exists'"
+                f" {self.existing.value!a} does not",
+                hint="Leave 'if_exists' out.",
+                pointer="/if_exists",
+            )
+
 
 def _is_of_machine(place: Location) -> bool:
     host, address = place.host, literal_address(place.host)
@@ -233,7 +258,14 @@ def stored_request(stored: Migration | StoredPlan, secret: Mapping[str, Any]) ->
         fail_on_empty=stored.options.get("fail_on_empty", False),
         filters=filters_of_options(stored.options),
         moves=stored.options.get("move", False),
+        standing=_times_of(stored),
     )
+
+
+def _times_of(stored: Migration | StoredPlan) -> PassTimes | None:
+    """Return the times of the passes of a stored migration; a plan has none."""
+    standing = stored.standing if isinstance(stored, Migration) else None
+    return None if standing is None else standing.times
 
 
 def filters_of_options(options: Mapping[str, Any]) -> Filters | None:

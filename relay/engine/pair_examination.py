@@ -9,7 +9,7 @@ proves (`tree_comparison.py`, `receipt_comparison.py`)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, Final
@@ -53,6 +53,9 @@ class PairExamination:
     """Returns whether a side can be listed now."""
     slots: int
     """Number of objects that are asked for concurrently."""
+    prove: Callable[[Sequence[Pair]], Mapping[str, NameFinding]] = lambda pairs: {}
+    """Returns what is proved without requests about some pairs that the listings do not decide, by
+    their names."""
     sample: NameSample | None = None
     """Which of the undecided names that both sides have are asked for; None: all."""
 
@@ -85,8 +88,13 @@ class PairExamination:
         sample = self.sample
         known: list[NameFinding | None] = []
         asked: list[Pair] = []
-        for pair in page:
-            found = self.decide(pair)
+        decided = [self.decide(pair) for pair in page]
+        undecided = [
+            pair for pair, found in zip(page, decided, strict=True) if found is None and all(pair)
+        ]
+        proved = self.prove(undecided)
+        for pair, by_listings in zip(page, decided, strict=True):
+            found = by_listings or (proved.get(pair[0].name) if pair[0] is not None else None)
             # A name that only one listing has is always asked for: it may be missing.
             if found is None and sample is not None and pair[1] is not None:
                 sample.offer(pair)

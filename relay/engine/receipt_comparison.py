@@ -32,6 +32,7 @@ from relay.engine.comparison_report import (
 from relay.engine.inspection import inspect_object
 from relay.engine.listed_pairs import ListedPairs, TreeToList
 from relay.engine.pair_examination import PairExamination, can_be_listed
+from relay.engine.receipt_proof import TELLING_ETAGS
 from relay.engine.sampling import NameSample
 from relay.errors import IntegrityMismatch, NotFound, Side
 from relay.ledger.pages import TransferRow
@@ -48,8 +49,6 @@ from relay.wire.pump import drain
 from relay.wire.watchdog import Watchdog
 
 _WITH_RECEIPT: Final = frozenset({TransferState.VERIFIED, TransferState.UNVERIFIED})
-_TELLING_ETAGS: Final = frozenset({"s3", "local"})
-"""The stores whose ETag changes with each write of an object."""
 _SKIPPED: Final = "it was there before: the migration skipped it, and has no receipt of it"
 _UNPROVED_END: Final = "the migration could not prove that it had read the source to its end"
 _OTHER_VERSION: Final = "the destination has another version than relay wrote"
@@ -136,7 +135,7 @@ class ReceiptComparison:
         return None
 
     def _is_version_of(self, ours: TreeRow, there: Version) -> bool:
-        if self.destination.store not in _TELLING_ETAGS:
+        if self.destination.store not in TELLING_ETAGS:
             return False
         tag = Version(etag=ours.etag).strong_etag
         return tag is not None and tag == there.strong_etag
@@ -170,7 +169,7 @@ class ReceiptComparison:
 
     def _why_unproved(self, ours: TreeRow, there: Version) -> str:
         tags = (Version(etag=ours.etag).strong_etag, there.strong_etag)
-        is_told = self.destination.store in _TELLING_ETAGS and None not in tags
+        is_told = self.destination.store in TELLING_ETAGS and None not in tags
         if is_told and tags[0] != tags[1]:
             return _OTHER_VERSION
         return "the destination reports no digest that the receipt has"

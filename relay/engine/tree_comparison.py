@@ -11,11 +11,11 @@ Decided here: what each answer proves. Never here: how stores list and read, how
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, replace
 from functools import partial
 from operator import attrgetter
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from relay.digest import ALGORITHMS, ALWAYS, Digests, as_hex, compare
 from relay.engine.comparison_report import (
@@ -32,6 +32,7 @@ from relay.engine.listing_filter import ListingFilter
 from relay.engine.md5_etags import md5_of_etag
 from relay.engine.migration_request import MigrationJob
 from relay.engine.pair_examination import PairExamination, can_be_listed
+from relay.engine.receipt_proof import is_proved_by
 from relay.engine.sampling import NameSample
 from relay.errors import (
     IntegrityMismatch,
@@ -59,6 +60,7 @@ from relay.wire.pump import drain
 from relay.wire.watchdog import Watchdog
 
 T = TypeVar("T")
+FindsReceipts = Callable[[Sequence[str]], Mapping[str, Mapping[str, Any]]]
 
 
 @dataclass(eq=False)
@@ -77,6 +79,8 @@ class TreeComparison:
     """Whether the listings of AWS's buckets are sorted too."""
     sample: NameSample | None = None
     """Which of the objects that the listings do not decide are asked for; None: all."""
+    receipts: FindsReceipts | None = None
+    """Finds the receipts of a migration's objects by their names; None: no receipt counts."""
 
     def __post_init__(self) -> None:
         """Start with empty listings."""
@@ -108,6 +112,7 @@ class TreeComparison:
             ask=self._ask,
             lists=self._lists,
             slots=self.slots,
+            prove=self._prove,
             sample=self.sample,
         )
         return examination.findings(ListedPairs(self.report).chosen(pairs))
@@ -165,6 +170,19 @@ class TreeComparison:
         if stores == ("s3", "s3") and _has_one_md5(ours, theirs):
             return finding(TreeVerdict.SAME, Basis.ETAG, "md5")
         return None
+
+    def _prove(self, pairs: Sequence[Pair]) -> dict[str, NameFinding]:
+        """Return the objects among some pairs that their receipts prove."""
+        if self.receipts is None or self.reads is Reads.ALL or not pairs:
+            return {}
+        both = [(ours, theirs) for ours, theirs in pairs if ours is not None and theirs is not None]
+        receipts = self.receipts([ours.name for ours, _ in both])
+        stores = (self.job.source.store, self.job.destination.store)
+        return {
+            ours.name: finding_of_pair((ours, theirs), TreeVerdict.SAME, Basis.RECEIPT)
+            for ours, theirs in both
+            if is_proved_by(receipts.get(ours.name), ours, theirs, stores)
+        }
 
     def _asks_for(self, ours: TreeRow) -> bool:
         """Return whether the destination's listing does not prove that an object is missing."""

@@ -67,7 +67,8 @@ def write_listing(
         cursor = next((entry.after for entry in reversed(page) if entry.after is not None), cursor)
         reach("before-page")
         so_far = None if chooses is None else excluded.at_cursor
-        wanted = ledger.listings.add_page(listing, listed, cursor, so_far)
+        lacks = listing.standing and any(map(_hides_names, chosen))
+        wanted = ledger.listings.add_page(listing, listed, cursor, so_far, lacks=lacks)
         reach("after-page")
         entered, pages = entered + len(listed), pages + 1
         if not (wanted and go_on()):
@@ -81,6 +82,12 @@ def write_listing(
     ledger.listings.end(listing, excluded=left_out)
     emit(LogEvent.LISTING_DONE, migration=listing.migration_id, entries=entered, pages=pages)
     return True
+
+
+def _hides_names(entry: Entry) -> bool:
+    """Return whether an entry stands for a folder that could not be listed."""
+    names = entry.judged_as or (entry.name,)
+    return entry.error is not None and any(not name or name.endswith("/") for name in names)
 
 
 class ExcludedCount:

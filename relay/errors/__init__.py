@@ -43,7 +43,7 @@ The tree; each is in the file that is named behind its root:
     └─ TransferError           transfers.py: the bytes
        ├─ SourceTruncated  SourceOverrun  SourceChanged  SourceUnstable
        ├─ SourceDigestWrong  IntegrityMismatch
-       └─ DestinationLost  DestinationMutates  Cancelled
+       └─ DestinationChanged  DestinationLost  DestinationMutates  Cancelled
 """
 
 from __future__ import annotations
@@ -140,6 +140,7 @@ from relay.errors.stores import (
 )
 from relay.errors.transfers import (
     Cancelled,
+    DestinationChanged,
     DestinationLost,
     DestinationMutates,
     IntegrityMismatch,
@@ -160,6 +161,7 @@ __all__ = [
     "ConnectionLost",
     "CredentialsInURL",
     "CredentialsWithdrawn",
+    "DestinationChanged",
     "DestinationLost",
     "DestinationMutates",
     "DuplicateMember",

@@ -40,6 +40,18 @@ class SourceChanged(TransferError):
     default_hint = "Try again when nothing writes to the source."
 
 
+class DestinationChanged(TransferError):
+    """Another writer has changed an object at the destination since relay wrote it there, and the
+    source has changed as well. Neither replaces the other."""
+
+    code, title = "destination-changed", "Another writer has changed the object at the destination"
+    default_side: ClassVar[Side] = "destination"
+    default_hint = (
+        "Compare both. `relay follow` with --overwrite-changed replaces the objects that were"
+        " refused so far."
+    )
+
+
 class SourceUnstable(TransferError):
     """Two reads of the source returned different bytes under the same ETag. It is unknown which
     are right."""

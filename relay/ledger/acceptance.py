@@ -9,7 +9,7 @@ import hashlib
 import json
 import time
 import uuid
-from typing import Final
+from typing import Any, Final
 
 from sqlalchemy import (
     Connection,
@@ -37,6 +37,7 @@ from relay.ledger.identity_hashes import (
 )
 from relay.ledger.migration_rows import lock_migration, one, secret
 from relay.ledger.migration_values import Migration, Spec
+from relay.ledger.passes import begin_first_pass
 from relay.ledger.retried import split_listing_retry
 from relay.ledger.schema import (
     APPLICATION_ID,
@@ -52,6 +53,7 @@ from relay.ledger.states import (
     ListingState,
     MigrationState,
     MigrationVerb,
+    Phase,
     TransferState,
 )
 from relay.ledger.token_use import check_use
@@ -196,10 +198,21 @@ def _insert_migration(
             "listing": ListingState.DUE if spec.recursive else ListingState.NONE,
             "entries": 0 if spec.recursive else 1,
             "created": time.time(),
+            **_standing_columns(spec),
         },
     )
+    if spec.standing is not None:
+        begin_first_pass(connection, id, time.time())
     connection.execute(insert(secrets), {"migration_id": id, "locations": json.dumps(spec.secret)})
     return id
+
+
+def _standing_columns(spec: Spec) -> dict[str, Any]:
+    if spec.standing is None:
+        return {}
+    hours = spec.standing.hours
+    columns = {"every": spec.standing.every, "hours": None if hours is None else str(hours)}
+    return {"phase": Phase.FIRST, **columns}
 
 
 def _first_state(spec: Spec) -> str:
@@ -242,7 +255,8 @@ def _unfinished_migration(
     owners = (marks.owner, marks.older_owner)
     row = connection.execute(same.where(migrations.c.owner.in_(owners)).limit(1)).first()
     if row is not None:
-        return None if row.state == MigrationState.SUCCEEDED else row.id
+        is_over = row.state == MigrationState.SUCCEEDED or row.phase == Phase.FINISHED
+        return None if is_over else row.id
     # Step 2: one that waits for the credentials of another account.
     is_paused = migrations.c.state == MigrationState.PAUSED
     is_here = migrations.c.owner.endswith(marks.machine)

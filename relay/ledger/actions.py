@@ -30,6 +30,7 @@ from relay.ledger.counters import CounterDelta
 from relay.ledger.event_log import write_event
 from relay.ledger.migration_rows import lock_migration, one, secret
 from relay.ledger.migration_values import Migration, Spec
+from relay.ledger.passes import restart_listing
 from relay.ledger.prior_state_values import ARRIVED, DOUBTED, UNNOTED
 from relay.ledger.schema import (
     FAILED,
@@ -276,6 +277,8 @@ def list_again(connection: Connection, id: str, anyway: bool = False) -> Migrati
     }
     values |= {"listings": migrations.c.listings + 1, "renewed": migrations.c.renewed + 1}
     change_stage(connection, found, MigrationState.RUNNING, **values)
+    if found.standing is not None:
+        restart_listing(connection, found.id)
     write_event(connection, found.id, EventKind.LIST_AGAIN, {})
     return one(connection, found.id)
 

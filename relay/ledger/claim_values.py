@@ -58,6 +58,10 @@ class Claim:
     number: int | None = None
     """The number of its migration among those of `tenant`, for the log."""
     tenant: str | None = None
+    written: Version | None = None
+    """The destination's version that an earlier pass had written, before the source changed;
+    without values if the object was there before. None if the source is not known to have
+    changed."""
 
 
 @dataclass(frozen=True)

@@ -43,6 +43,7 @@ from relay.ledger.schema import (
 )
 from relay.ledger.states import TRANSFER, TransferState, TransferVerb
 from relay.ledger.workers import WorkerId
+from relay.receipt import Version
 
 SUSPECT: Final = 2
 """Number of workers lost with one transfer from which it is claimed only alone: if it crashes its
@@ -67,6 +68,7 @@ CLAIMED: Final = (
     transfers.c.digests,
     transfers.c.before,
     transfers.c.twins,
+    transfers.c.written,
 )
 """The columns that a Claim is made of, in its order."""
 
@@ -84,8 +86,9 @@ def claim_of(
     was found empty; `empty` means that it was found empty at some time. `number` and `tenant` name
     its migration."""
     # Unpacked, since access by name costs each claim a microsecond more.
-    id, migration_id, fence, name, url, size, etag, modified, *counts, digests, before, twins = row
+    id, migration_id, fence, name, url, size, etag, modified, *counts, digests, before = row[:13]
     attempts, crash_count, resent = counts
+    twins, written = row[13:15]
     kept = PriorState.from_text(before)
     # Not noted: the text names leftovers only.
     was = kept if kept is None or kept.noted else None
@@ -117,6 +120,7 @@ def claim_of(
         untouched=untouched,
         number=number,
         tenant=tenant,
+        written=None if written is None else Version(**json.loads(written)),
     )
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import KW_ONLY, dataclass, field, replace
 from typing import Any, Final
 
 from sqlalchemy import BindParameter, Connection, Select, func, select, text
 
 from relay.ledger.migration_values import Count, Efforts
 from relay.ledger.parameters import IDS
+from relay.ledger.pass_counts import PassDelta
 from relay.ledger.reasons import ReasonDelta
 from relay.ledger.schema import MAX_SUM, counters, tallies, transfers, uploads
 
@@ -45,6 +46,9 @@ class CounterDelta:
     )
     failures: ReasonDelta = field(default_factory=ReasonDelta)
     """The changes to the reasons of failed objects."""
+    _: KW_ONLY
+    passes: PassDelta = field(default_factory=PassDelta)
+    """The changes to the passes of standing migrations."""
 
     def add(self, migration: str, state: str, objects: int, size: int | None) -> None:
         """Add `objects` (may be negative) of `size` bytes in all to a state."""
@@ -103,6 +107,7 @@ class CounterDelta:
         if amounts:
             connection.execute(_COUNT, amounts)
         self.failures.write(connection)
+        self.passes.write(connection)
 
 
 def select_parts(ids: BindParameter[Any]) -> Select[Any]:

@@ -19,8 +19,9 @@ from sqlalchemy import (
 
 from relay.ledger.counters import tallies_of
 from relay.ledger.event_log import write_event
-from relay.ledger.migration_rows import lock_migration, one
+from relay.ledger.migration_rows import lock_migration, one, standing_of
 from relay.ledger.migration_values import Migration
+from relay.ledger.passes import begin_pass, settle_pass
 from relay.ledger.schema import (
     LAPSED,
     RUNNING,
@@ -41,23 +42,39 @@ from relay.ledger.states import (
     ListingState,
     MigrationState,
     MigrationVerb,
+    PassKind,
+    Phase,
     ending_verb,
     state_after,
 )
+from relay.ledger.workers import SERVER
 
 
-def finishable_ids(connection: Connection) -> list[str]:
-    """Return the migrations that have not ended and have no transfer left. Reads only."""
-    rows = connection.execute(_LISTED).all()
+def finishable_ids(connection: Connection, now: float) -> list[str]:
+    """Return the migrations that have not ended and have no transfer left; of the standing ones
+    those whose pass can be settled, and those of a server whose next pass is due. Reads only."""
+    waiting = connection.execute(_LISTED).all()
+    rows = [row for row in waiting if row.due is None or _begins_itself(row, now)]
     found = tallies_of(connection, [row.id for row in rows]) if rows else {}
     return [row.id for row in rows if not PENDING & found[row.id].keys()]
 
 
 _OVER: Final = (ListingState.NONE, ListingState.DONE, ListingState.FAILED)
 """The states of a listing that names no further objects."""
-_LISTED = select(migrations.c.id).where(
-    migrations.c.state == MigrationState.RUNNING, migrations.c.listing.in_(_OVER)
+_LISTED = (
+    select(migrations.c.id, migrations.c.runner, migrations.c.phase, migrations.c.due)
+    .add_columns(migrations.c.every, migrations.c.hours)
+    .where(migrations.c.state == MigrationState.RUNNING, migrations.c.listing.in_(_OVER))
 )
+
+
+def _begins_itself(row: Any, now: float) -> bool:
+    """Return whether the next pass of a standing migration is due, and no command begins it."""
+    standing = standing_of(row)
+    if standing is None or standing.phase != Phase.STEADY or row.runner != SERVER:
+        return False
+    return standing.times.is_due(row.due, now)
+
 
 KEPT_SECONDS: Final = 24 * 3600.0
 """How long after a failure the credentials, and parts at the destination, are kept for a retry."""
@@ -120,14 +137,21 @@ def _unaccounted_error(listed: int | None, accounted: int) -> dict[str, Any]:
 
 def finish(connection: Connection) -> list[Migration]:
     """End every migration that has no transfer left; return those. The secrets of the succeeded
-    ones are deleted."""
-    done, stages = [], StageDelta()
-    for id in sorted(finishable_ids(connection)):  # rows are locked in one order: no deadlock
+    ones are deleted. Of a standing migration that is not finished the pass is settled, or begun."""
+    done, stages, now = [], StageDelta(), time.time()
+    for id in sorted(finishable_ids(connection, now)):  # rows are locked in one order: no deadlock
         row = lock_migration(connection, id)
         tally = {state: counted.objects for state, counted in row.tally.items()}
         is_listed = row.listing in _OVER
         if row.state != MigrationState.RUNNING or not is_listed or PENDING & tally.keys():
             continue  # another process ended, retried or listed it since finishable_ids read it
+        if row.standing is not None and row.standing.phase != Phase.FINISHED:
+            due = row.standing.due
+            if due is None:
+                settle_pass(connection, row, now)
+            elif row.standing.times.is_due(due, now):
+                begin_pass(connection, id, PassKind.DELTA, now)
+            continue
         verb = ending_verb(tally)
         # Objects that no listing named may be missing, so this is never a success.
         if row.listing == ListingState.FAILED:

@@ -26,7 +26,7 @@ from relay.ledger.claim_values import ARRIVED_EARLIER, MARKED
 from relay.ledger.counters import CounterDelta
 from relay.ledger.distrust import first_fence
 from relay.ledger.gone_objects import last_used_id
-from relay.ledger.listed_objects import ListedRows, is_other, was_read
+from relay.ledger.listed_objects import ListedRows, differs, is_other, was_read
 from relay.ledger.listing_values import ListedObject, ListingClaim
 from relay.ledger.names import has_name, in_chunks
 from relay.ledger.prior_state_values import (
@@ -39,7 +39,7 @@ from relay.ledger.schema import (
     receipts,
     transfers,
 )
-from relay.ledger.states import COMPLETED, TransferState
+from relay.ledger.states import COMPLETED, PRESENT, TransferState
 from relay.ledger.unproved import find_unproved
 
 _INSERTED: Final = (
@@ -69,10 +69,25 @@ def write_page(
     `is_empty` says that the destination was empty when this listing began."""
     rows = ListedRows(connection, listing, page)
     changes = CounterDelta()
+    if listing.standing:
+        _count_for_pass(listing, rows, changes)
     _insert(connection, listing, rows.new, if_exists=if_exists, changes=changes, folded=folded)
     _list_again(connection, listing, rows, if_exists=if_exists, is_empty=is_empty, changes=changes)
     changes.write(connection)
     return len(rows.new)
+
+
+def _count_for_pass(listing: ListingClaim, rows: ListedRows, changes: CounterDelta) -> None:
+    """Count the names of a page, each once in a listing, and those that the listing of the pass
+    before did not have, or had in another version."""
+    base = 0 if listing.base is None else listing.base
+    known = [(one, row) for one, row in rows.earlier if row.listings >= base]
+    listed = len(rows.new) + len(rows.earlier)
+    changed = listed - len(known) + sum(bool(differs(one, row)) for one, row in known)
+    id = listing.migration_id
+    changes.passes.add(id, "listed", listed)
+    changes.passes.add(id, "known", len(known))
+    changes.passes.add(id, "changed", changed)
 
 
 # -- new entries
@@ -176,24 +191,31 @@ def _list_again(
     changes: CounterDelta,
 ) -> None:
     begun: list[int] = []
+    same: list[int] = []
+    # A pass does not send again what could not be proved: only a person asks for that.
+    arrived = PRESENT if listing.standing else COMPLETED
     changed = {
         row.id: one
         for one, row in rows.earlier
-        if row.state in COMPLETED and _may_have_changed(one, row, if_exists)
+        if row.state in arrived and _may_have_changed(one, row, if_exists)
     }
     read = _read_versions(connection, changed)
+    written = _written_columns(connection, rows, changed) if listing.standing else {}
     for one, row in rows.earlier:
         if one.error is not None and row.lapses and row.url is None:
             # Something may be left of it: its transfer reports that, and fails with the same error.
             one = replace(one, error=None)
         is_changed = row.id in changed and row.id not in read
-        step = _step(one, row, is_changed=is_changed, is_empty=is_empty)
+        step = _step(one, row, arrived, is_changed=is_changed, is_empty=is_empty)
         # An arrived object keeps the version that arrived, and a running one its claim's URL.
-        kept = step.state in COMPLETED or row.state == TransferState.RUNNING
+        kept = step.state in arrived or row.state == TransferState.RUNNING
+        if step.state in arrived and row.id not in read:
+            same.append(row.id)
+            continue
         values: dict[str, Any] = (
             {"listings": listing.listings} if kept else _listed_columns(one, listing)
         )
-        if row.id in read and step.state in COMPLETED:  # the version that arrived has these
+        if row.id in read and step.state in arrived:  # the version that arrived has these
             values |= {"etag": one.etag, "modified": one.modified}
         if row.state == TransferState.RUNNING and one.error is None:
             # If that is another version, the end of the claim does not settle it (`settling.py`).
@@ -202,22 +224,40 @@ def _list_again(
             running = (TransferState.RUNNING, TransferState.RUNNING)
             changes.count_transition(listing.migration_id, *running, row.size, one.size)
         if step.restarts:
-            values |= _reset_columns(row, if_exists)
+            values |= _reset_columns(row, if_exists) | written.get(row.id, {})
             begun.append(row.id)
             changes.count_proof(listing.migration_id, row.level, None)
             changes.count_retries(listing.migration_id, -max(0, row.attempts - 1))
         if not kept:
-            was = row.bytes if row.bytes is not None else row.size
-            is_now = one.size if step.restarts or row.bytes is None else row.bytes
-            changes.count_transition(listing.migration_id, row.state, step.state, was, is_now)
-            changes.failures.remove(listing.migration_id, row.reason, 1, was or 0)
-            values["reason"] = None
-            if step.state == TransferState.FAILED:
-                of = (listing.migration_id, one.name, one.error, is_now or 0)
-                values["reason"] = changes.failures.add(connection, *of)
+            values["reason"] = _count_step(
+                connection, listing, one, row, step=step, changes=changes
+            )
         connection.execute(_UPDATE.values(state=step.state, **values), {"the_id": row.id})
     for some in in_chunks(begun):
         connection.execute(delete(receipts).where(receipts.c.transfer_id.in_(some)))
+    for some in in_chunks(same):
+        named = update(transfers).where(transfers.c.id.in_(some))
+        connection.execute(named.values(listings=listing.listings))
+
+
+def _count_step(
+    connection: Connection,
+    listing: ListingClaim,
+    one: ListedObject,
+    row: Any,
+    *,
+    step: _Step,
+    changes: CounterDelta,
+) -> str | None:
+    """Count the new state of a transfer; return the reason for which it failed, or None."""
+    was = row.bytes if row.bytes is not None else row.size
+    is_now = one.size if step.restarts or row.bytes is None else row.bytes
+    changes.count_transition(listing.migration_id, row.state, step.state, was, is_now)
+    changes.failures.remove(listing.migration_id, row.reason, 1, was or 0)
+    if step.state != TransferState.FAILED:
+        return None
+    of = (listing.migration_id, one.name, one.error, is_now or 0)
+    return changes.failures.add(connection, *of)
 
 
 _UPDATE: Final = update(transfers).where(transfers.c.id == bindparam("the_id"))
@@ -276,10 +316,36 @@ def _may_have_changed(one: ListedObject, row: Any, if_exists: str) -> bool:
     return is_other(one, row, if_exists if one.error is None else "overwrite")
 
 
-def _step(one: ListedObject, row: Any, *, is_changed: bool, is_empty: bool) -> _Step:
+def _written_columns(
+    connection: Connection, rows: ListedRows, changed: Mapping[int, ListedObject]
+) -> dict[int, dict[str, str | None]]:
+    """Return the column `written` of each arrived object that may have changed, by its id."""
+    found: dict[int, dict[str, str | None]] = {id: {"written": None} for id in changed}
+    certain = [
+        row.id
+        for one, row in rows.earlier
+        if row.id in changed and (one.error is not None or differs(one, row))
+    ]
+    found |= {id: {"written": "{}"} for id in certain}
+    columns = (receipts.c.transfer_id, receipts.c.receipt)
+    for some in in_chunks(certain):
+        of_some = select(*columns).where(receipts.c.transfer_id.in_(some))
+        for id, receipt in connection.execute(of_some):
+            version = json.loads(receipt).get("destination")
+            if version:
+                names = ("size", "etag", "last_modified")
+                members = {name: version.get(name) for name in names}
+                found[id] = {"written": json.dumps({**members, "id": version.get("version")})}
+    return found
+
+
+def _step(
+    one: ListedObject, row: Any, arrived: Collection[str], *, is_changed: bool, is_empty: bool
+) -> _Step:
+    """Return the new state of a transfer; its object needs no work in the states `arrived`."""
     if row.state == TransferState.RUNNING:
         return _Step(TransferState.RUNNING, restarts=False)
-    has_arrived = row.state in COMPLETED
+    has_arrived = row.state in arrived
     if has_arrived and not (is_empty or is_changed):
         return _Step(row.state, restarts=False)
     if one.error is not None:

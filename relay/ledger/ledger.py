@@ -52,6 +52,7 @@ from relay.ledger.plan_ledger import PlanLedger
 from relay.ledger.reasons import Reason, reasons_of
 from relay.ledger.report_ledger import ReportLedger
 from relay.ledger.session_ledger import SessionLedger
+from relay.ledger.standing_ledger import StandingLedger
 from relay.ledger.states import MigrationVerb
 from relay.ledger.token_ledger import TokenLedger
 from relay.ledger.token_values import TokenHolder
@@ -162,6 +163,11 @@ class Ledger:
     def sessions(self) -> SessionLedger:
         """The sessions of browsers."""
         return SessionLedger(self.access)
+
+    @property
+    def standing(self) -> StandingLedger:
+        """The standing migrations."""
+        return StandingLedger(self.access)
 
     @property
     def tokens(self) -> TokenLedger:

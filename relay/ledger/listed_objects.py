@@ -175,6 +175,13 @@ def is_other(one: ListedObject, row: Any, if_exists: str) -> bool:
     """Return whether an object may differ from the one that has arrived. If the listing gives
     nothing to compare but the size, return True for the options under which the transfer then
     inspects the destination, or overwrites it."""
+    other = differs(one, row)
+    return if_exists in ("changed", "overwrite") if other is None else other
+
+
+def differs(one: ListedObject, row: Any) -> bool | None:
+    """Return whether a listing names another version of an object than its row has, or None if it
+    gives nothing to compare."""
     if row.identity is not None and one.identity != row.identity:  # an older relay kept none
         return True
     if None not in (one.size, row.size) and one.size != row.size:
@@ -186,7 +193,7 @@ def is_other(one: ListedObject, row: Any, if_exists: str) -> bool:
         pairs.append((one.modified, row.modified))
     pairs += [(digest, digests.get(name)) for name, digest in one.digests.items()]
     compared = [ours == theirs for ours, theirs in pairs if ours is not None and theirs is not None]
-    return not all(compared) if compared else if_exists in ("changed", "overwrite")
+    return not all(compared) if compared else None
 
 
 def was_read(receipt: Mapping[str, Any] | None, size: int | None, etag: str | None) -> bool:

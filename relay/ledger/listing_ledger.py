@@ -43,11 +43,15 @@ class ListingLedger:
         page: Sequence[ListedObject],
         cursor: str | None,
         excluded: int | None = None,
+        *,
+        lacks: bool = False,
     ) -> bool:
         """As listings.add_page. The listing then holds by its next fence."""
         worker = self.access.worker
         wanted = self.access.write(
-            lambda c: listings.add_page(c, worker, listing, page, cursor, excluded=excluded)
+            lambda c: listings.add_page(
+                c, worker, listing, page, cursor, excluded=excluded, lacks=lacks
+            )
         )
         listing.fence += 1
         return wanted

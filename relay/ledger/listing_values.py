@@ -45,6 +45,10 @@ class ListingClaim:
     """Number of workers lost with the listing since its last new page."""
     excluded: int = 0
     """Number of entries up to `cursor` that the filters left out."""
+    standing: bool = False
+    """Whether it is the listing of a pass of a standing migration."""
+    base: int | None = None
+    """The listing of the pass before it, by its number of `listings`; None for the first pass."""
 
 
 @dataclass(frozen=True, kw_only=True)

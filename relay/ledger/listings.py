@@ -14,6 +14,7 @@ from typing import Any, Final
 from sqlalchemy import Connection, Select, Text, bindparam, case, func, select, update
 
 from relay.errors import LeaseLost
+from relay.ledger.actions import pause_for
 from relay.ledger.claims import SUSPECT
 from relay.ledger.distrust import doubted_fence
 from relay.ledger.entries import write_page
@@ -23,6 +24,7 @@ from relay.ledger.gone_objects import forget_gone
 from relay.ledger.listing_values import AgeOrigins, ListedObject, ListingClaim
 from relay.ledger.migration_rows import of_kind
 from relay.ledger.names import has_name, in_chunks
+from relay.ledger.passes import base_listing, lacks_every_name, note_incomplete, note_listed
 from relay.ledger.schema import events, migrations, transfers
 from relay.ledger.siblings import lock_names
 from relay.ledger.states import EventKind, ListingState, MigrationState
@@ -85,6 +87,8 @@ def claim_listing(connection: Connection, wanted: DueListing) -> ListingClaim | 
         counted=row.entries is not None,
         crash_count=row.listing_lapses,
         excluded=row.excluded or 0,
+        standing=row.phase is not None,
+        base=None if row.phase is None else base_listing(connection, row.id),
     )
 
 
@@ -119,11 +123,12 @@ def add_page(
     cursor: str | None,
     *,
     excluded: int | None = None,
+    lacks: bool = False,
 ) -> bool:
     """Write a page of objects, and the cursor behind it; `excluded` is the number of entries up to
-    the cursor that the filters left out, None without filters. Return False if the migration is
-    paused or cancelled, so that the listing must stop; a page of a cancelled migration is not
-    written.
+    the cursor that the filters left out, None without filters, and the listing `lacks` names if a
+    folder on the page could not be listed. Return False if the migration is paused or cancelled, so
+    that the listing must stop; a page of a cancelled migration is not written.
 
     Raises LeaseLost, also if the ledger has lost an earlier page: each page raises the fence."""
     row = _change(connection, worker, listing, {"listing_fence": listing.fence + 1})
@@ -137,6 +142,8 @@ def add_page(
         connection, listing, page, if_exists=if_exists, folded=folded_digest, is_empty=is_empty
     )
     mark_folded(connection, listing.migration_id, [one.name for one in page])
+    if lacks and listing.standing:
+        note_incomplete(connection, listing.migration_id)
     values: dict[str, Any] = {"cursor": cursor, "excluded": excluded}
     if new:  # progress: the crashes were caused by something else than the current entries
         values |= {"entries": migrations.c.entries + new, "listing_lapses": 0}
@@ -196,6 +203,13 @@ def end_listing(
         _change(connection, worker, listing, {**failed, "listing_owner": None})
         write_event(connection, listing.migration_id, EventKind.LISTING_FAILED, error)
         return
+    if listing.standing:
+        if lacks_every_name(connection, listing.migration_id):
+            due = {"listing": ListingState.DUE, "listing_owner": None, "cursor": None}
+            _change(connection, worker, listing, due)
+            pause_for(connection, listing.migration_id, _SOURCE_EMPTY)
+            return
+        note_listed(connection, listing.migration_id, time.time())
     # The column `error` keeps the reason for which transfers just paused.
     values = {"listing": ListingState.DONE, "listing_owner": None, "excluded": excluded}
     _change(connection, worker, listing, values)
@@ -208,6 +222,17 @@ def end_listing(
         )
     members = {"gone": gone} if gone else {}
     write_event(connection, listing.migration_id, EventKind.LISTING_DONE, members)
+
+
+_SOURCE_EMPTY: Final = {
+    "code": "source-empty",
+    "side": "source",
+    "detail": "the source has no object any longer; the pass before found some",
+    "hint": (
+        "Check that it is the right place, and that it is mounted. Nothing was deleted at the"
+        " destination. `relay resume` lists the source again."
+    ),
+}
 
 
 def hand_back_listing(connection: Connection, worker: WorkerId, listing: ListingClaim) -> None:

@@ -46,6 +46,7 @@ from relay.ledger.schema import (
     secrets,
     transfers,
 )
+from relay.ledger.standing_values import PassHours, PassTimes, StandingState
 from relay.ledger.states import (
     TransferState,
 )
@@ -207,7 +208,16 @@ def migration_of_row(
         in_parts=in_parts,
         efforts=efforts,
         helpers=helpers,
+        standing=standing_of(row),
     )
+
+
+def standing_of(row: Any) -> StandingState | None:
+    """Return what makes a migration a standing one, from its row, or None."""
+    if row.phase is None:
+        return None
+    hours = None if row.hours is None else PassHours.parse(row.hours)
+    return StandingState(row.phase, PassTimes(row.every, hours), row.due)
 
 
 def number_of(row: Any) -> int:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass, field
 from typing import Any
 
+from relay.ledger.standing_values import PassTimes, StandingState
 from relay.ledger.states import TransferState
 from relay.ledger.viewer import DEFAULT_TENANT, Viewer
 from relay.throttle import Bounds
@@ -43,6 +44,8 @@ class Spec:
     named: tuple[list[list[str]], list[list[str]]] = field(default=([], []), repr=False)
     """The headers of source and destination that select the object
     (`relay.identity.selecting_headers`)."""
+    standing: PassTimes | None = None
+    """When the passes of a standing migration begin; None: it does not stand."""
 
     @property
     def recursive(self) -> bool:
@@ -123,11 +126,18 @@ class Migration:
     slots: int | None = None
     """Number of slots of the workers that run its transfers; None if none runs, or is an older
     relay."""
+    standing: StandingState | None = None
+    """Its phase and its times, if it is a standing migration."""
 
     @property
     def recursive(self) -> bool:
         """Whether it is a tree."""
         return bool(self.options.get("recursive"))
+
+    @property
+    def is_at_rest(self) -> bool:
+        """Whether it stands, and no pass is under way: a worker has nothing to do."""
+        return self.standing is not None and self.standing.is_at_rest
 
     @property
     def name(self) -> str:

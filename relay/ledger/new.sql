@@ -19,7 +19,7 @@ CREATE TABLE migrations (
 	destination_empty BOOLEAN DEFAULT false NOT NULL, 
 	error TEXT, 
 	created FLOAT NOT NULL, 
-	ended FLOAT, slots INTEGER, bytes_per_second BIGINT, connections INTEGER, renewed INTEGER DEFAULT 0 NOT NULL, places VARCHAR(64), owner VARCHAR(64), runner VARCHAR(12), listings INTEGER DEFAULT 0 NOT NULL, listing_lapses INTEGER DEFAULT 0 NOT NULL, entries BIGINT, looked FLOAT, token VARCHAR(8), place TEXT, tenant VARCHAR(64) DEFAULT 'default' NOT NULL, ordinal BIGINT, needs_attention BOOLEAN DEFAULT false NOT NULL, excluded BIGINT, 
+	ended FLOAT, slots INTEGER, bytes_per_second BIGINT, connections INTEGER, renewed INTEGER DEFAULT 0 NOT NULL, places VARCHAR(64), owner VARCHAR(64), runner VARCHAR(12), listings INTEGER DEFAULT 0 NOT NULL, listing_lapses INTEGER DEFAULT 0 NOT NULL, entries BIGINT, looked FLOAT, token VARCHAR(8), place TEXT, tenant VARCHAR(64) DEFAULT 'default' NOT NULL, ordinal BIGINT, needs_attention BOOLEAN DEFAULT false NOT NULL, excluded BIGINT, phase VARCHAR(12), every FLOAT, hours VARCHAR(16), due FLOAT, 
 	PRIMARY KEY (id), 
 	UNIQUE (number), 
 	UNIQUE ("key")
@@ -49,7 +49,7 @@ CREATE TABLE transfers (
 	seconds FLOAT, 
 	level VARCHAR(16), 
 	error TEXT, 
-	ended FLOAT, digests TEXT, identity VARCHAR(32), listings INTEGER DEFAULT 0 NOT NULL, "before" TEXT, folded TEXT, twins INTEGER DEFAULT 0 NOT NULL, reason VARCHAR(128), 
+	ended FLOAT, digests TEXT, identity VARCHAR(32), listings INTEGER DEFAULT 0 NOT NULL, "before" TEXT, folded TEXT, twins INTEGER DEFAULT 0 NOT NULL, reason VARCHAR(128), written TEXT, 
 	PRIMARY KEY (id), 
 	UNIQUE (migration_id, name), 
 	FOREIGN KEY(migration_id) REFERENCES migrations (id) ON DELETE CASCADE
@@ -297,4 +297,28 @@ CREATE TABLE deletions (
 );
 CREATE INDEX deletions_by_name ON deletions (migration_id, side, hash);
 CREATE INDEX deletions_by_state ON deletions (migration_id, state, id);
-INSERT INTO alembic_version VALUES ('0019');
+CREATE TABLE passes (
+	migration_id VARCHAR(36) NOT NULL, 
+	number INTEGER NOT NULL, 
+	kind VARCHAR(12) NOT NULL, 
+	begun FLOAT NOT NULL, 
+	listed_at FLOAT, 
+	ended FLOAT, 
+	complete BOOLEAN, 
+	listing INTEGER, 
+	listed BIGINT DEFAULT 0 NOT NULL, 
+	known BIGINT DEFAULT 0 NOT NULL, 
+	changed BIGINT DEFAULT 0 NOT NULL, 
+	gone BIGINT DEFAULT 0 NOT NULL, 
+	copied BIGINT DEFAULT 0 NOT NULL, 
+	bytes BIGINT DEFAULT 0 NOT NULL, 
+	deleted BIGINT DEFAULT 0 NOT NULL, 
+	refused BIGINT DEFAULT 0 NOT NULL, 
+	failed BIGINT DEFAULT 0 NOT NULL, 
+	p50 FLOAT, 
+	p90 FLOAT, 
+	outcome TEXT, 
+	PRIMARY KEY (migration_id, number), 
+	FOREIGN KEY(migration_id) REFERENCES migrations (id) ON DELETE CASCADE
+);
+INSERT INTO alembic_version VALUES ('0020');

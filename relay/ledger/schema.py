@@ -10,8 +10,9 @@ count, so that a million rows are never counted.
 Times are seconds since 1970 (UTC), except `runners.until`, whose clock can't be set back
 (`Database.clock`).
 
-The tables of callers, of plans, of deletions and of live values are in `access_tables.py`,
-`plan_tables.py`, `deletion_tables.py` and `live_tables.py`."""
+The tables of callers, of plans, of passes, of deletions and of live values are in
+`access_tables.py`, `plan_tables.py`, `standing_tables.py`, `deletion_tables.py` and
+`live_tables.py`."""
 
 from __future__ import annotations
 
@@ -36,7 +37,7 @@ from sqlalchemy import (
     text,
 )
 
-HEAD: Final = "0019"
+HEAD: Final = "0020"
 """The version of the schema that this code writes: the newest file in `versions/`."""
 APPLICATION_ID: Final = 0x52454C59
 """SQLite's `application_id` of our files ("RELY")."""
@@ -101,6 +102,10 @@ migrations = Table(
     Column("error", Text),
     Column("created", Float, nullable=False),
     Column("ended", Float),
+    Column("phase", String(12)),
+    Column("every", Float),
+    Column("hours", String(16)),
+    Column("due", Float),
 )
 """`source` and `destination` are without secrets. `spec`, `places` and `owner` are keyed hashes
 (`identity_hashes.py`) of the whole request, of both locations, and of their accounts. In a row of
@@ -121,7 +126,11 @@ newest listing that the filters left out, up to `cursor` while it runs, and once
 folders that were not listed for them; null without filters.
 `slots` to `connections` are the bounds, null for unbounded. `renewed` counts the replacements of
 its secrets, so that workers notice when theirs are old. `looked` is when the destination was found
-empty, null if that is no longer known."""
+empty, null if that is no longer known.
+
+`phase` is that of a standing migration (`standing_tables.py`), null for any other. A pass begins
+each `every` seconds, within the `hours` of a day, null for any hour. `due` is when the next one
+begins, null while a pass is under way."""
 # In PostgreSQL these two are hash indexes, which accept long URLs.
 Index("migrations_by_destination", migrations.c.destination)
 Index("migrations_by_place", migrations.c.place)
@@ -200,6 +209,7 @@ transfers = Table(
     Column("error", Text),
     Column("reason", String(128)),
     Column("ended", Float),
+    Column("written", Text),
     UniqueConstraint("migration_id", "name"),
 )
 """`name` is relative to the tree, and empty for a single object; PostgreSQL's index is on its MD5,
@@ -210,7 +220,9 @@ the listing. `folded` is the MD5 of the name's folded form if that differs from 
 1 if another transfer has the same folded form, and more once this one was sent (`folded_names.py`).
 `before`, as JSON, is the destination's state before the first byte was sent, with possible
 leftovers of ours (`PriorState`). `resent` counts the bytes that were sent more than once, over
-all attempts. `reason` is that of a failed transfer in `reasons`, else null."""
+all attempts. `reason` is that of a failed transfer in `reasons`, else null. `written`, as JSON, is
+the destination's version that a pass had written before another one found that the source has
+changed; empty if it was not written, and null without such a change."""
 Index("transfers_by_state", transfers.c.migration_id, transfers.c.state, transfers.c.id)
 # Partial indexes are declared in `versions/`, for both databases. Declared here, they would load
 # both dialects at each start.

@@ -42,6 +42,8 @@ from relay.ledger.unproved import adopt, find_unproved_skips
 from relay.ledger.workers import WorkerId
 from relay.receipt import Version
 
+_SENT: Final = PRESENT - {TransferState.SKIPPED}
+"""The states of a transfer that has sent its object."""
 _COMPACT: Final = json.JSONEncoder(separators=(",", ":"))
 MANY: Final = 10
 """Maximum number of earlier claims whose leftovers are searched for at a destination. With more,
@@ -69,6 +71,7 @@ _HELD = (
         transfers.c.size,
         transfers.c.level,
         migrations.c.state.label("stage"),
+        migrations.c.phase,
     )
     .add_columns(transfers.c.etag, transfers.c.modified, transfers.c.digests)
     .add_columns(uploads.c.transfer_id.label("begun"), transfers.c.before)
@@ -183,6 +186,7 @@ def _end_of(
         changes.count_transition(claim.migration_id, TransferState.RUNNING, state, row.size, size)
         changes.count_proof(claim.migration_id, row.level, end.level)
         changes.count_resent_bytes(claim.migration_id, end.resent)
+        _count_for_pass(row, claim.migration_id, state, size or 0, changes)
         ending.rows.append(
             _settled_columns(end, worker, state=state, size=size, now=now, was=row.before)
         )
@@ -198,6 +202,13 @@ def _end_of(
             reason = _record_failure(connection, end, size or 0, changes)
             ending.failed.setdefault(reason, []).append(claim.id)
     return ending
+
+
+def _count_for_pass(row: Any, id: str, state: str, size: int, changes: CounterDelta) -> None:
+    """Count an object that was sent, if its migration stands."""
+    if row.phase is not None and state in _SENT:
+        changes.passes.add(id, "copied", 1)
+        changes.passes.add(id, "bytes", size)
 
 
 def _handed_back(end: Settlement) -> Settlement:

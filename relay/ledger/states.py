@@ -112,6 +112,50 @@ class PlanVerb(StrEnum):
     FAIL = "fail"
 
 
+class Phase(StrEnum):
+    """The phase of a standing migration. Its state (running, paused ...) is apart from that."""
+
+    FIRST = "first"
+    """The first pass moves everything."""
+    STEADY = "steady"
+    """Between two passes."""
+    DELTA = "delta"
+    """A pass looks for changes."""
+    REHEARSAL = "rehearsal"
+    """As `final`, and nothing follows from it."""
+    FINAL = "final"
+    """The writers were stopped: passes, until two listings are equal; then the audit."""
+    REPORTED = "reported"
+    """The audit was good, and the report is signed. The readers may be switched."""
+    FINISHED = "finished"
+    """The migration stands no longer: it ends as any other does."""
+
+
+class PhaseEvent(StrEnum):
+    """What changes the phase of a standing migration."""
+
+    SETTLE = "settle"
+    """A pass is settled."""
+    DUE = "due"
+    """The next pass begins."""
+    REHEARSE = "rehearse"
+    REHEARSED = "rehearsed"
+    CUTOVER = "cutover"
+    REPORT = "report"
+    ABORT = "abort"
+    REOPEN = "reopen"
+    FINISH = "finish"
+
+
+class PassKind(StrEnum):
+    """The kind of a pass: the phase in which it began."""
+
+    FIRST = "first"
+    DELTA = "delta"
+    REHEARSAL = "rehearsal"
+    FINAL = "final"
+
+
 class EventKind(StrEnum):
     """What an event of a migration tells: a change that a user made, or one that the ledger noted.
     Stored, and sent as the names of server-sent events."""
@@ -135,6 +179,10 @@ class EventKind(StrEnum):
     ENDED = "ended"
     REPORT_SIGNED = "report_signed"
     """A report was signed (`report_ledger.py`)."""
+    PASS_SETTLED = "pass_settled"
+    """A pass of a standing migration has listed the source and moved what it found."""
+    PHASE = "phase"
+    """A standing migration has another phase."""
 
 
 PENDING = frozenset({TransferState.QUEUED, TransferState.RUNNING})
@@ -212,6 +260,19 @@ PLAN: Mapping[str, Transition] = {
     PlanVerb.FAIL: _from(PlanState.PLANNING, to=PlanState.FAILED),
 }
 """The transitions of a plan, by `PlanVerb`."""
+
+PHASE: Mapping[str, Transition] = {
+    PhaseEvent.SETTLE: _from(Phase.FIRST, Phase.DELTA, to=Phase.STEADY),
+    PhaseEvent.DUE: _from(Phase.STEADY, to=Phase.DELTA),
+    PhaseEvent.REHEARSE: _from(Phase.STEADY, to=Phase.REHEARSAL),
+    PhaseEvent.REHEARSED: _from(Phase.REHEARSAL, to=Phase.STEADY),
+    PhaseEvent.CUTOVER: _from(Phase.STEADY, to=Phase.FINAL),
+    PhaseEvent.REPORT: _from(Phase.FINAL, to=Phase.REPORTED),
+    PhaseEvent.ABORT: _from(Phase.REHEARSAL, Phase.FINAL, to=Phase.STEADY),
+    PhaseEvent.REOPEN: _from(Phase.REPORTED, to=Phase.STEADY),
+    PhaseEvent.FINISH: _from(Phase.REPORTED, to=Phase.FINISHED),
+}
+"""The transitions of the phase of a standing migration, by `PhaseEvent`."""
 
 STOPPED = frozenset({MigrationState.PAUSED, MigrationState.CANCELLED})
 """The states of a migration whose running transfers and listing are stopped."""

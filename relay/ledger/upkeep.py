@@ -76,7 +76,7 @@ CHORES: Final = (
     ),
     Chore(
         name="end migrations",
-        look=lambda connection, _: endings.finishable_ids(connection),
+        look=endings.finishable_ids,
         act=lambda connection, _: endings.finish(connection),
         deletes_secrets=True,
     ),

@@ -44,9 +44,13 @@ class CheckedReport:
 
     @property
     def is_all_proved(self) -> bool:
-        """Whether the migration has succeeded and every object of it is verified."""
+        """Whether the migration has succeeded, or was cut over, and every object of it is verified.
+        Only a report about a cutover has the member of that name."""
         has_succeeded = self.members["migration"]["state"] == MigrationState.SUCCEEDED
-        return has_succeeded and set(self.totals.to_json()) <= {TransferState.VERIFIED}
+        is_cut_over = isinstance(self.members.get("cutover"), dict)
+        return (has_succeeded or is_cut_over) and set(self.totals.to_json()) <= {
+            TransferState.VERIFIED
+        }
 
 
 def check_report(folder: Path, find_principals: Callable[[bytes], str | None]) -> CheckedReport:

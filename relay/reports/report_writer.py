@@ -54,12 +54,18 @@ class _WrittenObjects:
 
 
 def write_report(
-    ledger: Ledger, id: str, key: SigningKey, folder: ReportFolder, clock: Callable[[], float]
+    ledger: Ledger,
+    id: str,
+    key: SigningKey,
+    folder: ReportFolder,
+    clock: Callable[[], float],
+    *,
+    more: Mapping[str, Any] | None = None,
 ) -> WrittenReport:
     """Write the report of a migration, by its id, into an open folder, and publish that. `clock` is
-    the seconds since 1970. A line of an object is held at a time. Raises OutputFailed, and as the
-    ledger; the folder has no final name then, and is
-    kept if the ledger may have recorded its report."""
+    the seconds since 1970, `more` are further members of the report. A line of an object is held at
+    a time. Raises OutputFailed, and as the ledger; the folder has no final name then, and is kept
+    if the ledger may have recorded its report."""
 
     def write_objects(migration: Migration, rows: Iterator[TransferRow]) -> _WrittenObjects:
         with folder.writing(OBJECTS) as file:
@@ -69,7 +75,7 @@ def write_report(
     _write(folder, OBJECTS + SIGNATURE, key.sign(written.sha512).encode())
     while True:
         previous = ledger.reports.last(id)
-        members = _report_members(written, key, previous, clock())
+        members = _report_members(written, key, previous, clock()) | dict(more or {})
         report = _line(members)
         digest = hashlib.sha256(report).hexdigest()
         _write(folder, REPORT, report)

@@ -334,6 +334,26 @@ class DeletingSource(Source, Protocol):
         Then nothing was deleted, unless the error may hide a lost answer."""
 
 
+@dataclass(frozen=True)
+class OpenUploads:
+    """The multipart uploads of a tree that others have begun and not completed. An upload that is
+    completed later shows a new object, which no listing before has named."""
+
+    count: int
+    oldest: float | None
+    """When the oldest one was begun, in seconds since 1970 by the store's clock."""
+    is_whole: bool = True
+    """False if the store has more of them than were counted."""
+
+
+class UploadsSource(Source, Protocol):
+    """A source that tells which multipart uploads are open."""
+
+    def open_uploads(self, location: Location) -> OpenUploads:
+        """Return the open uploads of a tree. Raises StoreError, and ProtocolViolation for a listing
+        without end."""
+
+
 class Destination(Protocol):
     """A store that objects are written to."""
 

@@ -12,6 +12,7 @@ from relay.errors import LedgerFailed
 from relay.ledger.event_values import EventCursor
 from relay.ledger.states import ENDED
 from relay.ledger.viewer import DEFAULT_TENANT
+from relay.views.pass_members import standing_members
 
 if TYPE_CHECKING:  # importing SQLAlchemy takes a fifth of a second, which few commands need
     from relay.ledger.ledger import Ledger
@@ -67,6 +68,7 @@ def brief(migration: Migration) -> dict[str, Any]:
         "objects": {state: counted.objects for state, counted in sorted(migration.tally.items())},
         "bytes": {state: counted.bytes for state, counted in sorted(migration.tally.items())},
         "excluded": migration.excluded,
+        "standing": standing_members(migration.standing),
         "bytes_in_parts": migration.in_parts,
         "under_way": migration.under_way,
         "slots": migration.slots,

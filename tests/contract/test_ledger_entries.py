@@ -88,7 +88,7 @@ def test_a_migration_that_is_listed_again_does_not_end(
     id, listing = begin(ledger, [listed_object("a")])
     ledger.listings.end(listing)
     ledger.claims.settle([verified_end(claim) for claim in ledger.claims.claim(1, only=id)])
-    monkeypatch.setattr(endings, "finishable_ids", lambda connection: [id])
+    monkeypatch.setattr(endings, "finishable_ids", lambda connection, now: [id])
     ledger.list_again(id, anyway=True)
     assert ledger.finish() == []
     assert ledger.migration(id).state == "running"

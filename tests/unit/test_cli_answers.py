@@ -45,7 +45,7 @@ ROW = {
     "detail": None,
 }
 NEWER = {"bytes_in_parts", "under_way", "slots", "retried", "trouble"}
-NEWER |= {"tenant", "needs_attention", "excluded"}
+NEWER |= {"tenant", "needs_attention", "excluded", "standing"}
 """Members that older servers leave out."""
 
 

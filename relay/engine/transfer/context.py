@@ -55,6 +55,9 @@ class ObjectHints:
     """The tokens of crashed attempts. Their temporary uploads are ours to delete."""
     remains: Mapping[str, str] = field(default_factory=dict)
     """Sentences about the leftovers of earlier claims, by place."""
+    written: Version | None = None
+    """The destination's version that this migration had written, before its source was listed in
+    another one; without values if it was not written. None: no such change is known."""
 
 
 @dataclass(eq=False, kw_only=True)

@@ -12,7 +12,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from relay.engine.comparison import is_older, is_same, needs_full_times, proof_of_equality
+from relay.digest import compare
+from relay.engine.comparison import (
+    is_by_other,
+    is_older,
+    is_same,
+    needs_full_times,
+    proof_of_equality,
+)
 from relay.engine.inspection import (
     existing_error,
     inspect_object,
@@ -31,6 +38,7 @@ from relay.engine.transfer.source_reader import SourceReader, proof_of_end
 from relay.engine.transfer.target import Target
 from relay.engine.transfer.verify import Sent
 from relay.errors import (
+    DestinationChanged,
     DestinationLost,
     IntegrityMismatch,
     KeyCollision,
@@ -175,9 +183,12 @@ class DestinationCheck:
 
     @property
     def _existing(self) -> Version | None:
-        """The object that the inspection found at the place, or None."""
+        """The object that the inspection found at the place, or None. Our copy of an earlier
+        version of the source does not count: it is replaced."""
         before = self._target.before
-        return before.version if before is not None else None
+        there = before.version if before is not None else None
+        is_outdated = there is not None and is_same(self._context.known.written, there)
+        return None if is_outdated else there
 
     def prepare_upload(self) -> None:
         """Record the prior state of the destination before the first byte is sent, for later
@@ -305,6 +316,9 @@ class DestinationCheck:
 
         Some web servers answer a HEAD with a length of 0 for an object of unknown length. Only a
         GET shows that it is empty (`skip_outcome_of_opened`)."""
+        written = self._context.known.written
+        if written is not None:
+            return self._skip_if_same_bytes(written, there, found)
         if (
             found is not None
             and None not in (found.version.size, there.size)
@@ -321,6 +335,25 @@ class DestinationCheck:
         if needs_full_times(why, found.version, there) and self._is_modified(found):
             return None
         return self._skip((why,))
+
+    def _skip_if_same_bytes(
+        self, written: Version, there: Version, found: ObjectInfo | None
+    ) -> Outcome | None:
+        """Return a skip if a digest proves that the destination has the source's present version.
+        Dates prove nothing: the destination may have been written after the source was changed,
+        with the version before. Raises DestinationChanged if another writer has certainly replaced
+        what this migration `written` there."""
+        found = self._source_reader.require_description(found)
+        if found is not None and found.version.size == there.size:
+            agreeing, differing = compare(found.version.digests, there.digests)
+            if agreeing is not None and not differing:
+                return self._skip((f"unchanged: the same size and {agreeing}",))
+        # After a crash it may be ours, of a claim that has recorded nothing.
+        may_be_ours = self._context.known.after_crash or self._progress.sendings > 0
+        if is_by_other(written, there) and not may_be_ours:
+            place = self._target.place
+            raise DestinationChanged(f"{place} is not the object that relay wrote there")
+        return None
 
     def _is_modified(self, found: ObjectInfo) -> bool:
         """Return whether the source was modified after its upload: the destination shows an older

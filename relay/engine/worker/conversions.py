@@ -39,6 +39,7 @@ def hints_of_claim(claim: Claim) -> ObjectHints:
         token=upload_token(claim),
         lost=lost_upload_tokens(claim, claim.fence),
         remains=claim.remains,
+        written=claim.written,
     )
 
 

@@ -116,7 +116,8 @@ class Lister:
             if job is None:
                 return
             # A resumed listing has named objects before: they may be at the destination now.
-            if listing.cursor is None:
+            # A later pass of a standing migration does not ask the destination.
+            if listing.cursor is None and listing.base is None:
                 self.ledger.listings.learn_empty(listing, self.jobs.finds_nothing(job, meter))
             meter.throttle = self.jobs.throttle(id)
             meter.tally = self.engine.route(job.remotes, job.source, job.destination)

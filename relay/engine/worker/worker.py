@@ -71,7 +71,7 @@ TROUBLE_SECONDS = RENEW_SECONDS + 1.0
 @dataclass(eq=False)
 class Worker:
     """The worker of one process, on every migration of its kind, or on `only` one: `run` then
-    returns when that migration has ended."""
+    returns when that migration has ended, or stands and is at rest."""
 
     ledger: Ledger
     engine: TransferEngine
@@ -436,7 +436,8 @@ class Worker:
         self._finish()
         if self.only is None:
             return False
-        return self.ledger.migration(self.only).state != MigrationState.RUNNING
+        found = self.ledger.migration(self.only)
+        return found.state != MigrationState.RUNNING or found.is_at_rest
 
     def _finish(self) -> None:
         """End every migration that has no transfer left, and log each without secrets."""

@@ -24,6 +24,7 @@ from relay.stores.interfaces import (
     Entry,
     ObjectInfo,
     OpenedObject,
+    OpenUploads,
     Part,
     PartLimits,
     PutResult,
@@ -105,6 +106,10 @@ class S3Store:
         """As Source.list, by ListObjectsV2, or by ListObjects if a server has no continuation
         tokens."""
         return self._listing.entries(location, recursive, after)
+
+    def open_uploads(self, location: Location) -> OpenUploads:
+        """As UploadsSource.open_uploads, by ListMultipartUploads."""
+        return self._uploads.open_uploads(location)
 
     # -- destination
 

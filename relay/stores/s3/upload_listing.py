@@ -14,13 +14,15 @@ from relay.errors import NotFound, ProtocolViolation
 from relay.location import Location
 from relay.parsing import count, http_date
 from relay.stores.http_fields import strong_tag
-from relay.stores.interfaces import Part, Upload
+from relay.stores.interfaces import OpenUploads, Part, Upload
 from relay.stores.s3.account import at_bucket, at_query, key_of
 from relay.stores.s3.client import S3Client
 from relay.stores.s3.responses import is_truncated, unfinished_upload
 from relay.stores.s3.upload_limits import PARTS
 from relay.stores.xml_documents import plain_name
 
+UPLOAD_PAGES: Final = 10
+"""Maximum number of pages of open uploads that are counted."""
 SHOWN: Final = frozenset({"UploadId", "IsTruncated", "MaxParts"})
 """Elements of which an empty list of parts has at least one (ListParts, "Response Elements")."""
 
@@ -98,6 +100,53 @@ class UploadListing:
             if name == key and since <= created - ahead <= until
         ]
         return tuple(upload for upload in uploads if self._is_empty(upload))
+
+    def open_uploads(self, location: Location) -> OpenUploads:
+        """As UploadsSource.open_uploads: at most UPLOAD_PAGES pages of them
+        (docs.aws.amazon.com, "ListMultipartUploads")."""
+        prefix = key_of(location)
+        prefix += "/" if prefix and not prefix.endswith("/") else ""
+        count, oldest, marker = 0, None, ("", "")
+        for _ in range(UPLOAD_PAGES):
+            created, following = self._uploads_page(location, prefix, marker)
+            count += len(created)
+            oldest = min(created if oldest is None else [oldest, *created], default=None)
+            if following is None:
+                return OpenUploads(count, oldest)
+            if following == marker:
+                message = f"{location}: the list of its uploads has no marker of the next page"
+                raise ProtocolViolation(message, side=self._client.side)
+            marker = following
+        return OpenUploads(count, oldest, is_whole=False)
+
+    def _uploads_page(
+        self, location: Location, prefix: str, marker: tuple[str, str]
+    ) -> tuple[list[float], tuple[str, str] | None]:
+        """Return when each upload of a page was begun, and the marker of the next page, or None
+        after the last one."""
+        client, (key, upload) = self._client, marker
+        after = (
+            f"key-marker={quote(key, safe='-_.~')}&" if key else "",
+            f"&upload-id-marker={quote(upload, safe='-_.~')}" if upload else "",
+        )
+        query = f"{after[0]}prefix={quote(prefix, safe='-_.~')}{after[1]}&uploads="
+        response = client.send("GET", at_bucket(location, query), ())
+        created: list[float] = []
+        reported: dict[str, str] = {}
+        root = "ListMultipartUploadsResult"
+        with closing(client.document_rows(response, "GET", location, root)) as rows:
+            for row in rows:
+                name = plain_name(row.tag)
+                if name == "Upload":
+                    found = unfinished_upload(row)
+                    if found is not None and found[1].startswith(prefix):
+                        created.append(found[2])
+                else:
+                    reported[name] = (row.text or "").strip()
+        if not is_truncated(reported.get("IsTruncated", "")):
+            return created, None
+        markers = (reported.get("NextKeyMarker", ""), reported.get("NextUploadIdMarker", ""))
+        return created, markers
 
     def _is_empty(self, upload: Upload) -> bool:
         """Return whether the upload has no parts. An upload whose id was lost never gets one; any

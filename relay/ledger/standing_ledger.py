@@ -1,0 +1,63 @@
+"""The public interface of the ledger for standing migrations: every call is one transaction, and
+raises as those of `Ledger`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection
+
+from relay.ledger import passes
+from relay.ledger.ledger_access import LedgerAccess
+from relay.ledger.migration_values import Migration
+from relay.ledger.standing_values import Pass, PassTimes
+
+
+@dataclass(frozen=True)
+class StandingLedger:
+    """The standing migrations of a ledger."""
+
+    access: LedgerAccess
+
+    def begin_pass(self, id: str, kind: str) -> bool:
+        """As passes.begin_pass."""
+        return self.access.write(lambda c: passes.begin_pass(c, id, kind, time.time()))
+
+    def change_phase(self, id: str, event: str) -> Migration:
+        """As passes.change_phase."""
+
+        def change(connection: Connection) -> Migration:
+            found = passes.change_phase(connection, id, event)
+            phase = passes.require_standing(found).phase
+            name = f"migration {found.name} {found.id}"
+            self.access.record(connection, event, name, after={"phase": phase})
+            return found
+
+        return self.access.write(change)
+
+    def change_times(self, id: str, times: PassTimes) -> None:
+        """As passes.change_times."""
+        self.access.write(lambda c: passes.change_times(c, id, times, time.time()))
+
+    def accept_other_writers(self, id: str) -> int:
+        """As passes.accept_other_writers."""
+        return self.access.write(lambda c: passes.accept_other_writers(c, id))
+
+    def note_outcome(self, id: str, number: int, outcome: Mapping[str, Any]) -> None:
+        """As passes.note_outcome."""
+        self.access.write(lambda c: passes.note_outcome(c, id, number, outcome))
+
+    def receipts(self, id: str, names: Sequence[str]) -> dict[str, Mapping[str, Any]]:
+        """As passes.receipts_of."""
+        return self.access.read(lambda c: passes.receipts_of(c, id, names))
+
+    def moved_since(self, id: str, since: float, limit: int) -> list[str]:
+        """As passes.moved_since."""
+        return self.access.read(lambda c: passes.moved_since(c, id, since, limit))
+
+    def passes(self, id: str, limit: int = 100, before: int | None = None) -> list[Pass]:
+        """As passes.passes_of."""
+        return self.access.read(lambda c: passes.passes_of(c, id, limit, before))
