@@ -88,6 +88,7 @@ _HINT: Final = "hint: --read missing reads the objects that no digest proves"
     ),
 )
 @with_flags(SAMPLES, FILTERS, PLACES)
+@click.option("-r", is_flag=True, hidden=True, expose_value=False)  # as for the other trees
 @click.option(
     "--only",
     type=click.Choice([verdict.value for verdict in TreeVerdict]),

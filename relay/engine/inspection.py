@@ -83,6 +83,13 @@ def _head_by_get(destination: Source | Destination, place: Location) -> ObjectIn
     )
 
 
+def size_by_head(found: ObjectInfo, place: Location) -> int | None:
+    """Return the size that an answer to HEAD proves. Many web servers answer HEAD for a body that
+    they make with a length of 0."""
+    size = found.version.size
+    return None if size == 0 and place.store == "http" else size
+
+
 def inspect_prior_state(destination: Destination, place: Location, needed: bool) -> PriorState:
     """Return the state of the destination before the upload. Raises StoreError, except NotFound.
 

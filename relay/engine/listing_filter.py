@@ -11,7 +11,7 @@ from dataclasses import replace
 from datetime import datetime
 from time import monotonic
 
-from relay.engine.inspection import inspect_object
+from relay.engine.inspection import inspect_object, size_by_head
 from relay.errors import (
     InvalidFilter,
     NotFound,
@@ -49,17 +49,20 @@ class ListingFilter:
         *,
         now: float,
         seed: str,
+        marked: tuple[Source, Location] | None = None,
     ) -> None:
         """Ages count from `now`, in seconds since 1970; `seed` chooses the part of `hash_filter`
-        @/N. Work yields to the hub, and checks `meter`. Raises InvalidFilter, ConfigError."""
+        @/N. The markers are those of another tree if `marked` names it. Work yields to the hub, and
+        checks `meter`. Raises InvalidFilter, ConfigError."""
         refuse_markers_of_list(filters, location)
         markers, root = filters.exclude_if_present, location.folder()
+        has_markers = (source, root) if marked is None else (marked[0], marked[1].folder())
         self._source, self._root, self._meter = source, root, meter
         self._selection = Selection(
             filters,
             now=datetime.fromtimestamp(now).astimezone(),
             seed=seed,
-            rejects=_Markers(markers, source, root, meter) if markers else None,
+            rejects=_Markers(markers, *has_markers, meter) if markers else None,
             pause=_pauses(meter),
         )
         self.entries = self.folders = 0
@@ -143,10 +146,7 @@ class ListingFilter:
                 side="source",
                 hint="Check the credentials: many servers redirect to a login page without them.",
             )
-        # Many web servers answer HEAD for a body that they make with a length of 0.
-        if place.store == "http" and found.version.size == 0:
-            return replace(found, version=replace(found.version, size=None))
-        return found
+        return replace(found, version=found.version.with_size(size_by_head(found, place)))
 
     def _has_name(self, name: str) -> Verdict:
         if name and not name.endswith("/"):
@@ -212,8 +212,19 @@ class _Markers:
         if self._root.store in (LOCAL, S3):
             return any(self._has_object(f"{folder}{name}") for name in sorted(self._names))
         # A web server may answer each name with a page, and a missing one with a refusal.
-        place = self._root.below(folder) if folder else self._root
-        return any(entry.name in self._names for entry in self._source.list(place, False))
+        return self._lists(self._root.below(folder) if folder else self._root, self._names)
+
+    def _lists(self, place: Location, names: frozenset[str]) -> bool:
+        """Return whether a folder has one of some names, which may begin with those of folders in
+        it."""
+        below: dict[str, frozenset[str]] = {}
+        for entry in self._source.list(place, False):
+            if entry.name in names:
+                return True
+            if entry.folder:
+                inner = (name for name in names if name.startswith(entry.name))
+                below[entry.name] = frozenset(name.removeprefix(entry.name) for name in inner)
+        return any(self._lists(place.below(name), some) for name, some in below.items() if some)
 
     def _has_object(self, name: str) -> bool:
         place = self._root.below(name)

@@ -47,7 +47,7 @@ class PairExamination:
     _: KW_ONLY
     decide: Callable[[Pair], NameFinding | None]
     """Returns what the listings prove about a name; None: it is asked for."""
-    ask: Callable[[TreeRow, TreeRow | None], NameFinding]
+    ask: Callable[[TreeRow | None, TreeRow | None], NameFinding]
     """Returns what requests prove about a name. Raises RelayError."""
     lists: Callable[[str | None], bool]
     """Returns whether a side can be listed now."""
@@ -96,7 +96,7 @@ class PairExamination:
         for pair, by_listings in zip(page, decided, strict=True):
             found = by_listings or (proved.get(pair[0].name) if pair[0] is not None else None)
             # A name that only one listing has is always asked for: it may be missing.
-            if found is None and sample is not None and pair[1] is not None:
+            if found is None and sample is not None and None not in pair:
                 sample.offer(pair)
                 continue
             known.append(found)
@@ -126,10 +126,8 @@ class PairExamination:
     def _examine(self, pair: Pair) -> NameFinding | RelayError:
         """Return what requests prove about a pair, or the error of a store that may not answer any
         more: one that left this greenlet would be printed."""
-        ours, theirs = pair
-        assert ours is not None  # `decide` has decided about names of the destination alone
         try:
-            return self.ask(ours, theirs)
+            return self.ask(*pair)
         except RelayError as error:
             is_for_all = isinstance(error, StoreError) and error.retryable
             if is_for_all or isinstance(error, Unauthenticated):

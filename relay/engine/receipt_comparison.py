@@ -140,7 +140,8 @@ class ReceiptComparison:
         tag = Version(etag=ours.etag).strong_etag
         return tag is not None and tag == there.strong_etag
 
-    def _ask(self, ours: TreeRow, theirs: TreeRow | None) -> NameFinding:
+    def _ask(self, ours: TreeRow | None, theirs: TreeRow | None) -> NameFinding:
+        assert ours is not None  # names of the destination alone are decided
         place = self.destination.below(ours.name, destination=True)
         meter = Watchdog(self.limits)
         store = self._store(meter)

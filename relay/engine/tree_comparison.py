@@ -26,14 +26,16 @@ from relay.engine.comparison_report import (
     TreeVerdict,
     finding_of_pair,
 )
-from relay.engine.inspection import inspect_object
+from relay.engine.inspection import inspect_object, size_by_head
 from relay.engine.listed_pairs import ListedPairs, TreeToList
-from relay.engine.listing_filter import ListingFilter
+from relay.engine.listing_filter import LIST, ListingFilter
 from relay.engine.md5_etags import md5_of_etag
 from relay.engine.migration_request import MigrationJob
 from relay.engine.pair_examination import PairExamination, can_be_listed
 from relay.engine.receipt_proof import is_proved_by
 from relay.engine.sampling import NameSample
+from relay.engine.transfer.context import ObjectHints
+from relay.engine.transfer.wrong_pages import may_be_of_page, refuse_wrong_page
 from relay.errors import (
     IntegrityMismatch,
     NotFound,
@@ -50,6 +52,7 @@ from relay.sorting.spill import SpillSpace
 from relay.stores.interfaces import (
     Destination,
     ObjectInfo,
+    OpenedObject,
     Source,
     StoreProvider,
     UnknownObject,
@@ -126,6 +129,7 @@ class TreeComparison:
             place, store = job.destination, self.stores.destination(job.destination, meter)
         chosen: ListingFilter | None = None
         if job.filters is not None:
+            # The source decides, so the markers in its folders do too.
             chosen = ListingFilter(
                 job.filters,
                 store,
@@ -133,6 +137,7 @@ class TreeComparison:
                 meter,
                 now=job.accepted,
                 seed=job.id,
+                marked=(self.stores.source(job.source, meter), job.source),
             )
             self._chosen_by.append(chosen)
         tree = TreeToList(side=side, store=store, place=place, chosen=chosen)
@@ -144,15 +149,15 @@ class TreeComparison:
         """Return what the listings prove about a name, or None."""
         ours, theirs = pair
         finding = partial(finding_of_pair, pair)
-        if ours is None:
-            assert theirs is not None  # a pair has a row
-            return finding(TreeVerdict.EXTRA, Basis.LISTING, theirs.error or "")
-        if theirs is None:
-            return (
-                None
-                if self._asks_for(ours)
-                else finding(TreeVerdict.MISSING, Basis.LISTING, ours.error or "")
+        if ours is None or theirs is None:
+            row, verdict, place = (
+                (theirs, TreeVerdict.EXTRA, self.job.source)
+                if ours is None
+                else (ours, TreeVerdict.MISSING, self.job.destination)
             )
+            assert row is not None  # a pair has a row
+            is_asked = row.error is None and self._lists_less(place)
+            return None if is_asked else finding(verdict, Basis.LISTING, row.error or "")
         error = ours.error or theirs.error
         if error is not None:
             return finding(TreeVerdict.UNPROVED, Basis.NOTHING, error)
@@ -184,11 +189,13 @@ class TreeComparison:
             if is_proved_by(receipts.get(ours.name), ours, theirs, stores)
         }
 
-    def _asks_for(self, ours: TreeRow) -> bool:
-        """Return whether the destination's listing does not prove that an object is missing."""
-        if ours.error is not None:
+    def _lists_less(self, place: Location) -> bool:
+        """Return whether the listing of a side does not prove that it has no other object: an index
+        page of nginx leaves out the names that begin with a dot."""
+        if place.store == LIST:
             return False
-        return not self._destination(self.listings["destination"]).lists_all(self.job.destination)
+        meter = self.listings["destination"]
+        return not self.stores.destination(place, meter).lists_all(place)
 
     def _lists(self, side: str | None) -> bool:
         """Return whether a side's tree can be listed now."""
@@ -199,24 +206,27 @@ class TreeComparison:
             return can_be_listed(self._destination(meter), self.job.destination)
         return False
 
-    def _ask(self, ours: TreeRow, theirs: TreeRow | None) -> NameFinding:
+    def _ask(self, ours: TreeRow | None, theirs: TreeRow | None) -> NameFinding:
         # Step 1: an object that a listing may lack.
-        listed = ListedObject(ours.name, size=ours.size, etag=ours.etag, url=ours.url)
-        plan = self.job.plan_of_listed(listed)
+        row = ours or theirs
+        assert row is not None  # a pair has a row
+        plan = self.job.plan_of_listed(ListedObject(row.name, url=row.url))
         meter = Watchdog(self.limits)
         source, destination = self.stores.source(plan.source, meter), self._destination(meter)
-        if theirs is None:
-            try:
-                found = self._retry(meter, lambda: inspect_object(destination, plan.destination))
-            except NotFound:
-                return finding_of_pair((ours, None), TreeVerdict.MISSING, Basis.HEAD)
-            size = found.version.size if isinstance(found, ObjectInfo) else None
-            theirs = TreeRow(ours.name, size=size)
-        sides = (source, plan.source, ours), (destination, plan.destination, theirs)
+        try:
+            ours = ours or self._find_row(source, plan.source, row.name, meter)
+            theirs = theirs or self._find_row(destination, plan.destination, row.name, meter)
+        except NotFound:
+            verdict = TreeVerdict.EXTRA if ours is None else TreeVerdict.MISSING
+            return finding_of_pair((ours, theirs), verdict, Basis.HEAD)
+        one = _Object("source", source, plan.source, ours, named=plan.destination)
+        other = _Object(
+            "destination", destination, plan.destination, theirs, named=plan.destination
+        )
         if self.reads is Reads.ALL:
-            return self._read_both(*sides)
+            return self._read_both(one, other)
         # Step 2: digests.
-        here, there = self._version(*sides[0], meter), self._version(*sides[1], meter)
+        here, there = self._version(one, meter), self._version(other, meter)
         sized = (replace(ours, size=here.size), replace(theirs, size=there.size))
         finding = partial(finding_of_pair, sized)
         if None not in (here.size, there.size) and here.size != there.size:
@@ -230,24 +240,27 @@ class TreeComparison:
         if self.reads is Reads.NONE:
             return finding(TreeVerdict.UNPROVED, Basis.NOTHING, _why_unproved(here, there))
         if here.digests or there.digests:
-            return self._read_one(
-                finding,
-                (source, plan.source, here),
-                (destination, plan.destination, there),
-                ours.digests,
-            )
-        return self._read_both(
-            (source, plan.source, sized[0]), (destination, plan.destination, sized[1])
-        )
+            return self._read_one(finding, (one, here), (other, there))
+        return self._read_both(replace(one, row=sized[0]), replace(other, row=sized[1]))
 
-    def _version(
-        self, store: Source | Destination, place: Location, row: TreeRow, meter: Watchdog
-    ) -> Version:
+    def _find_row(
+        self, store: Source | Destination, place: Location, name: str, meter: Watchdog
+    ) -> TreeRow:
+        """Return the row of an object that its listing lacks. Raises as `inspect_object`."""
+        found = self._retry(meter, lambda: inspect_object(store, place))
+        is_known = isinstance(found, ObjectInfo) and not may_be_of_page(found, place)
+        size = found.version.size if isinstance(found, ObjectInfo) and is_known else None
+        return TreeRow(name, size=size)
+
+    def _version(self, one: _Object, meter: Watchdog) -> Version:
         """Return what a listing and HEAD say of an object. If it may be read, a refused HEAD says
         nothing. Raises StoreError, and IntegrityMismatch where the two contradict each other."""
+        row, place = one.row, one.place
         found: ObjectInfo | UnknownObject
         try:
-            found = self._retry(meter, lambda: store.head(place))
+            found = self._retry(meter, lambda: one.store.head(place))
+            if isinstance(found, ObjectInfo) and may_be_of_page(found, place):
+                raise Rejected(f"{place} is answered with an HTML page", side=one.side)
         except (PermissionDenied, Rejected) as error:
             if self.reads is Reads.NONE:
                 raise
@@ -258,27 +271,26 @@ class TreeComparison:
         version = found.version
         if compare(row.digests, version.digests)[1]:
             raise IntegrityMismatch(f"the listed digest of {place} is not that of HEAD")
-        size = listed if version.size is None else version.size
+        size = size_by_head(found, place)
+        size = listed if size is None else size
         return Version(size, version.etag, digests={**digests, **version.digests})
 
     def _read_one(
         self,
         finding: Callable[..., NameFinding],
-        ours: tuple[Source, Location, Version],
-        theirs: tuple[Destination, Location, Version],
-        listed: Digests,
+        ours: tuple[_Object, Version],
+        theirs: tuple[_Object, Version],
     ) -> NameFinding:
         """Read the side that reports no digest, and compare with the one that does, and with the
-        digests that are `listed` of the source."""
-        known, read = (ours, theirs) if ours[2].digests else (theirs, ours)
-        name = next(one for one in ALGORITHMS if one in known[2].digests)
-        side = "destination" if read is theirs else "source"
-        store, place, _ = read
-        content = self._read(store, place, (name, *listed)).with_promises(read[2].size, listed)
+        digests that are listed of the source."""
+        (_, known), (read, version) = (ours, theirs) if ours[1].digests else (theirs, ours)
+        name = next(one for one in ALGORITHMS if one in known.digests)
+        side, listed = read.side, ours[0].row.digests
+        content = self._read(read, (name, *listed)).with_promises(version.size, listed)
         if content.why is not None:
             return finding(TreeVerdict.DIFFERS, Basis.READ, f"{side}: {content.why}")
-        size = known[2].size
-        is_equal = content.digests[name] == known[2].digests[name]
+        size = known.size
+        is_equal = content.digests[name] == known.digests[name]
         is_equal = is_equal and size in (None, content.count)
         if not content.is_whole and (is_equal or size is None or content.count < size):
             return finding(TreeVerdict.UNPROVED, Basis.NOTHING, _why_not_whole(side))
@@ -288,22 +300,18 @@ class TreeComparison:
         verdict = TreeVerdict.SAME if is_equal else TreeVerdict.DIFFERS
         return finding(verdict, Basis.READ, f"{name} of the {side}'s bytes")
 
-    def _read_both(
-        self,
-        ours: tuple[Source, Location, TreeRow],
-        theirs: tuple[Destination, Location, TreeRow],
-    ) -> NameFinding:
+    def _read_both(self, ours: _Object, theirs: _Object) -> NameFinding:
         """Read both sides, each with the digests that its listing promises."""
         contents: list[_Content] = []
-        pair = (ours[2], theirs[2])
-        sides: tuple[Side, Side] = ("source", "destination")
-        for side, (store, place, row) in zip(sides, (ours, theirs), strict=True):
-            content = self._read(store, place, (*ALWAYS, *row.digests))
+        pair = (ours.row, theirs.row)
+        for one in (ours, theirs):
+            row = one.row
+            content = self._read(one, (*ALWAYS, *row.digests))
             why = content.why
             if compare(content.digests, row.digests)[1]:
                 why = "its listed digest contradicts its bytes"
             if why is not None:
-                return finding_of_pair(pair, TreeVerdict.DIFFERS, Basis.READ, f"{side}: {why}")
+                return finding_of_pair(pair, TreeVerdict.DIFFERS, Basis.READ, f"{one.side}: {why}")
             contents.append(content.with_promises(row.size, row.digests))
         here, there = contents
         sized = (replace(pair[0], size=here.count), replace(pair[1], size=there.count))
@@ -322,23 +330,21 @@ class TreeComparison:
             return finding(TreeVerdict.UNPROVED, Basis.NOTHING, _why_not_whole(open_side))
         return finding(TreeVerdict.SAME, Basis.READ, f"{agreeing} of both")
 
-    def _read(
-        self, store: Source | Destination, place: Location, names: tuple[str, ...]
-    ) -> _Content:
+    def _read(self, one: _Object, names: tuple[str, ...]) -> _Content:
         """Return the digests of an object's bytes. Bytes that are not those of the digest in their
-        answer are read twice. Raises StoreError, and as Body.read."""
-        once = partial(self._read_once, store, place, names)
+        answer are read twice. Raises StoreError, Rejected for a page in place of the object, and
+        as Body.read."""
+        once = partial(self._read_once, one, names)
         meter = Watchdog(self.limits)
         content = self._retry(meter, once)
         return content if content.why is None else self._retry(meter, once)
 
-    def _read_once(
-        self, store: Source | Destination, place: Location, names: tuple[str, ...]
-    ) -> _Content:
-        opened = store.get(place)
+    def _read_once(self, one: _Object, names: tuple[str, ...]) -> _Content:
+        opened = one.store.get(one.place)
         body = opened.body
         assert body is not None  # an OpenedObject has one
         try:
+            one.refuse_page(opened)
             body.digest_with(names, opened.version.digests)
             drain(body)
         except IntegrityMismatch as error:
@@ -354,6 +360,30 @@ class TreeComparison:
 
     def _retry(self, meter: Watchdog, once: Callable[[], T]) -> T:
         return ListingRetries(self.limits.listing_seconds, meter).retry(once)
+
+
+@dataclass(frozen=True)
+class _Object:
+    """An object of one side; `named` is its place at the destination."""
+
+    side: Side
+    store: Source | Destination
+    place: Location
+    row: TreeRow
+    _: KW_ONLY
+    named: Location
+
+    def refuse_page(self, opened: OpenedObject) -> None:
+        """Raise Rejected if the answer is another page in place of the object: whoever copied the
+        object may have copied that page."""
+        # The size in a listing is not compared with that of the answer, so it decides nothing.
+        promised = None if self.row.url is None else Version(digests=self.row.digests)
+        known = ObjectHints(listed=Version(), promised=promised)
+        try:
+            refuse_wrong_page(opened, self.place, self.named, known, self.store)
+        except Rejected as error:
+            error.side = self.side
+            raise
 
 
 @dataclass(frozen=True)

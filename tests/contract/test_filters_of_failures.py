@@ -163,6 +163,25 @@ def test_a_marker_is_looked_for_in_the_listing(wire: Wire, missing: str) -> None
     assert names(found) == {"x": False, "c/": True, "a/1": False, "a/.no/2": False}
 
 
+def test_a_marker_may_be_in_a_folder_of_the_folder(wire: Wire) -> None:
+    """It is found by listings alone, too."""
+    pages = {
+        "/f/": index("/f/", "a/", "b/", "c/"),
+        "/f/a/": index("/f/a/", ".git/", "1"),
+        "/f/a/.git/": index("/f/a/.git/", "HEAD"),
+        "/f/b/": index("/f/b/", ".git/", "1"),
+        "/f/b/.git/": index("/f/b/.git/", "2"),
+        "/f/c/": index("/f/c/", "3"),
+    }
+
+    def answer(_: str, target: str) -> bytes:
+        return reply(200, pages.get(target, "a page"), "Content-Type: text/html")
+
+    with Peer(answers_script(answer)) as peer:
+        found = chosen_of(wire, place_of("http", peer), exclude_if_present=[".git/HEAD", ".no"])
+    assert names(found) == {"b/1": False, "b/.git/2": False, "c/3": False}
+
+
 def test_a_marker_in_a_webdav_folder(wire: Wire) -> None:
     pages = {
         "/f/": dav(("/f/", FOLDER), ("/f/a/", FOLDER), ("/f/b/", FOLDER), ("/f/x", FILE)),

@@ -45,7 +45,7 @@ def damage(folder: Path) -> None:
 
 
 def test_equal_sizes_are_not_a_proof(terminal: Terminal) -> None:
-    code, out, err = terminal.run("verify", *ends(terminal))
+    code, out, err = terminal.run("verify", "-r", *ends(terminal))
     assert (code, "--read missing" in err) == (3, True) and "unproved     5" in out
     assert "unproved  sub/two  (nothing: neither side reports a digest)" in out
     for reads in ("missing", "all"):
@@ -125,7 +125,7 @@ def test_names_below_a_link_to_a_folder_are_not_extra(terminal: Terminal) -> Non
     [
         (("{}/from", "{}/nosuch"), 1, "relay: destination: "),
         (("{}/nosuch", "{}/to"), 1, "relay: source: "),
-        (("{}/empty", "{}/void"), 1, "nothing was found on either side"),
+        (("{}/empty", "{}/void"), 1, "relay: nothing was found on either side"),
         (("{}/from", "{}/from/sub"), 2, "overlap"),
         (("{}/from", "{}/to", "--json", "--format", "csv"), 2, "give one of them"),
         (("{}/from", "{}/to", "--read", "some"), 2, "some"),
@@ -220,6 +220,56 @@ def test_a_source_without_an_end_is_not_proved(terminal: Terminal, kept: int) ->
                 code, out, err = terminal.run(*words, "--read", reads, "--include", "film")
                 assert code == wanted, (out, err)
                 assert ("the source declared neither a length" in out) is (wanted == 3)
+
+
+PAGE = b"<!doctype html><title>Sign in</title><form></form>" + b" " * 200
+INDEX = b'<h1>Index of /</h1><a href="../">..</a> <a href="film.mp4">film.mp4</a>'
+
+
+@pytest.mark.parametrize("redirects", [True, False])
+@pytest.mark.parametrize("side", ["source", "destination"])
+def test_a_login_page_is_not_the_object(terminal: Terminal, side: str, redirects: bool) -> None:
+    """Whoever copied the object without credentials has the page in its place."""
+    (terminal.home / "to" / "film.mp4").write_bytes(PAGE)
+
+    def script(talk: Talk) -> None:
+        while head := talk.head():
+            path = head.split()[1]
+            if redirects and path != b"/login" and path != b"/":
+                talk.send(b"HTTP/1.1 302 X\r\nLocation: /login\r\nContent-Length: 0\r\n\r\n")
+                continue
+            page = INDEX if path == b"/" else PAGE
+            talk.send(b"HTTP/1.1 200 X\r\nContent-Type: text/html\r\n")
+            talk.send(b"Content-Length: %d\r\n\r\n" % len(page))
+            talk.send(b"" if head.startswith(b"HEAD ") else page)
+
+    with Peer([script] * 50) as there:
+        places = (there.url("/"), f"{terminal.home}/to")
+        places = places if side == "source" else places[::-1]
+        for reads in ("none", "missing", "all"):
+            words = ("verify", *places, "--include", "film.mp4", "--read", reads)
+            code, out, err = terminal.run(*words)
+            assert code == 3 and "unproved  film.mp4" in out, (out, err)
+            if reads != "none":
+                assert f"(nothing: {side}: " in out
+                assert "HTML page" in out or "is a folder" in out
+
+
+def test_a_head_of_no_bytes_proves_no_size(terminal: Terminal) -> None:
+    """Many web servers answer HEAD so for a body that they make."""
+    (terminal.home / "to" / "film").write_bytes(b"data")
+
+    def script(talk: Talk) -> None:
+        while head := talk.head():
+            data = b"" if head.startswith(b"HEAD ") else b"data"
+            talk.send(b"HTTP/1.1 200 X\r\nContent-Length: %d\r\n\r\n" % len(data), data)
+
+    with Peer([script] * 50) as there:
+        (terminal.home / "l.csv").write_text(f"url,name\n{there.url()}/1,film\n")
+        words = ("verify", f"list+{terminal.home}/l.csv", f"{terminal.home}/to")
+        for reads, wanted in (("none", 3), ("missing", 0), ("all", 0)):
+            code, out, err = terminal.run(*words, "--include", "film", "--read", reads)
+            assert code == wanted, (out, err)
 
 
 @pytest.mark.campaign

@@ -17,7 +17,7 @@ from relay.engine.plan import IfExists, Verify
 from relay.engine.tree_comparison import TreeComparison
 from relay.errors import NotFound, PermissionDenied, ProtocolViolation, RelayError, Unavailable
 from relay.filters.filter_set import Filters
-from relay.location import Location
+from relay.location import Location, parse_location
 from relay.receipt import Version
 from relay.sorting.spill import SpillSpace
 from relay.stores.interfaces import Entry, ObjectInfo, UnknownObject
@@ -47,7 +47,8 @@ class Scripted:
 
     def head(self, location: Location) -> ObjectInfo | UnknownObject:
         self.asked.append(location.name)
-        found = self.heads.get(location.name)
+        name = f"p/{location.name}" if "/p/" in location.path else location.name
+        found = self.heads.get(name)
         if found is None:
             raise NotFound("it is not there")
         if isinstance(found, RelayError):
@@ -82,12 +83,14 @@ class Trees:
     theirs: Scripted = field(default_factory=Scripted)
     places: tuple[Location, Location] | None = None
     filters: Filters | None = None
+    hides: str = ""
+    """The kind of the stores whose listings leave names out."""
 
     def source(self, *_: Any) -> Any:
         return self.ours
 
-    def destination(self, *_: Any) -> Any:
-        return self.theirs
+    def destination(self, place: Location, *_: Any) -> Any:
+        return Scripted(is_complete=False) if place.store == self.hides else self.theirs
 
     def compare(self, **options: Any) -> TreeComparison:
         source, destination = self.places or (
@@ -298,6 +301,22 @@ def test_a_listing_that_lags_is_not_believed(trees: Trees) -> None:
     }
 
 
+def test_a_source_that_hides_names_is_asked(trees: Trees, tmp_path: Path) -> None:
+    """nginx lists no name that begins with a dot, and serves it."""
+    there = local_location(tmp_path / "b", destination=True).folder()
+    trees.places = parse_location("http://127.0.0.1/a/"), there
+    trees.hides = "http"
+    trees.ours.entries = [Entry("a", 3)]
+    trees.theirs.entries = [Entry(".hid", 3, digests={"md5": ONE}), Entry("a", 3), Entry("b", 3)]
+    trees.ours.heads = {"a": Version(3), ".hid": Version(3, digests={"md5": ONE})}
+    trees.theirs.heads = {name: Version(3) for name in ("a", ".hid")}
+    assert trees.verdicts() == {
+        ".hid": "same digest",
+        "a": "unproved nothing",
+        "b": "extra head",
+    }
+
+
 def test_the_source_row_is_what_filters_choose_by(trees: Trees) -> None:
     """An object that is excluded at the source is not extra, whatever its size is now."""
     trees.filters = Filters.from_json({"max_size": 10, "exclude": ["*.tmp"]})
@@ -308,6 +327,20 @@ def test_the_source_row_is_what_filters_choose_by(trees: Trees) -> None:
     found = {one.name: one.verdict.value for one in comparison.findings()}
     assert found == {"b": "same", "c": "differs"}
     assert comparison.report.excluded == 3
+
+
+@pytest.mark.parametrize("side", ["ours", "theirs"])
+def test_the_source_has_the_markers(trees: Trees, side: str) -> None:
+    """A migration leaves the same names out."""
+    trees.filters = Filters.from_json({"exclude_if_present": [".skip"]})
+    trees.ours.entries = trees.theirs.entries = [Entry("a", 3), Entry("p/x", 3)]
+    trees.ours.heads = trees.theirs.heads = {"a": Version(3), "p/x": Version(3)}
+    marked = getattr(trees, side)
+    marked.entries = [*marked.entries, Entry("p/.skip", 0)]
+    marked.heads = {**marked.heads, "p/.skip": Version(0)}
+    found = {one.name: one.verdict.value for one in trees.rows()}
+    everything = {"a": "unproved", "p/x": "unproved", "p/.skip": "extra"}
+    assert found == ({"a": "unproved"} if side == "ours" else everything)
 
 
 def test_a_store_that_is_away_ends_the_comparison(trees: Trees) -> None:

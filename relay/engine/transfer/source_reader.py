@@ -215,7 +215,7 @@ class SourceReader:
         assert body is not None  # an Opened has one
         opened = self._check_description(opened)
         self._cut_names.learn()
-        refuse_wrong_page(opened, context.plan, context.known, self._source)
+        refuse_wrong_page(opened, source, context.plan.destination, context.known, self._source)
         opened = check_against_list(opened, promised)
         self._check_against_listing(opened)
         if body.length is None and (length := self._declared_length(opened)) is not None:

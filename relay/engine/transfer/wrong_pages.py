@@ -14,13 +14,19 @@ import re
 from mimetypes import guess_type
 from typing import Final
 
-from relay.engine.plan import Plan
 from relay.engine.transfer.context import ObjectHints
 from relay.errors import RangeIgnored, Rejected, RelayError, StoreError
 from relay.location import Location
 from relay.stores.http_fields import PAGES, is_page
 from relay.stores.index_links import segments_of
-from relay.stores.interfaces import ByteRange, OpenedObject, Source, UnknownObject
+from relay.stores.interfaces import (
+    ByteRange,
+    Destination,
+    ObjectInfo,
+    OpenedObject,
+    Source,
+    UnknownObject,
+)
 from relay.stores.unused_names import unused_name_beside
 
 _PROGRAMS: Final = frozenset(
@@ -40,20 +46,35 @@ _BEGINNING: Final = 512
 _ENDING: Final = re.compile(r".*\.([a-z0-9]{1,5})", re.I | re.S)
 
 
-def refuse_wrong_page(opened: OpenedObject, plan: Plan, known: ObjectHints, source: Source) -> None:
-    """Raise Rejected if the answer for the plan's source is another page in place of the object.
-    `source` is asked for other names where that decides."""
-    pages = _PageChecks(plan.source, known, source)
+def refuse_wrong_page(
+    opened: OpenedObject,
+    place: Location,
+    destination: Location,
+    known: ObjectHints,
+    source: Source | Destination,
+) -> None:
+    """Raise Rejected if the answer for `place` is another page in place of the object, whose name
+    at the `destination` is known. `source` is asked for other names where that decides."""
+    pages = _PageChecks(place, known, source)
     pages.refuse_other_page(opened)
     pages.refuse_folder_page(opened)
-    pages.refuse_page_of_link(opened, plan.destination)
+    pages.refuse_page_of_link(opened, destination)
     pages.refuse_page_of_any_name(opened)
+
+
+def may_be_of_page(found: ObjectInfo, place: Location) -> bool:
+    """Return whether an answer without the bytes may be that of another page: it is an HTML page,
+    and comes from another name, or the name is not one of a page."""
+    if not is_page(found.metadata):
+        return False
+    is_other = segments_of(found.location.path)[-1:] != segments_of(place.path)[-1:]
+    return is_other or (place.store == "http" and guess_type(place.path)[0] not in PAGES)
 
 
 class _PageChecks:
     """The checks of one answer."""
 
-    def __init__(self, place: Location, known: ObjectHints, source: Source) -> None:
+    def __init__(self, place: Location, known: ObjectHints, source: Source | Destination) -> None:
         self._place, self._known, self._source = place, known, source
 
     def refuse_other_page(self, opened: OpenedObject) -> None:
