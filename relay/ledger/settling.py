@@ -25,7 +25,7 @@ from relay.ledger.counters import CounterDelta
 from relay.ledger.event_log import write_event
 from relay.ledger.listed_objects import was_read
 from relay.ledger.names import in_chunks
-from relay.ledger.prior_state_values import ARRIVED, PriorState
+from relay.ledger.prior_state_values import ARRIVED, REMAINING, PriorState
 from relay.ledger.reasons import mark_failed
 from relay.ledger.releases import free_parts
 from relay.ledger.schema import RUNNING, migrations, parts, receipts, transfers, uploads
@@ -302,7 +302,9 @@ def _kept_prior_state(was: str | None, end: Settlement) -> str | None:
         if earlier is None or earlier.unsent:
             was = PriorState(known=False, noted=False, unsent=end.claim.fence).to_text()
     rid = end.claim.fence - 1 if end.rid and end.claim.fence > MANY else end.claim.rid
-    if not end.remains and end.sent is None and (not rid or was == ARRIVED):
+    frees_more = end.rid and REMAINING in (was or "")  # what this claim has found to be gone
+    leaves_more = bool(end.remains) or end.sent is not None
+    if not (leaves_more or frees_more) and (not rid or was == ARRIVED):
         return was
     kept = PriorState.from_text(was) or PriorState(known=False, noted=False)
     # A claim that has not freed the place knows nothing of what earlier ones have left there.

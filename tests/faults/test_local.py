@@ -85,6 +85,25 @@ def place_there(path: Path) -> Location:
     return local_location(path, destination=True)
 
 
+def test_a_failed_rename_makes_no_object_ours(
+    patient_engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is whole or nothing: what another writer stored meanwhile is compared, as ever."""
+    ours, there, theirs = tmp_path / "a", tmp_path / "to" / "a", DATA[:-1] + b"?"
+    ours.write_bytes(DATA)
+    os.utime(ours, (1e9, 1e9))
+    there.parent.mkdir()
+
+    def fail(*_: object, **__: object) -> None:
+        monkeypatch.undo()
+        there.write_bytes(theirs)
+        raise OSError(errno.EIO, "an error of the disk")
+
+    monkeypatch.setattr(local_upload, "replace", fail)
+    state = patient_engine.migrate(place_here(ours), place_there(there), if_exists="changed").state
+    assert (state, there.read_bytes()) == (State.SKIPPED, theirs)
+
+
 def test_a_file_goes_to_a_server_and_comes_back(engine: Engine, tmp_path: Path) -> None:
     (tmp_path / "a b ü.raw").write_bytes(DATA)
     cloud = Cloud()

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import hashlib
 import http.client
+import os
 import re
 import threading
 import time
@@ -1658,6 +1659,82 @@ def test_a_piece_of_a_broken_move_is_named_and_replaced(
         code, out, err = terminal.run(*call, "--if-exists", if_exists)
     assert dav.objects == {b"/to/a": DATA}
     assert code == (3 if words else 0), out + err
+
+
+def test_a_removed_piece_is_named_no_longer(tmp_path: Path) -> None:
+    """Nor does its row stay for ever, once the source has no such object."""
+    dav, here = Copying(stops=99, status=500), plant(tmp_path)
+    terminal = Terminal(tmp_path, RELAY_RETRY_BUDGET="0")
+    with Peer([dav] * 90) as there:
+        call = ("migrate", "-r", str(here), f"webdav+{there.url('/to/')}")
+        code, out, err = terminal.run(*call)
+        assert (code, "/to/a (nothing has proved it)" in out + err) == (1, True)
+        dav.stops = 0
+        del dav.objects[b"/to/a"]
+        (here / "a").rename(here / "b")
+        assert terminal.run(*call)[0] == terminal.run("retry", "1")[0] + 1
+        ends = [terminal.run(*call) for _ in range(2)]
+    assert ends[-1][0] == 0, ends
+    assert "/to/a (" not in "".join(ends[-1][1:])
+
+
+@dataclass
+class Bouncing(Dav):
+    """Answers a MOVE to a final name by 502; then it may be `away`, until it is `back`."""
+
+    away: bool = False
+    back: bool = False
+    has_failed: bool = False
+
+    def _done(self, method: bytes, path: bytes, request: bytes, body: bytes) -> bytes:
+        to = request.partition(b"Destination: ")[2].partition(b"\r\n")[0]
+        if method == b"MOVE" and not is_temporary(to) and not self.back:
+            self.has_failed = True
+            return EMPTY % 502
+        if self.has_failed and self.away and not self.back:
+            return b""
+        answer = super()._done(method, path, request, body)
+        dated = b"\r\nLast-Modified: Thu, 01 Jan 2026 00:00:00 GMT\r\nContent-Length:"
+        return answer.replace(b"\r\nContent-Length:", dated, 1) if b" 200 " in answer else answer
+
+
+@pytest.mark.parametrize("more", [[], ["--verify", "read_back"]], ids=["same", "other"])
+@pytest.mark.parametrize("away", [False, True])
+@pytest.mark.parametrize("if_exists", ["skip", "changed"])
+def test_an_object_stored_after_a_failed_move_is_kept(
+    tmp_path: Path, if_exists: str, away: bool, more: list[str]
+) -> None:
+    """Another writer stored it: it has the source's length, is newer, and has other bytes."""
+    dav, here = Bouncing(away=away), plant(tmp_path)
+    (here / "a").write_bytes(DATA)
+    os.utime(here / "a", (1e9, 1e9))
+    terminal = Terminal(tmp_path, RELAY_RETRY_BUDGET="0")
+    with Peer([dav] * 90) as there:
+        call = ["migrate", f"{here}/a", f"webdav+{there.url('/to/')}a", "--if-exists", if_exists]
+        assert terminal.run(*call)[0] == 1
+        dav.back, theirs = True, DATA[:-1] + b"?"
+        dav.objects = {b"/to/a": theirs}
+        code, out, err = terminal.run(*call, *more)
+    assert (code, dav.objects) == (0, {b"/to/a": theirs}), out + err
+    assert "skipped" in out
+
+
+@pytest.mark.parametrize("if_exists", ["skip", "fail", "changed"])
+def test_a_piece_of_a_late_move_is_replaced(
+    patient_engine: Engine, if_exists: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server still copies when relay has stopped to wait: the piece appears, and grows."""
+    monkeypatch.setattr("relay.stores.webdav.moves.LATE", 0)
+
+    dav = Dav(answers={b"MOVE": [EMPTY % 504]})
+
+    def get(talk: Talk, _: bytes) -> None:
+        if b"MOVE" in dav.asked:  # the next attempt
+            dav.objects.setdefault(FINAL, DATA[: len(DATA) // 2])
+        talk.send(GET_HEAD, DATA)
+
+    assert migrate(patient_engine, dav, get, if_exists=if_exists) is State.VERIFIED
+    assert dav.objects[FINAL] == DATA
 
 
 @pytest.mark.parametrize("if_exists", ["skip", "fail", "changed"])

@@ -10,6 +10,8 @@ Decided here: the order of steps, and how an object is sent. Never here: retries
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from relay.engine.cleanup import remove_lost_uploads
 from relay.engine.multipart.lifecycle import location_of_upload
 from relay.engine.outcome import Outcome
@@ -28,6 +30,7 @@ from relay.engine.transfer.uploader import Uploader
 from relay.errors import (
     KeyCollision,
     Leftover,
+    NotFound,
     PreconditionFailed,
     RelayError,
     SameObject,
@@ -101,7 +104,11 @@ class Attempt:
 
     def _pin_source(self) -> None:
         """Pin the version to read. Raises as `SourceReader.pin_version` and `Target.name_after`."""
-        self._found = found = self._source_reader.pin_version(self._target.destination)
+        try:
+            self._found = found = self._source_reader.pin_version(self._target.destination)
+        except NotFound:
+            self._forget_removed()
+            raise
         if found is not None:
             self._target.name_after(found)
         reach("after-pin")
@@ -115,6 +122,14 @@ class Attempt:
         if skipped is not None:
             self._discard_multipart()
         return skipped
+
+    def _forget_removed(self) -> None:
+        """Forget an object of ours that is no longer at the place, as its source is gone: else its
+        failure would name it for ever."""
+        place = self._target.place
+        if not self._target.is_folder and str(place) in self._progress.remains:
+            with suppress(RelayError):
+                self._check.inspect()
 
     def _copy_at_store(self) -> Outcome | None:
         """Let the store copy the object; return None if it can't. Raises as

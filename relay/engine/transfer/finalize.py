@@ -19,6 +19,7 @@ from relay.engine.inspection import inspect_object
 from relay.engine.outcome import Outcome
 from relay.engine.plan import IfExists
 from relay.engine.transfer.context import TransferContext
+from relay.engine.transfer.ownership import COPYING
 from relay.engine.transfer.progress import Progress
 from relay.engine.transfer.target import Target
 from relay.engine.transfer.verify import Proof, Sent, Verification
@@ -379,7 +380,7 @@ class Finalizer:
         except PreconditionFailed as error:
             raise self._unseen_error(stored.place, before, error) from None
         except RelayError as error:  # also Cancelled, in the middle of the request
-            self._note_failed_publication(stored.place, before, error)
+            self._note_failed_publication(stored, before, error)
             raise
         if old and before.known:
             self._note_unproved()
@@ -432,29 +433,52 @@ class Finalizer:
         return unseen
 
     def _note_failed_publication(
-        self, place: Location, before: PriorState, error: RelayError
+        self, stored: PutResult, before: PriorState, error: RelayError
     ) -> None:
         """Note what a publication that failed with `error` may have left at the place. Raises as
         `_note_altered`."""
+        place = stored.place
+        assert place is not None, "an upload to publish has both locations"
         if not _may_be_published(error):
             return
+        copies = place.store in COPYING
+        # The server may still move the upload, or copy its bytes: what it shows now will change.
+        is_open = str(stored.readable) in error.remains
+        there, shows_ours = Version(), before.version is None  # unless the place answers
+        is_known = True
         try:
             there = _version_at(self._target.destination, place)
+            shows_ours = not is_same(before.version, there)
         except NotFound:
-            return
+            shows_ours = False
         except RelayError:
-            there = None
-        # A note without properties would count any later object of another writer as ours.
-        if there is None or not is_same(before.version, there):
-            self._note_altered(there or Version())
-            if there is not None or before.version is None:
-                self._progress.unproved = place
+            is_known = False
+        if not copies and not self._is_renamed(stored, there):
+            return
+        if shows_ours or is_open or not is_known:
+            # Another writer may have stored it: `changed` asks its bytes whose it is.
+            is_doubted = copies and self._target.if_exists is IfExists.CHANGED
+            self._note_altered(Version() if is_open or is_doubted else there)
+        if shows_ours:
+            self._progress.unproved = place
+
+    def _is_renamed(self, stored: PutResult, there: Version) -> bool:
+        """Return whether a rename that is whole or nothing was done: the object at the place is the
+        upload, which has lost its temporary name, or has both."""
+        assert stored.readable is not None, "an upload to publish has both locations"
+        try:
+            return is_same(_version_at(self._target.destination, stored.readable), there)
+        except NotFound:
+            return True
+        except RelayError:
+            return False
 
     def _note_unproved(self) -> None:
         """Note that the object may be visible though its publication failed: whole, or a piece of
-        any size where the server copies the bytes in place of a rename (Tomcat). Raises as
-        `_note_altered`."""
-        self._note_altered(Version())
+        any size where the server copies the bytes in place of a rename (Tomcat). Its bytes tell it
+        from another writer's (`ownership.py`). Raises as `_note_altered`."""
+        if self._target.place.store in COPYING:
+            self._note_altered(Version())
 
     def _note_altered(self, there: Version) -> None:
         """Record the object that the place shows instead of the published one, so that later

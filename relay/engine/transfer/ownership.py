@@ -31,8 +31,9 @@ from relay.parsing import is_before
 from relay.receipt import Version
 from relay.stores.interfaces import ObjectInfo, PartsDestination, UnknownObject, Upload
 
-_COPYING: Final = frozenset({"webdav", "nextcloud"})
-"""Stores whose rename may be a copy that others see while it grows (Tomcat)."""
+COPYING: Final = frozenset({"webdav", "nextcloud"})
+"""Stores whose rename may be a copy that others see while it grows (Tomcat). That of a folder of
+this machine is whole or nothing."""
 CLOCKS_SECONDS = 24 * 3600.0
 """Maximum difference between a store's clock and ours."""
 
@@ -72,13 +73,13 @@ class Ownership:
         noted = self._target.if_exists is not IfExists.OVERWRITE and shows
         return not noted or self._context.journal is None or self._progress.before is not None
 
-    def may_be_ours(self, there: Version) -> bool:
-        """Return whether an incomplete object at the place may be a partial or damaged one of
-        ours."""
+    def may_be_ours(self, there: Version, found: ObjectInfo | None) -> bool:
+        """Return whether an incomplete object at the place may be a partial or damaged one of ours.
+        Raises SourceChanged."""
         was = self._progress.before
         if was is None:
             return False
-        if self._may_be_left(there):
+        if self._may_be_left(there) and self._has_bytes_left(there, found):
             return True
         resent = self._context.known.after_crash or self._progress.sendings > 1
         if was.sent is not None and not resent and is_certainly_replaced(was.sent, there):
@@ -100,7 +101,7 @@ class Ownership:
         the server copies the bytes in place of a rename, and was stopped in the middle. Raises
         SourceChanged, and as `inspect_object` of the source."""
         context, was = self._context, self._progress.before
-        if self._target.place.store not in _COPYING or not context.known.after_crash:
+        if self._target.place.store not in COPYING or not context.known.after_crash:
             return False
         if (was is not None and (was.known or was.arrived)) or not there.size:
             return False
@@ -174,6 +175,16 @@ class Ownership:
         if None not in dates:
             return dates[0] == dates[1]
         return not differs(was.sent, there)
+
+    def _has_bytes_left(self, there: Version, found: ObjectInfo | None) -> bool:
+        """Return whether an object may be what a failed rename has left, by its bytes if nothing
+        else of it was recorded: they were proved before the rename, so that a piece has the first
+        ones of the source. Any other object is another writer's. Raises SourceChanged."""
+        was, if_exists = self._progress.before, self._target.if_exists
+        is_described = was is None or was.sent != Version()
+        if is_described or self._target.shows_unproved or if_exists is IfExists.OVERWRITE:
+            return True
+        return self._is_beginning(there, found)
 
     def _is_beginning(self, there: Version, found: ObjectInfo | None) -> bool:
         """Return whether the existing object has only the first bytes of the source, as a broken

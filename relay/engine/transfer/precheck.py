@@ -151,7 +151,7 @@ class DestinationCheck:
             outcome = self._skip_if_already_sent(there, found)
             if outcome is not None:
                 return outcome
-            if self._ownership.may_be_ours(there):
+            if self._ownership.may_be_ours(there, found):
                 self._refuse_other_bytes(there, found)
                 # It may be a partial object of ours, until this attempt has replaced it.
                 self._progress.unproved = place
@@ -177,7 +177,8 @@ class DestinationCheck:
         there = self._existing
         if self._target.if_exists is not IfExists.CHANGED or there is None:
             return None
-        if self._ownership.may_have_stored(there, opened) and self._ownership.may_be_ours(there):
+        owner = self._ownership
+        if owner.may_have_stored(there, opened) and owner.may_be_ours(there, opened):
             return None
         return self._skip_if_unchanged(there, opened)
 
