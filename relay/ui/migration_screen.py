@@ -19,14 +19,20 @@ from relay.ledger.pages import TransferRow
 from relay.ledger.sample_values import Moving, Sample
 from relay.ledger.states import MigrationState, MigrationVerb, TransferState
 from relay.ui import words
-from relay.ui.figures import count, duration, rate, size
+from relay.ui.figures import count, duration, size
 from relay.ui.form_fields import read_form
 from relay.ui.frame import PageFrame
 from relay.ui.moving_rows import chart_points, moving_rows, moving_title
 from relay.ui.queries import link_query, number_in_query
 from relay.ui.rendering import redirect
-from relay.ui.summaries import can_acknowledge, count_retried, live_texts, proofs, state_texts
-from relay.views.migrations import shown_filters
+from relay.ui.summaries import (
+    can_acknowledge,
+    count_retried,
+    live_texts,
+    order_facts,
+    proofs,
+    state_texts,
+)
 from relay.views.problems import problem
 
 _REASON: Final = re.compile(r"[A-Za-z0-9_:-]{1,128}")
@@ -62,8 +68,7 @@ def migration_page(frame: PageFrame, id: str, error: RelayError | None = None) -
         retried=count_retried(migration),
         reasons=frame.ledger.reasons(migration.id) if failed else (),
         proofs=proofs(migration),
-        limits=_limits(migration),
-        filters=shown_filters(migration.options.get("filters", {})),
+        order=order_facts(migration),
     )
 
 
@@ -197,17 +202,6 @@ def _may_retry_reason(migration: Migration) -> bool:
         return False
     is_offered = MigrationVerb.RETRY in words.OFFERED[migration.state]
     return is_offered or migration.state == MigrationState.RUNNING
-
-
-def _limits(migration: Migration) -> list[tuple[str, str]]:
-    bounds = migration.bounds
-    named = (
-        ("Slots", bounds.slots, count),
-        ("Bandwidth", bounds.bytes_per_second, rate),
-        ("Connections", bounds.connections, count),
-    )
-    found = [(name, show(most)) for name, most, show in named if most is not None]
-    return [*found, ("Priority", str(migration.priority))] if migration.priority else found
 
 
 def _wanted_objects() -> ObjectSearch:

@@ -28,6 +28,7 @@ from relay.ui.frame import PageFrame
 from relay.ui.printable import visible
 from relay.ui.queries import link_query
 from relay.ui.rendering import redirect
+from relay.ui.summaries import order_facts
 from relay.views.problems import problem
 
 ROWS: Final = 50
@@ -70,6 +71,7 @@ def plan_page(frame: PageFrame, plan: str, error: RelayError | None = None) -> R
         status=200 if error is None else error.status,
         plan=found,
         summary=summary_of(found),
+        order=order_facts(found),
         shape=str(found.state),
         live_path=f"/plans/{found.id}",
         problem=_error_of(found) if error is None else problem(error),

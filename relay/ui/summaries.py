@@ -15,6 +15,7 @@ from typing import Any, Final
 from relay.errors import ConfigError
 from relay.ledger.acceptance import WITHDRAWN
 from relay.ledger.migration_values import Migration
+from relay.ledger.plan_values import StoredPlan
 from relay.ledger.states import (
     ENDED,
     FAULTY,
@@ -28,6 +29,7 @@ from relay.ledger.states import (
 )
 from relay.ui import words
 from relay.ui.figures import count, duration, per_second, percent, rate, share, size, sizes
+from relay.views.migrations import shown_filters
 from relay.views.time_left import TimeLeft
 
 LEVELS: Final = ("read_back", "whole_digest", "part_digests", "size")
@@ -132,6 +134,25 @@ def row_of(migration: Migration, pace: Pace = UNKNOWN_PACE) -> MigrationRow:
         note=note,
         detail=detail,
     )
+
+
+def order_facts(order: Migration | StoredPlan) -> list[tuple[str, str]]:
+    """Return the options and limits of a migration, or of a planned one: a name and a text each,
+    without those that are as usual."""
+    options, bounds = order.options, order.bounds
+    exists, verify = str(options["if_exists"]), str(options["verify"])
+    usual = (
+        ("Filters", shown_filters(options.get("filters", {}))),
+        ("Copies", "" if options.get("server_copy", True) else words.NO_SERVER_COPY),
+        ("Metadata", words.STRICT if options.get("metadata") == "strict" else ""),
+        ("Empty source", "a failure" if options.get("fail_on_empty") else ""),
+        ("Slots", "" if bounds.slots is None else count(bounds.slots)),
+        ("Bandwidth", "" if bounds.bytes_per_second is None else rate(bounds.bytes_per_second)),
+        ("Connections", "" if bounds.connections is None else count(bounds.connections)),
+        ("Priority", str(order.priority) if order.priority else ""),
+    )
+    first = (("If it exists", words.IF_EXISTS.get(exists, exists)), ("Proof", verify))
+    return [*first, *((name, text) for name, text in usual if text)]
 
 
 def count_retried(migration: Migration) -> int:

@@ -159,6 +159,10 @@ FILTERS: Final = (
 )
 """What the field of filters takes."""
 
+NO_SERVER_COPY: Final = "through relay, never by the store itself"
+STRICT: Final = "strict: an object that loses some fails"
+"""Options of a migration that the form does not have."""
+
 PROOFS: Final[Mapping[str, str]] = {
     "auto": "auto: the strongest proof that the stores can give",
     "read_back": "read_back: read every object back",

@@ -36,6 +36,7 @@ from relay.ledger.token_values import Scope, TokenLimits
 from relay.ledger.workers import SERVER
 from relay.process.native_threads import in_native_thread
 from relay.stores.remotes import Remotes
+from relay.ui import words
 from tests.conftest import LOOPBACK
 
 SECONDS = 20.0
@@ -291,6 +292,8 @@ def test_a_changed_plan_names_what_the_form_lacks(make_site: Callable[..., Site]
     )
     text = site.client.get(f"/ui/new?plan={plan['id']}").text
     assert "leave out or change: filters. POST" in text
+    shown = site.client.get(f"/ui/plans/{plan['id']}").text
+    assert "<dt>Filters</dt>" in shown and "include 0.bin" in shown
     plan = site.client.post("/plans", json={**order, "limits": limits}).json or {}
     text = site.client.get(f"/ui/new?plan={plan['id']}").text
     assert (
@@ -298,6 +301,13 @@ def test_a_changed_plan_names_what_the_form_lacks(make_site: Callable[..., Site]
         " limits.bytes_per_second, limits.connections, metadata, priority, server_copy. POST"
     ) in text
     assert "planted" not in text
+    shown = site.client.get(f"/ui/plans/{plan['id']}").text
+    facts = dict(re.findall(r"<dt>([^<]*)</dt><dd><bdi>([^<]*)</bdi></dd>", shown))
+    assert facts == {
+        **{"If it exists": "overwrite always", "Proof": "auto", "Metadata": words.STRICT},
+        **{"Copies": words.NO_SERVER_COPY, "Empty source": "a failure", "Priority": "5"},
+        **{"Slots": "2", "Connections": "2", "Bandwidth": "500\u00a0kB/s"},
+    }
     form = {"source_path": f"file://{site.home}/from/0.bin", "tree": "", "if_exists": "overwrite"}
     other = {"destination_remote": "nas", "destination_path": "", "rate": "1000000"}
     for number, values in enumerate((form, other)):
