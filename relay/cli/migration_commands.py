@@ -14,9 +14,10 @@ from typing import Any
 
 import click
 
+from relay.cli.backend_interface import MigrationBackend
 from relay.cli.backends import migrations_of, server_of
 from relay.cli.exits import EPILOG, Exit
-from relay.cli.filter_flags import FILTERS
+from relay.cli.filter_flags import FILTERS, say_missing_names
 from relay.cli.formatting import details, shown_number, summary_line
 from relay.cli.options import METHOD, PLACES, WORK, endpoint_member, request_of, warn, with_flags
 from relay.cli.quantities import COUNT, NONE, BytesPerSecond, OrNone
@@ -315,6 +316,21 @@ def watch_command(id: str, as_json: bool, quiet: bool, url: str | None) -> int:
     return watch(migrations_of(url), id, quiet, as_json)
 
 
+def _say_missing_names(migrations: MigrationBackend, id: str) -> None:
+    """Say which names of a list have no object, once the source is listed."""
+    from relay.engine.migration_request import filters_of_options
+    from relay.engine.tree_listing import listed_object
+    from relay.stores.interfaces import Entry
+
+    migration = migrations.migration(id)
+    filters = filters_of_options(migration["options"])
+    if filters is None or not filters.files_from or migration["listing"] != "done":
+        return
+    listed = {listed_object(Entry(name)).name: name for name in filters.files_from}
+    known = {str(row["name"]) for row in migrations.rows(id, ())}
+    say_missing_names(filters, [name for shown, name in listed.items() if shown not in known])
+
+
 @click.command(epilog=EPILOG)
 @click.argument("source", metavar="SRC")
 @click.argument("destination", metavar="DST")
@@ -349,7 +365,10 @@ def submit(
     if not quiet and not as_json:
         confirm(f"migration {shown_number(made)}  {plain(str(made['id']))}")
     if wait:
-        return watch(there, made["id"], quiet, as_json)
+        code = watch(there, made["id"], quiet, as_json)
+        if not quiet:
+            _say_missing_names(there, made["id"])
+        return code
     if as_json:
         confirm(json.dumps(made))
     return Exit.VERIFIED

@@ -11,7 +11,7 @@ import click
 from rich.filesize import decimal
 
 from relay.cli.exits import Exit
-from relay.cli.filter_flags import FILTERS, warn_of_filters
+from relay.cli.filter_flags import FILTERS, say_missing_names, warn_of_filters
 from relay.cli.migrate import order_of
 from relay.cli.options import PLACES, WORK, warn, with_flags
 from relay.cli.terminal import ReaderGone, in_columns, tell
@@ -65,6 +65,7 @@ def plan(sample: int, every: bool, as_json: bool, **options: Any) -> int:
             [json.dumps(members)] if as_json else [in_columns(*row) for row in _lines(members)]
         ):
             tell(text)
+    say_missing_names(order.filters, dry_run.missing_names)
     loses_metadata = job.metadata is Metadata.STRICT and report.unkept > 0
     is_empty = job.fail_on_empty and report.objects == 0
     if report.refused or loses_metadata or is_empty or members["fates"].get("failed"):

@@ -24,7 +24,7 @@ from relay.engine.inspection import (
     is_empty_folder,
     undescribed_error,
 )
-from relay.engine.listing_filter import list_chosen
+from relay.engine.listing_filter import ListingFilter, list_chosen
 from relay.engine.migration_request import MigrationJob, filter_of
 from relay.engine.plan import IfExists, Plan
 from relay.engine.proof_levels import predict_level
@@ -164,6 +164,7 @@ class DryRun:
         """The watchdog of the listing, which shows how long it has waited."""
         self.report = DryRunReport()
         """The counts so far, also of a run that was interrupted."""
+        self._chosen: ListingFilter | None = None
 
     def run(self) -> DryRunReport:
         """List, count and inspect; return the report. Raises the errors of the source's listing; an
@@ -183,6 +184,11 @@ class DryRun:
         finally:
             pool.kill(block=False)
         return made
+
+    @property
+    def missing_names(self) -> set[str]:
+        """The names of the filters' list that no object had so far."""
+        return set() if self._chosen is None else self._chosen.missing_names
 
     @property
     def offers_parts(self) -> bool:
@@ -220,7 +226,7 @@ class DryRun:
                 "", size=found.version.size if isinstance(found, ObjectInfo) else None
             )
             return
-        chooses = filter_of(self.job, source, self.listing)
+        self._chosen = chooses = filter_of(self.job, source, self.listing)
         for entry in list_chosen(source, self.job.source, chooses):
             if not entry.is_listed_further:
                 judged = entry if chooses is None else chooses(entry)

@@ -137,6 +137,7 @@ def test_a_submission_with_filters_moves_what_they_choose(server: Server, folder
     excluded = COUNT // 3 - 1 + len(("1/", "2/"))
     assert (code, made["objects"], made["excluded"]) == (0, {"verified": 1}, excluded), err
     assert made["options"]["filters"]["files_from"] == ["#1", "0/object 00"]
+    assert "1 of 2 names of the list are not in the source: #1" in err
 
 
 def test_a_share_of_the_limits_is_reported_with_its_use(

@@ -87,7 +87,8 @@ def test_names_of_a_file_and_of_stdin(terminal: Terminal) -> None:
     )
     assert (code, report["objects"], report["excluded"]) == (0, {"verified": 2}, 3)
     assert names_in(terminal.home / "to") == {"a/1.jpg", "y.txt"}
-    for command in (("ls",), ("migrate", str(terminal.home / "to"))):
+    to = str(terminal.home / "to")
+    for command in (("ls",), ("migrate", to), ("plan", to)):
         words = (command[0], "-r", str(terminal.home / "from"), *command[1:])
         code, _, err = terminal.run(*words, "--files-from", str(listed))
         assert code == 0
