@@ -451,6 +451,8 @@ def _end(given: str | SourceObject | DestinationObject) -> Endpoint:
 
 _TAGGED = (("source",), ("destination",), ("list",))
 """The members that may be a string or an object."""
+_SIZES = (("filters", "min_size"), ("filters", "max_size"))
+"""The members that may be a string or a number."""
 _RANK: Mapping[str, int] = {"extra_forbidden": 0, "missing": 1}
 
 
@@ -471,6 +473,10 @@ def _first(error: ValidationError) -> RequestError:
 
 
 def _request_error(detail: ErrorDetails) -> RequestError:
+    if detail["loc"][:2] in _SIZES:
+        name = detail["loc"][1]
+        why = f"{name!a} must be a text such as '100K', or a number of bytes"
+        return InvalidType(why, pointer=f"/filters/{name}")
     # The path of a member that may be a string or an object has pydantic's tag in second place.
     tag = 1 if detail["loc"][:1] in _TAGGED else None
     path = [

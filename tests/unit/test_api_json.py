@@ -220,6 +220,7 @@ SIGNED = {"destination": f"https://b.example/y?X-Amz-Signature={SECRET}"}
         (GOOD | {"filters": {"inclde": ["a"]}}, 422, "unknown-member", "/filters/inclde"),
         (GOOD | {"filters": {"include": "a"}}, 422, "invalid-type", "/filters/include"),
         (GOOD | {"filters": {"include": ["a"]}}, 422, "invalid-filter", "/filters"),
+        (GOOD | {"filters": {"min_size": 1.5}}, 422, "invalid-type", "/filters/min_size"),
         (GOOD | {"filters": {"min_size": "1Q"}}, 422, "invalid-filter", "/filters/min_size"),
         (GOOD | {"filters": {"exclude_from": ["[a"]}}, 422, "invalid-filter", "/filters/exclude"),
         (GOOD | {"limits": {"object": 1}}, 422, "unknown-member", "/limits/object"),
