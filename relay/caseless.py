@@ -9,7 +9,7 @@ compares capital letters (`casesensitivity=insensitive`), and both have the capi
 letter has an equal capital and a casefold of its own.
 
 Decided here: which letters may be one. Never here: other parts of a name, as blanks
-(`ledger/folded_names.py`)."""
+(`name_folding.py`)."""
 
 from __future__ import annotations
 

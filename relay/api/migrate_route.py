@@ -107,6 +107,7 @@ def _plan_of(order: MigrationRequest, source: Location, destination: Location) -
         replaces_named=order.replaces_named,
         server_copy=order.server_copy,
         metadata=order.metadata,
+        compare=order.compare,
         remotes=order.remote_names(source, destination),
     )
 

@@ -32,6 +32,7 @@ from relay.ledger.ledger import Ledger
 from relay.ledger.migration_values import Spec
 from relay.ledger.plan_values import PlanClaim
 from relay.ledger.plans import LEADS_ELSEWHERE, LEADS_ELSEWHERE_HINT
+from relay.sorting.spill import SpillSpace
 from relay.views.dry_runs import plan_members, time_members
 from relay.views.problems import bug
 
@@ -137,7 +138,9 @@ class Planner:
                 self.engine.policy.check_name(place.host, place.port)
         job = MigrationJob.from_request(claim.plan.id, order, *places)
         limits = self.engine.limits
-        return DryRun(job, self.engine.stores, limits=limits, sample=self.sample)
+        settings = self.engine.settings
+        space = SpillSpace(settings.spill_folder(), settings.spill_bytes)
+        return DryRun(job, self.engine.stores, limits=limits, space=space, sample=self.sample)
 
     def _is_at(self, claim: PlanClaim, spec: Spec) -> bool:
         """As PlanLedger.is_at, however long the ledger is away."""

@@ -16,13 +16,14 @@ from pydantic_core import ErrorDetails
 
 from relay.api.choices import OneOf
 from relay.api.hub_pauses import HubPauses
+from relay.engine.comparison import Compare
 from relay.engine.migration_request import (
     Endpoint,
     MigrationRequest,
     if_exists_of,
     refuse_drawn_part,
 )
-from relay.engine.plan import IfExists, Metadata, Verify
+from relay.engine.plan import IfExists, Metadata, Verify, existing_of
 from relay.engine.refresh import Refresh
 from relay.errors import InvalidType, MissingMember, RequestError, UnknownMember
 from relay.filters.filter_set import Filters, read_filters
@@ -196,6 +197,15 @@ class PlanRequest(_Strict):
             " have."
         ),
     )
+    compare: Annotated[str, OneOf(Compare)] | None = Field(
+        None,
+        description=(
+            "How `if_exists` `changed` compares, which it chooses: by what proves most (`auto`), by"
+            " `digest`, by size and `time` of modification, by `size` alone, which proves nothing,"
+            " or not at all (`always`). Without it: by digest, else an object of the same size that"
+            " is not older is unchanged."
+        ),
+    )
     server_copy: bool = Field(
         True,
         description=(
@@ -339,12 +349,15 @@ def is_paused_start(members: Mapping[str, Any]) -> bool:
 
 
 def _order_of(asked: PlanRequest) -> MigrationRequest:
+    compare = Compare(asked.compare) if asked.compare else None
+    if_exists = IfExists(asked.if_exists) if asked.if_exists else None
     return MigrationRequest(
         _end(asked.source),
         _end(asked.destination),
         recursive=asked.recursive,
         verify=Verify(asked.verify),
-        if_exists=IfExists(asked.if_exists) if asked.if_exists else None,
+        if_exists=existing_of(if_exists, compare),
+        compare=compare,
         priority=asked.priority,
         server_copy=asked.server_copy,
         metadata=Metadata(asked.metadata),
@@ -419,7 +432,7 @@ def _fresh_spec(given: Credentials, migration: Migration, remotes: Remotes) -> S
         _end(given.destination),
         recursive=migration.recursive,
         verify=Verify(options["verify"]),
-        if_exists=if_exists_of(migration),
+        if_exists=if_exists_of(options),
         # A migration that an early version accepted has no such member.
         server_copy=options.get("server_copy", True),
     )

@@ -292,6 +292,30 @@ class RefusedNameSchema(_Schema):
     why: str
 
 
+class LostSchema(_Schema):
+    """What the destination can't keep of some objects."""
+
+    what: str
+    objects: int = Field(description="Number of the inspected objects that would lose it.")
+
+
+class RefusalSchema(_Schema):
+    """The objects that would be refused for one reason."""
+
+    code: str = Field(description="The code of the error.")
+    objects: int
+    bytes: int
+    names: list[str] = Field(description="The first of them.")
+
+
+class FoldsSchema(_Schema):
+    """Names that the destination may fold into one: by case, Unicode form, or trailing dots and
+    blanks."""
+
+    groups: int
+    first: list[list[str]] = Field(description="The first of these groups of names.")
+
+
 class TimeSchema(_Schema):
     """The time that a migration will need, in seconds, measured by an earlier one between the same
     two stores."""
@@ -312,16 +336,20 @@ class FindingsSchema(_Schema):
     excluded: int = Field(
         0, description="Number of objects and unlisted folders that the filters would leave out."
     )
-    complete: bool = Field(description="Whether the source was listed to its end.")
+    complete: bool = Field(description="Whether both sides were listed as a whole.")
+    incomplete: list[str] = Field([], description="Why not, in sentences.")
     destination_empty: bool = Field(description="Whether the destination has nothing.")
     refused: int = Field(description="Number of names that would be refused.")
     names: list[RefusedNameSchema] = Field(description="The first refused names.")
-    looked: int = Field(description="Number of objects that were compared on both sides.")
+    looked: int = Field(description="Number of objects that were inspected by requests.")
     found: dict[str, int] = Field(
         description="Those by the comparison: `new`, `unchanged`, `differs` or `unknown`."
     )
     fates: dict[str, int] = Field(
-        description="Those by their fate: `moved`, `overwritten`, `skipped`, `failed`."
+        description=(
+            "The objects that listings or requests decided, by their fate: `moved`, `overwritten`,"
+            " `skipped`, `failed` or `unknown`."
+        )
     )
     decisions: dict[str, AmountSchema] = Field(
         description=(
@@ -331,7 +359,18 @@ class FindingsSchema(_Schema):
     estimated: bool = Field(description="Whether the decisions come from a sample of the objects.")
     in_parts: AmountSchema = Field(description="The objects that would be sent in parts.")
     server_copy: bool = Field(description="Whether the store would copy the objects itself.")
-    unkept: int = Field(description="Number of compared objects that would lose metadata.")
+    unkept: int = Field(description="Number of inspected objects that would lose metadata.")
+    lost: list[LostSchema] = Field([], description="What they would lose.")
+    bases: dict[str, dict[str, int]] = Field(
+        {}, description="The decided objects by decision, and by what that rests on."
+    )
+    first: dict[str, list[str]] = Field({}, description="The first names of each decision.")
+    reasons: list[RefusalSchema] = Field([], description="Why objects would be refused.")
+    extra: int = Field(0, description="Number of names that only the destination has; they stay.")
+    folds: FoldsSchema = Field(
+        default_factory=lambda: FoldsSchema(groups=0, first=[]),
+        description="Names that the destination may fold into one; a migration asks it first.",
+    )
     level: Annotated[str, OneOf(Level)] = Field(description="The level of proof to expect.")
     requests: int = Field(description="Number of requests to the stores to expect.")
     time: TimeSchema | None = Field(

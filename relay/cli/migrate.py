@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import click
@@ -24,10 +25,12 @@ from relay.cli.options import (
     warn,
     with_flags,
 )
+from relay.cli.saved_plan import order_of_plan
 from relay.cli.terminal import confirm, say, say_error
 from relay.config import Settings
+from relay.engine.comparison import Compare
 from relay.engine.migration_request import Endpoint, MigrationRequest
-from relay.engine.plan import IfExists, Metadata, Verify
+from relay.engine.plan import IfExists, Metadata, Verify, existing_of
 from relay.engine.worker.slot_growth import MOST_SLOTS, SlotGrowth
 from relay.errors import Cancelled, RelayError
 from relay.ledger.deletion_values import RemovalSettings
@@ -98,10 +101,17 @@ RUN = (
 
 
 @click.command(epilog=EPILOG)
-@click.argument("source", metavar="SRC")
-@click.argument("destination", metavar="DST")
-@with_flags(WORK, FILTERS, PLACES, RUN)
-def migrate(as_json: bool, quiet: bool, **options: Any) -> int:
+@click.argument("source", metavar="SRC", required=False)
+@click.argument("destination", metavar="DST", required=False)
+@with_flags(WORK, FILTERS, PLACES)
+@click.option(
+    "--plan",
+    type=FILE,
+    metavar="FILE",
+    help="Do what relay plan --save FILE decided, and nothing else; SRC and DST may be left out.",
+)
+@with_flags(RUN)
+def migrate(as_json: bool, quiet: bool, plan: Path | None, **options: Any) -> int:
     """Move one object, or with -r a tree, from SRC to DST, and prove each object.
 
     A DST that ends in '/' takes the source's name. With -r an object that is there unchanged is
@@ -112,19 +122,28 @@ def migrate(as_json: bool, quiet: bool, **options: Any) -> int:
     The process list shows arguments to every user of this machine: pass secrets with '@FILE' or a
     headers file. relay connects to the hosts that you name, wherever they are; a redirect may lead
     to public hosts only."""
-    return run_migration(options, as_json, quiet)
+    for name, metavar in (("source", "SRC"), ("destination", "DST")):
+        if options[name] is None and (plan is None or options["source"] is not None):
+            raise click.UsageError(f"Missing argument '{metavar}'.")
+    return run_migration(options, as_json, quiet, plan=plan)
 
 
 def run_migration(
-    options: Mapping[str, Any], as_json: bool, quiet: bool, moving: RemovalSettings | None = None
+    options: Mapping[str, Any],
+    as_json: bool,
+    quiet: bool,
+    moving: RemovalSettings | None = None,
+    *,
+    plan: Path | None = None,
 ) -> int:
-    """Run the command `migrate`, or with `moving` the command `move`; return the exit code."""
+    """Run the command `migrate`, or with `moving` the command `move`; return the exit code. With
+    the file of a `plan`, only what it decided is done."""
     interrupted = json.dumps(problem(Cancelled("interrupted"))) if as_json else ""
     if as_json:
         # Until the work begins, which then handles Ctrl-C itself (local_run.work).
         end_on_interrupt(f"{interrupted}\n".encode())
     try:
-        return _migrate(options, as_json, quiet, moving)
+        return _migrate(options, plan, as_json, quiet, moving)
     except Interrupted as error:
         if as_json:
             confirm(interrupted)
@@ -138,12 +157,16 @@ def run_migration(
 
 
 def _migrate(
-    options: Mapping[str, Any], as_json: bool, quiet: bool, moving: RemovalSettings | None
+    options: Mapping[str, Any],
+    plan: Path | None,
+    as_json: bool,
+    quiet: bool,
+    moving: RemovalSettings | None,
 ) -> int:
     settings, first, grows = settings_of(options)
     remotes = Remotes(settings.remotes, folders=None)
     order = replace(
-        order_of(options, remotes),
+        order_of(options, remotes) if plan is None else order_of_plan(plan, options, remotes),
         # `--slots` limits this process only. As a limit for all workers it would prevent claims
         # ahead of time.
         bounds=replace(bounds_of(options), slots=None),
@@ -220,8 +243,11 @@ def growth_of(first: int, settings: Settings) -> SlotGrowth:
 
 def order_of(options: Mapping[str, Any], remotes: Remotes) -> MigrationRequest:
     """Return the request of the flags, without its limits. Raises as `read_headers` and
-    `filters_of`, and InvalidURL for a path that looks like one of the `remotes`."""
+    `filters_of` and `existing_of`, and InvalidURL for a path that looks like one of the
+    `remotes`."""
     tree = options["recursive"]
+    if_exists = IfExists(options["if_exists"]) if options["if_exists"] else None
+    compare = Compare(options["compare"]) if options["compare"] else None
     for side in ("source", "destination"):
         remotes.refuse_like_remote(options[side])
     return MigrationRequest(
@@ -233,7 +259,8 @@ def order_of(options: Mapping[str, Any], remotes: Remotes) -> MigrationRequest:
         ),
         recursive=tree,
         verify=Verify(options["verify"]),
-        if_exists=IfExists(options["if_exists"]) if options["if_exists"] else None,
+        if_exists=existing_of(if_exists, compare),
+        compare=compare,
         server_copy=options["server_copy"],
         metadata=Metadata(options["metadata"]),
         fail_on_empty=options["fail_on_empty"],

@@ -13,7 +13,8 @@ from relay.cli.filter_flags import filters_of
 from relay.cli.header_flags import exposed_secrets, read_headers
 from relay.cli.quantities import COUNT, BytesPerSecond
 from relay.cli.terminal import say
-from relay.engine.plan import IfExists, Metadata, Verify
+from relay.engine.comparison import Compare
+from relay.engine.plan import IfExists, Metadata, Verify, existing_of
 from relay.headers import Headers, parse_headers
 from relay.stores.url_lists import SCHEME as LIST
 from relay.throttle import Bounds
@@ -77,6 +78,15 @@ HOW = (
             "What to do if the destination already exists (default: changed with -r, else"
             " overwrite). By default an object is not overwritten if its name is neither yours nor"
             " the URL's, but the answer's."
+        ),
+    ),
+    click.option(
+        "--compare",
+        type=click.Choice([c.value for c in Compare]),
+        help=(
+            "How --if-exists changed compares: by what proves most (auto), digest, size and time,"
+            " size alone (proves nothing), or not at all (always). Default: digest, else the same"
+            " size and not older."
         ),
     ),
     click.option(
@@ -158,11 +168,16 @@ def endpoint_member(options: Mapping[str, Any], side: str) -> dict[str, Any]:
 
 def request_of(options: Mapping[str, Any]) -> dict[str, Any]:
     """Return the request to a server for the flags of `submit`. Raises as `read_headers`,
-    `parse_headers` and `filters_of`."""
+    `parse_headers`, `filters_of` and `existing_of`."""
     filters = filters_of(options)
+    existing_of(
+        IfExists(options["if_exists"]) if options["if_exists"] else None,
+        Compare(options["compare"]) if options["compare"] else None,
+    )
     # A server refuses unknown members. The newer ones are sent only if they differ from their
     # defaults, so that older servers take the request.
-    given = {name: options[name] for name in ("if_exists", "priority") if options[name] is not None}
+    names = ("if_exists", "compare", "priority")
+    given = {name: options[name] for name in names if options[name] is not None}
     limits = bounds_of(options).set_limits()
     return {
         "source": endpoint_member(options, "source"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import click
@@ -13,14 +14,17 @@ from rich.filesize import decimal
 from relay.cli.exits import Exit
 from relay.cli.filter_flags import FILTERS, say_missing_names, warn_of_filters
 from relay.cli.migrate import order_of
-from relay.cli.options import PLACES, WORK, warn, with_flags
+from relay.cli.options import FILE, PLACES, WORK, warn, with_flags
+from relay.cli.saved_plan import header_of
 from relay.cli.terminal import ReaderGone, in_columns, tell
 from relay.cli.waits import reporting_retries
 from relay.engine.dry_run import DryRun
 from relay.engine.migration_request import MigrationJob, refuse_drawn_part
 from relay.engine.plan import Metadata
+from relay.engine.plan_file import PlanWriter
 from relay.engine.transfer_engine import TransferEngine
 from relay.settings_sources import load_settings
+from relay.sorting.spill import SpillSpace
 from relay.stores.remotes import Remotes
 from relay.views.dry_runs import plan_members
 
@@ -38,27 +42,48 @@ from relay.views.dry_runs import plan_members
     "--sample",
     type=click.IntRange(0, 100_000),
     default=100,
-    help="Number of objects to compare on both sides (default: 100).",
+    help="Number of objects to inspect where listings do not decide (default: 100).",
 )
-@click.option("--whole", "every", is_flag=True, help="Compare every object on both sides.")
+@click.option("--whole", "every", is_flag=True, help="Inspect every object.")
+@click.option(
+    "--save",
+    type=FILE,
+    metavar="FILE",
+    help="With -r: write the decision about each object, for relay migrate --plan FILE.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def plan(sample: int, every: bool, as_json: bool, **options: Any) -> int:
+def plan(sample: int, every: bool, save: Path | None, as_json: bool, **options: Any) -> int:
     """Show what `relay migrate SRC DST` would do; write nothing anywhere.
 
-    relay lists the whole source, and compares a sample (or with --whole every object) with the
-    destination."""
+    relay lists both sides. Objects about which the listings do not decide are compared by requests:
+    a sample of them, or with --whole every one."""
     settings = load_settings()
     remotes = Remotes(settings.remotes, folders=None)
     order = order_of(options, remotes)
     refuse_drawn_part(order.filters)
-    job = MigrationJob.from_request("plan", order, *order.locate(remotes))
+    places = order.locate(remotes)
+    header = None if save is None else header_of(order, places, remotes)
+    job = MigrationJob.from_request("plan", order, *places)
     policy = settings.egress().allowing(*filter(None, (job.source.host, job.destination.host)))
     engine = TransferEngine(settings, policy, remotes=remotes)
     warn(options)
     warn_of_filters(order.filters)
-    dry_run = DryRun(job, engine.stores, limits=engine.limits, sample=None if every else sample)
-    with reporting_retries(dry_run.listing):
-        report = dry_run.run()
+    dry_run = DryRun(
+        job,
+        engine.stores,
+        limits=engine.limits,
+        space=SpillSpace(settings.spill_folder(), settings.spill_bytes),
+        sample=None if every else sample,
+        decides_all=header is not None,
+    )
+    meters = dry_run.listings
+    with reporting_retries(meters["source"]), reporting_retries(meters["destination"]):
+        if save is None or header is None:
+            report = dry_run.run()
+        else:
+            with PlanWriter(save, header) as writer:
+                report = dry_run.run(writer)
+                writer.publish()
     members = plan_members(dry_run, report)
     with suppress(ReaderGone):  # its exit code is an answer too
         for text in (
@@ -74,6 +99,8 @@ def plan(sample: int, every: bool, as_json: bool, **options: Any) -> int:
 
 
 _NOTHING = "nothing was found in the source"
+LOST, FOLDS = 5, 5
+"""Maximum numbers of lines about lost metadata, and about names that may fold."""
 
 
 def _lines(seen: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -90,39 +117,62 @@ def _lines(seen: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     )
     if seen["excluded"]:
         yield "excluded", f"{seen['excluded']:,} by the filters"
+    yield from _decision_lines(seen)
+    yield from _way_lines(seen)
+    yield from _loss_lines(seen)
+    yield (
+        "expect",
+        f"{seen['level']}; `relay doctor` tests what the destination supports",
+    )
+    if seen["requests"]:
+        yield "requests", f"about {seen['requests']:,} to both stores"
+    why = seen["incomplete"]
+    yield "complete", f"no, because {why[0]}" if why else "yes"
+    yield from (("", text) for text in why[1:])
+    if seen["refused"]:
+        yield "refused", f"{seen['refused']:,} objects would fail"
+    for row in seen["names"]:
+        yield "", f"{row['name'] or 'the object'}: {row['why']}"
+
+
+def _way_lines(seen: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield how much was inspected, and how objects move."""
     if seen["looked"]:
         sample = "all"
         if seen["looked"] != seen["objects"]:
             sample = f"a random sample of {seen['looked']:,}"
-        yield (
-            "compared",
-            f"{sample}: "
-            + " · ".join(f"{count:,} {answer}" for answer, count in seen["found"].items()),
-        )
-        yield (
-            "result",
-            " · ".join(f"{count:,} {fate}" for fate, count in seen["fates"].items()),
-        )
+        found = " · ".join(f"{count:,} {answer}" for answer, count in seen["found"].items())
+        yield "inspected", f"{sample}: {found}"
     if seen["server_copy"]:
         yield (
             "copied",
             "by the store itself, if it permits that; the bytes do not pass through relay",
         )
     if seen["in_parts"]["objects"]:
-        yield (
-            "in parts",
-            f"{seen['in_parts']['objects']:,} objects, {decimal(seen['in_parts']['bytes'])}",
-        )
+        parts = seen["in_parts"]
+        yield "in parts", f"{parts['objects']:,} objects, {decimal(parts['bytes'])}"
+
+
+def _loss_lines(seen: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield what stays, what would be lost, and names that may fold."""
+    if seen["extra"]:
+        yield "only there", f"{seen['extra']:,} names that the source does not have; they stay"
     if seen["unkept"]:
         yield (
             "metadata",
             f"{seen['unkept']:,} of these lose metadata that the destination can't keep",
         )
-    yield (
-        "expect",
-        f"{seen['level']}; `relay doctor` tests what the destination supports",
-    )
-    if seen["refused"]:
-        yield "refused", f"{seen['refused']:,} objects would fail"
-    for row in seen["names"]:
-        yield "", f"{row['name'] or 'the object'}: {row['why']}"
+        yield from (("", f"{row['objects']:,}: {row['what']}") for row in seen["lost"][:LOST])
+    if seen["folds"]["groups"]:
+        yield "may fold", f"{seen['folds']['groups']:,} groups of names, if the store folds names"
+        yield from (("", " = ".join(names)) for names in seen["folds"]["first"][:FOLDS])
+
+
+def _decision_lines(seen: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield a line for each decision: its objects and bytes, and what it rests on."""
+    about = "about " if seen["estimated"] else ""
+    for name, amount in seen["decisions"].items():
+        bases = seen["bases"].get(name, {})
+        by = " · ".join(f"{count:,} by {basis}" for basis, count in sorted(bases.items()))
+        size = f"{about}{amount['objects']:,} objects, {decimal(amount['bytes'])}"
+        yield name, f"{size}; {by}" if by and name != "refuse" else size

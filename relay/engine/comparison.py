@@ -5,16 +5,27 @@ them. Some servers give each answer another ETag, and a cache may show an old ve
 several questions, from "certainly the same" to "certainly another", and each caller asks the one
 whose wrong answer does no harm.
 
+`verdict_of_pair` is the only function that says whether a destination has the source's object: a
+transfer, a plan and all others ask it, so that a plan is what its migration does.
+
 Decided here: what counts as the same. Never here: what follows from it."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum, StrEnum
 from typing import Final
 
-from relay.digest import compare
+from relay.digest import compare as compare_digests
+from relay.engine.md5_etags import md5_of_etag
 from relay.parsing import http_date
 from relay.receipt import Version
+from relay.stores.metadata import is_modified_since, mtime_of, mtimes_agree
+from relay.wire.http1 import Fields
 
+DATED: Final = frozenset({"s3", "local"})
+"""Stores that show the time of modification that an upload gave the object."""
 _NOT_OLDER: Final = "unchanged: the same size, and not older"
 _CLOSE_SECONDS: Final = 60.0
 """Difference of two dates within which the source may have changed after its upload: a date has
@@ -23,22 +34,178 @@ _DATED_SECONDS: Final = 2.0
 """Maximum difference between a date and its copy, which may be rounded."""
 
 
-def proof_of_equality(source: Version, destination: Version) -> str | None:
-    """Return the reason why the two objects are the same, or None if they are or may be different.
+class Compare(Enum):
+    """How the objects of one name are compared, where that was asked for. Without it, they are
+    compared by digests, else by size and date, as `IfExists.CHANGED` always did."""
 
-    A digest that both stores have decides. Else the sizes must be the same, and the destination
-    must not be older than the source. Objects of unknown size are never the same."""
-    if source.size is None or source.size != destination.size:
-        return None
-    agreeing, differing = compare(source.digests, destination.digests)
+    AUTO = "auto"
+    """By what proves most: digests, MD5s as ETags, the receipt, times that both sides have kept."""
+    DIGEST = "digest"
+    """By digests, and MD5s as ETags."""
+    TIME = "time"
+    """By size and time of modification. The destination must have kept the source's."""
+    SIZE = "size"
+    """By size alone, which proves nothing: another object of the same size counts as the same."""
+    ALWAYS = "always"
+    """Every object is moved again."""
+
+
+class PairBasis(StrEnum):
+    """What a verdict about the objects of one name rests on."""
+
+    SIZE = "size"
+    DIGEST = "digest"
+    ETAG = "etag"
+    """Two buckets show the same MD5 as ETag."""
+    RECEIPT = "receipt"
+    """Both versions are those of the receipt of an earlier transfer."""
+    TIME = "time"
+    """One size, and one time of modification. It is assumed that nothing else changed."""
+    DATE = "date"
+    """One size, and the destination is not older."""
+    ASKED = "asked"
+    """The caller wants every object to be moved."""
+    UNKNOWN = "unknown"
+    """Nothing says that the objects are the same."""
+
+
+@dataclass(frozen=True)
+class PairVerdict:
+    """Whether a destination has the source's object, and on what that rests."""
+
+    is_same: bool
+    basis: PairBasis
+    why: str = ""
+    """The reason of a skip, for the receipt."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReceiptVersions:
+    """The versions that an earlier transfer of the same two places read and wrote."""
+
+    source: Version
+    destination: Version
+
+
+def verdict_of_pair(
+    source: Version,
+    destination: Version,
+    compare: Compare | None,
+    *,
+    stores: tuple[str, str],
+    metadata: Callable[[], tuple[Fields, Fields]],
+    receipt: ReceiptVersions | None = None,
+) -> PairVerdict:
+    """Return whether the destination has the source's object, as the caller wants them compared.
+
+    `stores` are the kinds of both stores; `metadata` returns that of both objects, and is called
+    only if times decide. Objects whose sizes or digests differ are never the same, and those of
+    unknown size are not either; equal sizes alone are, only if `compare` says so."""
+    if compare is Compare.ALWAYS:
+        return PairVerdict(False, PairBasis.ASKED)
+    sizes = (source.size, destination.size)
+    if None not in sizes and sizes[0] != sizes[1]:
+        return PairVerdict(False, PairBasis.SIZE)
+    agreeing, differing = compare_digests(source.digests, destination.digests)
     if differing:
-        return None
+        return PairVerdict(False, PairBasis.DIGEST)
+    if None in sizes:
+        return _UNKNOWN
+    match compare:
+        case None:
+            return _by_digest_or_date(source, destination, agreeing, metadata)
+        case Compare.SIZE:
+            return PairVerdict(True, PairBasis.SIZE, "unchanged: the size, which proves nothing")
+        case Compare.TIME:
+            return _by_time(source, destination, stores, metadata(), own_source=True)
+    by_content = _by_content(source, destination, agreeing, stores)
+    if by_content is not None or compare is Compare.DIGEST:
+        return by_content or _UNKNOWN
+    if receipt is not None and _is_of_receipt(receipt, source, destination):
+        return PairVerdict(True, PairBasis.RECEIPT, "unchanged: both versions are the receipt's")
+    return _by_time(source, destination, stores, metadata(), own_source=False)
+
+
+_UNKNOWN: Final = PairVerdict(False, PairBasis.UNKNOWN)
+
+
+def has_one_md5(ours: str | None, theirs: str | None) -> bool:
+    """Return whether two buckets show the same MD5 as ETag, of objects of one size. Two that differ
+    prove nothing."""
+    md5 = md5_of_etag(ours)
+    return md5 is not None and md5 == md5_of_etag(theirs)
+
+
+def _by_content(
+    source: Version, destination: Version, agreeing: str | None, stores: tuple[str, str]
+) -> PairVerdict | None:
+    """Return the verdict by digests and MD5s of both, or None without them."""
     if agreeing is not None:
-        return f"unchanged: the same size and {agreeing}"
-    ours, theirs = http_date(source.last_modified), http_date(destination.last_modified)
-    if ours is not None and theirs is not None and theirs >= ours:
-        return _NOT_OLDER
+        return _same_digest(agreeing)
+    if stores == ("s3", "s3") and has_one_md5(source.etag, destination.etag):
+        return PairVerdict(True, PairBasis.ETAG, "unchanged: the same size and MD5, as ETag")
     return None
+
+
+def _same_digest(algorithm: str) -> PairVerdict:
+    why = f"unchanged: the same size and {algorithm}"
+    return PairVerdict(True, PairBasis.DIGEST, why)
+
+
+def _by_digest_or_date(
+    source: Version,
+    destination: Version,
+    agreeing: str | None,
+    metadata: Callable[[], tuple[Fields, Fields]],
+) -> PairVerdict:
+    """Return the verdict without `compare`: a digest decides, else the destination must not be
+    older. Where the dates are close, the full times of modification decide, if it shows one."""
+    if agreeing is not None:
+        return _same_digest(agreeing)
+    ours, theirs = http_date(source.last_modified), http_date(destination.last_modified)
+    if ours is None or theirs is None:
+        return _UNKNOWN
+    if theirs < ours:
+        return PairVerdict(False, PairBasis.DATE)
+    is_close = (theirs - ours).total_seconds() <= _CLOSE_SECONDS
+    if is_close and is_modified_since(*metadata()):
+        return PairVerdict(False, PairBasis.TIME)
+    return PairVerdict(True, PairBasis.DATE, _NOT_OLDER)
+
+
+def _by_time(
+    source: Version,
+    destination: Version,
+    stores: tuple[str, str],
+    metadata: tuple[Fields, Fields],
+    *,
+    own_source: bool,
+) -> PairVerdict:
+    """Return the verdict by the times of modification, within the coarser precision of the two.
+    The destination must have kept its one; so must the source, unless its `own_source` date
+    counts."""
+    ours, theirs = map(mtime_of, metadata)
+    if not own_source and not _has_kept(ours, source, stores[0]):
+        return _UNKNOWN
+    if ours is None or theirs is None or not _has_kept(theirs, destination, stores[1]):
+        return _UNKNOWN
+    if not mtimes_agree(ours, theirs):
+        return PairVerdict(False, PairBasis.TIME)
+    why = "unchanged: the same size and time of modification; the content is assumed"
+    return PairVerdict(True, PairBasis.TIME, why)
+
+
+def _has_kept(mtime: str | None, version: Version, store: str) -> bool:
+    """Return whether an object's time of modification is one that the store was given. A bucket
+    shows the time of the upload for an object without one."""
+    if mtime is None or store not in DATED:
+        return False
+    date = http_date(version.last_modified)
+    return store == "local" or date is None or not mtimes_agree(mtime, f"{date.timestamp():.0f}")
+
+
+def _is_of_receipt(receipt: ReceiptVersions, source: Version, destination: Version) -> bool:
+    return is_same(receipt.source, source) and is_same(receipt.destination, destination)
 
 
 def is_older(destination: Version, source: Version) -> bool:
@@ -55,17 +222,6 @@ def has_same_date(source: Version, destination: Version) -> bool:
     if ours is None or theirs is None:
         return False
     return abs((theirs - ours).total_seconds()) <= _DATED_SECONDS
-
-
-def needs_full_times(why: str | None, source: Version, destination: Version) -> bool:
-    """Return whether a proof of equality rests on dates that do not prove which object is newer.
-    Then the full times of modification decide, where the destination shows one."""
-    if why != _NOT_OLDER:
-        return False
-    ours, theirs = http_date(source.last_modified), http_date(destination.last_modified)
-    if ours is None or theirs is None:
-        return False
-    return abs((theirs - ours).total_seconds()) <= _CLOSE_SECONDS
 
 
 def looks_same(source: Version, there: Version | None) -> bool:

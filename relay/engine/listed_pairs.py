@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Protocol
 
-from relay.engine.comparison_report import ComparisonReport
 from relay.engine.listing_filter import ListingFilter, list_chosen
 from relay.errors import ProtocolViolation, Side
 from relay.location import Location
@@ -29,22 +29,28 @@ class TreeToList:
     place: Location
     chosen: ListingFilter | None = None
     """The filter of this listing; None: all is chosen."""
+    dated: bool = False
+    """Whether rows have the times of modification that the listing shows."""
 
     def rows(self, space: SpillSpace, *, sorts_all: bool = False) -> Iterator[TreeRow]:
         """Yield the rows in the order of names. `sorts_all`: the listing of a bucket of AWS is
         sorted too. Raises as Source.list, SpillFailed, and ProtocolViolation for a bucket of AWS
         that is listed in another order."""
-        rows = (
-            row
-            for entry in list_chosen(self.store, self.place, self.chosen)
-            if not entry.is_listed_further
-            for row in self._rows_of(entry)
-        )
+        rows = self.rows_as_listed()
         # AWS lists keys in the order of their bytes (docs.aws.amazon.com, "ListObjectsV2"), except
         # for directory buckets. Of other servers some order folders and objects apart (SeaweedFS).
         if aws_host(self.place.host) is not None and not sorts_all:
             return in_order(rows, partial(_disorder, self.side))
         return sort_rows(rows, space)
+
+    def rows_as_listed(self) -> Iterator[TreeRow]:
+        """Yield the rows as they are listed. Raises as Source.list."""
+        return (
+            row
+            for entry in list_chosen(self.store, self.place, self.chosen)
+            if not entry.is_listed_further
+            for row in self._rows_of(entry)
+        )
 
     def _rows_of(self, entry: Entry) -> tuple[TreeRow, ...]:
         """Return the row of an entry, and that of a folder for an entry that may be one or an
@@ -53,21 +59,46 @@ class TreeToList:
         if self.side == "source":  # where it decides: its error is that of the name
             entry = judged or entry
         if not entry.judged_as and entry.error is None:  # as nearly all are
-            return (_row_of(entry, entry.name, judged is not None),)
+            return (self._row_of(entry, entry.name, judged is not None),)
         # The source may have the names below a link to a folder, or below a dead mount.
         folder = f"{entry.name}/"
         name = folder if entry.judged_as == (folder,) else entry.name
-        row = _row_of(entry, name, judged is not None)
+        row = self._row_of(entry, name, judged is not None)
         if folder in entry.judged_as and not row.is_folder:
             return row, TreeRow(folder, error=row.error, is_chosen=row.is_chosen)
         return (row,)
+
+    def _row_of(self, entry: Entry, name: str, is_chosen: bool) -> TreeRow:
+        date = entry.modified if self.dated else None
+        error = entry.error
+        return TreeRow(
+            name,
+            size=entry.size,
+            etag=entry.etag,
+            digests=entry.digests,
+            url=entry.url,
+            error=None if error is None else error.message,
+            code=None if error is None else error.code,
+            is_chosen=is_chosen,
+            modified=None if date is None else date.timestamp(),
+        )
+
+
+class PairReport(Protocol):
+    """Counts what pairs are not compared."""
+
+    excluded: int
+    """Names that the filters left out."""
+
+    def note_folder(self, side: Side, name: str, why: str) -> None:
+        """Count a folder that could not be listed."""
 
 
 @dataclass(eq=False)
 class ListedPairs:
     """The pairs of two listings, as far as they are compared."""
 
-    report: ComparisonReport
+    report: PairReport
     _folders: dict[Side, str] = field(default_factory=dict)
 
     def chosen(self, pairs: Iterator[Pair]) -> Iterator[Pair]:
@@ -113,19 +144,8 @@ class ListedPairs:
         return (unknown, theirs) if ours is None else (ours, unknown)
 
 
-def _row_of(entry: Entry, name: str, is_chosen: bool) -> TreeRow:
-    return TreeRow(
-        name,
-        size=entry.size,
-        etag=entry.etag,
-        digests=entry.digests,
-        url=entry.url,
-        error=None if entry.error is None else entry.error.message,
-        is_chosen=is_chosen,
-    )
-
-
 def _disorder(side: Side, before: str, name: str) -> ProtocolViolation:
+    """Return the error for the listing of a bucket in another order than that of its keys."""
     return ProtocolViolation(
         f"the listing is not in the order of names: {name!a} comes after {before!a}",
         side=side,

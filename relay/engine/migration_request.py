@@ -17,8 +17,10 @@ from datetime import datetime
 from typing import Any, Final
 from urllib.parse import unquote
 
+from relay.engine.comparison import Compare
 from relay.engine.listing_filter import ListingFilter, refuse_markers_of_list
 from relay.engine.plan import IfExists, Metadata, Plan, Verify, refuse_same_object
+from relay.engine.plan_file import PlanReference
 from relay.engine.proof_levels import refuse_unprovable
 from relay.errors import ConfigError, InvalidFilter, InvalidType, SameObject, UnsafeKey
 from relay.filters.filter_set import Filters, tree_needed_error
@@ -29,6 +31,7 @@ from relay.ledger.claim_values import Claim
 from relay.ledger.listing_values import AgeOrigins, ListedObject
 from relay.ledger.migration_values import Migration, Spec
 from relay.ledger.plan_values import StoredPlan
+from relay.ledger.planned_values import PlannedPair
 from relay.ledger.standing_values import PassTimes
 from relay.location import Location
 from relay.process.identities import is_container, network_namespace, volume_of
@@ -100,6 +103,10 @@ class MigrationRequest:
     """Whether what arrived is deleted at the source (`engine/removal/`)."""
     standing: PassTimes | None = None
     """When the passes of a standing migration begin; None: it ends by itself."""
+    compare: Compare | None = None
+    """How `if_exists: changed` compares; None: as it always did."""
+    follows: PlanReference | None = None
+    """The saved plan: only what it decided is done."""
 
     def secret(self) -> dict[str, Any]:
         """Return the secrets of both sides."""
@@ -148,8 +155,10 @@ class MigrationRequest:
         moves = {"move": True} if self.moves else {}
         # Without its times: a person may change them, and means the same migration.
         stands = {"standing": True} if self.standing is not None else {}
-        kinds = {**moves, **stands}
-        return {**named, **copy, **metadata, **empty, **replaces, **filters, **kinds}
+        compare = {} if self.compare is None else {"compare": self.compare.value}
+        plan = {} if self.follows is None else {"plan": self.follows.to_json()}
+        later = {**filters, **moves, **stands, **compare, **plan}
+        return {**named, **copy, **metadata, **empty, **replaces, **later}
 
     @property
     def existing(self) -> IfExists:
@@ -247,18 +256,28 @@ def _volumes_of(places: Iterable[Location]) -> tuple[list[str], ...]:
 def stored_request(stored: Migration | StoredPlan, secret: Mapping[str, Any]) -> MigrationRequest:
     """Return the request of a stored migration or plan with its secrets, without the priority and
     the bounds."""
+    ends = (Endpoint.from_secret(secret[side]) for side in ("source", "destination"))
+    return replace(request_of_options(stored.options, *ends), standing=_times_of(stored))
+
+
+def request_of_options(
+    options: Mapping[str, Any], source: Endpoint, destination: Endpoint
+) -> MigrationRequest:
+    """Return the request whose `options` these are, between two sides."""
+    follows = options.get("plan")
     return MigrationRequest(
-        Endpoint.from_secret(secret["source"]),
-        Endpoint.from_secret(secret["destination"]),
-        recursive=stored.recursive,
-        verify=Verify(stored.options["verify"]),
-        if_exists=if_exists_of(stored),
-        server_copy=stored.options.get("server_copy", True),
-        metadata=Metadata(stored.options.get("metadata", "keep")),
-        fail_on_empty=stored.options.get("fail_on_empty", False),
-        filters=filters_of_options(stored.options),
-        moves=stored.options.get("move", False),
-        standing=_times_of(stored),
+        source,
+        destination,
+        recursive=bool(options.get("recursive")),
+        verify=Verify(options["verify"]),
+        if_exists=if_exists_of(options),
+        server_copy=options.get("server_copy", True),
+        metadata=Metadata(options.get("metadata", "keep")),
+        fail_on_empty=options.get("fail_on_empty", False),
+        filters=filters_of_options(options),
+        compare=compare_of(options),
+        follows=None if follows is None else PlanReference(follows["path"], follows["sha256"]),
+        moves=options.get("move", False),
     )
 
 
@@ -274,11 +293,17 @@ def filters_of_options(options: Mapping[str, Any]) -> Filters | None:
     return None if members is None else Filters.from_json(members)
 
 
-def if_exists_of(migration: Migration | StoredPlan) -> IfExists | None:
-    """Return the option of a stored migration or plan, as its caller gave it: None is the default
-    of one object."""
-    stored = IfExists(migration.options["if_exists"])
-    given = migration.recursive or migration.options.get("replaces_named", False)
+def compare_of(options: Mapping[str, Any]) -> Compare | None:
+    """Return how stored options compare, or None."""
+    stored = options.get("compare")
+    return None if stored is None else Compare(stored)
+
+
+def if_exists_of(options: Mapping[str, Any]) -> IfExists | None:
+    """Return the option among stored ones, as its caller gave it: None is the default of one
+    object."""
+    stored = IfExists(options["if_exists"])
+    given = options.get("recursive") or options.get("replaces_named", False)
     return None if stored is IfExists.OVERWRITE and not given else stored
 
 
@@ -391,6 +416,8 @@ class MigrationJob:
     remotes: tuple[str, str] | None = None
     """As Plan.remotes."""
     filters: Filters | None = None
+    compare: Compare | None = None
+    follows: PlanReference | None = None
     accepted: float = 0.0
     """When it was accepted, in seconds since 1970."""
 
@@ -428,6 +455,8 @@ class MigrationJob:
             fail_on_empty=order.fail_on_empty,
             remotes=order.remote_names(source, destination),
             filters=order.filters,
+            compare=order.compare,
+            follows=order.follows,
             accepted=time.time(),
         )
 
@@ -459,14 +488,19 @@ class MigrationJob:
             _refuse_output(claim.name, destination)
             source = location_of_url(source, claim.url) if claim.url else source.below(claim.name)
             destination = destination.below(claim.name, destination=True)
+        planned = PlannedPair.from_text(claim.planned)
+        if_exists = self.if_exists
+        if planned is not None:  # decided already, of these versions
+            if_exists = IfExists.FAIL if planned.destination is None else IfExists.OVERWRITE
         return Plan(
             source,
             destination,
             verify=self.verify,
-            if_exists=self.if_exists,
+            if_exists=if_exists,
             replaces_named=self.replaces_named,
             server_copy=self.server_copy,
             metadata=self.metadata,
+            compare=self.compare,
             tree=tree,
             remotes=self.remotes,
         )

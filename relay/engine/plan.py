@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import KW_ONLY, dataclass
 from enum import Enum
 
-from relay.errors import SameObject
+from relay.engine.comparison import Compare
+from relay.errors import InvalidType, SameObject
 from relay.file_names import is_named_by_answer
 from relay.identity import same_object
 from relay.location import Location
@@ -61,6 +62,8 @@ class Plan:
     server_copy: bool = True
     """Use a server-side copy if source and destination are in one store that has it."""
     metadata: Metadata = Metadata.KEEP
+    compare: Compare | None = None
+    """How `if_exists: changed` compares."""
     tree: tuple[Location, Location] | None = None
     """The source's and the destination's folders, if the object belongs to a tree."""
     remotes: tuple[str, str] | None = None
@@ -82,6 +85,21 @@ class Plan:
         if not self.replaces_named and is_named_by_answer(self.destination, self.source, place):
             return IfExists.FAIL
         return self.if_exists
+
+
+def existing_of(if_exists: IfExists | None, compare: Compare | None) -> IfExists | None:
+    """Return what a caller wants with existing objects: with `compare`, to overwrite the changed
+    ones. Raises InvalidType if nothing would be compared."""
+    if compare is None or if_exists is IfExists.CHANGED:
+        return if_exists
+    if if_exists is not None:
+        raise InvalidType(
+            f"compare: it says which objects are changed, and 'if_exists': {if_exists.value!a}"
+            " compares none",
+            hint="Leave one of the two out, or choose 'if_exists': 'changed'.",
+            pointer="/compare",
+        )
+    return IfExists.CHANGED
 
 
 def refuse_same_object(source: Location, destination: Location) -> None:

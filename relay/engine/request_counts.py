@@ -12,6 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from relay.errors import Side
 from relay.receipt import Level
 
 PAGE_ENTRIES: Final = 1000
@@ -42,23 +43,31 @@ class ExpectedWork:
 
 def expected_requests(work: ExpectedWork) -> int:
     """Return the number of requests to both stores."""
-    return _reads(work) + _writes(work)
+    return sum(sum(counts.values()) for counts in requests_by_kind(work).values())
 
 
-def _reads(work: ExpectedWork) -> int:
+def requests_by_kind(work: ExpectedWork) -> dict[Side, dict[str, int]]:
+    """Return the number of requests to each store, by their kind: `list`, `get`, `head`, and `put`
+    (also COPY, MOVE, and those of an upload in parts)."""
+    return {"source": _reads(work), "destination": _writes(work)}
+
+
+def _reads(work: ExpectedWork) -> dict[str, int]:
     if work.source == LOCAL:
-        return 0
-    pages = max(1, -(-work.listed // PAGE_ENTRIES))
+        return {}
+    pages = {"list": max(1, -(-work.listed // PAGE_ENTRIES))}
     if work.copies:
         return pages
-    return pages + (work.copied - work.parted) + work.parted + work.parts
+    return {**pages, "get": work.copied - work.parted + work.parts, "head": work.parted}
 
 
-def _writes(work: ExpectedWork) -> int:
+def _writes(work: ExpectedWork) -> dict[str, int]:
     if work.destination == LOCAL:
-        return 0
-    looks = work.listed if work.looks else 0
+        return {}
     single = work.copied - work.parted
     sent = single * (2 if work.destination in MOVING else 1) + 2 * work.parted + work.parts
-    read_back = work.copied if work.level is Level.READ_BACK else 0
-    return looks + (work.copied if work.copies else sent) + read_back
+    return {
+        "head": work.listed if work.looks else 0,
+        "put": work.copied if work.copies else sent,
+        "get": work.copied if work.level is Level.READ_BACK else 0,
+    }

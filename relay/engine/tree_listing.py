@@ -8,12 +8,18 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from relay.digest import as_hex
+from relay.engine.decisions import PlannedObject
+from relay.engine.plan_file import PlanFile
 from relay.errors import KeyTooLong, NotFound, RelayError, StoreError, UnsafeKey
 from relay.identity import place_identity
 from relay.ledger.listing_values import ListedObject, ListingClaim
+from relay.ledger.planned_values import PlannedPair
 from relay.location import parse_location
 from relay.logs.emitter import emit
 from relay.logs.event_table import LogEvent
@@ -82,6 +88,35 @@ def write_listing(
     ledger.listings.end(listing, excluded=left_out)
     emit(LogEvent.LISTING_DONE, migration=listing.migration_id, entries=entered, pages=pages)
     return True
+
+
+def write_planned(
+    ledger: Ledger, listing: ListingClaim, plan: PlanFile, go_on: Callable[[], bool]
+) -> bool:
+    """Write the objects that a saved plan moves, in place of a listing of the source. Returns as
+    `write_listing`. Raises PlanRefused, LeaseLost and LedgerFailed; written pages stay."""
+    written, pages = int(listing.cursor or 0), 0
+    for page in in_pages(islice(plan.objects_to_move(), written, None), PAGE):
+        listed = [planned_object(one) for one in page]
+        written, pages = written + len(page), pages + 1
+        reach("before-page")
+        wanted = ledger.listings.add_page(listing, listed, str(written), None)
+        reach("after-page")
+        if not (wanted and go_on()):
+            ledger.listings.hand_back(listing)
+            return False
+    ledger.listings.end(listing)
+    emit(LogEvent.LISTING_DONE, migration=listing.migration_id, entries=written, pages=pages)
+    return True
+
+
+def planned_object(one: PlannedObject) -> ListedObject:
+    """Return an object of a plan as the ledger keeps it."""
+    seen = one.source
+    modified = None if seen.modified is None else datetime.fromtimestamp(seen.modified, UTC)
+    listed = listed_object(Entry(one.name, seen.size, seen.etag, modified))
+    pair = PlannedPair(source=seen, destination=one.destination)
+    return replace(listed, planned=pair.to_text())
 
 
 def _hides_names(entry: Entry) -> bool:

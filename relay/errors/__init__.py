@@ -31,6 +31,7 @@ The tree; each is in the file that is named behind its root:
     ├─ OutputFailed            the terminal's own
     ├─ ReportRefused           own.py: a signed report
     ├─ InventoryRefused        own.py: a file with a list of objects
+    ├─ PlanRefused             own.py: a saved plan
     ├─ SpillFailed             own.py: a listing that is sorted
     ├─ StoreError              stores.py: what a store said, or how its connection failed
     │  ├─ NotFound (UploadGone)  AlreadyExists  PreconditionFailed
@@ -42,7 +43,7 @@ The tree; each is in the file that is named behind its root:
     │  └─ ProtocolViolation  PrematureResponse
     └─ TransferError           transfers.py: the bytes
        ├─ SourceTruncated  SourceOverrun  SourceChanged  SourceUnstable
-       ├─ SourceDigestWrong  IntegrityMismatch
+       ├─ SourceDigestWrong  IntegrityMismatch  PlanStale
        └─ DestinationChanged  DestinationLost  DestinationMutates  Cancelled
 """
 
@@ -59,6 +60,7 @@ from relay.errors.own import (
     NotRelay,
     OutputFailed,
     Overloaded,
+    PlanRefused,
     PlanUnknown,
     ReportRefused,
     ServerRefused,
@@ -144,6 +146,7 @@ from relay.errors.transfers import (
     DestinationLost,
     DestinationMutates,
     IntegrityMismatch,
+    PlanStale,
     SourceChanged,
     SourceDigestWrong,
     SourceOverrun,
@@ -197,6 +200,8 @@ __all__ = [
     "OutputFailed",
     "Overloaded",
     "PermissionDenied",
+    "PlanRefused",
+    "PlanStale",
     "PlanUnknown",
     "PortDenied",
     "PreconditionFailed",

@@ -80,6 +80,13 @@ class InventoryRefused(RelayError):
     )
 
 
+class PlanRefused(RelayError):
+    """A saved plan can't be read, or is not as relay wrote it."""
+
+    code, title, status = "plan-refused", "The saved plan can't be used", 422
+    default_hint = "Make the plan again."
+
+
 class SpillFailed(RelayError):
     """A listing can't be sorted on the disk."""
 

@@ -76,6 +76,13 @@ class SourceDigestWrong(TransferError):
     )
 
 
+class PlanStale(TransferError):
+    """One of the two objects is not the one that the migration's plan has seen."""
+
+    code, title, status = "plan-stale", "The plan does not fit any more", 409
+    default_hint = "Nothing was sent. Make a new plan, and migrate by that one."
+
+
 class IntegrityMismatch(TransferError):
     """The bytes that relay moved do not match a digest or size that was declared or read back.
 

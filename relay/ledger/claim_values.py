@@ -62,6 +62,8 @@ class Claim:
     """The destination's version that an earlier pass had written, before the source changed;
     without values if the object was there before. None if the source is not known to have
     changed."""
+    planned: str | None = None
+    """As that of ListedObject."""
 
 
 @dataclass(frozen=True)

@@ -69,6 +69,7 @@ CLAIMED: Final = (
     transfers.c.before,
     transfers.c.twins,
     transfers.c.written,
+    transfers.c.planned,
 )
 """The columns that a Claim is made of, in its order."""
 
@@ -88,7 +89,7 @@ def claim_of(
     # Unpacked, since access by name costs each claim a microsecond more.
     id, migration_id, fence, name, url, size, etag, modified, *counts, digests, before = row[:13]
     attempts, crash_count, resent = counts
-    twins, written = row[13:15]
+    twins, written, planned = row[13:16]
     kept = PriorState.from_text(before)
     # Not noted: the text names leftovers only.
     was = kept if kept is None or kept.noted else None
@@ -121,6 +122,7 @@ def claim_of(
         number=number,
         tenant=tenant,
         written=None if written is None else Version(**json.loads(written)),
+        planned=planned,
     )
 
 

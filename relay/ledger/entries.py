@@ -44,7 +44,7 @@ from relay.ledger.unproved import find_unproved
 
 _INSERTED: Final = (
     *("id", "migration_id", "state", "name", "fence", "before", "folded"),
-    *("error", "size", "etag", "modified", "url", "identity", "listings", "digests"),
+    *("error", "size", "etag", "modified", "url", "identity", "listings", "digests", "planned"),
 )
 _IN_ORDER: Final = itemgetter(*_INSERTED)
 _NEW: Final = (
@@ -166,6 +166,7 @@ def _listed_columns(one: ListedObject, listing: ListingClaim) -> dict[str, Any]:
         "identity": one.identity,
         "listings": listing.listings,
         "digests": json.dumps(one.digests) if one.digests else None,
+        "planned": one.planned,
     }
 
 

@@ -9,20 +9,18 @@ one's name, to check if the destination keeps them apart. A name that is its own
 only one look-up in an index. Rows of an older relay have the digests of that one's forms, and are
 looked up by these too.
 
-Decided here: which names a store may fold into one. Never here: whether it does
-(`relay/engine/transfer/folded_names.py`)."""
+Decided here: which transfers may be of one object. Never here: which names a store may fold into
+one (`relay/name_folding.py`), and whether it does (`relay/engine/transfer/folded_names.py`)."""
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any, Final
-from urllib.parse import unquote
 
 from sqlalchemy import ColumnElement, Connection, case, select, update
 
-from relay.caseless import DOTLESS_I, caseless_form, former_form
+from relay.caseless import DOTLESS_I, former_form
 from relay.errors import LeaseLost
 from relay.ledger.claim_values import ARRIVED_EARLIER, Claim
 from relay.ledger.claim_values import MARKED as MARKED
@@ -31,13 +29,8 @@ from relay.ledger.schema import FOLDED, RUNNING, transfers
 from relay.ledger.siblings import siblings_of
 from relay.ledger.states import PRESENT, TransferState
 from relay.ledger.workers import WorkerId
-from relay.location import DECODINGS
+from relay.name_folding import fold
 
-LONGEST: Final = 1024
-"""Longest segment that is folded, in letters: the stores that compose Unicode allow 255."""
-_OWN: Final = re.compile(r"[a-z0-9_-]+(?:[./][a-z0-9_-]+)*+")
-"""Names that are their own folded form. Most names are, and this check takes a tenth of the time of
-the folding."""
 _COLUMNS: Final = (
     transfers.c.id,
     transfers.c.migration_id,
@@ -50,51 +43,11 @@ _COLUMNS: Final = (
 )
 
 
-def fold(name: str, letters: Callable[[str], str] = caseless_form) -> str:
-    """Return the folded form of a name. All names that some store may treat as the same have one
-    folded form: without case (NTFS, APFS, SMB), composed (APFS, HFS+; by compatibility ZFS
-    and CephFS), without ignorable characters (ext4 with casefold, HFS+), decoded once more (servers
-    behind proxies), with '+' for a blank (servers that decode a path as a form), without empty
-    segments (file systems), without dots and blanks at the end of a segment (Windows), and without
-    blanks at its beginning (servers that trim what they read).
-
-    `letters` returns a segment without case."""
-    if _OWN.fullmatch(name):
-        return name
-    plain = name.isascii() and not any(mark in name for mark in ("%", "+", "\\", "//"))
-    # A compatible form may have a '+' or a '%', and a decoded name other letters.
-    text = name.lower() if plain else _compose(_decode(_compose(name, letters)), letters)
-    if not (text.startswith(" ") or any(end in f"{text}/" for end in ("./", " /", "//", "/ "))):
-        return text
-    segments = (segment.rstrip(". ").lstrip(" ") or segment for segment in text.split("/"))
-    return "/".join(segment for segment in segments if segment)
-
-
 def _keys(name: str) -> set[str]:
     """Return the forms under which transfers of a name's folded form are looked up: this one, and
     that of an older relay. (A transfer that the older one wrote under a third form is missed.)"""
     former = fold(name, former_form)
     return {former, fold(name)} if DOTLESS_I in former else {former}
-
-
-def _compose(name: str, letters: Callable[[str], str]) -> str:
-    """Return the form of a name without case. A segment longer than LONGEST stays as it is: no
-    composing store takes it, and ordering combining marks takes quadratic time."""
-    return "/".join(
-        segment if len(segment) > LONGEST else letters(segment) for segment in name.split("/")
-    )
-
-
-def _decode(name: str) -> str:
-    """Return a name percent-decoded. All invalid UTF-8 decodes to the same character: folding too
-    much is harmless, since the destination is then asked
-    (`relay/engine/transfer/folded_names.py`)."""
-    for _ in range(DECODINGS):
-        text = unquote(name)
-        if text == name:
-            break
-        name = text
-    return name.replace("\\", "/").replace("+", " ")
 
 
 def folded_digest(name: str) -> str | None:

@@ -21,6 +21,8 @@ class ListedObject:
     """In hex."""
     error: Mapping[str, Any] | None = None
     """Why the object can't be moved, if the listing shows that already."""
+    planned: str | None = None
+    """The versions of both sides that the migration's plan has seen, as `PlannedPair.to_text`."""
     identity: str | None = field(default=None, repr=False)
     """Distinguishes objects with equal printed names: the object's URL, or its name before it was
     made printable. May be a secret; only a keyed hash of it is stored."""

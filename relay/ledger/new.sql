@@ -49,7 +49,7 @@ CREATE TABLE transfers (
 	seconds FLOAT, 
 	level VARCHAR(16), 
 	error TEXT, 
-	ended FLOAT, digests TEXT, identity VARCHAR(32), listings INTEGER DEFAULT 0 NOT NULL, "before" TEXT, folded TEXT, twins INTEGER DEFAULT 0 NOT NULL, reason VARCHAR(128), written TEXT, 
+	ended FLOAT, digests TEXT, identity VARCHAR(32), listings INTEGER DEFAULT 0 NOT NULL, "before" TEXT, folded TEXT, twins INTEGER DEFAULT 0 NOT NULL, reason VARCHAR(128), written TEXT, planned TEXT, 
 	PRIMARY KEY (id), 
 	UNIQUE (migration_id, name), 
 	FOREIGN KEY(migration_id) REFERENCES migrations (id) ON DELETE CASCADE
@@ -321,4 +321,4 @@ CREATE TABLE passes (
 	PRIMARY KEY (migration_id, number), 
 	FOREIGN KEY(migration_id) REFERENCES migrations (id) ON DELETE CASCADE
 );
-INSERT INTO alembic_version VALUES ('0020');
+INSERT INTO alembic_version VALUES ('0021');

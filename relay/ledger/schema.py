@@ -37,7 +37,7 @@ from sqlalchemy import (
     text,
 )
 
-HEAD: Final = "0020"
+HEAD: Final = "0021"
 """The version of the schema that this code writes: the newest file in `versions/`."""
 APPLICATION_ID: Final = 0x52454C59
 """SQLite's `application_id` of our files ("RELY")."""
@@ -210,6 +210,7 @@ transfers = Table(
     Column("reason", String(128)),
     Column("ended", Float),
     Column("written", Text),
+    Column("planned", Text),
     UniqueConstraint("migration_id", "name"),
 )
 """`name` is relative to the tree, and empty for a single object; PostgreSQL's index is on its MD5,
@@ -222,7 +223,8 @@ the listing. `folded` is the MD5 of the name's folded form if that differs from 
 leftovers of ours (`PriorState`). `resent` counts the bytes that were sent more than once, over
 all attempts. `reason` is that of a failed transfer in `reasons`, else null. `written`, as JSON, is
 the destination's version that a pass had written before another one found that the source has
-changed; empty if it was not written, and null without such a change."""
+changed; empty if it was not written, and null without such a change. `planned`, as JSON, has the
+versions of both sides that a plan has seen (`PlannedPair`)."""
 Index("transfers_by_state", transfers.c.migration_id, transfers.c.state, transfers.c.id)
 # Partial indexes are declared in `versions/`, for both databases. Declared here, they would load
 # both dialects at each start.

@@ -27,6 +27,8 @@ class TreeRow:
     """As Entry.url. It may contain secrets."""
     error: str | None = None
     """Why it can't be read or listed."""
+    code: str | None = None
+    """The code of that error."""
     is_chosen: bool = True
     """Whether the filters choose it."""
     modified: float | None = None
@@ -59,13 +61,13 @@ def values_of_row(row: TreeRow) -> RowValues:
     """Return a row as values that `marshal` can write."""
     return (
         *(row.name, row.size, row.etag, dict(row.digests) if row.digests else None),
-        *(row.url, row.error, row.is_chosen, row.modified),
+        *(row.url, row.error, row.code, row.is_chosen, row.modified),
     )
 
 
 def row_of_values(values: RowValues) -> TreeRow:
     """Return the row whose `values_of_row` these are."""
-    name, size, etag, digests, url, error, is_chosen, modified = values
+    name, size, etag, digests, url, error, code, is_chosen, modified = values
     return TreeRow(
         name,
         size=size,
@@ -73,6 +75,7 @@ def row_of_values(values: RowValues) -> TreeRow:
         digests=digests or {},
         url=url,
         error=error,
+        code=code,
         is_chosen=is_chosen,
         modified=modified,
     )

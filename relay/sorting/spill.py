@@ -130,31 +130,56 @@ def _blocks(rows: Iterable[TreeRow]) -> Iterator[bytes]:
         block = list(islice(values, BLOCK_ROWS))
 
 
-def sort_rows(rows: Iterable[TreeRow], space: SpillSpace) -> Iterator[TreeRow]:
-    """Yield rows in the order of their names, each name once: a listing that was requested again
-    repeats rows. Rows of one name that describe different objects become one with the error TWINS:
-    which of them a request means is unknown.
+class RowSorter:
+    """Takes rows in any order, and yields them in the order of their names, each name once: a
+    listing that was requested again repeats rows. Rows of one name that describe different objects
+    become one with the error TWINS: which of them a request means is unknown.
 
-    Raises SpillFailed and what `rows` raises; nothing is left on the disk."""
-    runs: list[_Run] = []
-    held: list[TreeRow] = []
-    characters = 0
+    `close` it, or read `rows` to the end: nothing is left on the disk then."""
+
+    def __init__(self, space: SpillSpace) -> None:
+        self._space = space
+        self._runs: list[_Run] = []
+        self._held: list[TreeRow] = []
+        self._characters = 0
+
+    def add(self, row: TreeRow) -> None:
+        """Take one more row. Raises SpillFailed."""
+        self._held.append(row)
+        self._characters += len(row.name)
+        if len(self._held) < self._space.held_rows and self._characters < HELD_CHARACTERS:
+            return
+        self._held.sort(key=_KEY)
+        self._runs.append(self._space.write(_one_of_each(self._held)))
+        self._held, self._characters = [], 0
+        if len(self._runs) == MOST_RUNS:
+            self._runs = [_merge_into_one(self._runs, self._space)]
+
+    def rows(self) -> Iterator[TreeRow]:
+        """Yield the rows in order. Raises SpillFailed."""
+        try:
+            self._held.sort(key=_KEY)
+            yield from _one_of_each(_merge(self._runs, self._space, self._held))
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Give the disk's space back."""
+        for run in self._runs:
+            self._space.drop(run)
+        self._runs = []
+
+
+def sort_rows(rows: Iterable[TreeRow], space: SpillSpace) -> Iterator[TreeRow]:
+    """Yield rows as RowSorter. Raises SpillFailed and what `rows` raises; nothing is left on the
+    disk."""
+    sorter = RowSorter(space)
     try:
         for row in rows:
-            held.append(row)
-            characters += len(row.name)
-            if len(held) < space.held_rows and characters < HELD_CHARACTERS:
-                continue
-            held.sort(key=_KEY)
-            runs.append(space.write(_one_of_each(held)))
-            held, characters = [], 0
-            if len(runs) == MOST_RUNS:
-                runs = [_merge_into_one(runs, space)]
-        held.sort(key=_KEY)
-        yield from _one_of_each(_merge(runs, space, held))
+            sorter.add(row)
+        yield from sorter.rows()
     finally:
-        for run in runs:
-            space.drop(run)
+        sorter.close()
 
 
 def _merge_into_one(runs: Sequence[_Run], space: SpillSpace) -> _Run:

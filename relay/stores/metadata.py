@@ -173,6 +173,21 @@ def is_modified_since(metadata: Fields, shown: Fields) -> bool:
     return ours - theirs > (DATED_SECONDS if is_rounded else EXACT_SECONDS)
 
 
+def mtime_of(metadata: Fields) -> str | None:
+    """Return the time of modification in an object's metadata, or None."""
+    return dict(metadata).get(MTIME)
+
+
+def mtimes_agree(one: str, other: str) -> bool:
+    """Return whether two times of modification are the same within the coarser of their
+    precisions. One in whole seconds may have been rounded."""
+    ours, theirs = _seconds(one), _seconds(other)
+    if ours is None or theirs is None:
+        return False
+    is_rounded = any(time == time.to_integral_value() for time in (ours, theirs))
+    return abs(ours - theirs) <= (DATED_SECONDS if is_rounded else EXACT_SECONDS)
+
+
 def _seconds(mtime: str | None) -> Decimal | None:
     """Return a time of modification, or None if it is missing or not a finite number."""
     try:

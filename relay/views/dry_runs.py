@@ -2,40 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
-from relay.engine.dry_run import Amount, DryRun, DryRunReport
+from relay.engine.decisions import Amount, DryRunReport, PlanDecision, decide
+from relay.engine.dry_run import DryRun
 from relay.engine.plan import IfExists
 from relay.engine.request_counts import ExpectedWork, expected_requests
 from relay.ledger.migration_values import Migration
 from relay.ledger.sample_values import Sample
 from relay.views.time_left import Rest, time_left
 
-FATES: Mapping[IfExists, Mapping[str, str]] = {
-    IfExists.OVERWRITE: {"new": "moved", "unchanged": "overwritten", "differs": "overwritten"},
-    IfExists.CHANGED: {"new": "moved", "unchanged": "skipped", "differs": "overwritten"},
-    IfExists.SKIP: {"new": "moved", "unchanged": "skipped", "differs": "skipped"},
-    IfExists.FAIL: {"new": "moved", "unchanged": "failed", "differs": "failed"},
+FATES: Final[Mapping[PlanDecision, str]] = {
+    PlanDecision.COPY: "moved",
+    PlanDecision.SKIP: "skipped",
+    PlanDecision.REPLACE: "overwritten",
+    PlanDecision.REFUSE: "failed",
+    PlanDecision.UNKNOWN: "unknown",
 }
-"""The fate of an object by the state of its destination."""
-DECISIONS: Final[Mapping[str, str]] = {
-    "moved": "copy",
-    "skipped": "skip",
-    "overwritten": "replace",
-    "failed": "refuse",
-    "unknown": "unknown",
-}
-"""The decision about an object by its fate, in the order in which they are shown."""
+"""What becomes of an object, in a word."""
 
 
 def plan_members(dry_run: DryRun, report: DryRunReport) -> dict[str, Any]:
-    """Return the plan as plain values. `fates` are those of the compared objects; `decisions` are
-    about all objects, and `estimated` from the compared ones if not all were."""
-    fates: dict[str, int] = {}
-    for answer, count in report.looks.items():
-        fate = FATES[dry_run.job.if_exists].get(answer, "unknown")
-        fates[fate] = fates.get(fate, 0) + count
+    """Return the plan as plain values. `fates` are those of the objects that the listings or
+    requests decided; `decisions` are about all objects, and `estimated` if not all were decided."""
+    fates = fates_of(dry_run.job.if_exists, report)
     # A store that copies by itself needs no parts. Without an inspected object (`--sample 0`) the
     # source is assumed to have ranges.
     parted = (
@@ -50,8 +41,9 @@ def plan_members(dry_run: DryRun, report: DryRunReport) -> dict[str, Any]:
         "objects": report.objects,
         "bytes": report.bytes,
         "unsized": report.unsized,
-        "excluded": report.excluded,
-        "complete": report.is_complete,
+        "excluded": report.excluded + report.excluded_folders,
+        "complete": not report.incomplete,
+        "incomplete": report.incomplete,
         "destination_empty": report.destination_empty,
         "refused": report.refused,
         "names": [{"name": name, "why": why} for name, why in report.names],
@@ -69,30 +61,88 @@ def plan_members(dry_run: DryRun, report: DryRunReport) -> dict[str, Any]:
         },
         "server_copy": dry_run.copies,
         "unkept": report.unkept,
+        "lost": [{"what": what, "objects": count} for what, count in report.lost.items()],
+        "bases": {name.value: dict(bases) for name, bases in sorted(report.bases.items())},
+        "first": {name.value: names for name, names in sorted(report.first.items())},
+        "reasons": [
+            {
+                "code": code,
+                "objects": reason.amount.objects,
+                "bytes": reason.amount.bytes,
+                "names": [name for name, _ in reason.names],
+            }
+            for code, reason in sorted(report.reasons.items())
+        ],
+        "extra": report.extra,
+        "folds": {"groups": report.folds, "first": [list(names) for names in report.folded]},
         "level": dry_run.level(report).value,
         "requests": expected_requests(_work(dry_run, report, decisions, parted=parted)),
     }
 
 
+def fates_of(if_exists: IfExists, report: DryRunReport) -> dict[str, int]:
+    """Return the fates of the decided objects: their numbers by a word."""
+    fates: dict[str, int] = {}
+    decided = [(decision, amount.objects) for decision, amount in report.exact.items()]
+    decided += [(decide(if_exists, answer), count) for answer, count in _answers(report)]
+    # The fate of those that would be refused is that they do not move; why, is with their names.
+    decided.append((PlanDecision.UNKNOWN, report.declined.objects))
+    refused = report.undescribed.objects
+    for decision, count in decided:
+        left = min(refused, count) if decision in (PlanDecision.COPY, PlanDecision.REPLACE) else 0
+        refused -= left
+        for fate, number in ((FATES[decision], count - left), ("unknown", left)):
+            if number:
+                fates[fate] = fates.get(fate, 0) + number
+    return fates
+
+
+def _answers(report: DryRunReport) -> list[tuple[str, int]]:
+    return [(answer, amount.objects) for answer, amount in report.decided.items()]
+
+
 def is_estimated(report: DryRunReport) -> bool:
-    """Return whether the decisions follow from a sample. In an empty destination all objects are
-    new, unless some of the sample could not be compared or would be refused."""
-    all_new = report.destination_empty and not report.declined.objects
-    all_new = all_new and report.decided.keys() <= {"new"}
-    return report.inspected_count < report.objects and not all_new
+    """Return whether the decisions follow from a sample: not all objects were compared about which
+    the listings do not decide, or the source refuses some of those whose source was asked."""
+    seen = report.declined.objects + sum(count for _, count in _answers(report))
+    exact = _sum(report.exact.values())
+    if seen < report.objects - exact.objects:
+        return True
+    return report.undescribed.objects > 0 and report.described.objects < exact.objects
 
 
 def decisions_of(if_exists: IfExists, report: DryRunReport) -> dict[str, Amount]:
-    """Return what becomes of all objects, by decision. If only a sample was compared, its shares
-    hold for all."""
-    compared: dict[str, Amount] = {name: Amount() for name in DECISIONS.values()}
+    """Return what becomes of all objects, by decision. The listings decide about some; if only a
+    sample of the others was compared, its shares hold for all of them."""
+    exact = _sum(report.exact.values())
+    compared = {name: Amount() for name in PlanDecision}
     for answer, amount in report.decided.items():
-        _add(compared[DECISIONS[FATES[if_exists].get(answer, "unknown")]], amount)
-    _add(compared["refuse"], report.declined)
-    found = _extrapolate(compared, Amount(report.objects, report.bytes))
+        _add(compared[decide(if_exists, answer)], amount)
+    _add(compared[PlanDecision.REFUSE], report.declined)
+    rest = Amount(report.objects - exact.objects, report.bytes - exact.bytes)
+    found = _extrapolate(compared, rest)
+    for decision, amount in _with_refused(report, exact).items():
+        _add(found[decision], amount)
     # Those that were refused by their entry in the listing are not among the objects.
-    found["refuse"].objects += report.refused - report.declined.objects
-    return {name: amount for name, amount in found.items() if amount.objects}
+    refused = report.declined.objects + report.undescribed.objects
+    found[PlanDecision.REFUSE].objects += report.refused - refused
+    return {name.value: amount for name, amount in found.items() if amount.objects}
+
+
+def _with_refused(report: DryRunReport, exact: Amount) -> dict[PlanDecision, Amount]:
+    """Return the amounts about which the listings decide, without the share of those that their
+    source would refuse."""
+    found = {name: Amount(one.objects, one.bytes) for name, one in report.exact.items()}
+    sent = [name for name in (PlanDecision.COPY, PlanDecision.REPLACE) if name in found]
+    if not report.undescribed.objects or not sent:
+        return found
+    share = report.undescribed.objects / report.described.objects
+    refused = found.setdefault(PlanDecision.REFUSE, Amount())
+    for name in sent:
+        objects, size = (round(share * one) for one in (found[name].objects, found[name].bytes))
+        _add(refused, Amount(objects, size))
+        _add(found[name], Amount(-objects, -size))
+    return found
 
 
 def time_members(
@@ -131,13 +181,13 @@ def _work(
     )
 
 
-def _extrapolate(compared: Mapping[str, Amount], every: Amount) -> dict[str, Amount]:
+def _extrapolate(
+    compared: Mapping[PlanDecision, Amount], every: Amount
+) -> dict[PlanDecision, Amount]:
     """Return amounts in the proportions of the `compared` ones that add up to `every`."""
-    seen = Amount()
-    for amount in compared.values():
-        _add(seen, amount)
+    seen = _sum(compared.values())
     if not seen.objects:
-        return {name: Amount() for name in compared} | {"unknown": every}
+        return {name: Amount() for name in compared} | {PlanDecision.UNKNOWN: every}
     objects, size = every.objects / seen.objects, every.bytes / (seen.bytes or 1)
     found = {
         name: Amount(round(amount.objects * objects), round(amount.bytes * size))
@@ -145,9 +195,17 @@ def _extrapolate(compared: Mapping[str, Amount], every: Amount) -> dict[str, Amo
     }
     # What rounding has left over belongs to the largest one.
     largest = max(found.values(), key=lambda amount: amount.objects)
-    largest.objects += every.objects - sum(amount.objects for amount in found.values())
-    largest.bytes += every.bytes - sum(amount.bytes for amount in found.values())
+    given = _sum(found.values())
+    largest.objects += every.objects - given.objects
+    largest.bytes += every.bytes - given.bytes
     return found
+
+
+def _sum(amounts: Iterable[Amount]) -> Amount:
+    total = Amount()
+    for amount in amounts:
+        _add(total, amount)
+    return total
 
 
 def _add(total: Amount, amount: Amount) -> None:

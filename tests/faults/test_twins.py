@@ -28,10 +28,10 @@ from relay.engine.worker.worker import Worker
 from relay.errors import KeyCollision, LedgerBusy
 from relay.ledger.claim_values import Settlement
 from relay.ledger.destination_ledger import DestinationLedger
-from relay.ledger.folded_names import fold
 from relay.ledger.ledger import Ledger
 from relay.ledger.listing_values import ListedObject
 from relay.location import Location, parse_location
+from relay.name_folding import fold
 from relay.receipt import Version
 from relay.stores.http import HttpStore
 from relay.stores.interfaces import Entry, ObjectInfo

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.engine.dry_run import Amount, DryRunReport
+from relay.engine.decisions import Amount, DryRunReport, PlanDecision
 from relay.engine.plan import IfExists
 from relay.engine.request_counts import ExpectedWork, expected_requests
 from relay.ledger.sample_values import Sample
@@ -69,23 +69,19 @@ def test_a_sample_stands_for_all() -> None:
     assert decisions_of(IfExists.CHANGED, report(0, 0)) == {}
 
 
-@pytest.mark.parametrize(
-    ("answers", "is_guess"),
-    [
-        ({"new": 9}, False),
-        ({"new": 8, "unknown": 1}, True),
-        ({"new": 8, "declined": 1}, True),
-        ({"declined": 9}, True),
-        ({}, False),
-    ],
-)
-def test_an_empty_destination_takes_all(answers: dict[str, int], is_guess: bool) -> None:
-    """Unless some of the sample can't be moved or compared: so it is with others too, then."""
-    made = report(10_000, 10**9, **answers)
-    made.looks = answers
+def test_the_listings_decide_about_most_objects() -> None:
+    """The others have the shares of their sample, and a source that refuses some objects of a
+    sample will refuse others."""
+    made = report(10_000, 10**9, new=90, unchanged=10)
     assert is_estimated(made)
-    made.destination_empty = True
-    assert is_estimated(made) == is_guess
+    made.exact = {PlanDecision.COPY: Amount(9900, 9 * 10**8)}
+    assert not is_estimated(made)
+    made.described, made.undescribed = Amount(100, 0), Amount(1, 0)
+    made.refused += 1
+    assert is_estimated(made)
+    found = decisions_of(IfExists.CHANGED, made)
+    assert numbers(found) == {"copy": 9900 - 99 + 90, "skip": 10, "refuse": 99}
+    assert sum(amount.bytes for amount in found.values()) == 10**9
 
 
 @given(

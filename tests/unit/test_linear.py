@@ -12,8 +12,8 @@ import pytest
 from relay.engine.tree_listing import NAME_CHARACTERS, listed_object
 from relay.errors import KeyTooLong, RelayError
 from relay.file_names import safe_name
-from relay.ledger.folded_names import fold
 from relay.location import parse_location
+from relay.name_folding import fold
 from relay.redirects import redirect_target
 from relay.stores import index_pages
 from relay.stores.error_messages import message_of, without_query

@@ -58,11 +58,11 @@ from relay.ledger.deletion_values import (
     RemovalState,
     version_of_json,
 )
-from relay.ledger.folded_names import fold
 from relay.ledger.ledger import Ledger
 from relay.ledger.pages import TransferRow
 from relay.ledger.states import TransferState
 from relay.location import Location
+from relay.name_folding import fold
 from relay.process.failpoints import reach
 from relay.receipt import Version
 from relay.stores.interfaces import DeletingSource, ObjectInfo

@@ -18,6 +18,7 @@ from relay.engine.plan import Plan, Verify
 from relay.engine.retries import PendingRetries
 from relay.engine.transfer.expectations import must_be_single_upload
 from relay.engine.transfer.names_under_way import NamesUnderWay
+from relay.ledger.planned_values import PlannedPair
 from relay.ledger.prior_state_values import PriorState
 from relay.location import Location
 from relay.receipt import Receipt, State, Version
@@ -48,6 +49,9 @@ class ObjectHints:
     twins: tuple[Location, ...] = ()
     """Places of other objects of the tree that would be the same object at a destination that folds
     names (case, Unicode normalization)."""
+    planned: PlannedPair | None = None
+    """What the migration's plan has seen of both sides. Another version is neither read nor
+    replaced."""
     token: str | None = None
     """Part of the temporary name of this attempt's upload, which is renamed when it is
     published."""

@@ -13,13 +13,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from relay.digest import compare
-from relay.engine.comparison import (
-    is_by_other,
-    is_older,
-    is_same,
-    needs_full_times,
-    proof_of_equality,
-)
+from relay.engine.comparison import DATED, is_by_other, is_older, is_same, verdict_of_pair
 from relay.engine.inspection import (
     existing_error,
     inspect_object,
@@ -45,6 +39,7 @@ from relay.errors import (
     Leftover,
     NotFound,
     PermissionDenied,
+    PlanStale,
     PreconditionFailed,
     StoreError,
     Unavailable,
@@ -52,13 +47,12 @@ from relay.errors import (
 from relay.ledger.prior_state_values import PriorState
 from relay.receipt import State, Version
 from relay.stores.interfaces import ObjectInfo, OpenedObject, PutResult
-from relay.stores.metadata import has_other_mtime, is_modified_since, shows_metadata
+from relay.stores.metadata import has_other_mtime, shows_metadata
+from relay.wire.http1 import Fields
 
 LISTED = frozenset({"s3"})
 """Stores that answer 404 for a missing object to anyone who may list, whether or not they may read
 (docs.aws.amazon.com, "HeadObject"). So a 404 does not prove that reading is permitted."""
-DATED = KEEPING | {"local"}
-"""Stores that show the time of modification that an upload gave the object."""
 _SENT_BEFORE = (
     "already uploaded by an earlier attempt, which did not record its end or was not verified"
 )
@@ -89,6 +83,7 @@ class DestinationCheck:
         progress, target = self._progress, self._target
         destination, place = target.destination, target.place
         asked = target.if_exists is not IfExists.OVERWRITE or self._ownership.may_be_sent
+        asked |= self._context.known.planned is not None
         if self._seems_absent():
             return PriorState(known=True)
         if (place.method == "POST" or target.publishes_atomically) and not asked:
@@ -146,6 +141,7 @@ class DestinationCheck:
         `Finalizer.verify_and_publish`."""
         there, place = self._existing, self._target.place
         if there is None:  # absent; or unknown, and then the upload's precondition decides
+            self._refuse_stale(None)
             return None
         if self._ownership.may_have_stored(there, found):
             outcome = self._skip_if_already_sent(there, found)
@@ -156,9 +152,16 @@ class DestinationCheck:
                 # It may be a partial object of ours, until this attempt has replaced it.
                 self._progress.unproved = place
                 return None
-        if self._ownership.may_be_piece(there, found):
+        is_piece = self._ownership.may_be_piece(there, found)
+        if is_piece:
             self._progress.unproved = place
         self._refuse_lost_piece(there, found)
+        if not is_piece:
+            self._refuse_stale(there)
+        return self._outcome_of_existing(there, found)
+
+    def _outcome_of_existing(self, there: Version, found: ObjectInfo | None) -> Outcome | None:
+        """Return as `skip_outcome`, for an object that another writer has stored."""
         match self._target.if_exists:
             case IfExists.CHANGED:
                 return self._skip_if_unchanged(there, found)
@@ -168,6 +171,27 @@ class DestinationCheck:
                 return self._skip()
             case IfExists.OVERWRITE:
                 return None
+
+    def _refuse_stale(self, there: Version | None) -> None:
+        """Raise PlanStale if the destination has another object than the migration's plan has seen,
+        or does not show one. The caller has excluded objects of ours."""
+        planned, before = self._context.known.planned, self._target.before
+        if planned is None:
+            return
+        place, seen = self._target.place, planned.destination
+        if before is None or not before.known:
+            why = f"the destination does not show whether {place} is as the plan has seen it"
+        elif there is None:
+            if seen is None or self._ownership.may_be_sent:
+                return
+            why = f"{place} is no longer there, and the plan would replace it"
+        elif seen is None:
+            why = f"{place} exists, and the plan has seen no object there"
+        elif not seen.is_version(there, place.store):
+            why = f"{place} is another version than the plan has seen"
+        else:
+            return
+        raise PlanStale(why, side="destination")
 
     def skip_outcome_of_opened(self, opened: ObjectInfo) -> Outcome | None:
         """Return a skip if the destination has the object that the GET describes, else None. A
@@ -242,6 +266,10 @@ class DestinationCheck:
                 hint="It may be ours, of a request whose answer was lost; run it again to check.",
             ) from None
         self._require_shown(error)
+        if self._context.known.planned is not None:
+            raise PlanStale(
+                f"{place} exists, and the plan has seen no object there", side="destination"
+            ) from None
         if self._target.if_exists is IfExists.FAIL:
             raise existing_error(self._context.plan, self._target.place) from None
         return self._skip()
@@ -330,12 +358,17 @@ class DestinationCheck:
         is_described = isinstance(found, OpenedObject) or self._context.plan.source.store != "http"
         if found is not None and found.version.size == 0 and not is_described:
             return None
-        why = proof_of_equality(found.version, there) if found else None
-        if found is None or why is None:
+        if found is None:
             return None
-        if needs_full_times(why, found.version, there) and self._is_modified(found):
-            return None
-        return self._skip((why,))
+        ours, plan = found, self._context.plan
+        verdict = verdict_of_pair(
+            ours.version,
+            there,
+            plan.compare,
+            stores=(plan.source.store, self._target.place.store),
+            metadata=lambda: (ours.metadata, self._shown_metadata()),
+        )
+        return self._skip((verdict.why,)) if verdict.is_same else None
 
     def _skip_if_same_bytes(
         self, written: Version, there: Version, found: ObjectInfo | None
@@ -356,17 +389,17 @@ class DestinationCheck:
             raise DestinationChanged(f"{place} is not the object that relay wrote there")
         return None
 
-    def _is_modified(self, found: ObjectInfo) -> bool:
-        """Return whether the source was modified after its upload: the destination shows an older
-        time of modification. It costs one HEAD."""
+    def _shown_metadata(self) -> Fields:
+        """Return the metadata of the destination's object, where it has what an upload gave it. It
+        costs one HEAD."""
         place = self._target.place
         if place.store not in DATED:
-            return False
+            return ()
         try:
             shown = self._target.destination.head(place)
         except StoreError:
-            return False
-        return isinstance(shown, ObjectInfo) and is_modified_since(found.metadata, shown.metadata)
+            return ()
+        return shown.metadata if isinstance(shown, ObjectInfo) else ()
 
     def _skip_if_already_sent(self, there: Version, found: ObjectInfo | None) -> Outcome | None:
         """Return the outcome if the destination has the whole object, from an earlier attempt that

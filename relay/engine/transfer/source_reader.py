@@ -30,6 +30,7 @@ from relay.engine.transfer.verify import Sent
 from relay.engine.transfer.wrong_pages import last_segment, refuse_wrong_page
 from relay.errors import (
     NotFound,
+    PlanStale,
     PreconditionFailed,
     RangeIgnored,
     SourceChanged,
@@ -90,7 +91,10 @@ class SourceReader:
         copied = plan.server_copy and destination.can_copy(plan.source, plan.destination)
         if self._hint is None and self._listed_small is not None and not copied:
             return None
-        return self._hint or self._head() or self._read_first_byte(destination)
+        found = self._hint or self._head() or self._read_first_byte(destination)
+        if found is not None:
+            self._refuse_stale(found.version)
+        return found
 
     def require_description(self, found: ObjectInfo | None) -> ObjectInfo | None:
         """Return the source's own description. `found` needs a HEAD only if it is None, or comes
@@ -143,6 +147,7 @@ class SourceReader:
             listed is None
             or self._progress.attempt > 1
             or known.begun
+            or known.planned is not None  # only HEAD shows whether it is the version of the plan
             or plan.destination.path.endswith("/")
         ):
             return None
@@ -187,8 +192,14 @@ class SourceReader:
     def _check_against_listing(self, found: ObjectInfo) -> None:
         """Raise SourceChanged if the listing has another size for the same version."""
         known = self._context.known
-        if known.listed is not None and known.promised is None:
+        if known.listed is not None and known.promised is None and known.planned is None:
             check_against_listing(found.version, known.listed)
+
+    def _refuse_stale(self, version: Version) -> None:
+        """Raise PlanStale for another version than the one that the migration's plan has seen."""
+        planned, source = self._context.known.planned, self._context.plan.source
+        if planned is not None and not planned.source.is_version(version, source.store):
+            raise PlanStale(f"{source} is another version than the plan has seen", side="source")
 
     # -- its bytes
 
@@ -212,6 +223,8 @@ class SourceReader:
             )  # the object changed since it was listed: read the current version
         progress.source_answered = True
         body = progress.body = opened.body
+        if found is None:
+            self._refuse_stale(opened.version)
         assert body is not None  # an Opened has one
         opened = self._check_description(opened)
         self._cut_names.learn()

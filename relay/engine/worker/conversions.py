@@ -12,6 +12,7 @@ from relay.engine.transfer.context import ObjectHints
 from relay.errors import Leftover, remaining
 from relay.ledger.claim_values import Claim, Settlement
 from relay.ledger.folded_names import MARKED
+from relay.ledger.planned_values import PlannedPair
 from relay.ledger.states import TransferVerb
 from relay.parsing import http_text
 from relay.receipt import State, Version
@@ -28,7 +29,7 @@ def hints_of_claim(claim: Claim) -> ObjectHints:
         listed=listed,
         promised=Version(claim.size, digests=digests) if claim.url else None,
         # Only for the first claim: an earlier one may have sent the object since the listing.
-        absent=claim.empty and claim.fence == 1,
+        absent=claim.empty and claim.fence == 1 and claim.planned is None,
         # An earlier claim may have sent the object, except where the ledger says that none has sent
         # a byte: of a marked transfer that was never entered, and of an untouched one.
         begun=(claim.fence > 1 or claim.attempts > 1)
@@ -36,6 +37,7 @@ def hints_of_claim(claim: Claim) -> ObjectHints:
         and not claim.untouched,
         before=claim.before,
         after_crash=claim.crash_count > 0,
+        planned=PlannedPair.from_text(claim.planned),
         token=upload_token(claim),
         lost=lost_upload_tokens(claim, claim.fence),
         remains=claim.remains,

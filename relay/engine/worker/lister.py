@@ -12,9 +12,10 @@ from gevent.event import Event
 
 from relay.engine.listing_filter import list_chosen
 from relay.engine.migration_request import MigrationJob, filter_of
+from relay.engine.plan_file import PlanFile, PlanReference
 from relay.engine.retries import PendingRetry, listing_trouble
 from relay.engine.transfer_engine import TransferEngine
-from relay.engine.tree_listing import error_members, write_listing
+from relay.engine.tree_listing import error_members, write_listing, write_planned
 from relay.engine.worker.migration_cache import MigrationCache
 from relay.errors import (
     LeaseLost,
@@ -91,7 +92,7 @@ class Lister:
                 )
                 if listing is not None:
                     self.is_suspect = listing.crash_count >= SUSPECT
-                    self._list(listing.migration_id, listing)
+                    self._list(listing)
                     continue
             except LeaseLost as error:
                 failure = error
@@ -103,7 +104,7 @@ class Lister:
                 self.is_suspect = False
             self.over.wait(LOOK_SECONDS)
 
-    def _list(self, id: str, listing: ListingClaim) -> None:
+    def _list(self, listing: ListingClaim) -> None:
         meter = self._meters[listing] = Watchdog.of_listing(self.engine.limits)
 
         def stop(_: object) -> None:
@@ -119,20 +120,7 @@ class Lister:
             # A later pass of a standing migration does not ask the destination.
             if listing.cursor is None and listing.base is None:
                 self.ledger.listings.learn_empty(listing, self.jobs.finds_nothing(job, meter))
-            meter.throttle = self.jobs.throttle(id)
-            meter.tally = self.engine.route(job.remotes, job.source, job.destination)
-            source = self.engine.stores.source(job.source, meter)
-            origins = self.ledger.listings.age_origins(id) if job.filters is not None else None
-            chosen = filter_of(job, source, meter, origins)
-            listed = list_chosen(source, job.source, chosen, after=listing.cursor)
-            write_listing(
-                self.ledger,
-                listing,
-                self._entries(listed),
-                lambda: not self.over.is_set(),
-                fail_on_empty=job.fail_on_empty,
-                chooses=chosen,
-            )
+            self._write_objects(job, listing, meter)
         except LedgerRefused as error:  # the same page would be refused again
             self.ledger.listings.end(listing, error_members(error))
         except (LedgerFailed, LeaseLost):
@@ -151,6 +139,35 @@ class Lister:
             self._meters.pop(listing, None)
             self.over.unlink(stop)
         self.found()
+
+    def _write_objects(self, job: MigrationJob, listing: ListingClaim, meter: Watchdog) -> None:
+        """List the source, or take the objects of a saved plan in its place. Raises as
+        `write_listing` and `write_planned`."""
+        if job.follows is not None:
+            self._write_plan(job.follows, listing)
+            return
+        id = listing.migration_id
+        meter.throttle = self.jobs.throttle(id)
+        meter.tally = self.engine.route(job.remotes, job.source, job.destination)
+        source = self.engine.stores.source(job.source, meter)
+        origins = self.ledger.listings.age_origins(id) if job.filters is not None else None
+        chosen = filter_of(job, source, meter, origins)
+        listed = list_chosen(source, job.source, chosen, after=listing.cursor)
+        write_listing(
+            self.ledger,
+            listing,
+            self._entries(listed),
+            lambda: not self.over.is_set(),
+            fail_on_empty=job.fail_on_empty,
+            chooses=chosen,
+        )
+
+    def _write_plan(self, follows: PlanReference, listing: ListingClaim) -> None:
+        """Write the objects of a saved plan: only what it decided is done. Raises as
+        `write_planned`."""
+        with PlanFile(follows.path) as plan:
+            plan.require(follows.sha256)
+            write_planned(self.ledger, listing, plan, lambda: not self.over.is_set())
 
     def _job(self, listing: ListingClaim) -> MigrationJob | None:
         """Return the listing's job, or None if this process can't locate it; the listing is then

@@ -1,0 +1,181 @@
+"""`relay plan --save` and `relay migrate --plan`: what the plan decided is done, and nothing else."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.end_to_end.terminal import Terminal
+from tests.end_to_end.test_plan import tree
+from tests.seaweed import KEY, SECRET, Seaweed
+
+FILES = {"same": b"1234", "other": b"12345", "a__new": b"x" * 100, "new2": b""}
+
+
+@pytest.fixture
+def terminal(tmp_path: Path) -> Terminal:
+    return Terminal(tmp_path)
+
+
+@pytest.fixture
+def plan(tmp_path: Path, terminal: Terminal) -> Path:
+    """Return the saved plan of a small tree."""
+    tree(tmp_path / "from", **FILES)
+    tree(tmp_path / "to", same=b"1234", other=b"1", elsewhere=b"")
+    places = (f"{tmp_path}/from", f"{tmp_path}/to")
+    code, _, err = terminal.run("plan", "-r", *places, "--save", f"{tmp_path}/plan")
+    assert code == 0, err
+    return tmp_path / "plan"
+
+
+def names_in(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+def failures(terminal: Terminal) -> dict[str, str]:
+    """Return the codes of the failed objects of the only migration."""
+    rows = terminal.run("report", "1", "--state", "failed", "--format", "jsonl")[1]
+    return {row["name"]: row["error"] for row in map(json.loads, rows.splitlines())}
+
+
+def test_a_saved_plan_has_each_decision(plan: Path) -> None:
+    """In the order of names, for its owner alone."""
+    head, *rows, end = map(json.loads, plan.read_text().splitlines())
+    assert plan.stat().st_mode & 0o777 == 0o600
+    assert head["format"] == "relay-plan@1" and end["end"]["objects"] == len(rows) == 4
+    assert [(row["name"], row["decision"], row["basis"]) for row in rows] == [
+        ("a/new", "copy", "listing"),
+        ("new2", "copy", "listing"),
+        ("other", "replace", "size"),
+        ("same", "skip", "date"),
+    ]
+    assert os.listdir(plan.parent).count("plan") == 1
+    assert not [name for name in os.listdir(plan.parent) if name.endswith(".partial")]
+
+
+def test_only_what_a_plan_decided_is_done(plan: Path, terminal: Terminal) -> None:
+    """A new object is left for the next plan, and one that changed on either side is refused: it
+    is neither read nor replaced, also when the command is given again."""
+    home = plan.parent
+    (home / "from" / "later").write_bytes(b"later")
+    (home / "from" / "a" / "new").write_bytes(b"y" * 100)
+    (home / "from" / "same").write_bytes(b"5678")  # skipped, so it does not matter
+    (home / "to" / "new2").write_bytes(b"another's")
+    for _ in range(2):
+        assert terminal.run("migrate", "--plan", str(plan))[0] == 1
+        assert failures(terminal) == {"a/new": "plan-stale", "new2": "plan-stale"}
+        assert names_in(home / "to") == {"elsewhere", "new2", "other", "same"}
+        assert (home / "to" / "new2").read_bytes() == b"another's"
+        assert (home / "to" / "other").read_bytes() == b"12345"
+        assert (home / "to" / "same").read_bytes() == b"1234"
+
+
+def test_an_object_to_replace_is_the_one_of_the_plan(plan: Path, terminal: Terminal) -> None:
+    """Not another one of the same size, and not none."""
+    home = plan.parent
+    (home / "to" / "other").write_bytes(b"2")
+    assert terminal.run("migrate", "--plan", str(plan))[0] == 1
+    assert failures(terminal) == {"other": "plan-stale"}
+    assert (home / "to" / "other").read_bytes() == b"2"
+    (home / "to" / "other").unlink()
+    assert terminal.run("migrate", "--plan", str(plan))[0] == 1
+    assert failures(terminal) == {"other": "plan-stale"}
+    assert not (home / "to" / "other").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda text: text.replace('"new2"', '"new3"'), "was changed"),
+        (lambda text: text.replace('"skip"', '"copy"'), "was changed"),
+        (lambda text: "".join(text.splitlines(True)[:-1]), "is not a whole plan"),
+        (lambda text: "".join(text.splitlines(True)[:-2]), "is not a whole plan"),
+        (lambda text: text + "{}\n", "lines after its end"),
+        (lambda text: text.replace("plan@1", "plan@2"), "is not a plan of the form"),
+        (lambda _: "", "is not a whole plan"),
+        (lambda _: "[1]\n", "is not a plan"),
+    ],
+)
+def test_a_plan_that_is_not_as_it_was_is_refused(
+    plan: Path, terminal: Terminal, change: Callable[[str], str], says: str
+) -> None:
+    before = names_in(plan.parent / "to")
+    plan.write_text(change(plan.read_text()))
+    code, out, err = terminal.run("migrate", "--plan", str(plan))
+    assert (code, out) == (1, "") and says in err, err
+    assert names_in(plan.parent / "to") == before
+
+
+def test_a_plan_is_of_its_places_and_options(
+    plan: Path, terminal: Terminal, tmp_path: Path
+) -> None:
+    """Nothing may contradict it."""
+    tree(tmp_path / "far", x=b"1")
+    for words, code, says in (
+        ((f"{tmp_path}/far", f"{tmp_path}/to"), 1, "a plan of another source"),
+        (("--if-exists", "overwrite"), 2, "has decided --if-exists"),
+        (("--exclude", "*"), 2, "has decided --exclude"),
+        ((f"{tmp_path}/from",), 2, "Missing argument 'DST'"),
+    ):
+        found, _, err = terminal.run("migrate", "--plan", str(plan), *words)
+        assert found == code and says in err, err
+    assert terminal.run("migrate", f"{tmp_path}/from")[0] == 2
+    for words in (("-r", f"list+{plan}", f"{tmp_path}/to"), (f"{plan}", f"{tmp_path}/to/")):
+        code, _, err = terminal.run("plan", *words, "--save", f"{tmp_path}/other")
+        assert code == 2 and "can" in err and "be saved" in err, err
+    places = (f"{tmp_path}/from", f"{tmp_path}/to")
+    assert terminal.run("migrate", "--plan", str(plan), *places)[0] == 0
+
+
+@pytest.mark.parametrize(
+    "place", ["after-page", "after-pin", "before-publish", "after-publish", "before-settle"]
+)
+def test_a_killed_migration_goes_on_by_its_plan(plan: Path, terminal: Terminal, place: str) -> None:
+    """What it has written itself is not another's."""
+    words = ("migrate", "--plan", str(plan))
+    assert terminal.run(*words, RELAY_FAILPOINT=f"{place}:1:kill9")[0] == -9
+    code, _, err = terminal.run(*words)
+    assert code == 0, err
+    home = plan.parent
+    assert names_in(home / "to") == {"elsewhere", "same", "other", "a/new", "new2"}
+    assert (home / "to" / "other").read_bytes() == b"12345"
+
+
+def test_a_plan_between_buckets(terminal: Terminal, seaweed: Seaweed, tmp_path: Path) -> None:
+    """The versions of a listing are those that a transfer sees; a listing of another order than
+    that of names is sorted."""
+    (tmp_path / "relay.toml").write_text(
+        f'[remotes.weed]\ntype = "s3"\nendpoint = "{seaweed.endpoint}"\naccess_key_id = "k"\n'
+        'secret_access_key = "s"\nregion = "us-east-1"\n'.replace('"k"', f'"{KEY}"').replace(
+            '"s"', f'"{SECRET}"'
+        )
+    )
+    more = {"RELAY_CONFIG": str(tmp_path / "relay.toml")}
+    client = seaweed.client()
+    for name in ("a-b", "a/b", "a.b", "c", "stale"):
+        client.put_object(Bucket=seaweed.bucket, Key=f"one/{name}", Body=name.encode())
+    client.put_object(Bucket=seaweed.bucket, Key="two/c", Body=b"longer")
+    places = (f"weed:{seaweed.bucket}/one", f"weed:{seaweed.bucket}/two")
+    saved = str(tmp_path / "plan")
+    words = ("-r", *places, "--save", saved, "--no-server-copy", "--json")
+    code, out, err = terminal.run("plan", *words, **more)
+    found = json.loads(out)
+    assert code == 0 and found["complete"], err
+    assert {name: one["objects"] for name, one in found["decisions"].items()} == {
+        "copy": 4,
+        "replace": 1,
+    }
+    client.put_object(Bucket=seaweed.bucket, Key="one/stale", Body=b"later")
+    assert terminal.run("migrate", "--plan", saved, **more)[0] == 1
+    assert failures(terminal) == {"stale": "plan-stale"}
+    listed = client.list_objects_v2(Bucket=seaweed.bucket, Prefix="two/")["Contents"]
+    assert {(one["Key"], one["Size"]) for one in listed} == {
+        ("two/a-b", 3),
+        ("two/a/b", 3),
+        ("two/a.b", 3),
+        ("two/c", 1),
+    }
