@@ -127,7 +127,6 @@ def test_every_response_matches_the_openapi_document(
         "source": f"file://{folder}/from/",
         "destination": f"file://{folder}/to/",
         "recursive": True,
-        "if_exists": "overwrite",  # two of them run at once, without retries
     }
     bad = {"source": f"file://{folder}/nothing", "destination": f"file://{folder}/to/x"}
     tell: list[tuple[str, str, Any, dict[str, str], int]] = [
