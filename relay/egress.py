@@ -227,6 +227,14 @@ class EgressPolicy:
         hosts that its user named."""
         return replace(self, allow=self.allow + tuple(_of_host(host) for host in hosts))
 
+    def has_allowed(self, host: str, port: int) -> bool:
+        """Return whether the operator allowed this very host: by its name, or a literal address by
+        a network."""
+        address = literal_address(host)
+        if address is not None:
+            return self._opens(address, port)
+        return self._names(host.lower().removesuffix("."), port)
+
     def _check(self, host: str, address: Address, port: int) -> None:
         if self._is_own(address, port):
             raise _denial(host)

@@ -408,4 +408,4 @@ def _port(text: str, default: int) -> int:
 @lru_cache(maxsize=1024)
 def _authority_of(origin: Origin) -> str:
     host = f"[{origin.host}]" if ":" in origin.host else origin.host
-    return host if origin.port == DEFAULT_PORTS[origin.scheme] else f"{host}:{origin.port}"
+    return host if origin.port == DEFAULT_PORTS.get(origin.scheme) else f"{host}:{origin.port}"

@@ -129,10 +129,18 @@ def wire(certificates: Certificates) -> Iterator[Wire]:
     """Return a wire to loopback on short clocks. At the end no connection may be open that is not
     idle."""
     pool = Pool(Dialer(LOOPBACK, QUICK, trusting(certificates.ca_file)), QUICK)
-    yield Wire(pool, QUICK)
+    made = Wire(pool, QUICK)
+    yield made
     pool.close()
+    close_kept(made)
     PIPES.close()
     assert pool.open == 0
+
+
+def close_kept(wire: Wire) -> None:
+    """End what stores keep in a wire: sessions of SFTP."""
+    for one in wire.kept.values():
+        one.close()
 
 
 Migrate = Callable[..., Outcome]
@@ -184,6 +192,7 @@ class Engine:
         assert self.runner.slots.held == 0
         assert self.runner.slots.waiting == 0
         assert not self.runner.running
+        close_kept(self.runner.wire)
         self.runner.wire.pool.close()
         assert self.runner.wire.pool.open == 0
 

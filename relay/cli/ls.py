@@ -48,8 +48,9 @@ LINES, SECONDS = 1000, 0.5
     help="Print the rules of the filters as expressions, as rclone does, and list nothing.",
 )
 def ls(location: str, long_: bool, as_json: bool, dump_filters: bool, **options: Any) -> int:
-    """List the folder LOCATION: s3://bucket/folder, webdav+https://host/folder, remote:path, or a
-    path. With filters, list what `relay migrate -r` with the same filters would move.
+    """List the folder LOCATION: s3://bucket/folder, webdav+https://host/folder, sftp://host/folder,
+    remote:path, or a path. With filters, list what `relay migrate -r` with the same filters would
+    move.
 
     An object that cannot be moved is named on stderr with the reason. If a folder below cannot be
     listed, the exit code is 1."""

@@ -24,7 +24,7 @@ from relay.receipt import Version
 from relay.stores.metadata import is_modified_since, mtime_of, mtimes_agree
 from relay.wire.http1 import Fields
 
-DATED: Final = frozenset({"s3", "local"})
+DATED: Final = frozenset({"s3", "local", "sftp"})
 """Stores that show the time of modification that an upload gave the object."""
 _NOT_OLDER: Final = "unchanged: the same size, and not older"
 _CLOSE_SECONDS: Final = 60.0

@@ -18,7 +18,7 @@ from relay.receipt import Level
 PAGE_ENTRIES: Final = 1000
 """Number of entries of a page of most listings."""
 LOCAL: Final = "local"
-MOVING: Final = frozenset({"webdav", "nextcloud"})
+MOVING: Final = frozenset({"webdav", "nextcloud", "sftp"})
 """Stores to which an object is sent under a temporary name."""
 
 

@@ -39,7 +39,8 @@ The tree; each is in the file that is named behind its root:
     │  ├─ Rejected (StoreFull, KeyCollision)  MetadataUnkept  RangeIgnored
     │  ├─ LengthRequired  RedirectRefused  TooManyRedirects
     │  ├─ Throttled  Unavailable (Locked)
-    │  ├─ ConnectFailed  ConnectionLost  CertificateRefused  StoreTimeout (Stalled)
+    │  ├─ ConnectFailed  ConnectionLost  CertificateRefused  HostKeyRefused
+    │  ├─ StoreTimeout (Stalled)
     │  └─ ProtocolViolation  PrematureResponse
     └─ TransferError           transfers.py: the bytes
        ├─ SourceTruncated  SourceOverrun  SourceChanged  SourceUnstable
@@ -118,6 +119,7 @@ from relay.errors.stores import (
     ConnectFailed,
     ConnectionLost,
     CredentialsWithdrawn,
+    HostKeyRefused,
     KeyCollision,
     LengthRequired,
     Locked,
@@ -171,6 +173,7 @@ __all__ = [
     "EgressDenied",
     "Forbidden",
     "ForbiddenHeader",
+    "HostKeyRefused",
     "IllegalTransition",
     "InventoryRefused",
     "IntegrityMismatch",

@@ -130,7 +130,8 @@ class UnsupportedScheme(RequestError):
 
     code, title = "unsupported-scheme", "The scheme is not supported"
     default_hint = (
-        "Use https://, http://, s3://, webdav+https:// or webdav://, or a remote: `relay remotes`."
+        "Use https://, http://, s3://, webdav+https://, webdav:// or sftp://, or a remote: `relay"
+        " remotes`."
     )
 
 

@@ -217,6 +217,16 @@ class CertificateRefused(StoreError):
     )
 
 
+class HostKeyRefused(StoreError):
+    """The key of an SSH server is not known, or is another one than the known one."""
+
+    code, title = "host-key-refused", "The server's host key is not trusted"
+    default_hint = (
+        "Compare the fingerprint with the one that the server's operator names, and add the key to"
+        " ~/.ssh/known_hosts."
+    )
+
+
 class StoreTimeout(StoreError):
     """The store did not connect, or did not answer, in time."""
 

@@ -190,10 +190,10 @@ class Remotes:
 
     @staticmethod
     def uses_own_credentials(text: str) -> bool:
-        """Return whether a text names a remote or a bucket, for which this machine has the
-        credentials. A URL brings its own."""
+        """Return whether a text names a remote, a bucket or an SSH server, for which this machine
+        has the credentials. Any other URL brings its own."""
         found = _REMOTE.fullmatch(text)
-        if text[:5].lower() == "s3://":
+        if text[:5].lower() == "s3://" or text[:7].lower() == "sftp://":
             return True
         return found is not None and found["name"].lower() not in ("http", "https")
 

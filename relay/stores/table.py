@@ -17,15 +17,15 @@ from relay.wire.watchdog import Watchdog
 
 
 class _Opener:
-    """Opens the stores of one type. Its module is imported with the first one: a command between
-    two folders does without the modules of S3."""
+    """A function of a module that is imported with the first call, such as the one that opens the
+    stores of one type: a command between two folders does without the modules of S3."""
 
     def __init__(self, module: str, name: str) -> None:
         self._module, self._name = module, name
         self._store: Callable[..., Any] | None = None
 
     def load(self) -> Callable[..., Any]:
-        """Import the module, unless that is done, and return the store's constructor."""
+        """Import the module, unless that is done, and return the function."""
         if self._store is None:
             self._store = getattr(import_module(self._module), self._name)
         return self._store
@@ -41,6 +41,12 @@ KINDS: tuple[StoreType, ...] = (
     StoreType("webdav", _Opener("relay.stores.webdav.store", "WebDavStore")),
     StoreType("nextcloud", _Opener("relay.stores.nextcloud", "NextcloudStore")),
     StoreType("s3", _Opener("relay.stores.s3.store", "S3Store")),
+    StoreType(
+        "sftp",
+        _Opener("relay.stores.sftp.store", "SftpStore"),
+        schemes={"sftp": _Opener("relay.stores.sftp.account", "sftp_location")},
+        types={"sftp": _Opener("relay.stores.sftp.account", "sftp_remote")},
+    ),
     StoreType("local", _Opener("relay.stores.local", "LocalStore")),
     StoreType("list", lambda wire, side, meter: _open_list(wire, side, meter, STORES)),
 )

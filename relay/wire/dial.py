@@ -66,6 +66,11 @@ class Dialer:
         self._socket = socket
         self._silent = SilentAddresses()
 
+    def allowing(self, host: str) -> Dialer:
+        """Return a dialer that also connects to a host that its policy does not know."""
+        policy = self.policy.allowing(host)
+        return Dialer(policy, self.limits, self._context, self._resolver, self._socket)
+
     def dial(self, origin: Origin, side: Side) -> Stream:
         """Open a connection, with TLS where the scheme asks for it.
 
@@ -228,7 +233,7 @@ class Pool:
     exchange follows an answer to HEAD on its connections."""
 
     def __init__(self, dialer: Dialer, limits: Limits) -> None:
-        self._dialer, self._limits = dialer, limits
+        self.dialer, self._limits = dialer, limits
         self._idle: OrderedDict[Stream, _Idle] = OrderedDict()
         """Every idle connection, the least recently used first ..."""
         self._by_origin: dict[Origin, list[Stream]] = {}
@@ -270,12 +275,12 @@ class Pool:
                 return stream, True
             self.discard(stream)
         try:
-            stream = self._dialer.dial(origin, side)
+            stream = self.dialer.dial(origin, side)
         except TooManyFiles:
             if not self._idle:
                 raise
             self.close()
-            stream = self._dialer.dial(origin, side)
+            stream = self.dialer.dial(origin, side)
         self._open.add(stream)
         return stream, False
 

@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import KW_ONLY, dataclass, replace
 from random import randrange
 from time import monotonic
-from typing import Final
+from typing import Any, Final
 
 from relay import __version__
 from relay.errors import ConnectionLost, PrematureResponse, ProtocolViolation, Side, StoreTimeout
@@ -133,6 +133,9 @@ class Wire:
         self.complaints = 0
         """Number of answers by which stores asked for fewer requests."""
         self.memory = CapabilityCache()
+        self.kept: dict[str, Any] = {}
+        """What a store that is not one of HTTP keeps from one transfer to the next, by the store's
+        name: connections."""
 
     def limiter(self, origin: Origin, side: Side) -> AdaptiveLimiter:
         """Return the limiter of the requests to one side of one store, which all transfers

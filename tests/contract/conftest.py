@@ -37,6 +37,7 @@ from tests.contract.memory import memory as memory_kind
 from tests.ledgers import Opened
 from tests.postgres import EmptyLedgers, Postgres, postgresql, programs
 from tests.seaweed import Seaweed
+from tests.sshd import Sshd, find_sshd, sshd
 from tests.swift import Swift, is_installed
 from tests.swift import swift as swift_server
 
@@ -159,6 +160,14 @@ def swift(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Swift]:
         yield server
 
 
+@pytest.fixture(scope="session")
+def openssh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sshd]:
+    if find_sshd() is None:
+        pytest.skip("OpenSSH's server is not installed (Debian: openssh-server)")
+    with sshd(tmp_path_factory.mktemp("sshd")) as server:
+        yield server
+
+
 @dataclass(frozen=True)
 class Nextcloud:
     """A running server and the folder of its files."""
@@ -234,6 +243,7 @@ CAN: dict[str, frozenset[str]] = {
     "webdav+wsgidav": frozenset(),
     "local": frozenset({"if-none-match", "if-match"}),
     "nextcloud": frozenset(),
+    "openssh": frozenset({"if-none-match", "if-match"}),
     "memory": frozenset({"if-none-match", "if-match"}),
 }
 """The features of each server: preconditions on uploads, preconditions on reads, digest fields."""
@@ -264,6 +274,8 @@ def place_of(kind: str, request: pytest.FixtureRequest) -> Place:
         )
     if isinstance(base, Nextcloud):
         return lambda name: base.place(f"{prefix}/new/{name}", destination=True)
+    if isinstance(base, Sshd):
+        return lambda name: base.place(f"{prefix}/new/{name}")
     if isinstance(base, Path):
         return lambda name: local_location(base / prefix / name, destination=True)
     if isinstance(base, Seaweed | Swift):

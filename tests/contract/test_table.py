@@ -96,6 +96,7 @@ def test_every_kind_has_its_own_name_and_a_row_in_the_suite(kind: str, place: Pl
         "seaweed": "s3",
         "local": "local",
         "nextcloud": "nextcloud",
+        "openssh": "sftp",
     }
     assert set(rows.values()) | {"webdav"} == set(names) - {
         "list"

@@ -164,7 +164,7 @@ def test_f90_a_full_backlog_is_a_connect_timeout(
     engine: Engine, clouds: tuple[Spawned, Spawned]
 ) -> None:
     _, destination = clouds
-    engine.runner.wire.pool._dialer.limits = replace(engine.runner.limits, connect_seconds=0.5)
+    engine.runner.wire.pool.dialer.limits = replace(engine.runner.limits, connect_seconds=0.5)
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen(0)

@@ -133,6 +133,7 @@ NO_PAYLOAD = {
     "relay.stores.local_folders",
     "relay.stores.local_upload",
     "relay.inventories.inventory_files",
+    "relay.stores.sftp.ssh_secrets",
     "relay.ledger.opening",
     "relay.metrics.shared_folder",
     "relay.metrics.shared_sums",
@@ -143,7 +144,7 @@ NO_PAYLOAD = {
 }
 """The terminal replaces a closed stdout by /dev/null; no transfer reaches that code. Settings,
 and files that may be an open ledger, are opened to be read. A local folder is where a user wants
-the bytes. The ledger creates its own file, and no body reaches it. Numbers of metrics are shared by
+the bytes. A password or a key for `ssh` goes through a folder of pipes. The ledger creates its own file, and no body reaches it. Numbers of metrics are shared by
 files in memory. A signed report and its key are files that a user asks for; they have receipts, and
 no payload. Listings are sorted on the disk; they have names, and no payload. Inventories are opened
 to be read."""

@@ -21,7 +21,7 @@ from relay.location import Location
 from relay.receipt import Version
 from relay.stores.interfaces import Destination, ObjectInfo
 
-SHORTENING: Final = frozenset({"local", "webdav"})
+SHORTENING: Final = frozenset({"local", "sftp", "webdav"})
 """Stores that may be a FAT or NTFS volume, and that list a folder."""
 _SHORT: Final = re.compile(r"[^.]{1,6}~[0-9]{1,6}(?:\.[^.]{1,3})?")
 LOOKS: Final = 3

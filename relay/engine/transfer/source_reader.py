@@ -52,6 +52,8 @@ from relay.wire.body import Body
 from relay.wire.pump import drain
 
 F = TypeVar("F", bound=ObjectInfo)
+_OF_FILES = frozenset({"local", "sftp"})
+"""Stores whose bodies compare the file's version at their end."""
 _UNENDED = (
     "the source declared neither a length nor a digest: nothing proves that it was read to its end",
 )
@@ -277,10 +279,10 @@ class SourceReader:
         mixture, and the destination is newer than the change, so `changed` would skip it for ever.
 
         Only dates are compared, since some servers show other ETags from one answer to the next. A
-        server that dates each answer with its own time is trusted, if nothing else differs. A local
-        file is compared by its body (`FileStream.check`)."""
+        server that dates each answer with its own time is trusted, if nothing else differs. A
+        file is compared by its body (`FileStream.check`, `RemoteFileStream.check`)."""
         place = self._context.plan.source
-        if place.store == "local" or opened.version.last_modified is None:
+        if place.store in _OF_FILES or opened.version.last_modified is None:
             return
         try:
             now = self._source.head(place)

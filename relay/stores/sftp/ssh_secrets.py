@@ -1,0 +1,112 @@
+"""A password or a key for `ssh`, by a folder that only this user can enter, for the moments of a
+login.
+
+Theory of operation. `ssh` runs a program for each secret that it asks for (ssh(1), SSH_ASKPASS),
+and closes all descriptors but the first three before. So the program reads the secret from a named
+pipe, whose bytes never reach a disk. Nothing has the secret in its arguments or in its environment.
+The folder is removed once the session is open. A key in a remote's options must be a file for
+`ssh`: it is in memory (/dev/shm) where the system has that.
+
+Decided here: how a secret travels. Never here: which ones there are (`account.py`)."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Final
+
+from relay.errors import ConfigError
+from relay.stores.sftp.account import SshOptions
+
+_ANSWERS: Final = 3
+"""How often a secret may be asked for; a further question waits until the login's time is up."""
+_ASKPASS: Final = """#!/bin/sh
+case "$1" in
+"Enter passphrase for "*) from=key ;;
+*) from=password ;;
+esac
+IFS= read -r secret <"${0%/*}/$from" && printf '%s\\n' "$secret"
+"""
+_SHARED_MEMORY: Final = "/dev/shm"  # noqa: S108 - the folders in it are made by mkdtemp
+
+
+class LoginSecrets:
+    """The secrets of one login, as a context manager: `environment` names the program for `ssh`,
+    and `key_path` a file with the key. Both are empty without secrets."""
+
+    def __init__(self, options: SshOptions) -> None:
+        self._options = options
+        self._folders: list[str] = []
+        self._pipes: list[int] = []
+        self.environment: dict[str, str] = {}
+        self.key_path = ""
+
+    def __enter__(self) -> LoginSecrets:
+        """Make the folder. Raises ConfigError if that is not possible."""
+        try:
+            if self._options.has_secret:
+                self._make_answers()
+            if self._options.key_pem:
+                self._make_key()
+        except OSError as error:
+            self.remove()
+            raise ConfigError(
+                f"no folder for the login's secrets can be made ({error.strerror})",
+                hint="Set TMPDIR to a folder in which programs may run.",
+            ) from None
+        except BaseException:
+            self.remove()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Remove the folder."""
+        self.remove()
+
+    def remove(self) -> None:
+        """Close the pipes and remove the folders. May be called twice."""
+        while self._pipes:
+            os.close(self._pipes.pop())
+        while self._folders:
+            with suppress(OSError):
+                shutil.rmtree(self._folders.pop())
+
+    def _make_answers(self) -> None:
+        folder = Path(self._new_folder(None))
+        program = folder / "askpass"
+        program.write_text(_ASKPASS)
+        program.chmod(0o700)
+        for name, secret in (
+            ("password", self._options.password),
+            ("key", self._options.key_password),
+        ):
+            os.mkfifo(folder / name, 0o600)
+            # Open for both, so that nothing waits for a reader.
+            pipe = os.open(folder / name, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+            self._pipes.append(pipe)
+            # An empty line where there is no secret: `ssh` then tries its next method.
+            os.write(pipe, (secret + "\n").encode() * _ANSWERS)
+        self.environment = {"SSH_ASKPASS": str(program), "SSH_ASKPASS_REQUIRE": "force"}
+
+    def _make_key(self) -> None:
+        memory = _SHARED_MEMORY if os.access(_SHARED_MEMORY, os.W_OK) else None
+        path = os.path.join(self._new_folder(memory), "key")
+        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        self.key_path = path
+        try:
+            os.write(file, (self._options.key_pem.rstrip("\n") + "\n").encode())
+        finally:
+            os.close(file)
+
+    def _new_folder(self, parent: str | None) -> str:
+        self._folders.append(tempfile.mkdtemp(prefix="relay-ssh-", dir=parent))
+        return self._folders[-1]

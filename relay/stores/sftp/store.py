@@ -1,0 +1,220 @@
+"""SFTP servers as stores.
+
+Theory of operation. The bytes go through OpenSSH's `ssh` (`ssh_child.py`), with the user's own
+settings, keys and known hosts; the protocol is relay's own (`sftp_session.py`). A file is read like
+a socket (`remote_reads.py`). An upload has a temporary name until it was verified
+(`remote_uploads.py`). The protocol has no digest, so every object is read back.
+
+Decided here: which of the store's parts does what."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import suppress
+
+from relay.errors import NotFound, PreconditionFailed, RelayError, Side, SourceChanged
+from relay.location import Location
+from relay.receipt import Version
+from relay.stores.interfaces import (
+    ByteRange,
+    Enters,
+    Entry,
+    ObjectInfo,
+    OpenedObject,
+    PartLimits,
+    PutResult,
+    is_temporary_name,
+)
+from relay.stores.metadata import require, unkept_notes
+from relay.stores.sftp.account import SftpAccount, path_of_file
+from relay.stores.sftp.folder_listing import FolderListing
+from relay.stores.sftp.packets import LINK, READ
+from relay.stores.sftp.remote_files import (
+    RemoteFiles,
+    metadata_of_attributes,
+    require_file,
+    version_of_attributes,
+)
+from relay.stores.sftp.remote_reads import RemoteFileStream, body_of_file
+from relay.stores.sftp.remote_uploads import UNLINKED, RemoteUploads
+from relay.stores.sftp.sftp_connections import connections_of
+from relay.wire.body import Body
+from relay.wire.exchange import Wire
+from relay.wire.http1 import Fields
+from relay.wire.watchdog import Watchdog
+
+
+class SftpStore:
+    """One SFTP server, for one transfer."""
+
+    def __init__(self, wire: Wire, side: Side, meter: Watchdog) -> None:
+        self._wire, self._side, self._meter = wire, side, meter
+        self._connections = connections_of(wire)
+
+    # -- both roles
+
+    def head(self, location: Location) -> ObjectInfo:
+        """As Source.head."""
+        what = str(location)
+        with self._connections.session(_account(location), self._side, self._meter) as session:
+            files = RemoteFiles(session, self._side, self._meter)
+            found = require_file(files.stat(path_of_file(location), what), what, self._side)
+        version = version_of_attributes(found)
+        return ObjectInfo(
+            version,
+            location,
+            metadata=metadata_of_attributes(found),
+            ranges=version.size is not None,
+        )
+
+    def get(
+        self, location: Location, pinned: Version | None = None, span: ByteRange | None = None
+    ) -> OpenedObject:
+        """As Source.get. Only regular files: a pipe or a device may have no end."""
+        what, path = str(location), path_of_file(location)
+        session = self._connections.take(_account(location), self._side, self._meter)
+        files = RemoteFiles(session, self._side, self._meter)
+        handle = None
+        try:
+            handle = files.open_file(path, READ, what)
+            found = require_file(
+                files.attributes(files.send_stat_of(handle), what), what, self._side
+            )
+            version = version_of_attributes(found)
+            # A destination's temporary file was written by relay just now; its bytes are compared.
+            unpublished = self._side == "destination" and is_temporary_name(location.name)
+            known = None if pinned is None or unpublished else pinned.etag
+            if known not in (None, version.etag):
+                raise SourceChanged(f"{what} is a different version now", side=self._side)
+        except BaseException:
+            if handle is not None:
+                with suppress(RelayError):
+                    session.abandon(files.close_later(handle))
+            self._connections.give(session)
+            raise
+        first, end = (span.first, span.last + 1) if span else (0, version.size)
+        stream = RemoteFileStream(
+            files,
+            handle,
+            version,
+            what,
+            first=first,
+            end=end,
+            give_back=lambda: self._connections.give(session),
+        )
+        body = body_of_file(stream, None if end is None else end - first, self._meter)
+        return OpenedObject(
+            version,
+            location,
+            metadata=metadata_of_attributes(found),
+            body=body,
+            ranges=version.size is not None,
+        )
+
+    def list(
+        self,
+        location: Location,
+        recursive: bool = False,
+        after: str | None = None,
+        enters: Enters | None = None,
+    ) -> Iterator[Entry]:
+        """As Source.list, in the server's order."""
+        listing = FolderListing(self._connections, _account(location), self._side, self._meter)
+        return listing.entries(location, recursive, enters)
+
+    # -- destination
+
+    def lists_all(self, location: Location) -> bool:
+        """As Destination.lists_all."""
+        return True
+
+    def honours_preconditions(self, location: Location) -> bool:
+        """As Destination.honours_preconditions: a hard link is made, or fails if the name
+        exists."""
+        account = _account(location)
+        try:
+            with self._connections.session(account, self._side, self._meter) as session:
+                can_link = session.can(LINK)
+        except RelayError:
+            return False
+        return can_link and not self._wire.memory.has(location.origin, UNLINKED)
+
+    def publishes_atomically(self, digested: bool) -> bool:
+        """As Destination.publishes_atomically: a broken upload has a temporary name."""
+        return True
+
+    def part_limits(self, location: Location) -> PartLimits | None:
+        """As Destination.part_limits: a file has no multipart uploads."""
+        return None
+
+    def unkept_metadata(self, location: Location, metadata: Fields) -> tuple[str, ...]:
+        """As Destination.unkept_metadata: a file keeps its name, its time of modification, and its
+        bytes."""
+        return unkept_notes(metadata, lambda name: False, location, "a file")
+
+    def can_copy(self, source: Location, location: Location) -> bool:
+        """As Destination.can_copy: relay moves the bytes."""
+        return False
+
+    def put(
+        self,
+        location: Location,
+        body: Body,
+        metadata: Fields = (),
+        *,
+        if_absent: bool = False,
+        token: str | None = None,
+    ) -> PutResult:
+        """As Destination.put. The file has a temporary name until `publish`. Makes missing
+        folders."""
+        lost = self.unkept_metadata(location, metadata)
+        require(metadata, location, lost)
+        stored = self._uploads(location).put(location, body, metadata, if_absent, token)
+        return PutResult(
+            stored.version,
+            stored.readable,
+            {},
+            place=stored.place,
+            notes=lost + stored.notes,
+        )
+
+    def staged_locations(self, location: Location, token: str) -> tuple[Location, ...]:
+        """As Destination.staged_locations."""
+        return self._uploads(location).staged_locations(location, token)
+
+    def publish(
+        self, stored: PutResult, *, if_absent: bool = False, fresh: bool = False
+    ) -> Version:
+        """As Destination.publish: by a rename, or with `if_absent` by a hard link."""
+        assert stored.place is not None, "an upload to publish has its place"
+        return self._uploads(stored.place).publish(stored, if_absent, fresh)
+
+    def delete(self, location: Location, version: Version) -> None:
+        """As Destination.delete."""
+        what, path = str(location), path_of_file(location)
+        with self._connections.session(_account(location), self._side, self._meter) as session:
+            files = RemoteFiles(session, self._side, self._meter)
+            with suppress(NotFound):
+                if location.path.endswith("/"):
+                    # A folder that relay made; it must be empty.
+                    return files.remove_folder(path, what)
+                path, found = files.resolve(path, what)
+                # A temporary name is always relay's own, whatever its version.
+                known = None if is_temporary_name(location.name) else version.etag
+                if found is None:
+                    return
+                if known not in (None, version_of_attributes(found).etag):
+                    raise PreconditionFailed(f"{what} is a different version now", side=self._side)
+                require_file(found, what, self._side)
+                files.remove(path, what)
+
+    def _uploads(self, location: Location) -> RemoteUploads:
+        return RemoteUploads(
+            self._connections, _account(location), self._wire, self._side, self._meter
+        )
+
+
+def _account(location: Location) -> SftpAccount:
+    account = location.account
+    assert isinstance(account, SftpAccount), "a location of this store has its account"
+    return account
