@@ -8,7 +8,8 @@ from __future__ import annotations
 import ast
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence, Set
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -170,15 +171,21 @@ VERBS_AND_NOUNS = frozenset({"done", "feed", "seaweed", "untagged", "unversioned
 """Names that are right: a verb, a noun, and adjectives of values."""
 
 
-def modules(package: str) -> Iterator[tuple[str, str]]:
-    """Yield every module's name and text."""
+@cache
+def modules(package: str) -> Sequence[tuple[str, str]]:
+    """Return every module's name and text."""
+    return list(_read_modules(package))
+
+
+def _read_modules(package: str) -> Iterator[tuple[str, str]]:
     for path in sorted((ROOT / package).rglob("*.py")):
         parts = path.relative_to(ROOT).with_suffix("").parts
         name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
         yield name, path.read_text(encoding="utf-8")
 
 
-def imports_of(text: str) -> set[str]:
+@cache
+def imports_of(text: str) -> Set[str]:
     """Return the names of the modules that a text imports, at any level."""
     found: set[str] = set()
     for node in ast.walk(ast.parse(text)):
