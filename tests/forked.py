@@ -20,14 +20,14 @@ import sys
 import tempfile
 import termios
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import TextIO
 
-from tests.torture.commands import ROOT, Child, Streams, Zygote
+from tests.torture.commands import ROOT, Child, FirstZygote, Streams, Zygote
 
 HARMLESS = (
     *("RELAY_", "AWS_", "RCLONE_CONFIG", "XDG_", "HOME", "PYTEST_"),
@@ -41,6 +41,10 @@ Lasting = frozenset[tuple[str, str]]
 """The variables that Python reads at its start."""
 _zygotes: dict[int, dict[Lasting, Zygote]] = {}
 """The forking processes of each process, by its id and their environments."""
+_past: defaultdict[int, float] = defaultdict(float)
+"""The CPU time of commands that others than this process's own children forked, by its id."""
+_firsts: dict[Lasting, FirstZygote] = {}
+"""What forks the forking processes of all workers of a run, by its environment."""
 _started: Counter[Lasting] = Counter()
 """The number of commands that were started, by environment."""
 
@@ -212,20 +216,38 @@ def _exit_code(child: Child) -> int:
 
 def cpu_seconds() -> float:
     """Return the CPU time of the forked commands that have ended."""
-    return sum(zygote.seconds for zygote in _zygotes.get(os.getpid(), {}).values())
+    here = os.getpid()
+    return _past[here] + sum(zygote.seconds for zygote in _zygotes.get(here, {}).values())
+
+
+@contextmanager
+def first_zygote() -> Iterator[None]:
+    """Start the process that forks the forking processes of this process and of those that are
+    forked from it during the block."""
+    lasting = _lasting(os.environ)
+    _firsts[lasting] = first = FirstZygote()
+    try:
+        yield
+    finally:
+        del _firsts[lasting]
+        first.end()
 
 
 def end() -> None:
     """End this process's forking processes."""
-    for zygote in _zygotes.pop(os.getpid(), {}).values():
+    here = os.getpid()
+    for zygote in _zygotes.pop(here, {}).values():
         zygote.__exit__()
+        if not zygote.is_child:  # the system counts the time of our own children
+            _past[here] += zygote.seconds
 
 
 def _find(environment: Mapping[str, str]) -> Zygote | None:
     """Return the process that forks commands of an environment; None if one is to be started."""
     ours = _zygotes.setdefault(os.getpid(), {})
     if not ours:
-        ours[_lasting(os.environ)] = Zygote()
+        here = _lasting(os.environ)
+        ours[here] = _firsts[here].fork() if here in _firsts else Zygote()
     lasting = _lasting(environment)
     if lasting not in ours:
         _started[lasting] += 1

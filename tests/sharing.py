@@ -2,7 +2,7 @@
 
 Theory of operation. pytest collects all tests once, in one process. That process forks workers,
 each of which takes the number of the next file from a pipe as soon as it has run its last one, so
-the workers end together. A worker sends its reports for pytest's terminal through a pipe of its
+the workers end together. Files that use one costly thing have one number (`TOGETHER`). A worker sends its reports for pytest's terminal through a pipe of its
 own, and the first process replays them file by file: output, summary, exit code and cache are
 pytest's own.
 
@@ -23,7 +23,7 @@ import sys
 import time
 import traceback
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
@@ -32,7 +32,8 @@ from typing import Any, NoReturn
 
 import pytest
 
-from tests import forked
+from tests import forked, shared_servers
+from tests.torture.commands import ROOT
 
 LAST = "unit"
 """The folder whose files are taken last: they are small, so all workers end together."""
@@ -44,9 +45,13 @@ LONG = (
 )
 """Files that take longest, in the order in which they are taken, before all others: at the end one
 of them would run alone. Those that wait for clocks alternate with those that keep a core busy."""
+TOGETHER = ("end_to_end/test_page.py", "end_to_end/test_page_*.py")
+"""Patterns of the files that one worker runs, one after the other, in one browser."""
 MOST_CPU = 40
 """Number of files in the table of CPU time."""
 NUMBER_BYTES = 4
+File = tuple[Path, list[pytest.Item]]
+"""A file with its tests."""
 CRASHED = 70
 """The exit code of a worker that could not continue; it has printed the reason. (EX_SOFTWARE of
 sysexits.h)"""
@@ -64,9 +69,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
-def pytest_collection() -> Iterator[None]:
+def pytest_collection(session: pytest.Session) -> Iterator[None]:
     """Collect the tests without collections of the garbage collector: all of it stays until the
-    end, and each scan of ten thousand tests takes a third of the time of their collection."""
+    end, and each scan of ten thousand tests takes a third of the time of their collection.
+    Meanwhile another core starts the process from which the commands of all workers are forked."""
+    config = session.config
+    if config.getoption("share") and config.rootpath == ROOT and not config.option.collectonly:
+        zygote = ExitStack()
+        zygote.enter_context(forked.first_zygote())
+        config.add_cleanup(zygote.close)
     gc.disable()
     try:
         return (yield)
@@ -109,7 +120,7 @@ class Sharing:
 
     def __init__(self, session: pytest.Session, count: int) -> None:
         self._session, self._count = session, count
-        self._files = files_of(session.items)
+        self._shares = shares_of(files_of(session.items))
         self._seconds: dict[str, tuple[float, float]] = {}
         """The CPU time of each file, and how long it took."""
 
@@ -117,7 +128,7 @@ class Sharing:
         """Run all files, print the result of each as it ends, and fail the run if a worker did not
         end well."""
         queue, numbers = os.pipe()
-        for number in range(len(self._files)):
+        for number in range(len(self._shares)):
             os.write(numbers, number.to_bytes(NUMBER_BYTES, "big"))
         os.close(numbers)
         self._session.config._tmp_path_factory.getbasetemp()  # type: ignore[attr-defined]  # one, in which each has its own
@@ -148,7 +159,7 @@ class Sharing:
         pid = os.fork()
         if pid == 0:
             os.close(reads)
-            Inside(self._session, self._files, number, queue, writes).be()
+            Inside(self._session, self._shares, number, queue, writes).be()
         os.close(writes)
         return Worker(pid, reads)
 
@@ -215,18 +226,15 @@ class Inside:
     def __init__(
         self,
         session: pytest.Session,
-        files: list[tuple[Path, list[pytest.Item]]],
+        shares: list[list[File]],
         number: int,
         queue: int,
         pipe: int,
     ) -> None:
-        self._session, self._files, self._number, self._queue, self._pipe = (
-            session,
-            files,
-            number,
-            queue,
-            pipe,
-        )
+        self._session, self._number, self._queue, self._pipe = session, number, queue, pipe
+        self._shares = shares
+        self._files: list[File] = []
+        """The files of its share that it has not begun."""
 
     def be(self) -> NoReturn:
         """Run files until the queue is empty, and end this process."""
@@ -249,6 +257,7 @@ class Inside:
         output, the terminal."""
         config: Any = self._session.config
         factory = config._tmp_path_factory
+        config.stash[shared_servers.FOLDER] = factory.getbasetemp()
         factory._basetemp = factory.getbasetemp() / f"worker-{self._number}"
         factory._basetemp.mkdir(mode=0o700)
         capture = config.pluginmanager.getplugin("capturemanager")
@@ -274,10 +283,11 @@ class Inside:
             self._tell({"ended": str(here[0].path), "cpu": cpu, "wall": wall})
 
     def _next(self) -> list[pytest.Item]:
-        number = os.read(
-            self._queue, NUMBER_BYTES
-        )  # at once, or at the end of the pipe: it holds all numbers
-        return self._files[int.from_bytes(number, "big")][1] if number else []
+        if not self._files:
+            # At once, or at the end of the pipe: it holds all numbers.
+            number = os.read(self._queue, NUMBER_BYTES)
+            self._files = list(self._shares[int.from_bytes(number, "big")]) if number else []
+        return self._files.pop(0)[1] if self._files else []
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Forward a report."""
@@ -299,7 +309,15 @@ def cpu_seconds() -> float:
     return sum(one.ru_utime + one.ru_stime for one in used) + forked.cpu_seconds()
 
 
-def files_of(items: list[pytest.Item]) -> list[tuple[Path, list[pytest.Item]]]:
+def shares_of(files: list[File]) -> list[list[File]]:
+    """Return what a worker takes at once: a file, or all those that stay together in place of the
+    first of them."""
+    together = [file for file in files if any(map(file[0].match, TOGETHER))]
+    shares = [[file] for file in files if file not in together[1:]]
+    return [together if share[0] in together else share for share in shares]
+
+
+def files_of(items: list[pytest.Item]) -> list[File]:
     """Return the files of some tests with their tests, in the order in which they are to run.
 
     After the long files, those of all folders alternate: tests of commands keep the cores busy,

@@ -267,7 +267,7 @@ def place_of(kind: str, request: pytest.FixtureRequest) -> Place:
     `webdav+`."""
     scheme, _, server = kind.rpartition("+")
     base = request.getfixturevalue(server)
-    prefix = f"{abs(hash(request.node.name)) % 10**9}"
+    prefix = f"{abs(hash(request.node.nodeid)) % 10**9}"
     if isinstance(base, StoreType):
         return lambda name: base.schemes["memory"](
             f"memory://{prefix}/{name}", LocateOptions(destination=True)

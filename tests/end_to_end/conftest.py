@@ -27,10 +27,11 @@ def seaweed(seaweed_server: Seaweed) -> Seaweed:
     return seaweed_server.with_new_bucket()
 
 
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
-    """Return a browser."""
-    with run_chromium() as browser:
+@pytest.fixture(scope="package")
+def chromium(pytestconfig: pytest.Config) -> Iterator[Any]:
+    """Return a browser, for all files that follow one another here (`TOGETHER` in sharing.py); the
+    whole one where campaigns run."""
+    with run_chromium(is_whole="campaign" not in pytestconfig.option.markexpr) as browser:
         yield browser
 
 

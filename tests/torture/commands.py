@@ -10,12 +10,14 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO
 
 ROOT = Path(__file__).resolve().parents[2]
 HUNG = "hung"
@@ -90,23 +92,63 @@ class Child:
                 os.killpg(self.pid, number)
 
 
+def _start(checkout: Path, environment: Mapping[str, str], stdout: int) -> subprocess.Popen[bytes]:
+    """Start a zygote with the relay of a folder."""
+    own = {"PYTHONPATH": f"{checkout}:{ROOT}", "RELAY_CONFIG": os.devnull}
+    return subprocess.Popen(
+        [sys.executable, "-m", "tests.torture.zygote"],
+        stdin=subprocess.PIPE,
+        stdout=stdout,
+        cwd=checkout,
+        env={**environment, **own},
+    )
+
+
+class FirstZygote:
+    """A zygote that only forks others, for this process and those that are forked from it."""
+
+    def __init__(self) -> None:
+        """Start it; it takes some time until it is ready."""
+        self._process = _start(ROOT, os.environ, subprocess.DEVNULL)
+
+    def fork(self) -> Zygote:
+        """Return another zygote."""
+        assert self._process.stdin is not None
+        with tempfile.TemporaryDirectory(prefix="relay-zygote-") as folder:
+            ends = [f"{folder}/orders", f"{folder}/reports"]
+            for end in ends:
+                os.mkfifo(end)
+            # One short write, since several processes write to this pipe (pipe(7), PIPE_BUF).
+            order = {"id": 0, "program": "zygote", "words": ends}
+            os.write(self._process.stdin.fileno(), json.dumps(order).encode() + b"\n")
+            # It opens its ends in the same order; each `open` waits for the other's.
+            return Zygote(running=(open(ends[0], "wb"), open(ends[1], "rb")))  # noqa: SIM115
+
+    def end(self) -> None:
+        """Let it end. Its forks end when their users do."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait(10)
+
+
 class Zygote:
     """The process that forks commands; `checkout` is the folder whose relay it imports, and
-    `environment` that of its start, by default ours. Use as a context."""
+    `environment` that of its start, by default ours. `running` are the pipes of the orders and the
+    reports of one that runs already. Use as a context."""
 
-    def __init__(self, checkout: Path = ROOT, environment: Mapping[str, str] | None = None) -> None:
-        environment = {
-            **(os.environ if environment is None else environment),
-            "PYTHONPATH": f"{checkout}:{ROOT}",
-            "RELAY_CONFIG": os.devnull,
-        }
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.torture.zygote"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            cwd=checkout,
-            env=environment,
-        )
+    def __init__(
+        self,
+        checkout: Path = ROOT,
+        environment: Mapping[str, str] | None = None,
+        running: tuple[IO[bytes], IO[bytes]] | None = None,
+    ) -> None:
+        self._process: subprocess.Popen[bytes] | None = None
+        if running is None:
+            ours = os.environ if environment is None else environment
+            self._process = _start(checkout, ours, subprocess.PIPE)
+            assert self._process.stdin is not None and self._process.stdout is not None
+            running = self._process.stdin, self._process.stdout
+        self._orders, self._reports = running
         self._ids = itertools.count(1)
         self._children: dict[int, Child] = {}
         self.seconds = 0.0
@@ -115,16 +157,20 @@ class Zygote:
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
+    @property
+    def is_child(self) -> bool:
+        """Whether it is a child of the process that started it here."""
+        return self._process is not None
+
     def __enter__(self) -> Zygote:
         return self
 
     def __exit__(self, *_: object) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._process.wait(10)
+        self._orders.close()
+        if self._process is not None:
+            self._process.wait(10)
         self._reader.join(10)
-        assert self._process.stdout is not None
-        self._process.stdout.close()
+        self._reports.close()
 
     def begin(
         self,
@@ -161,14 +207,12 @@ class Zygote:
         }
         with self._lock:
             self._children[number] = child
-            assert self._process.stdin is not None
-            self._process.stdin.write(json.dumps(order).encode() + b"\n")
-            self._process.stdin.flush()
+            self._orders.write(json.dumps(order).encode() + b"\n")
+            self._orders.flush()
         return child
 
     def _read(self) -> None:
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
+        for line in self._reports:
             report = json.loads(line)
             child = self._children.get(report.get("id", 0))
             if child is None:

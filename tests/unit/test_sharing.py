@@ -11,6 +11,7 @@ import pytest
 
 from tests import __main__ as runner
 from tests.__main__ import FEW, main
+from tests.sharing import File, shares_of
 
 PASSES = "def test_passes(): pass\n"
 FAILS = "def test_fails(): assert False\n"
@@ -67,7 +68,20 @@ def test_failed_tests_run_once_more_alone(
 
 
 SERVER = """
+from contextlib import contextmanager
+from tempfile import TemporaryDirectory
 import pytest
+from tests.shared_servers import shared_server
+@contextmanager
+def run():
+    with open({log!r}, "a") as log:
+        log.write("run\\n")
+    with TemporaryDirectory() as folder:
+        yield folder
+@pytest.fixture(scope="session")
+def shared(pytestconfig):
+    with shared_server(pytestconfig, "folder", run) as folder:
+        yield folder
 @pytest.fixture(scope="session")
 def server(tmp_path_factory):
     folder = tmp_path_factory.mktemp("server")
@@ -78,8 +92,8 @@ def server(tmp_path_factory):
 SHARED = """
 import os, pytest
 @pytest.mark.parametrize("number", range(5))
-def test_(server, number, tmp_path, capsys):
-    assert server.is_dir() and tmp_path != server
+def test_(server, shared, number, tmp_path, capsys):
+    assert server.is_dir() and tmp_path != server and os.path.isdir(shared)
     print("heard")
     assert capsys.readouterr().out == "heard\\n"
     with open({log!r}, "a") as log:
@@ -107,7 +121,8 @@ def run_shared(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_each_test_runs_once_and_a_file_in_one_process(tmp_path: Path) -> None:
-    """Folders, output and fixtures of a session are each process's own, and closed at its end."""
+    """Folders, output and fixtures of a session are each process's own, and closed at its end. A
+    shared server is there as long as one of them uses it."""
     log = tmp_path / "log"
     (tmp_path / "conftest.py").write_text(SERVER.format(log=str(log)))
     for number in range(8):
@@ -117,10 +132,17 @@ def test_each_test_runs_once_and_a_file_in_one_process(tmp_path: Path) -> None:
     assert "40 passed" in done.stdout
     assert all(f"\ntest_{number}.py ....." in done.stdout for number in range(8))
     lines = [line.split() for line in log.read_text().splitlines()]
-    ran = [(test, process) for process, test, *_ in (line for line in lines if line != ["closed"])]
+    ran = [(test, process) for process, test, *_ in (line for line in lines if len(line) > 1)]
     assert len(ran) == len({test for test, _ in ran}) == 40
     assert len({(test.partition("::")[0], process) for test, process in ran}) == 8
-    assert 1 <= lines.count(["closed"]) <= 3
+    assert 1 <= lines.count(["run"]) <= lines.count(["closed"]) <= 3
+
+
+def test_files_of_one_browser_are_taken_at_once() -> None:
+    names = ("faults/test_a.py", "end_to_end/test_page.py", "end_to_end/test_pages.py")
+    files: list[File] = [(Path(name), []) for name in (*names, "end_to_end/test_page_hour.py")]
+    one, page, pages, hour = files
+    assert shares_of(files) == [[one], [page, hour], [pages]]
 
 
 def test_it_stops_at_the_first_failure_where_that_is_asked(tmp_path: Path) -> None:
