@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import sqlite3
 from pathlib import Path
 
 import pytest
@@ -92,6 +93,16 @@ def test_names_without_a_receipt_are_not_proved(terminal: Terminal) -> None:
     assert terminal.tree(terminal.home / "from", tree, *words)[0] == 0
     code, out, _ = terminal.run("verify", "--receipts", "1")
     assert code == 3 and "unproved  good  (nothing: it was there before: the migration" in out
+
+
+def test_an_unfinished_listing_proves_nothing(terminal: Terminal) -> None:
+    """Objects that the migration has not listed yet have no row, and so no receipt."""
+    assert terminal.tree(terminal.home / "from", terminal.home / "to")[0] == 0
+    with sqlite3.connect(terminal.ledger) as ledger:
+        ledger.execute("UPDATE migrations SET listing = 'failed'")
+    code, out, err = terminal.run("verify", "--receipts", "1")
+    assert code == 3 and "incomplete   1 listings are not complete" in out
+    assert "migration 1 is not complete: its listing is failed" in err
 
 
 @pytest.mark.parametrize(
