@@ -228,6 +228,13 @@ class PlanRequest(_Strict):
             " mistyped."
         ),
     )
+    once: bool = Field(
+        False,
+        description=(
+            "Move each content of a tree once: the destination copies the other objects of the same"
+            " size and the same MD5 or SHA-256, each with its own metadata, where it can."
+        ),
+    )
     recursive: bool = Field(
         False,
         description="Move all objects below the folder `source` into the folder `destination`.",
@@ -362,6 +369,7 @@ def _order_of(asked: PlanRequest) -> MigrationRequest:
         server_copy=asked.server_copy,
         metadata=Metadata(asked.metadata),
         fail_on_empty=asked.fail_on_empty,
+        once=asked.once,
         bounds=Bounds(**asked.limits.model_dump()),
         filters=_filters_of(asked.filters),
     )

@@ -17,6 +17,7 @@ from relay.cli.filter_flags import FILTERS, filters_of, warn_of_filters
 from relay.cli.interrupt import Interrupted
 from relay.cli.options import (
     FILE,
+    ONCE,
     PLACES,
     WORK,
     absolute_path,
@@ -103,7 +104,7 @@ RUN = (
 @click.command(epilog=EPILOG)
 @click.argument("source", metavar="SRC", required=False)
 @click.argument("destination", metavar="DST", required=False)
-@with_flags(WORK, FILTERS, PLACES)
+@with_flags(WORK, (ONCE,), FILTERS, PLACES)
 @click.option(
     "--plan",
     type=FILE,
@@ -264,5 +265,6 @@ def order_of(options: Mapping[str, Any], remotes: Remotes) -> MigrationRequest:
         server_copy=options["server_copy"],
         metadata=Metadata(options["metadata"]),
         fail_on_empty=options["fail_on_empty"],
+        once=options.get("once", False),
         filters=filters_of(options),
     )

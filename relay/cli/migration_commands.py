@@ -19,7 +19,16 @@ from relay.cli.backends import migrations_of, server_of
 from relay.cli.exits import EPILOG, Exit
 from relay.cli.filter_flags import FILTERS, say_missing_names
 from relay.cli.formatting import details, shown_number, summary_line
-from relay.cli.options import METHOD, PLACES, WORK, endpoint_member, request_of, warn, with_flags
+from relay.cli.options import (
+    METHOD,
+    ONCE,
+    PLACES,
+    WORK,
+    endpoint_member,
+    request_of,
+    warn,
+    with_flags,
+)
 from relay.cli.quantities import COUNT, NONE, BytesPerSecond, OrNone
 from relay.cli.terminal import confirm, in_columns, plain, say, tell, tell_empty
 from relay.cli.watch_migration import watch
@@ -334,7 +343,7 @@ def _say_missing_names(migrations: MigrationBackend, id: str) -> None:
 @click.command(epilog=EPILOG)
 @click.argument("source", metavar="SRC")
 @click.argument("destination", metavar="DST")
-@with_flags(WORK, FILTERS, PLACES)
+@with_flags(WORK, (ONCE,), FILTERS, PLACES)
 @click.option("--priority", type=click.IntRange(-100, 100), help="Priority: higher runs first.")
 @click.option(
     "--key", metavar="TEXT", help="Idempotency key: a repeated key never starts a second migration."

@@ -110,6 +110,14 @@ HOW = (
 FAIL_ON_EMPTY = click.option(
     "--fail-on-empty", is_flag=True, help="With -r: exit with 1 if the folder SRC is empty."
 )
+ONCE = click.option(
+    "--once",
+    is_flag=True,
+    help=(
+        "With -r: move each content once, and let the destination copy its duplicates (same size"
+        " and MD5 or SHA-256)."
+    ),
+)
 BOUNDS = (
     click.option(
         "--slots",
@@ -187,6 +195,7 @@ def request_of(options: Mapping[str, Any]) -> dict[str, Any]:
         "server_copy": options["server_copy"],
         **({"metadata": options["metadata"]} if options["metadata"] != "keep" else {}),
         **({"fail_on_empty": True} if options["fail_on_empty"] else {}),
+        **({"once": True} if options.get("once") else {}),
         **({"paused": True} if options["paused"] else {}),
         **({} if filters is None else {"filters": filters.to_request()}),
         **given,

@@ -95,6 +95,8 @@ class MigrationRequest:
     metadata: Metadata = Metadata.KEEP
     fail_on_empty: bool = False
     """Whether a tree without objects fails."""
+    once: bool = False
+    """Whether each content of a tree is moved once, and copied by the destination."""
     paused: bool = False
     """Whether it is accepted as paused: a resume starts it."""
     filters: Filters | None = None
@@ -149,6 +151,7 @@ class MigrationRequest:
         copy = {} if self.server_copy else {"server_copy": False}
         metadata = {} if self.metadata is Metadata.KEEP else {"metadata": self.metadata.value}
         empty = {"fail_on_empty": True} if self.fail_on_empty else {}
+        once = {"once": True} if self.once else {}
         chosen = self.if_exists is IfExists.OVERWRITE and not self.recursive
         replaces = {"replaces_named": True} if chosen else {}
         filters = {"filters": self.filters.to_json()} if self.filters is not None else {}
@@ -157,7 +160,7 @@ class MigrationRequest:
         stands = {"standing": True} if self.standing is not None else {}
         compare = {} if self.compare is None else {"compare": self.compare.value}
         plan = {} if self.follows is None else {"plan": self.follows.to_json()}
-        later = {**filters, **moves, **stands, **compare, **plan}
+        later = {**once, **filters, **moves, **stands, **compare, **plan}
         return {**named, **copy, **metadata, **empty, **replaces, **later}
 
     @property
@@ -185,11 +188,14 @@ class MigrationRequest:
         Raises a RequestError, whose pointer names the side; SameObject if the two overlap;
         VerificationUnavailable for a level of proof that the destination can never give;
         InvalidFilter for filters of one object, or that the source does not support; InvalidType
-        for a standing migration of one object, or that would keep what changes."""
+        for a standing migration of one object, or that would keep what changes, and for `once`
+        with an option that it does not go with."""
         if self.filters is not None and not self.recursive:
             raise tree_needed_error()
         if self.standing is not None:
             self._refuse_standing()
+        if self.once:
+            self._refuse_once()
         if self.recursive and self.destination.method == "POST":
             raise InvalidType(
                 "a tree is uploaded by PUT",
@@ -221,6 +227,20 @@ class MigrationRequest:
         source, destination = source.folder(), destination.folder()
         _refuse_overlap(source, destination)
         return source, destination
+
+    def _refuse_once(self) -> None:
+        if not self.recursive:
+            raise InvalidType(
+                "once is for a tree: a single object has no duplicates",
+                hint="Leave it out, or move a folder.",
+                pointer="/once",
+            )
+        if self.moves or self.standing is not None or self.follows is not None:
+            raise InvalidType(
+                "once goes neither with a move, a saved plan nor a standing migration",
+                hint="Leave it out.",
+                pointer="/once",
+            )
 
     def _refuse_standing(self) -> None:
         if not self.recursive:
@@ -274,6 +294,7 @@ def request_of_options(
         server_copy=options.get("server_copy", True),
         metadata=Metadata(options.get("metadata", "keep")),
         fail_on_empty=options.get("fail_on_empty", False),
+        once=options.get("once", False),
         filters=filters_of_options(options),
         compare=compare_of(options),
         follows=None if follows is None else PlanReference(follows["path"], follows["sha256"]),
@@ -412,6 +433,7 @@ class MigrationJob:
     server_copy: bool = True
     metadata: Metadata = Metadata.KEEP
     fail_on_empty: bool = False
+    once: bool = False
     replaces_named: bool = True
     remotes: tuple[str, str] | None = None
     """As Plan.remotes."""
@@ -453,6 +475,7 @@ class MigrationJob:
             server_copy=order.server_copy,
             metadata=order.metadata,
             fail_on_empty=order.fail_on_empty,
+            once=order.once,
             remotes=order.remote_names(source, destination),
             filters=order.filters,
             compare=order.compare,
@@ -501,6 +524,7 @@ class MigrationJob:
             server_copy=self.server_copy,
             metadata=self.metadata,
             compare=self.compare,
+            once=self.once and self.recursive,
             tree=tree,
             remotes=self.remotes,
         )

@@ -64,6 +64,8 @@ class Plan:
     metadata: Metadata = Metadata.KEEP
     compare: Compare | None = None
     """How `if_exists: changed` compares."""
+    once: bool = False
+    """Whether the destination may copy an object of equal content that this migration moved."""
     tree: tuple[Location, Location] | None = None
     """The source's and the destination's folders, if the object belongs to a tree."""
     remotes: tuple[str, str] | None = None

@@ -516,6 +516,22 @@ class CopyDestination(Destination, Protocol):
         store can't copy."""
 
 
+class DescribedCopyDestination(CopyDestination, Protocol):
+    """A destination that also copies objects of its own with other metadata than they have."""
+
+    def copy_described(
+        self,
+        source: Location,
+        found: ObjectInfo,
+        location: Location,
+        metadata: tuple[tuple[str, str], ...],
+        *,
+        if_absent: bool = False,
+    ) -> PutResult:
+        """Let the store copy the version that was `found` with this metadata in place of its own;
+        `if_absent` as with `put`. Raises as `copy`, and MetadataUnkept as `put`."""
+
+
 class CopyPartsDestination(CopyDestination, PartsDestination, Protocol):
     """A destination that also copies in parts, for objects that are too large for one request."""
 

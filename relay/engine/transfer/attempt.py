@@ -23,7 +23,7 @@ from relay.engine.transfer.local_links import refuse_link_to_other_object, refus
 from relay.engine.transfer.names_under_way import PATIENCE_SECONDS, NameUnderWay, Sending
 from relay.engine.transfer.precheck import DestinationCheck
 from relay.engine.transfer.progress import Progress
-from relay.engine.transfer.server_copy import ServerCopier
+from relay.engine.transfer.server_copy import DESCRIBING, ServerCopier
 from relay.engine.transfer.source_reader import SourceReader
 from relay.engine.transfer.target import Target
 from relay.engine.transfer.uploader import Uploader
@@ -78,7 +78,12 @@ class Attempt:
     def _run_steps(self) -> Outcome:
         self._pin_source()
         # Prefer a way without one long request. The first step with an outcome ends the attempt.
-        for step in (self._skip_pinned, self._copy_at_store, self._upload_multipart):
+        for step in (
+            self._skip_pinned,
+            self._copy_donor,
+            self._copy_at_store,
+            self._upload_multipart,
+        ):
             outcome = step()
             if outcome is not None:
                 return outcome
@@ -130,6 +135,26 @@ class Attempt:
         if not self._target.is_folder and str(place) in self._progress.remains:
             with suppress(RelayError):
                 self._check.inspect()
+
+    def _copy_donor(self) -> Outcome | None:
+        """Let the destination copy an object of equal content; return None if there is none, or if
+        it can't. Raises as `ServerCopier.copy_donor`."""
+        donor, target = self._context.known.donor, self._target
+        if donor is None or target.before is None or target.place.store not in DESCRIBING:
+            return None
+        if not target.destination.can_copy(donor.place, target.place):
+            return None
+        copier = ServerCopier(
+            self._context, self._progress, target, self._source_reader, self._finalizer
+        )
+        self._check.prepare_upload()
+        try:
+            outcome = copier.copy_donor(self._found, donor)
+        except PreconditionFailed as error:
+            outcome = self._check.on_precondition_failed(error)
+        if outcome is not None:
+            self._discard_multipart()
+        return outcome and self._require_whole_name(outcome)
 
     def _copy_at_store(self) -> Outcome | None:
         """Let the store copy the object; return None if it can't. Raises as

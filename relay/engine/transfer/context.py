@@ -16,6 +16,7 @@ from relay.engine.multipart.part_workers import PartContext
 from relay.engine.outcome import Outcome
 from relay.engine.plan import Plan, Verify
 from relay.engine.retries import PendingRetries
+from relay.engine.transfer.donor import Donor
 from relay.engine.transfer.expectations import must_be_single_upload
 from relay.engine.transfer.names_under_way import NamesUnderWay
 from relay.ledger.planned_values import PlannedPair
@@ -52,6 +53,8 @@ class ObjectHints:
     planned: PlannedPair | None = None
     """What the migration's plan has seen of both sides. Another version is neither read nor
     replaced."""
+    donor: Donor | None = None
+    """An object of equal content that the destination may copy."""
     token: str | None = None
     """Part of the temporary name of this attempt's upload, which is renamed when it is
     published."""

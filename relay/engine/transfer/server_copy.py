@@ -5,13 +5,16 @@ copy (`stores/`)."""
 
 from __future__ import annotations
 
-from typing import cast
+from collections.abc import Callable
+from typing import Final, cast
 
 from relay.engine.cleanup import NOT_ASKED, may_be_done
+from relay.engine.comparison import has_same_tag
 from relay.engine.multipart.part_sizes import COPY_BYTES
 from relay.engine.multipart.upload import MultipartUpload
 from relay.engine.outcome import Outcome
 from relay.engine.transfer.context import TransferContext
+from relay.engine.transfer.donor import Donor
 from relay.engine.transfer.finalize import Finalizer
 from relay.engine.transfer.progress import Progress
 from relay.engine.transfer.source_reader import SourceReader
@@ -25,8 +28,16 @@ from relay.errors import (
     SourceChanged,
     StoreError,
 )
-from relay.stores.interfaces import CopyDestination, ObjectInfo, PutResult
+from relay.stores.interfaces import (
+    CopyDestination,
+    DescribedCopyDestination,
+    ObjectInfo,
+    PutResult,
+)
 
+DESCRIBING: Final = frozenset({"s3"})
+"""The stores that can give a copy other metadata than the copied object has. Each is a
+DescribedCopyDestination."""
 _COPIED = "server-side copy: no byte passed through relay"
 _UNDONE = (*NOT_ASKED, MetadataUnkept, PreconditionFailed, Rejected, SourceChanged)
 """Failures after which the destination certainly has no copy."""
@@ -60,21 +71,8 @@ class ServerCopier:
         is_parted = self._is_parted(described)
         if not is_parted:  # a copy in parts checks that itself, before its completion
             self._check_before_copy()
-        try:
-            stored = self._copy(described, is_parted)
-        except RelayError as error:
-            if self._may_be_copied(error) and self._target.shows_unproved:
-                progress.unproved = self._target.place
-            if (
-                not isinstance(error, StoreError)
-                or error.retryable
-                or isinstance(error, PreconditionFailed)
-            ):
-                raise
-            # The store refuses to copy: relay moves the bytes, and keeps the copy's leftovers.
-            self._context.meter.committed = False
-            progress.parts = None
-            progress.remains |= error.remains
+        stored = self._unless_refused(lambda: self._copy(described, is_parted))
+        if stored is None:
             return None
         progress.phase = "verifying"
         sent = Sent(described.version.size, {}, described.version.digests)
@@ -87,6 +85,79 @@ class ServerCopier:
                 raise self._finalizer.discard_stored(error, stored) from error.__cause__
         notes = (_COPIED, *progress.discarded)
         return self._finalizer.verify_and_publish(stored, described, sent, notes, moved=0)
+
+    def copy_donor(self, found: ObjectInfo | None, donor: Donor) -> Outcome | None:
+        """Let the destination copy an object that has the content of the source's, with the
+        source's own metadata. Return None if it refuses, or if either object is another one by now:
+        relay then moves the bytes itself.
+
+        The donor's digests are those of the source's bytes, so the copy is verified by them. Raises
+        as `copy`."""
+        described, target = self._source_reader.require_description(found), self._target
+        if described is None or not donor.content.is_of(described.version):
+            return None
+        if (described.version.size or 0) > COPY_BYTES:
+            return None
+        there = self._donor_there(donor)
+        if there is None:
+            return None
+        self._progress.phase, self._progress.total = "copying", described.version.size
+        self._check_before_copy()
+        absent = target.if_absent and not self._progress.replaces
+        copier = cast(DescribedCopyDestination, target.destination)
+        metadata = described.metadata
+        stored = self._unless_refused(
+            lambda: copier.copy_described(
+                donor.place, there, target.place, metadata, if_absent=absent
+            )
+        )
+        if stored is None:
+            return None
+        self._progress.copied = donor.content.size
+        self._progress.phase = "verifying"
+        sent = Sent(donor.content.size, donor.digests, described.version.digests)
+        notes = (
+            f"copied from {donor.name!a}: the source tells one {donor.content.algorithm} of both",
+            _COPIED,
+        )
+        return self._finalizer.verify_and_publish(
+            stored, described, sent, (*notes, *self._progress.discarded), moved=0
+        )
+
+    def _donor_there(self, donor: Donor) -> ObjectInfo | None:
+        """Return the donor as it is at the destination, or None if it is not certainly the version
+        that was verified. Raises retryable StoreErrors."""
+        try:
+            there = self._target.destination.head(donor.place)
+        except StoreError as error:
+            if error.retryable:
+                raise
+            return None
+        if not isinstance(there, ObjectInfo) or there.version.size != donor.content.size:
+            return None
+        is_same = has_same_tag(donor.version, there.version)
+        return there if is_same and there.version.strong_etag is not None else None
+
+    def _unless_refused(self, request: Callable[[], PutResult]) -> PutResult | None:
+        """Return the copy that a request makes, or None where the store refuses: relay then moves
+        the bytes, and keeps the copy's leftovers. Raises what leaves open if there is a copy, and
+        retryable StoreErrors."""
+        progress = self._progress
+        try:
+            return request()
+        except RelayError as error:
+            if self._may_be_copied(error) and self._target.shows_unproved:
+                progress.unproved = self._target.place
+            if (
+                not isinstance(error, StoreError)
+                or error.retryable
+                or isinstance(error, PreconditionFailed)
+            ):
+                raise
+            self._context.meter.committed = False
+            progress.parts = None
+            progress.remains |= error.remains
+            return None
 
     def _may_be_copied(self, error: RelayError) -> bool:
         """Return whether the destination may have the copy in spite of `error`."""

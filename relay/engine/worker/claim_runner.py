@@ -17,6 +17,7 @@ from gevent import GreenletExit
 from gevent.event import Event
 
 from relay.engine.outcome import Outcome
+from relay.engine.transfer.donor import Donor, EqualContent
 from relay.engine.transfer.names_under_way import NameUnderWay
 from relay.engine.transfer.transfer import Transfer
 from relay.engine.transfer_engine import TransferEngine
@@ -28,6 +29,7 @@ from relay.engine.worker.failure_policy import FailurePolicy, hand_back
 from relay.engine.worker.helped_uploads import HelpedUploads
 from relay.engine.worker.lease import Lease
 from relay.engine.worker.migration_cache import MigrationCache
+from relay.engine.worker.moved_contents import MovedContents, MovedObject, Turn
 from relay.engine.worker.refusals import RefusalJudge
 from relay.errors import LeaseLost, Leftover, RelayError
 from relay.errors.bugs import bug
@@ -66,6 +68,7 @@ class ClaimRunner:
     def __post_init__(self) -> None:
         """Start without notes."""
         self._notes = NoteWriter(self.ledger)
+        self._contents = MovedContents()
 
     def run(self, claim: Claim, registration: int) -> Settlement:
         """Run the transfer of a claim that was made during that registration of the worker, and
@@ -75,6 +78,8 @@ class ClaimRunner:
         # A bug fails this object only.
         except (Exception, GreenletExit, gevent.Timeout) as error:  # noqa: BLE001
             return self._settle_bug(claim, None, error)
+        finally:
+            self._contents.leave(claim.migration_id, claim.name)
 
     def _run(self, claim: Claim, registration: int) -> Settlement:
         if self.over.is_set() or self.active.is_at_limit(claim.migration_id):
@@ -92,6 +97,8 @@ class ClaimRunner:
             transfer = self.active.prepare(claim)
             transfer.known = hints_of_claim(claim)
             if claim.twins and not self._enter_folded(claim, transfer):
+                return hand_back_unrun(claim, wait=TWIN_SECONDS)
+            if transfer.plan.once and not self._enter_content(claim, transfer):
                 return hand_back_unrun(claim, wait=TWIN_SECONDS)
             holds = partial(self.lease.holds, registration)
             transfer.journal = ClaimJournal(self.ledger, claim, sure=holds, notes=self._notes)
@@ -134,12 +141,34 @@ class ClaimRunner:
         transfer.known = replace(transfer.known, twins=twins)
         return True
 
+    def _enter_content(self, claim: Claim, transfer: Transfer) -> bool:
+        """Give the transfer an object of equal content that the destination may copy, if this
+        process has moved one. Returns False while one is being moved. Raises LedgerFailed."""
+        store = transfer.plan.source.store
+        content = EqualContent.of_listed(claim.size, claim.etag, claim.digests, store)
+        if content is None:
+            return True
+        turn = self._contents.enter(claim.migration_id, claim.name, content)
+        if isinstance(turn, MovedObject):
+            (place,) = self.jobs.locations_of(claim, (turn.name,))
+            donor = Donor(
+                name=turn.name,
+                place=place,
+                content=content,
+                version=turn.receipt.destination,
+                digests=turn.receipt.digests,
+            )
+            transfer.known = replace(transfer.known, donor=donor)
+        return turn is not Turn.WAIT
+
     def _settle_success(
         self, active: ActiveTransfer, transfer: Transfer, outcome: Outcome
     ) -> Settlement:
         # Bytes that were read of a skipped object do not count as moved.
         self.moved(min(transfer.moved_bytes, outcome.bytes))
         self.ended(active.claim, outcome)
+        claim = active.claim
+        self._contents.note_verified(claim.migration_id, claim.name, outcome.receipt)
         self.judge.note_success(
             active,
             outcome,

@@ -5,6 +5,7 @@ an object is copied instead of sent (`engine/transfer/server_copy.py`)."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from urllib.parse import quote
 from xml.etree.ElementTree import Element
 
@@ -59,8 +60,39 @@ class Copies:
             location, if_absent, lambda absent: self._copy(source, found, location, absent)
         )
 
+    def copy_described(
+        self,
+        source: Location,
+        found: ObjectInfo,
+        location: Location,
+        metadata: Fields,
+        if_absent: bool,
+    ) -> PutResult:
+        """As DescribedCopyDestination.copy_described, by CopyObject. Metadata and tags have a
+        directive each (docs.aws.amazon.com, "CopyObject")."""
+        require(metadata, location, self._fields.unkept_metadata(location, metadata))
+        kept = self._fields.accepted_fields(location, metadata)
+        described = (
+            ("x-amz-metadata-directive", "REPLACE"),
+            ("x-amz-tagging-directive", "REPLACE"),
+            *upload_fields(location, kept, if_absent=False),
+        )
+        stored = self._keys.store(
+            location,
+            if_absent,
+            lambda absent: self._copy(source, found, location, absent, described),
+        )
+        return replace(
+            stored, notes=(*stored.notes, *self._fields.notes(location, metadata, if_absent))
+        )
+
     def _copy(
-        self, source: Location, found: ObjectInfo, location: Location, if_absent: bool
+        self,
+        source: Location,
+        found: ObjectInfo,
+        location: Location,
+        if_absent: bool,
+        described: Fields | None = None,
     ) -> PutResult:
         fields = _copy_source(source, found)
         if self._fields.conditional(location, if_absent):
@@ -69,7 +101,9 @@ class Copies:
         # which the copy can be compared.
         if not found.version.digests:
             fields += (WHOLE[0],)
-        fields += self._replaced_metadata(found, location) + self._fields.remote_options(location)
+        if described is None:
+            described = self._replaced_metadata(found, location)
+        fields += described + self._fields.remote_options(location)
         response = self._client.send("PUT", location, fields, b"")
         root = self._read_answer(response, source, location, if_absent)
         etag, id = strong_tag(root.findtext("{*}ETag")), version_id(response.head)

@@ -235,6 +235,18 @@ class S3Store:
         """As CopyDestination.copy, by CopyObject."""
         return self._copies.copy(source, found, location, if_absent)
 
+    def copy_described(
+        self,
+        source: Location,
+        found: ObjectInfo,
+        location: Location,
+        metadata: tuple[tuple[str, str], ...],
+        *,
+        if_absent: bool = False,
+    ) -> PutResult:
+        """As DescribedCopyDestination.copy_described, by CopyObject."""
+        return self._copies.copy_described(source, found, location, metadata, if_absent)
+
     def copy_part(
         self, upload: Upload, number: int, source: Location, found: ObjectInfo, span: ByteRange
     ) -> Part:

@@ -1,0 +1,86 @@
+"""The contents that this process has moved, or moves now: each is moved once, with `once`.
+
+Theory of operation. The first object of a content is moved. Others of the same content are handed
+back meanwhile, and copied by the destination once the first is verified. If it fails, the next one
+is the first. The number of contents that are remembered has a limit; a content that was forgotten
+is moved once more, and so is one that another process has moved.
+
+Decided here: which object of a content is moved. Never here: which objects have equal content
+(`engine/transfer/donor.py`)."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Final
+
+from relay.engine.transfer.donor import EqualContent
+from relay.receipt import Receipt, State
+
+MOST_CONTENTS: Final = 50_000
+"""Number of contents that are remembered, some 700 bytes each."""
+
+
+class Turn(Enum):
+    """What an object without a donor does."""
+
+    FIRST = "first"
+    """It is moved."""
+    WAIT = "wait"
+    """Another object of its content is being moved."""
+
+
+@dataclass(frozen=True)
+class MovedObject:
+    """An object that was verified."""
+
+    name: str
+    receipt: Receipt
+
+
+_Key = tuple[str, EqualContent]
+_Name = tuple[str, str]
+
+
+@dataclass(eq=False)
+class MovedContents:
+    """The contents of this process's migrations, by the migration's id and the content."""
+
+    most: int = MOST_CONTENTS
+    _first: dict[_Key, _Name] = field(default_factory=dict)
+    """The objects that are moved as the first of their content."""
+    _entered: dict[_Name, _Key] = field(default_factory=dict)
+    """All objects whose transfers run, by the migration's id and the name."""
+    _moved: OrderedDict[_Key, MovedObject] = field(default_factory=OrderedDict)
+
+    def enter(self, migration: str, name: str, content: EqualContent) -> Turn | MovedObject:
+        """Return the object to copy, or what this object does. `leave` follows in any case."""
+        key = (migration, content)
+        found = self._moved.get(key)
+        if found is None and key in self._first:
+            return Turn.WAIT
+        self._entered[migration, name] = key
+        if found is not None:
+            self._moved.move_to_end(key)
+            return found
+        self._first[key] = (migration, name)
+        return Turn.FIRST
+
+    def note_verified(self, migration: str, name: str, receipt: Receipt | None) -> None:
+        """Note that the transfer of an object succeeded: if it was verified, others of its content
+        are copied from it."""
+        key = self._entered.get((migration, name))
+        if key is None or receipt is None or receipt.state is not State.VERIFIED:
+            return
+        if not receipt.digests:
+            return
+        self._moved[key] = MovedObject(name, receipt)
+        if len(self._moved) > self.most:
+            self._moved.popitem(last=False)
+
+    def leave(self, migration: str, name: str) -> None:
+        """Forget that the transfer of an object runs."""
+        key = self._entered.pop((migration, name), None)
+        if key is not None and self._first.get(key) == (migration, name):
+            del self._first[key]
