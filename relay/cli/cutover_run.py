@@ -19,6 +19,8 @@ from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Any, Final
 
+import gevent
+
 from relay.cli.engines import engine_for
 from relay.cli.exits import Exit
 from relay.cli.formatting import duration
@@ -49,6 +51,8 @@ REHEARSED_SECONDS: Final = 24 * 3600.0
 ATTEMPTS: Final = 5
 """How often a phase is asked for, where another process begins a pass at the same moment."""
 SHOWN: Final = 20
+MOST_REST_SECONDS: Final = 1.0
+"""Longest rest before the next final pass: no longer than the last one took."""
 _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9._-]")
 
 
@@ -197,6 +201,8 @@ class CutoverRun:
         listing = (last.listed_at or last.begun) - last.begun
         whole = (last.ended or last.begun) - last.begun + listing + seconds
         confirm(f"audit: {_counts(result)}, {duration(seconds)}")
+        if not result.is_good(self.order.accept_refused):
+            self._repair(migration, result)
         confirm(f"if you cut now: about {duration(whole)}")
         for check in checks:
             confirm(f"{check.level.value:<5} {plain(check.text)}")
@@ -208,7 +214,6 @@ class CutoverRun:
             yield Check(fail, "the source could not be listed to its end")
         is_good = result.is_good(self.order.accept_refused)
         yield Check(ok if is_good else fail, f"audit: {_counts(result)}")
-        yield from (Check(fail, line) for line in _bad_lines(result, self.order.accept_refused))
         try:
             yield Check(ok, f"signing key {load_key(key_path()).fingerprint}")
         except RelayError as error:
@@ -236,7 +241,6 @@ class CutoverRun:
                 return code
             last, before = [*self.ledger.standing.passes(migration.id, limit=2), None][:2]
             assert last is not None  # the pass that has just ended
-            result = None
             if self._is_quiet(migration, last, before):
                 assert before is not None  # a quiet pass is compared with one
                 result = self._audit()
@@ -244,16 +248,36 @@ class CutoverRun:
                 phase = require_standing(self.ledger.migration(migration.id)).phase
                 if result.is_good(self.order.accept_refused) and phase == Phase.FINAL:
                     return self._report(migration, key, folder, (before, last), result)
-                for line in _bad_lines(result, self.order.accept_refused):
-                    confirm(f"fail  {line}")
-            if time.monotonic() > until:
-                self.ledger.standing.change_phase(migration.id, PhaseEvent.ABORT)
-                say(
-                    f"relay: given up after {duration(self.order.give_up)}: the passes of migration"
-                    f" {migration.name} go on",
-                    sys.stderr,
+                if not self._repair(migration, result):
+                    return self._give_up(migration, "another pass would not change that")
+            elif _fails_again(last, before):
+                return self._give_up(
+                    migration,
+                    f"{last.failed:,} objects fail in each pass: `relay report"
+                    f" {migration.name} --state failed`",
                 )
-                return Exit.FAILED
+            if time.monotonic() > until:
+                return self._give_up(migration, f"not quiet in {duration(self.order.give_up)}")
+            with interrupt_as_exception():
+                gevent.sleep(min(MOST_REST_SECONDS, (last.ended or last.begun) - last.begun))
+
+    def _repair(self, migration: Migration, result: AuditResult) -> int:
+        """Print the bad objects of an audit, and let the next pass move those that are missing or
+        differ; return their number."""
+        for line in _bad_lines(result, self.order.accept_refused):
+            confirm(f"fail  {line}")
+        count = self.ledger.standing.restart_refuted(migration.id, result.refuted)
+        if count:
+            confirm(f"the next pass looks at {count:,} of them again")
+        return count
+
+    def _give_up(self, migration: Migration, why: str) -> Exit:
+        self.ledger.standing.change_phase(migration.id, PhaseEvent.ABORT)
+        say(
+            f"relay: given up: {why}; the passes of migration {migration.name} continue",
+            sys.stderr,
+        )
+        return Exit.FAILED
 
     def _is_quiet(self, migration: Migration, last: Pass, before: Pass | None) -> bool:
         """Return whether the last two listings were complete and equal, and say why not."""
@@ -322,6 +346,12 @@ class CutoverRun:
         return Exit.VERIFIED
 
 
+def _fails_again(last: Pass, before: Pass | None) -> bool:
+    """Return whether two passes found nothing but the same number of objects that fail."""
+    is_still = before is not None and last.is_quiet and before.is_quiet
+    return is_still and before is not None and last.failed == before.failed > last.refused
+
+
 def _counts(result: AuditResult) -> str:
     members = result.to_json()
     bad = [
@@ -349,10 +379,13 @@ def _uploads_check(found: OpenUploads | RelayError | None) -> Check:
     if not found.count:
         return Check(CheckLevel.OK, "no upload in parts is open at the source")
     more = "" if found.is_whole else " or more"
-    since = "" if found.oldest is None else f", the oldest since {time_text(found.oldest)}"
-    return Check(
-        CheckLevel.WARN, f"{found.count:,}{more} uploads in parts are open at the source{since}"
+    which = (
+        "1 upload in parts is"
+        if found.count == 1
+        else f"{found.count:,}{more} uploads in parts are"
     )
+    since = "" if found.oldest is None else f", the oldest since {time_text(found.oldest)}"
+    return Check(CheckLevel.WARN, f"{which} open at the source{since}")
 
 
 def _cutover_members(

@@ -10,11 +10,11 @@ Decided here: what an audit counts, and when it is good. Never here: what proves
 
 from __future__ import annotations
 
-from dataclasses import KW_ONLY, dataclass, field
+from dataclasses import KW_ONLY, dataclass, field, replace
 from typing import Any, Final
 
 from relay.engine.comparison_report import ComparisonReport, NameFinding, Reads, TreeVerdict
-from relay.engine.migration_request import MigrationJob
+from relay.engine.migration_request import MigrationJob, filters_from
 from relay.engine.transfer_engine import TransferEngine
 from relay.engine.tree_comparison import TreeComparison
 from relay.ledger.ledger import Ledger
@@ -23,6 +23,8 @@ from relay.sorting.spill import SpillSpace
 SHOWN: Final = 20
 """Maximum number of objects that are named."""
 PAGE: Final = 500
+MOST_REFUTED: Final = 10_000
+"""Maximum number of names that one audit hands to the next pass."""
 BAD: Final = frozenset({TreeVerdict.MISSING, TreeVerdict.DIFFERS, TreeVerdict.UNPROVED})
 
 
@@ -38,6 +40,8 @@ class AuditResult:
     """Names at the destination that this migration never moved."""
     bad: list[NameFinding] = field(default_factory=list)
     """The first objects that are missing, differ, or are not proved."""
+    refuted: list[str] = field(default_factory=list)
+    """The first names that are missing or differ: another pass may move them again."""
     folders: list[str] = field(default_factory=list)
     """The first folders that could not be listed, and why."""
 
@@ -82,7 +86,7 @@ def audit(
     """Compare the job's source with its destination, with the receipts of its migration. Raises as
     `TreeComparison.findings`, and LedgerFailed."""
     comparison = TreeComparison(
-        job,
+        _job_of_passes(ledger, job),
         engine.stores,
         limits=engine.limits,
         space=space,
@@ -98,11 +102,27 @@ def audit(
             if len(extra) == PAGE:
                 _count_extra(ledger, job.id, extra, result)
                 extra = []
-        elif found.verdict in BAD and len(result.bad) < SHOWN:
-            result.bad.append(found)
+        elif found.verdict in BAD:
+            _note_bad(result, found)
     _count_extra(ledger, job.id, extra, result)
     result.folders = [f"{side}: {name}: {why}" for side, name, why in comparison.report.folders]
     return result
+
+
+def _job_of_passes(ledger: Ledger, job: MigrationJob) -> MigrationJob:
+    """Return the job with the filters that the last pass had: ages count from its beginning."""
+    if job.filters is None:
+        return job
+    origins = ledger.listings.age_origins(job.id)
+    filters = filters_from(job.filters, origins)
+    return replace(job, filters=filters, accepted=origins.earliest)
+
+
+def _note_bad(result: AuditResult, found: NameFinding) -> None:
+    if len(result.bad) < SHOWN:
+        result.bad.append(found)
+    if found.verdict is not TreeVerdict.UNPROVED and len(result.refuted) < MOST_REFUTED:
+        result.refuted.append(found.name)
 
 
 def _count_extra(ledger: Ledger, id: str, names: list[str], result: AuditResult) -> None:

@@ -327,16 +327,23 @@ def _written_columns(
         for one, row in rows.earlier
         if row.id in changed and (one.error is not None or differs(one, row))
     ]
-    found |= {id: {"written": "{}"} for id in certain}
+    versions = _written_versions(connection, certain)
+    return found | {id: {"written": versions[id]} for id in certain}
+
+
+def _written_versions(connection: Connection, ids: Sequence[int]) -> dict[int, str]:
+    """Return the version that the destination reported for the object written there, as JSON, by
+    the ids of some arrived objects; an empty one without a receipt: it was there before."""
+    found = dict.fromkeys(ids, "{}")
     columns = (receipts.c.transfer_id, receipts.c.receipt)
-    for some in in_chunks(certain):
+    for some in in_chunks(ids):
         of_some = select(*columns).where(receipts.c.transfer_id.in_(some))
         for id, receipt in connection.execute(of_some):
             version = json.loads(receipt).get("destination")
             if version:
                 names = ("size", "etag", "last_modified")
                 members = {name: version.get(name) for name in names}
-                found[id] = {"written": json.dumps({**members, "id": version.get("version")})}
+                found[id] = json.dumps({**members, "id": version.get("version")})
     return found
 
 
@@ -354,10 +361,15 @@ def _step(
     return _Step(TransferState.QUEUED, restarts=row.state != TransferState.QUEUED)
 
 
-def begin_again(connection: Connection, migration: str, ids: Sequence[int]) -> bool:
+def begin_again(
+    connection: Connection, migration: str, ids: Sequence[int], *, is_refuted: bool = False
+) -> bool:
     """Restart transfers whose objects have arrived and are gone from their destination. Return
     whether the source must be listed again: the URL of an object of a list was deleted, so that its
-    transfer fails until the list gives the URL again."""
+    transfer fails until the list gives the URL again.
+
+    An audit has `is_refuted` objects that may be there and are not the source's: another writer's
+    is not replaced then, and no date proves that ours is the right one."""
     changes, listed = CounterDelta(), False
     options = connection.execute(
         select(migrations.c.options).where(migrations.c.id == migration)
@@ -365,7 +377,8 @@ def begin_again(connection: Connection, migration: str, ids: Sequence[int]) -> b
     if_exists = json.loads(options or "{}").get("if_exists", "")
     for some in in_chunks(ids):
         arrived = transfers.c.id.in_(some) & (transfers.c.migration_id == migration)
-        arrived &= transfers.c.state.in_(sorted(COMPLETED))
+        arrived &= transfers.c.state.in_(sorted(PRESENT if is_refuted else COMPLETED))
+        written = _written_versions(connection, some) if is_refuted else {}
         for row in connection.execute(
             select(transfers).where(arrived).order_by(transfers.c.id).with_for_update()
         ).all():
@@ -381,6 +394,7 @@ def begin_again(connection: Connection, migration: str, ids: Sequence[int]) -> b
                 of = (migration, row.name, _VANISHED, row.size or 0)
                 reason = changes.failures.add(connection, *of)
             columns = {"error": error, "reason": reason, **_reset_columns(row, if_exists)}
+            columns |= {"written": written[row.id]} if is_refuted else {}
             connection.execute(_UPDATE.values(state=state, **columns), {"the_id": row.id})
         connection.execute(delete(receipts).where(receipts.c.transfer_id.in_(some)))
     changes.write(connection)

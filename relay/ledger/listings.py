@@ -203,16 +203,16 @@ def end_listing(
         _change(connection, worker, listing, {**failed, "listing_owner": None})
         write_event(connection, listing.migration_id, EventKind.LISTING_FAILED, error)
         return
-    if listing.standing:
-        if lacks_every_name(connection, listing.migration_id):
-            due = {"listing": ListingState.DUE, "listing_owner": None, "cursor": None}
-            _change(connection, worker, listing, due)
-            pause_for(connection, listing.migration_id, _SOURCE_EMPTY)
-            return
-        note_listed(connection, listing.migration_id, time.time())
+    if listing.standing and lacks_every_name(connection, listing.migration_id):
+        due = {"listing": ListingState.DUE, "listing_owner": None, "cursor": None}
+        _change(connection, worker, listing, due)
+        pause_for(connection, listing.migration_id, _SOURCE_EMPTY)
+        return
     # The column `error` keeps the reason for which transfers just paused.
     values = {"listing": ListingState.DONE, "listing_owner": None, "excluded": excluded}
     _change(connection, worker, listing, values)
+    if listing.standing:
+        note_listed(connection, listing.migration_id, time.time())
     gone = forget_gone(connection, listing)
     if gone:
         # `finish` compares this number with the tallies, which no longer have these objects.

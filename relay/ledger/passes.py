@@ -20,6 +20,7 @@ from typing import Any, Final
 from sqlalchemy import Connection, func, insert, select, update
 
 from relay.errors import DestinationChanged, IllegalTransition
+from relay.ledger.entries import begin_again
 from relay.ledger.event_log import write_event
 from relay.ledger.migration_rows import lock_migration, one
 from relay.ledger.migration_values import Migration
@@ -29,6 +30,7 @@ from relay.ledger.standing_tables import passes
 from relay.ledger.standing_values import Pass, PassTimes, StandingState
 from relay.ledger.states import (
     PHASE,
+    PRESENT,
     EventKind,
     ListingState,
     MigrationState,
@@ -236,6 +238,20 @@ def receipts_of(
         )
         found |= {name: json.loads(text) for name, text in connection.execute(query)}
     return found
+
+
+def restart_refuted(connection: Connection, id: str, names: Sequence[str]) -> int:
+    """Queue again the arrived objects among some names, which an audit has found to be missing or
+    different at the destination; return their number. The next pass moves them."""
+    lock_migration(connection, id)
+    found: list[int] = []
+    for some in in_chunks(names):
+        arrived = (transfers.c.migration_id == id) & transfers.c.state.in_(sorted(PRESENT))
+        query = select(transfers.c.id, transfers.c.name).where(arrived, has_name(connection, some))
+        wanted = set(some)
+        found += [row.id for row in connection.execute(query) if row.name in wanted]
+    begin_again(connection, id, found, is_refuted=True)
+    return len(found)
 
 
 def moved_since(connection: Connection, id: str, since: float, limit: int) -> list[str]:

@@ -54,6 +54,10 @@ class StandingLedger:
         """As passes.receipts_of."""
         return self.access.read(lambda c: passes.receipts_of(c, id, names))
 
+    def restart_refuted(self, id: str, names: Sequence[str]) -> int:
+        """As passes.restart_refuted."""
+        return self.access.write(lambda c: passes.restart_refuted(c, id, names))
+
     def moved_since(self, id: str, since: float, limit: int) -> list[str]:
         """As passes.moved_since."""
         return self.access.read(lambda c: passes.moved_since(c, id, since, limit))

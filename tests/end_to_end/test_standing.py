@@ -15,6 +15,7 @@ import pytest
 from simulators.liars.operations import Op
 from simulators.liars.s3 import S3Liar
 from simulators.liars.store_habits import StoreHabits
+from simulators.liars.stored_objects import Upload
 from tests.end_to_end.terminal import Terminal
 
 OLD = 1_700_000_000.0
@@ -186,8 +187,11 @@ def test_a_cutover_is_rehearsed_reported_and_finished(clouds: Clouds) -> None:
     code, _, err = terminal.run("cutover", "1")
     assert code == 1 and "was not rehearsed in the last 24 hours" in err
     clouds.write("03", b"second 3")
+    begun = Upload(id="u", name="tree/99", by="other", begun=OLD)
+    clouds.old.shelf.uploads["u"] = begun
     code, out, err = terminal.run("cutover", "1", "--rehearse")
     assert code == 0, out + err
+    assert "warn  1 upload in parts is open at the source, the oldest since 2023-11-14" in out
     assert "10 objects proved, 0 unproved" in out and "ok    signing key" in out
     clouds.write("04", b"second 4")
     folder = terminal.home / "report"
@@ -206,6 +210,39 @@ def test_a_cutover_is_rehearsed_reported_and_finished(clouds: Clouds) -> None:
     code, out, _ = terminal.run("finish", "1")
     assert code == 0 and "is finished: succeeded" in out
     assert terminal.query("SELECT state FROM migrations") == "succeeded"
+
+
+@pytest.mark.timeout(60)
+def test_an_audit_finds_what_others_did_and_a_pass_mends_it(clouds: Clouds) -> None:
+    """A lost object is copied again; one that another writer has replaced is refused."""
+    terminal = clouds.terminal
+    assert clouds.follow("--passes", "1")[0] == 0
+    assert terminal.run("keys", "new")[0] == 0
+    clouds.new.shelf.delete("tree/02", "other")
+    clouds.new.shelf.put("tree/03", b"stolen 3", "other")
+    code, out, _ = terminal.run("cutover", "1", "--rehearse")
+    assert code == 1 and "fail  02: missing (listing)" in out and "fail  03: differs" in out
+    code, out, err = terminal.run("cutover", "1", "--unrehearsed")
+    assert code == 1 and "another pass would not change that" in err, out
+    assert clouds.missing() == ["tree/03"]
+    assert terminal.query("SELECT phase FROM migrations") == "steady"
+    folder = str(terminal.home / "report")
+    words = ("cutover", "1", "--unrehearsed", "--accept-refused", "1", "--output", folder)
+    code, out, err = terminal.run(*words)
+    assert code == 0, out + err
+
+
+@pytest.mark.timeout(60)
+def test_an_audit_chooses_as_the_last_pass_did(clouds: Clouds) -> None:
+    """Ages count from its beginning: an object that is younger than the migration is proved too."""
+    words = ("--passes", "1", "--min-age", "0s")
+    assert clouds.follow(*words)[0] == 0
+    clouds.write("20", b"written after the migration was accepted")
+    assert clouds.follow(*words)[0] == 0
+    clouds.terminal.run("keys", "new")
+    clouds.new.shelf.delete("tree/20", "other")
+    code, out, _ = clouds.terminal.run("cutover", "1", "--rehearse")
+    assert code == 1 and "fail  20: missing" in out
 
 
 @pytest.mark.timeout(120)
