@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -15,6 +15,7 @@ from relay.cli.engines import engine_for
 from relay.cli.exits import EPILOG, Exit
 from relay.cli.filter_flags import FILTERS, filters_of, warn_of_filters
 from relay.cli.interrupt import Interrupted
+from relay.cli.mirror_flags import MIRROR, take_mirror_settings
 from relay.cli.options import (
     FILE,
     ONCE,
@@ -34,14 +35,18 @@ from relay.engine.migration_request import Endpoint, MigrationRequest
 from relay.engine.plan import IfExists, Metadata, Verify, existing_of
 from relay.engine.worker.slot_growth import MOST_SLOTS, SlotGrowth
 from relay.errors import Cancelled, RelayError
-from relay.ledger.deletion_values import RemovalSettings
+from relay.ledger.deletion_values import MirrorSettings, RemovalSettings
 from relay.process.cooperative import importing
 from relay.process.early_interrupt import end_on_interrupt
 from relay.process.late_modules import late_modules
 from relay.process.memory import available_bytes
 from relay.settings_sources import is_given, load_settings, trusted_ledger_url
+from relay.sorting.spill import SpillSpace
 from relay.stores.remotes import Remotes
 from relay.views.problems import problem
+
+if TYPE_CHECKING:
+    from relay.cli.removal_run import RemovalStep
 
 _SECONDS = click.FloatRange(min=0)
 
@@ -104,7 +109,7 @@ RUN = (
 @click.command(epilog=EPILOG)
 @click.argument("source", metavar="SRC", required=False)
 @click.argument("destination", metavar="DST", required=False)
-@with_flags(WORK, (ONCE,), FILTERS, PLACES)
+@with_flags(WORK, (ONCE,), MIRROR, FILTERS, PLACES)
 @click.option(
     "--plan",
     type=FILE,
@@ -126,25 +131,28 @@ def migrate(as_json: bool, quiet: bool, plan: Path | None, **options: Any) -> in
     for name, metavar in (("source", "SRC"), ("destination", "DST")):
         if options[name] is None and (plan is None or options["source"] is not None):
             raise click.UsageError(f"Missing argument '{metavar}'.")
-    return run_migration(options, as_json, quiet, plan=plan)
+    mirror = take_mirror_settings(options)
+    if mirror is not None and plan is not None:
+        raise click.UsageError("--mirror lists both sides itself: leave --plan out")
+    return run_migration(options, as_json, quiet, mirror, plan=plan)
 
 
 def run_migration(
     options: Mapping[str, Any],
     as_json: bool,
     quiet: bool,
-    moving: RemovalSettings | None = None,
+    removal: RemovalSettings | MirrorSettings | None,
     *,
     plan: Path | None = None,
 ) -> int:
-    """Run the command `migrate`, or with `moving` the command `move`; return the exit code. With
-    the file of a `plan`, only what it decided is done."""
+    """Run the command `migrate`, or `move`, which have a `removal` of their own; return the exit
+    code. With the file of a `plan`, only what it decided is done."""
     interrupted = json.dumps(problem(Cancelled("interrupted"))) if as_json else ""
     if as_json:
         # Until the work begins, which then handles Ctrl-C itself (local_run.work).
         end_on_interrupt(f"{interrupted}\n".encode())
     try:
-        return _migrate(options, plan, as_json, quiet, moving)
+        return _migrate(options, plan, as_json, quiet, removal)
     except Interrupted as error:
         if as_json:
             confirm(interrupted)
@@ -162,7 +170,7 @@ def _migrate(
     plan: Path | None,
     as_json: bool,
     quiet: bool,
-    moving: RemovalSettings | None,
+    removal: RemovalSettings | MirrorSettings | None,
 ) -> int:
     settings, first, grows = settings_of(options)
     remotes = Remotes(settings.remotes, folders=None)
@@ -171,7 +179,8 @@ def _migrate(
         # `--slots` limits this process only. As a limit for all workers it would prevent claims
         # ahead of time.
         bounds=replace(bounds_of(options), slots=None),
-        moves=moving is not None,
+        moves=isinstance(removal, RemovalSettings),
+        mirrors=isinstance(removal, MirrorSettings),
     )
     places = order.locate(remotes)
     warn(options, quiet)
@@ -186,23 +195,32 @@ def _migrate(
     # Imported here because SQLAlchemy takes a fifth of a second, for which a usage error should not
     # wait.
     with importing(), late_modules():
+        from relay.cli.mirror_step import MirrorStep
         from relay.cli.move_step import MoveStep, refuse_unmovable
         from relay.cli.single import migrate_object
         from relay.cli.tree import migrate_tree
+        from relay.engine.removal.mirror_removal import require_mirror
         from relay.ledger.ledger import Ledger
 
     engine = engine_for(settings, remotes, *places)
-    if moving is not None:
-        refuse_unmovable(engine, order, places, moving)
+    if isinstance(removal, RemovalSettings):
+        refuse_unmovable(engine, order, places, removal)
+    if isinstance(removal, MirrorSettings):
+        require_mirror(engine, *places)
     ledger = Ledger.connect(trusted_ledger_url(settings))
     try:
-        step = None
-        if moving is not None:
-            step = MoveStep(ledger, engine, order, moving, places=places, quiet=quiet)
-            earlier = step.finish_earlier()
+        step: RemovalStep | None = None
+        if isinstance(removal, RemovalSettings):
+            step = move = MoveStep(ledger, engine, order, removal, places=places, quiet=quiet)
+            earlier = move.finish_earlier()
             if earlier is not None:
                 earlier.print(as_json, quiet)
                 return earlier.exit_after(Exit.VERIFIED)
+        elif isinstance(removal, MirrorSettings):
+            space = SpillSpace(settings.spill_folder(), settings.spill_bytes)
+            step = MirrorStep(
+                ledger, engine, order, removal, places=places, space=space, quiet=quiet
+            )
         if order.recursive:
             growth = growth_of(first, settings) if grows else None
             return migrate_tree(

@@ -6,21 +6,17 @@ Never here: which objects may be deleted (`engine/removal/`)."""
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import KW_ONLY, dataclass, field
 from datetime import datetime
-from time import monotonic
 from typing import Any
 
-import gevent
-
 from relay.cli.exits import Exit
-from relay.cli.interrupt import Interrupt
-from relay.cli.local_run import STOP_SECONDS
-from relay.cli.terminal import LINE_SECONDS, confirm, plain, say, say_error
+from relay.cli.removal_run import run_interruptibly
+from relay.cli.terminal import confirm, plain, say_error
 from relay.engine.migration_request import MigrationJob, MigrationRequest
 from relay.engine.removal.source_removal import (
+    SOURCE,
     RemovalResult,
     SourceRemoval,
     require_deleting_source,
@@ -85,10 +81,14 @@ class MoveEnd:
         for one in found.samples[:NAMED]:
             yield f"  kept {plain(one.name) or 'it'}: {plain(one.detail or '')}"
 
+    def members(self) -> dict[str, Any]:
+        """Return the end as members of the command's JSON."""
+        return {KIND: self.to_json()}
+
     def print(self, as_json: bool, quiet: bool) -> None:
         """Print the end as the only result of a command."""
         if as_json:
-            confirm(json.dumps({"move": self.to_json()}))
+            confirm(json.dumps(self.members()))
             return
         if not quiet:
             for line in self.lines():
@@ -123,7 +123,7 @@ class MoveStep:
 
     def begin(self, migration: Migration) -> None:
         """Record that a migration is a move, before it moves anything."""
-        self.ledger.deletions.begin(migration.id, KIND, self.settings)
+        self.ledger.deletions.begin(migration.id, KIND, self.settings.to_json())
 
     def finish_earlier(self) -> MoveEnd | None:
         """Delete what an earlier run of the same command has left, after a crash. Return the end of
@@ -152,40 +152,10 @@ class MoveStep:
         throttle.allow(migration.bounds)
         job = MigrationJob.from_request(migration.id, self.order, *self.places)
         removal = SourceRemoval(self.ledger, self.engine, job, self.settings, throttle=throttle)
-        return _interruptible(removal, self._progress(migration))
-
-    def _progress(self, migration: Migration) -> Callable[[int], None]:
-        last = monotonic()
-
-        def tell(done: int) -> None:
-            nonlocal last
-            if not self.quiet and monotonic() - last >= LINE_SECONDS:
-                last = monotonic()
-                say(f"relay: deleting at the source: {done:,} objects looked at", sys.stderr)
-
-        return tell
-
-
-def _interruptible(removal: SourceRemoval, tell: Callable[[int], None]) -> MoveEnd:
-    """Run the deletions; a signal ends them after the objects under way."""
-    job = gevent.spawn(_run, removal, tell)
-    stopped = Interrupt(removal.stop, STOP_SECONDS)
-    with stopped.handle_signals():
-        while not job.ready() and not stopped.is_late():
-            job.join(0.25)
-    if not job.ready():  # it did not stop in time
-        return MoveEnd(None, code=stopped.code)
-    ended = job.get()
-    if isinstance(ended, RemovalResult):
-        return MoveEnd(ended, code=stopped.code)
-    return MoveEnd(None, error=ended, code=stopped.code)
-
-
-def _run(removal: SourceRemoval, tell: Callable[[int], None]) -> RemovalResult | RelayError:
-    try:
-        return removal.run(tell)
-    except RelayError as error:
-        return error
+        ended, code = run_interruptibly(removal.run, removal.stop, SOURCE, self.quiet)
+        if isinstance(ended, RelayError):
+            return MoveEnd(None, error=ended, code=code)
+        return MoveEnd(ended, code=code)
 
 
 def refuse_unmovable(

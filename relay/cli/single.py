@@ -18,7 +18,7 @@ from relay.cli.formatting import bytes_at_destination, exit_of, table
 from relay.cli.interrupt import Interrupted
 from relay.cli.local_run import STOPPED as STOPPED_LINE
 from relay.cli.local_run import accept, failures, limits_note, work
-from relay.cli.move_step import MoveEnd, MoveStep
+from relay.cli.removal_run import RemovalEnd, RemovalStep
 from relay.cli.terminal import confirm, confirm_table, receipt_lines, say
 from relay.cli.watch_object import LOOK_SECONDS, display
 from relay.engine.migration_request import MigrationRequest
@@ -39,7 +39,7 @@ def migrate_object(
     quiet: bool,
     as_json: bool,
     *,
-    step: MoveStep | None = None,
+    step: RemovalStep | None = None,
 ) -> int:
     """Run the migration to its end; return the exit code. `step` deletes the source's object if its
     copy was proved. Raises the RelayError of the transfer, or Interrupted."""
@@ -85,7 +85,7 @@ def _is_recorded(ledger: Ledger, id: str, end: Outcome) -> bool:
     return any(row.state == end.state.value for row in ledger.page(id))
 
 
-def _print_outcome(outcome: Outcome, quiet: bool, as_json: bool, moved: MoveEnd | None) -> int:
+def _print_outcome(outcome: Outcome, quiet: bool, as_json: bool, moved: RemovalEnd | None) -> int:
     if as_json:
         confirm(json.dumps(_with_move(outcome.to_json(), moved)))
     elif not quiet:
@@ -94,11 +94,11 @@ def _print_outcome(outcome: Outcome, quiet: bool, as_json: bool, moved: MoveEnd 
     return _end_of_move(Exit.of(outcome.state), moved, quiet, as_json)
 
 
-def _with_move(members: Mapping[str, Any], moved: MoveEnd | None) -> dict[str, Any]:
-    return dict(members) if moved is None else {**members, "move": moved.to_json()}
+def _with_move(members: Mapping[str, Any], moved: RemovalEnd | None) -> dict[str, Any]:
+    return dict(members) if moved is None else {**members, **moved.members()}
 
 
-def _end_of_move(code: Exit, moved: MoveEnd | None, quiet: bool, as_json: bool) -> int:
+def _end_of_move(code: Exit, moved: RemovalEnd | None, quiet: bool, as_json: bool) -> int:
     """Print the deletion of a move, unless it is in the JSON; return the exit code."""
     if moved is None:
         return code
@@ -108,7 +108,7 @@ def _end_of_move(code: Exit, moved: MoveEnd | None, quiet: bool, as_json: bool) 
 
 
 def _follow_elsewhere(
-    ledger: Ledger, migration: Migration, quiet: bool, as_json: bool, moved: MoveEnd | None
+    ledger: Ledger, migration: Migration, quiet: bool, as_json: bool, moved: RemovalEnd | None
 ) -> int:
     """Print the end of a migration whose transfer did not end here, because another process moved
     the object. Raises the migration's error if it waits for its user."""

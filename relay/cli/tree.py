@@ -26,7 +26,7 @@ from relay.cli.formatting import (
     table,
 )
 from relay.cli.local_run import STOPPED, accept, failures, limits_note, work
-from relay.cli.move_step import MoveEnd, MoveStep
+from relay.cli.removal_run import RemovalEnd, RemovalStep
 from relay.cli.terminal import LINE_SECONDS, confirm, confirm_table, has_bars, plain, say
 from relay.engine.migration_request import MigrationRequest, filters_of_options
 from relay.engine.outcome import Outcome
@@ -64,10 +64,10 @@ def migrate_tree(
     growth: SlotGrowth | None,
     quiet: bool,
     as_json: bool,
-    step: MoveStep | None = None,
+    step: RemovalStep | None = None,
 ) -> int:
     """Run the migration to its end, or to Ctrl-C; return the exit code. `growth` changes the number
-    of slots; None keeps it. `step` deletes at the source what was proved. Raises RelayError."""
+    of slots; None keeps it. `step` is what deletes afterwards. Raises RelayError."""
     began = time()
     migration, new = accept(ledger, order, engine, quiet)
     if step is not None:
@@ -284,7 +284,7 @@ def report(
     as_json: bool,
     quiet: bool,
     *,
-    moved: MoveEnd | None = None,
+    moved: RemovalEnd | None = None,
 ) -> None:
     """Print the result of the migration, and of the deletions of a move: one JSON object, or a
     table of two columns, of which a `quiet` command prints the errors only."""
@@ -292,7 +292,7 @@ def report(
     if as_json:
         seconds = round(monotonic() - watch.started, 3)
         members = {**members, "seconds_here": seconds, "bytes_here": watch.bytes_here}
-        confirm(json.dumps(members if moved is None else {**members, "move": moved.to_json()}))
+        confirm(json.dumps(members if moved is None else {**members, **moved.members()}))
         return
     seconds = monotonic() - watch.started
     took = f"{seconds:.1f} s here, {decimal(round(watch.bytes_here / max(seconds, 0.001)))}/s"

@@ -102,7 +102,9 @@ class MigrationRequest:
     filters: Filters | None = None
     """Which objects of a tree are moved; None: all."""
     moves: bool = False
-    """Whether what arrived is deleted at the source (`engine/removal/`)."""
+    """Whether objects that arrived are deleted at the source (`engine/removal/`)."""
+    mirrors: bool = False
+    """Whether objects that the source lacks are deleted at the destination."""
     standing: PassTimes | None = None
     """When the passes of a standing migration begin; None: it ends by itself."""
     compare: Compare | None = None
@@ -155,12 +157,12 @@ class MigrationRequest:
         chosen = self.if_exists is IfExists.OVERWRITE and not self.recursive
         replaces = {"replaces_named": True} if chosen else {}
         filters = {"filters": self.filters.to_json()} if self.filters is not None else {}
-        moves = {"move": True} if self.moves else {}
+        deletes = {"move": True} if self.moves else {"mirror": True} if self.mirrors else {}
         # Without its times: a person may change them, and means the same migration.
         stands = {"standing": True} if self.standing is not None else {}
         compare = {} if self.compare is None else {"compare": self.compare.value}
         plan = {} if self.follows is None else {"plan": self.follows.to_json()}
-        later = {**once, **filters, **moves, **stands, **compare, **plan}
+        later = {**once, **filters, **deletes, **stands, **compare, **plan}
         return {**named, **copy, **metadata, **empty, **replaces, **later}
 
     @property
@@ -299,6 +301,7 @@ def request_of_options(
         compare=compare_of(options),
         follows=None if follows is None else PlanReference(follows["path"], follows["sha256"]),
         moves=options.get("move", False),
+        mirrors=options.get("mirror", False),
     )
 
 

@@ -3,8 +3,9 @@ those of `Ledger`."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from relay.ledger import deletions
 from relay.ledger.deletion_values import (
@@ -12,9 +13,9 @@ from relay.ledger.deletion_values import (
     DeletionEnd,
     DeletionRow,
     DeletionTally,
-    RemovalSettings,
     RemovalState,
 )
+from relay.ledger.folded_names import names_folded_with
 from relay.ledger.ledger_access import LedgerAccess
 from relay.ledger.migration_values import Spec
 from relay.ledger.pages import TransferRow
@@ -26,17 +27,13 @@ class DeletionLedger:
 
     access: LedgerAccess
 
-    def begin(self, id: str, kind: str, settings: RemovalSettings) -> None:
+    def begin(self, id: str, kind: str, settings: Mapping[str, Any]) -> None:
         """As deletions.begin."""
         self.access.write(lambda c: deletions.begin(c, id, kind, settings))
 
     def end(self, id: str, state: RemovalState) -> None:
         """As deletions.end."""
         self.access.write(lambda c: deletions.end(c, id, state))
-
-    def settings_of(self, id: str) -> RemovalSettings | None:
-        """As deletions.settings_of."""
-        return self.access.read(lambda c: deletions.settings_of(c, id))
 
     def find_unfinished(self, spec: Spec) -> list[tuple[str, RemovalState]]:
         """As deletions.find_unfinished, of migrations for this kind of worker."""
@@ -46,6 +43,10 @@ class DeletionLedger:
     def earlier_receipts(self, id: str, names: Sequence[str]) -> dict[str, TransferRow]:
         """As deletions.earlier_receipts."""
         return self.access.read(lambda c: deletions.earlier_receipts(c, id, names))
+
+    def folded_names(self, id: str, names: Sequence[str]) -> set[str]:
+        """As folded_names.names_folded_with."""
+        return self.access.read(lambda c: names_folded_with(c, id, names))
 
     def newest(self, id: str, side: str, names: Iterable[str]) -> dict[str, DeletionRow]:
         """As deletions.newest."""

@@ -8,9 +8,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Any, Final
 
 from relay.receipt import Version
+
+MOST: Final = 1000
+"""Default limit of the deletions of one run."""
+MOST_PERCENT: Final = 5
+"""The same as a part of the destination's objects; the smaller one counts."""
 
 
 class DeletionState(StrEnum):
@@ -66,6 +71,8 @@ class KeptReason(StrEnum):
     """The source no longer has it; relay did not delete it."""
     NOT_LISTED = "not-listed"
     """It is not below the source: a list or an index page named its URL."""
+    FOLDED = "folds-with"
+    """The destination may have folded its name from another one of the source."""
     RETURNED = "returned"
     """The source has the name again."""
     REFUSED = "refused"
@@ -154,10 +161,39 @@ class RemovalSettings:
             "loses_metadata": self.loses_metadata,
         }
 
-    @classmethod
-    def from_json(cls, members: Mapping[str, Any]) -> RemovalSettings:
-        """Return the settings of `to_json`."""
-        return cls(**members)
+
+@dataclass(frozen=True, kw_only=True)
+class DeleteLimit:
+    """The number of objects that one run may delete: a number, or a percentage of the destination's
+    objects; the default is the smaller of MOST and MOST_PERCENT."""
+
+    number: int | None = None
+    percent: float | None = None
+
+    def most(self, objects: int) -> int:
+        """Return the number for a destination with this number of objects."""
+        if self.number is not None:
+            return self.number
+        if self.percent is not None:
+            return int(objects * self.percent / 100)
+        return min(MOST, objects * MOST_PERCENT // 100)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MirrorSettings:
+    """The options of a mirror."""
+
+    limit: DeleteLimit = DeleteLimit()
+    empty_source: bool = False
+    """Whether an empty source may empty the destination, within the limit."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the settings as plain values."""
+        return {
+            "max_delete": self.limit.number,
+            "max_percent": self.limit.percent,
+            "empty_source": self.empty_source,
+        }
 
 
 @dataclass(frozen=True, kw_only=True)

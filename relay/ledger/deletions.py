@@ -23,7 +23,6 @@ from relay.ledger.deletion_values import (
     DeletionRow,
     DeletionState,
     DeletionTally,
-    RemovalSettings,
     RemovalState,
     version_of_json,
 )
@@ -40,10 +39,10 @@ WINDOW: Final = "window"
 """The note of a deletion whose version the store did not compare itself."""
 
 
-def begin(connection: Connection, id: str, kind: str, settings: RemovalSettings) -> None:
+def begin(connection: Connection, id: str, kind: str, settings: Mapping[str, Any]) -> None:
     """Record that a migration deletes, and with which settings; an earlier end no longer counts."""
     connection.execute(delete(removals).where(removals.c.migration_id == id))
-    values = {"migration_id": id, "kind": kind, "settings": json.dumps(settings.to_json())}
+    values = {"migration_id": id, "kind": kind, "settings": json.dumps(dict(settings))}
     connection.execute(
         insert(removals), {**values, "state": RemovalState.RUNNING, "changed": time.time()}
     )
@@ -53,13 +52,6 @@ def end(connection: Connection, id: str, state: RemovalState) -> None:
     """Record that all objects of a migration were looked at: some are left, or none."""
     mine = removals.c.migration_id == id
     connection.execute(update(removals).where(mine).values(state=state, changed=time.time()))
-
-
-def settings_of(connection: Connection, id: str) -> RemovalSettings | None:
-    """Return the settings of a migration that deletes, or None."""
-    query = select(removals.c.settings).where(removals.c.migration_id == id)
-    found = connection.execute(query).scalar()
-    return None if found is None else RemovalSettings.from_json(json.loads(found))
 
 
 def find_unfinished(

@@ -84,6 +84,21 @@ def mark_folded(connection: Connection, migration: str, names: Sequence[str]) ->
         connection.execute(update(transfers).where(fresh).values(twins=begun))
 
 
+def names_folded_with(connection: Connection, migration: str, names: Sequence[str]) -> set[str]:
+    """Return those of some names of a destination that it may have folded from another name of a
+    migration's transfers."""
+    found: set[str] = set()
+    for some in in_chunks(sorted(set(names))):
+        keys = _union(some)
+        rows = _rows(connection, [migration], keys=keys, plain=keys)
+        sent: dict[str, set[str]] = defaultdict(set)
+        for row in rows:
+            for key in _keys(row.name):
+                sent[key].add(row.name)
+        found |= {name for name in some if any(sent[key] - {name} for key in _keys(name))}
+    return found
+
+
 def _other_rows(connection: Connection, siblings: Sequence[str], names: Sequence[str]) -> list[Any]:
     """Return the transfers of sibling migrations whose folded form differs from their name, and is
     that of one of `names` with which they are not listed. Most of them have those very names."""

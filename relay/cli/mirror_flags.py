@@ -1,0 +1,72 @@
+"""The flags of a mirror, and the settings that they make."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any, Final
+
+import click
+
+from relay.ledger.deletion_values import MOST, MOST_PERCENT, DeleteLimit, MirrorSettings
+
+_NUMBER: Final = re.compile(r"([0-9]{1,12})|([0-9]{1,3}(?:\.[0-9]{1,3})?)%")
+
+
+class MaxDelete(click.ParamType[DeleteLimit, Any]):
+    """A number of objects, or a percentage of the destination's."""
+
+    name = "limit"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> DeleteLimit:
+        """Return the limit. Raises click.BadParameter."""
+        found = _NUMBER.fullmatch(str(value).strip())
+        if found is None or (found[2] is not None and float(found[2]) > 100):
+            self.fail(f"{value!r} is not a number of objects, such as 500, or 10%", param, ctx)
+        if found[1] is not None:
+            return DeleteLimit(number=int(found[1]))
+        return DeleteLimit(percent=float(found[2]))
+
+
+MIRROR = (
+    click.option(
+        "--mirror",
+        is_flag=True,
+        help=(
+            "With -r: when all copies have ended, delete at DST the objects that SRC does not have."
+        ),
+    ),
+    click.option(
+        "--max-delete",
+        type=MaxDelete(),
+        metavar="N|P%",
+        help=(
+            "With --mirror: above this number of deletions none is made (default: the smaller of"
+            f" {MOST:,} and {MOST_PERCENT}% of the objects at DST)."
+        ),
+    ),
+    click.option(
+        "--empty-source",
+        is_flag=True,
+        help="With --mirror: an empty SRC may empty DST, within --max-delete.",
+    ),
+)
+
+
+def take_mirror_settings(options: dict[str, Any]) -> MirrorSettings | None:
+    """Remove the flags of a mirror from the options, and return its settings, or None without
+    --mirror. Raises click.UsageError for flags that need others."""
+    mirrors, limit, empty = (options.pop(name) for name in ("mirror", "max_delete", "empty_source"))
+    if not mirrors:
+        if limit is not None or empty:
+            raise click.UsageError("--max-delete and --empty-source need --mirror")
+        return None
+    _refuse_object(options)
+    return MirrorSettings(limit=limit or DeleteLimit(), empty_source=empty)
+
+
+def _refuse_object(options: Mapping[str, Any]) -> None:
+    if not options["recursive"]:
+        raise click.UsageError("--mirror needs -r: one object has no names to compare")

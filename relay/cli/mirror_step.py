@@ -1,0 +1,151 @@
+"""The second half of `relay migrate --mirror`: delete at the destination what the source lacks.
+
+Decided here: the lines about its deletions. Never here: which objects may be deleted
+(`engine/removal/`)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import KW_ONLY, dataclass
+from typing import Any
+
+from relay.cli.exits import Exit
+from relay.cli.removal_run import run_interruptibly
+from relay.cli.terminal import confirm, plain, say_error
+from relay.engine.migration_request import MigrationJob, MigrationRequest
+from relay.engine.removal.mirror_removal import (
+    SIDE,
+    MirrorRemoval,
+    MirrorResult,
+    Refusal,
+)
+from relay.engine.transfer_engine import TransferEngine
+from relay.errors import RelayError
+from relay.ledger.deletion_values import MirrorSettings
+from relay.ledger.ledger import Ledger
+from relay.ledger.migration_values import Migration
+from relay.ledger.states import ENDED, ListingState, MigrationState
+from relay.location import Location
+from relay.sorting.spill import SpillSpace
+from relay.throttle import Throttle
+from relay.views.problems import problem
+
+KIND = "mirror"
+NAMED = 10
+"""Number of kept objects that are printed with their reason."""
+_HINTS = {
+    Refusal.TOO_MANY: "hint: look at them with `relay verify`, then run it with --max-delete N",
+    Refusal.SOURCE_EMPTY: "hint: if the source is empty indeed, run it with --empty-source",
+}
+
+
+@dataclass(frozen=True)
+class MirrorEnd:
+    """What the deletions of one run came to; `error` ended them early, and `code` is that of a
+    signal."""
+
+    result: MirrorResult | None
+    _: KW_ONLY
+    error: RelayError | None = None
+    code: Exit | None = None
+
+    def members(self) -> dict[str, Any]:
+        """Return the end as members of the command's JSON."""
+        if self.result is None:
+            return {KIND: {} if self.error is None else {"error": problem(self.error)}}
+        found = self.result
+        samples = [
+            {"name": one.name, "reason": one.reason, "detail": one.detail} for one in found.samples
+        ]
+        return {
+            KIND: {
+                "extra": found.extras,
+                "deleted": found.deleted,
+                "kept": found.kept,
+                "unknown": found.unknown,
+                "limit": found.limit,
+                "refusal": found.refusal,
+                "detail": found.detail,
+                "reasons": found.reasons,
+                "samples": samples,
+            }
+        }
+
+    def lines(self) -> Iterator[str]:
+        """Yield the end in lines for a person."""
+        found = self.result
+        if found is None:
+            return
+        if found.refusal is not None:
+            yield f"nothing deleted at the destination ({found.refusal}): {found.detail}"
+            yield from filter(None, [_HINTS.get(found.refusal)])
+            return
+        yield f"{found.deleted:,} objects deleted at the destination"
+        if found.unknown:
+            yield f"{found.unknown:,} may be deleted, the answer was lost: run the same command"
+        if found.kept:
+            reasons = ", ".join(f"{count:,} {name}" for name, count in found.reasons.items())
+            yield f"{found.kept:,} kept at the destination: {reasons}"
+        for one in found.samples[:NAMED]:
+            yield f"  kept {plain(one.name)}: {plain(one.detail or '')}"
+
+    def print(self, as_json: bool, quiet: bool) -> None:
+        """Print the end as a result of its own."""
+        if as_json:
+            confirm(json.dumps(self.members()))
+            return
+        if not quiet:
+            for line in self.lines():
+                confirm(line)
+        if self.error is not None:
+            say_error(self.error)
+
+    def exit_after(self, code: int) -> int:
+        """Return the exit code of the command, whose first half has this one."""
+        if self.code is not None:
+            return self.code
+        if self.error is not None:
+            return code or Exit.of(self.error)
+        found = self.result
+        if code or found is None:
+            return code
+        return Exit.UNVERIFIED if found.refusal or found.kept or found.unknown else code
+
+
+@dataclass(eq=False)
+class MirrorStep:
+    """The deletions of one `relay migrate --mirror`."""
+
+    ledger: Ledger
+    engine: TransferEngine
+    order: MigrationRequest
+    settings: MirrorSettings
+    _: KW_ONLY
+    places: tuple[Location, Location]
+    space: SpillSpace
+    quiet: bool = False
+
+    def begin(self, migration: Migration) -> None:
+        """Record that a migration is a mirror, before it moves anything."""
+        self.ledger.deletions.begin(migration.id, KIND, self.settings.to_json())
+
+    def run(self, migration: Migration) -> MirrorEnd:
+        """Delete what the source lacks, unless the migration was stopped before its end. Objects
+        that failed forbid no deletion; a listing that failed does."""
+        if migration.state not in ENDED or migration.state == MigrationState.CANCELLED:
+            return MirrorEnd(None)
+        if migration.listing != ListingState.DONE:
+            refusal = Refusal.INCOMPLETE
+            why = "the source could not be listed"
+            return MirrorEnd(MirrorResult(refusal=refusal, detail=why))
+        throttle = Throttle()
+        throttle.allow(migration.bounds)
+        job = MigrationJob.from_request(migration.id, self.order, *self.places)
+        removal = MirrorRemoval(
+            self.ledger, self.engine, job, self.settings, space=self.space, throttle=throttle
+        )
+        ended, code = run_interruptibly(removal.run, removal.stop, SIDE, self.quiet)
+        if isinstance(ended, RelayError):
+            return MirrorEnd(None, error=ended, code=code)
+        return MirrorEnd(ended, code=code)

@@ -1,0 +1,87 @@
+"""The names that a destination has and the source lacks, by complete listings of both.
+
+Theory of operation. Both listings are sorted and merged, in memory that does not grow with the
+trees. They are complete only if each ended by its own mark, which the stores see to, and if no
+folder on either side refused to be listed. Filters apply to both sides: a name that they exclude is
+no extra one.
+
+Decided here: which names are extra, and when the listings do not show that. Never here: whether an
+extra object is deleted (`mirror_removal.py`)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import KW_ONLY, dataclass, field
+
+from relay.engine.listed_pairs import TreeToList
+from relay.engine.listing_filter import ListingFilter
+from relay.engine.migration_request import MigrationJob
+from relay.errors import Side
+from relay.sorting.merge import Pair, pair_rows
+from relay.sorting.rows import TreeRow
+from relay.sorting.spill import SpillSpace, sort_rows
+from relay.stores.interfaces import Destination, Source, StoreProvider
+from relay.transfer_limits import Limits
+from relay.wire.watchdog import Watchdog
+
+
+@dataclass(eq=False)
+class ExtraNames:
+    """One listing of both sides; the counts are final once the first row was taken."""
+
+    job: MigrationJob
+    stores: StoreProvider
+    _: KW_ONLY
+    limits: Limits
+    space: SpillSpace
+    source_objects: int = field(default=0, init=False)
+    """Objects of the source that the filters choose."""
+    destination_objects: int = field(default=0, init=False)
+    """Objects of the destination that the filters choose."""
+    extras: int = field(default=0, init=False)
+    gap: str | None = field(default=None, init=False)
+    """Why the listings are not complete; None: they are."""
+
+    def rows(self) -> Iterator[TreeRow]:
+        """Yield the extra objects of the destination in the order of their names, after both
+        listings have ended. Raises the errors of both listings, and SpillFailed."""
+        pairs = pair_rows(self._listed("source"), self._listed("destination"))
+        return sort_rows(self._extras_of(pairs), self.space)
+
+    def _listed(self, side: Side) -> Iterator[TreeRow]:
+        job, meter = self.job, Watchdog.of_listing(self.limits)
+        store: Source | Destination
+        if side == "source":
+            place, store = job.source, self.stores.source(job.source, meter)
+        else:
+            place, store = job.destination, self.stores.destination(job.destination, meter)
+        chosen = None
+        if job.filters is not None:
+            chosen = ListingFilter(job.filters, store, place, meter, now=job.accepted, seed=job.id)
+        tree = TreeToList(side=side, store=store, place=place, chosen=chosen)
+        yield from tree.rows(self.space, sorts_all=True)
+        as_destination = self.stores.destination(place, meter)
+        if not as_destination.lists_all(place):
+            self._note_gap(f"a listing of the {side} may lack objects")
+
+    def _extras_of(self, pairs: Iterator[Pair]) -> Iterator[TreeRow]:
+        for ours, theirs in pairs:
+            if ours is not None:
+                self._note_folder("source", ours)
+                self.source_objects += ours.is_chosen and ours.error is None
+            if theirs is None:
+                continue
+            self._note_folder("destination", theirs)
+            if theirs.is_folder or not theirs.is_chosen:
+                continue
+            self.destination_objects += 1
+            if ours is None and theirs.error is None:
+                self.extras += 1
+                yield theirs
+
+    def _note_folder(self, side: Side, row: TreeRow) -> None:
+        if row.is_folder:
+            self._note_gap(f"the {side}'s folder {row.name!a} could not be listed: {row.error}")
+
+    def _note_gap(self, why: str) -> None:
+        self.gap = self.gap or why

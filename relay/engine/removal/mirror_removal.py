@@ -1,0 +1,360 @@
+"""A mirror's deletions: delete at the destination what the source does not have.
+
+Theory of operation. Deletions come after all copies, and need complete listings of both sides, made
+then. An empty source, and more deletions than the limit, delete nothing at all: both look like a
+wrong prefix or a lost mount. Each object is deleted only if the source says now that it has no
+object of that name, and if the destination still has the version that was listed; the deletion is
+conditional on that version. A name that the destination may have folded from one of the source's
+names is never deleted.
+
+Decided here: which objects are deleted. Never here: how a store deletes (`stores/`)."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import KW_ONLY, dataclass, field
+from enum import StrEnum
+from functools import partial
+from typing import Any, Final
+
+from gevent.pool import Pool
+
+from relay.engine.cleanup import NOT_ASKED, may_be_done
+from relay.engine.inspection import inspect_object
+from relay.engine.migration_request import MigrationJob
+from relay.engine.removal.distinct_places import are_distinct
+from relay.engine.removal.extra_names import ExtraNames
+from relay.engine.removal.version_questions import kept_end
+from relay.engine.transfer_engine import TransferEngine
+from relay.engine.tree_listing import in_pages
+from relay.errors import (
+    NotFound,
+    PreconditionFailed,
+    Rejected,
+    RelayError,
+    Unsupported,
+)
+from relay.ledger.deletion_values import (
+    Candidate,
+    DeletionBasis,
+    DeletionEnd,
+    DeletionState,
+    KeptReason,
+    MirrorSettings,
+    RemovalState,
+)
+from relay.ledger.ledger import Ledger
+from relay.location import Location
+from relay.process.failpoints import reach
+from relay.sorting.rows import TreeRow
+from relay.sorting.spill import SpillSpace
+from relay.stores.interfaces import DeletingSource, ObjectInfo
+from relay.stores.listing_retries import ListingRetries
+from relay.throttle import Throttle
+from relay.wire.watchdog import Watchdog
+
+PAGE: Final = 256
+"""Number of objects whose deletions are recorded at a time."""
+ABREAST: Final = 16
+"""Number of objects that are deleted concurrently."""
+SHOWN: Final = 20
+"""Number of kept objects whose reasons are shown."""
+SIDE: Final = "destination"
+
+
+class Refusal(StrEnum):
+    """Why a mirror deletes nothing at all."""
+
+    INCOMPLETE = "incomplete"
+    """A listing is not complete."""
+    SOURCE_EMPTY = "source-empty"
+    TOO_MANY = "too-many-deletes"
+    NOT_DISTINCT = "one-place"
+    """Nothing shows that source and destination are two places."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MirrorResult:
+    """What one run has done. With a `refusal` it has deleted nothing; `detail` says why."""
+
+    extras: int = 0
+    deleted: int = 0
+    kept: int = 0
+    unknown: int = 0
+    """Objects whose deletion was sent, and whose answer was lost."""
+    limit: int = 0
+    refusal: Refusal | None = None
+    detail: str | None = None
+    reasons: dict[str, int] = field(default_factory=dict)
+    samples: tuple[DeletionEnd, ...] = ()
+
+
+def require_mirror(engine: TransferEngine, source: Location, destination: Location) -> None:
+    """Raise Unsupported for a source whose listing may lack objects, or a destination that does not
+    delete by versions; and the destination's errors if it does not delete in that folder."""
+    meter = Watchdog(engine.limits)
+    store = engine.stores.destination(destination, meter)
+    if not isinstance(store, DeletingSource):
+        raise Unsupported(
+            f"{destination} can't be a mirror: relay deletes nothing there",
+            side="destination",
+            hint="Name the store itself (s3://, webdav+https://, a folder).",
+        )
+    # A list of URLs is no place whose names can be asked for; index pages may omit names.
+    listed = engine.stores.source(source, meter)
+    if not isinstance(listed, DeletingSource):
+        raise Unsupported(
+            f"{source} can't be mirrored: its listing does not prove that a name is missing",
+            side="source",
+            hint="Name the store itself (s3://, webdav+https://, a folder).",
+        )
+    patience = ListingRetries(engine.limits.listing_seconds, meter)
+    patience.retry(partial(store.require_deletes, destination))
+
+
+@dataclass(eq=False)
+class MirrorRemoval:
+    """One run over all names that the destination has and the source lacks."""
+
+    ledger: Ledger
+    engine: TransferEngine
+    job: MigrationJob
+    settings: MirrorSettings
+    _: KW_ONLY
+    space: SpillSpace
+    throttle: Throttle = field(default_factory=Throttle)
+    """The limits of the migration, which hold for these requests as well."""
+    abreast: int = ABREAST
+    _stopping: bool = field(default=False, init=False)
+    _deleted: int = field(default=0, init=False)
+    _unknown: int = field(default=0, init=False)
+    _kept: Counter[str] = field(default_factory=Counter, init=False)
+    _samples: list[DeletionEnd] = field(default_factory=list, init=False)
+
+    def stop(self) -> None:
+        """End the run after the objects under way."""
+        self._stopping = True
+
+    def run(self, tell: Callable[[int], None] = lambda done: None) -> MirrorResult:
+        """Delete what may be deleted, and record it; `tell` gets the number of objects so far.
+        Raises the errors of both listings, SameObject if the two places are one, StoreError,
+        SpillFailed and LedgerFailed."""
+        self._settle_stopped()
+        found = ExtraNames(
+            self.job, self.engine.stores, limits=self.engine.limits, space=self.space
+        )
+        rows = found.rows()
+        pages = in_pages(rows, PAGE)
+        page = next(pages, [])  # both listings have ended then
+        limit = self.settings.limit.most(found.destination_objects)
+        refusal, detail = self._refusal(found, limit)
+        done = 0
+        while page and refusal is None and not self._stopping:
+            self._handle(page)
+            done += len(page)
+            tell(done)
+            page = next(pages, [])
+        if not self._stopping:
+            passing = any(KeptReason(reason).may_pass for reason in self._kept)
+            left = self._unknown or passing or refusal is not None
+            state = RemovalState.OPEN if left else RemovalState.DONE
+            self.ledger.deletions.end(self.job.id, state)
+        return MirrorResult(
+            extras=found.extras,
+            deleted=self._deleted,
+            kept=self._kept.total(),
+            unknown=self._unknown,
+            limit=limit,
+            refusal=refusal,
+            detail=detail,
+            reasons=dict(self._kept),
+            samples=tuple(self._samples),
+        )
+
+    def _refusal(self, found: ExtraNames, limit: int) -> tuple[Refusal | None, str | None]:
+        """Return why nothing may be deleted, or None. Raises as `are_distinct`."""
+        if not found.extras:
+            return None, None
+        if found.gap is not None:
+            return Refusal.INCOMPLETE, found.gap
+        if not found.source_objects and not self.settings.empty_source:
+            return Refusal.SOURCE_EMPTY, "the source has no object: is it the right place?"
+        if found.extras > limit:
+            return (
+                Refusal.TOO_MANY,
+                f"{found.extras:,} of {found.destination_objects:,} objects would be deleted, and"
+                f" {limit:,} may be",
+            )
+        meter, job = self._meter(), self.job
+        ask = partial(are_distinct, self.engine.stores, job.source, job.destination, meter)
+        if not self._patience(meter).retry(ask):
+            return Refusal.NOT_DISTINCT, "nothing shows that source and destination are two places"
+        return None, None
+
+    def _settle_stopped(self) -> None:
+        """Settle the deletions of a run that was stopped, as far as their objects are gone: no
+        listing names them."""
+        after = 0
+        while rows := self.ledger.deletions.page(self.job.id, [DeletionState.DELETING], after):
+            after = rows[-1].id
+            gone = [row.name for row in rows if row.side == SIDE and self._is_gone(row.name)]
+            ends = [DeletionEnd(name, DeletionState.DELETED) for name in gone]
+            self.ledger.deletions.settle(self.job.id, SIDE, ends)
+
+    def _is_gone(self, name: str) -> bool:
+        meter = self._meter()
+        _, place = self._places(name)
+        store = self.engine.stores.destination(place, meter)
+        try:
+            self._patience(meter).retry(lambda: inspect_object(store, place))
+        except NotFound:
+            return True
+        except RelayError:
+            return False
+        return False
+
+    def _handle(self, page: Sequence[TreeRow]) -> None:
+        """Delete the objects of a page that may be deleted, and record each one's end."""
+        folded = self.ledger.deletions.folded_names(self.job.id, [row.name for row in page])
+        ends = [
+            kept_end(row.name, KeptReason.FOLDED, "the destination may have folded its name")
+            for row in page
+            if row.name in folded
+        ]
+        rows = [row for row in page if row.name not in folded]
+        pool: Any = Pool(self.abreast)
+        found: list[Candidate] = []
+        for judged in pool.imap_unordered(self._judge, rows):
+            if isinstance(judged, DeletionEnd):
+                ends.append(judged)
+            else:
+                found.append(judged)
+        if found:
+            self.ledger.deletions.intend(self.job.id, SIDE, found)
+            reach("after-delete-intent")
+            for end in pool.imap_unordered(self._delete, found):
+                if end is None:
+                    self._unknown += not self._stopping
+                else:
+                    ends.append(end)
+            reach("before-delete-row")
+        if ends:
+            self.ledger.deletions.settle(self.job.id, SIDE, ends)
+        for end in ends:
+            self._count(end)
+
+    def _count(self, end: DeletionEnd) -> None:
+        if end.reason is None:
+            self._deleted += 1
+            return
+        self._kept[end.reason] += 1
+        if len(self._samples) < SHOWN:
+            self._samples.append(end)
+
+    # -- one object
+
+    def _places(self, name: str) -> tuple[Location, Location]:
+        return self.job.source.below(name), self.job.destination.below(name)
+
+    def _meter(self) -> Watchdog:
+        meter = Watchdog(self.engine.limits)
+        meter.throttle = self.throttle
+        return meter
+
+    def _patience(self, meter: Watchdog) -> ListingRetries:
+        return ListingRetries(self.engine.limits.listing_seconds, meter)
+
+    def _judge(self, row: TreeRow) -> Candidate | DeletionEnd:
+        """Return the version of a listed object that may be deleted, or why it is kept."""
+        meter = self._meter()
+        try:
+            return self._patience(meter).retry(partial(self._find_listed, row, meter))
+        except RelayError as error:
+            return _kept_for(row.name, error)
+
+    def _find_listed(self, row: TreeRow, meter: Watchdog) -> Candidate | DeletionEnd:
+        _, place = self._places(row.name)
+        try:
+            found = self.engine.stores.destination(place, meter).head(place)
+        except NotFound:
+            return kept_end(row.name, KeptReason.GONE, "the destination no longer has it")
+        if not isinstance(found, ObjectInfo):
+            return kept_end(row.name, KeptReason.UNKNOWN, found.why.message)
+        there = found.version
+        if there.strong_etag is None or row.etag is None:
+            return kept_end(row.name, KeptReason.NO_VERSION, "the destination names no version")
+        if row.etag != there.etag or row.size not in (None, there.size):
+            return kept_end(
+                row.name, KeptReason.DESTINATION_CHANGED, "it is not the version that was listed"
+            )
+        return Candidate(row.name, there, DeletionBasis.ABSENT)
+
+    def _delete(self, one: Candidate) -> DeletionEnd | None:
+        """Ask the source for the name, and delete the object. Return its end, or None if its
+        deletion was sent and its answer was lost."""
+        if self._stopping:
+            return None
+        deletion = _ExtraDeletion(self, one)
+        try:
+            return self._patience(deletion.meter).retry(deletion.ask_and_delete)
+        except RelayError as error:
+            return None if deletion.is_sent else _kept_for(one.name, error)
+
+
+@dataclass(eq=False)
+class _ExtraDeletion:
+    """The deletion of one object, with its retries. `is_sent`: relay may have deleted it."""
+
+    removal: MirrorRemoval
+    one: Candidate
+    is_sent: bool = False
+
+    def __post_init__(self) -> None:
+        self.meter = self.removal._meter()
+
+    def ask_and_delete(self) -> DeletionEnd:
+        """Ask whether the source has the name, and delete the object if it has not. Raises
+        RelayError."""
+        name = self.one.name
+        source, destination = self.removal._places(name)
+        stores = self.removal.engine.stores
+        doubt = _doubt_of_absence(stores.source(source, self.meter), source, name)
+        if doubt is not None:
+            return doubt
+        store = stores.destination(destination, self.meter)
+        if not isinstance(store, DeletingSource):
+            return kept_end(name, KeptReason.REFUSED, "relay deletes nothing there")
+        reach("before-delete")
+        try:
+            done = store.delete_version(destination, self.one.version)
+        except NotFound:
+            if self.is_sent:
+                return DeletionEnd(name, DeletionState.DELETED)
+            return kept_end(name, KeptReason.GONE, "the destination no longer has it")
+        except PreconditionFailed as error:
+            return kept_end(name, KeptReason.DESTINATION_CHANGED, error.message)
+        except RelayError as error:
+            is_own = isinstance(error, Rejected) and error.store_status is None
+            is_asked = not (is_own or isinstance(error, NOT_ASKED))
+            self.is_sent = self.is_sent or (is_asked and may_be_done(error))
+            raise
+        reach("after-delete")
+        return DeletionEnd(name, DeletionState.DELETED, marker=done.marker, window=done.window)
+
+
+def _doubt_of_absence(store: Any, source: Location, name: str) -> DeletionEnd | None:
+    """Return why the source may have an object of this name, or None if it says that it has none.
+    Raises RelayError."""
+    try:
+        found = inspect_object(store, source)
+    except NotFound:
+        return None
+    if isinstance(found, ObjectInfo):
+        return kept_end(name, KeptReason.RETURNED, "the source has an object of this name")
+    return kept_end(name, KeptReason.UNKNOWN, found.why.message)
+
+
+def _kept_for(name: str, error: RelayError) -> DeletionEnd:
+    reason = KeptReason.UNKNOWN if error.retryable else KeptReason.REFUSED
+    return kept_end(name, reason, error.message)

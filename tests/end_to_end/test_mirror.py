@@ -1,0 +1,130 @@
+"""`relay migrate --mirror`: only names that the source certainly lacks are deleted, and never more
+than the limit."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.end_to_end.terminal import Terminal
+from tests.end_to_end.test_move import keys, plant, read
+from tests.seaweed import Seaweed
+
+EXTRA = {"extra one": b"1", "sub/extra two": b"22", "new/extra": b"333"}
+
+
+@pytest.fixture
+def terminal(tmp_path: Path) -> Terminal:
+    return Terminal(tmp_path, RELAY_EGRESS_ALLOW="127.0.0.1")
+
+
+@pytest.fixture
+def objects(tmp_path: Path) -> dict[str, bytes]:
+    """Return the source's tree; the destination has other objects."""
+    for name, content in EXTRA.items():
+        path = tmp_path / "to" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    return plant(tmp_path / "from")
+
+
+def mirror(
+    terminal: Terminal, source: object, destination: object, *words: str, **more: str
+) -> tuple[int, dict[str, Any]]:
+    """Mirror a tree; return the exit code and what the deletions came to."""
+    code, end = terminal.tree(source, destination, "--mirror", *words, **more)
+    return code, end["mirror"]
+
+
+def test_a_mirror_has_the_names_of_its_source(
+    terminal: Terminal, tmp_path: Path, objects: dict[str, bytes]
+) -> None:
+    source, destination = tmp_path / "from", tmp_path / "to"
+    code, end = mirror(terminal, source, destination)
+    assert (code, end["refusal"], end["extra"], end["limit"]) == (3, "too-many-deletes", 3, 0)
+    assert read(destination) == objects | EXTRA
+    code, end = mirror(terminal, source, destination, "--max-delete", "2")
+    assert (code, end["refusal"]) == (3, "too-many-deletes")
+    assert read(destination) == objects | EXTRA
+    code, end = mirror(terminal, source, destination, "--max-delete", "34%")
+    assert (code, end["deleted"], end["kept"]) == (0, 3, 0), end
+    assert read(destination) == read(source) == objects
+    assert mirror(terminal, source, destination)[0] == 0
+
+
+@pytest.mark.parametrize(
+    "point", ["after-delete-intent", "before-delete", "after-delete", "before-delete-row"]
+)
+def test_killed_anywhere_only_extra_objects_go(
+    terminal: Terminal, tmp_path: Path, objects: dict[str, bytes], point: str
+) -> None:
+    source, destination = tmp_path / "from", tmp_path / "to"
+    words = ("migrate", "-r", str(source), str(destination), "--mirror", "--max-delete", "3")
+    code, _, err = terminal.run(*words, RELAY_FAILPOINT=f"{point}:1:kill9")
+    assert code == -signal.SIGKILL, err
+    assert read(source) == objects
+    assert objects.items() <= read(destination).items() <= (objects | EXTRA).items()
+    assert terminal.run(*words)[0] == 0
+    assert read(destination) == read(source) == objects
+
+
+def test_an_empty_source_deletes_nothing(terminal: Terminal, tmp_path: Path) -> None:
+    plant(tmp_path / "to")
+    (tmp_path / "from").mkdir()
+    words = ("--max-delete", "100%")
+    code, end = mirror(terminal, tmp_path / "from", tmp_path / "to", *words)
+    assert (code, end["refusal"]) == (3, "source-empty")
+    code, end = mirror(terminal, tmp_path / "from", tmp_path / "to", *words, "--empty-source")
+    assert (code, end["deleted"], read(tmp_path / "to")) == (0, end["extra"], {})
+
+
+def test_a_folder_that_is_not_listed_forbids_deletions(
+    terminal: Terminal, tmp_path: Path, objects: dict[str, bytes]
+) -> None:
+    (tmp_path / "from" / "linked").symlink_to(tmp_path / "to")
+    code, end = mirror(terminal, tmp_path / "from", tmp_path / "to", "--max-delete", "100%")
+    assert (code != 0, end["refusal"]) == (True, "incomplete"), end
+    assert read(tmp_path / "to") == objects | EXTRA
+
+
+def test_what_filters_leave_out_is_not_deleted(
+    terminal: Terminal, tmp_path: Path, objects: dict[str, bytes]
+) -> None:
+    words = ("--max-delete", "100%", "--exclude", "sub/**", "--exclude", "/new/")
+    code, end = mirror(terminal, tmp_path / "from", tmp_path / "to", *words)
+    assert (code, end["deleted"]) == (0, 1)
+    assert set(EXTRA) - set(read(tmp_path / "to")) == {"extra one"}
+
+
+def test_links_at_the_destination_are_kept(
+    terminal: Terminal, tmp_path: Path, objects: dict[str, bytes]
+) -> None:
+    (tmp_path / "outside").write_bytes(b"the only one")
+    (tmp_path / "to" / "a link").symlink_to(tmp_path / "outside")
+    code, end = mirror(terminal, tmp_path / "from", tmp_path / "to", "--max-delete", "100%")
+    assert (code, end["reasons"], end["deleted"]) == (3, {"refused": 1}, 3)
+    assert (tmp_path / "outside").read_bytes() == b"the only one"
+
+
+def test_flags_that_need_others_are_refused(terminal: Terminal, tmp_path: Path) -> None:
+    for words in (("--mirror",), ("-r", "--max-delete", "5"), ("-r", "--empty-source")):
+        assert terminal.run("migrate", str(tmp_path), f"{tmp_path}-to", *words)[0] == 2
+    code, _, err = terminal.run("migrate", "-r", "http://127.0.0.1:1/x/", "a/", "--mirror")
+    assert (code, "can't be mirrored" in err) == (2, True), err
+
+
+def test_a_bucket_becomes_a_mirror(
+    clouds: Terminal, seaweed: Seaweed, tmp_path: Path, objects: dict[str, bytes]
+) -> None:
+    bucket = f"near:{seaweed.bucket}/mirror/"
+    assert clouds.tree(tmp_path / "to", bucket)[0] == 0
+    code, end = mirror(clouds, tmp_path / "from", bucket, "--max-delete", "3")
+    assert (code, end["deleted"]) == (0, 3), end
+    assert keys(seaweed, "mirror/") == set(objects)
+    # The other way round, by another name of the same bucket.
+    far = f"far:{seaweed.bucket}/mirror/"
+    code, end = mirror(clouds, bucket, far, "--max-delete", "100%")
+    assert (code, end["deleted"], keys(seaweed, "mirror/")) == (0, 0, set(objects)), end
