@@ -1,7 +1,8 @@
 """Run the deletions that follow a migration, so that a signal ends them between two objects.
 
 Decided here: how deletions are stopped, and the lines while they run. Never here: what they delete
-(`engine/removal/`), and what is printed of their end (`move_step.py`, `mirror_step.py`)."""
+(`engine/removal/`), and the lines about their end (`move_step.py`,
+`mirror_step.py`)."""
 
 from __future__ import annotations
 

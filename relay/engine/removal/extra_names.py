@@ -45,10 +45,10 @@ class ExtraNames:
     def rows(self) -> Iterator[TreeRow]:
         """Yield the extra objects of the destination in the order of their names, after both
         listings have ended. Raises the errors of both listings, and SpillFailed."""
-        pairs = pair_rows(self._listed("source"), self._listed("destination"))
+        pairs = pair_rows(self._rows_of("source"), self._rows_of("destination"))
         return sort_rows(self._extras_of(pairs), self.space)
 
-    def _listed(self, side: Side) -> Iterator[TreeRow]:
+    def _rows_of(self, side: Side) -> Iterator[TreeRow]:
         job, meter = self.job, Watchdog.of_listing(self.limits)
         store: Source | Destination
         if side == "source":

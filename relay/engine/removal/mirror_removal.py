@@ -101,7 +101,7 @@ def require_mirror(engine: TransferEngine, source: Location, destination: Locati
             side="destination",
             hint="Name the store itself (s3://, webdav+https://, a folder).",
         )
-    # A list of URLs is no place whose names can be asked for; index pages may omit names.
+    # A list of URLs has no names that can be asked for; index pages may omit names.
     listed = engine.stores.source(source, meter)
     if not isinstance(listed, DeletingSource):
         raise Unsupported(
