@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo demo-cutover test test-all test-tls check bench bench-stores bench-ledger bench-before bench-page ladder load soak siege crash torture docs clean help
+.PHONY: demo demo-cutover test test-all test-tls check bench bench-stores bench-ledger bench-plan bench-before bench-page ladder load soak siege crash torture docs clean help
 
 help:
 	@echo "make demo   move two dozen objects between two simulated clouds, and see the receipts (PAGE=1: in a browser)"
@@ -16,6 +16,7 @@ help:
 	@echo "make bench  measure relay beside rclone, curl and the naive loop (wants nginx; about fifteen minutes)"
 	@echo "make bench-stores  S3 to S3 and long listings beside rclone, and one worker beside two (about ten minutes)"
 	@echo "make bench-ledger  200,000 transfers through the ledger alone, in SQLite and PostgreSQL (about five minutes)"
+	@echo "make bench-plan  the merge of a plan: pairs per second and peak memory for 100,000 and 1,000,000 names (about three minutes)"
 	@echo "make bench-before BASE=commit  5,000 small objects by this relay, by that of an earlier commit, and by rclone (about five minutes)"
 	@echo "make bench-page  its page, streams and metrics over a ledger of 10,000 migrations, one of 1,000,000 objects (about twelve minutes)"
 	@echo "make ladder the article's rungs and relay, on the same objects (about ten minutes)"
@@ -62,6 +63,9 @@ bench-stores: $(VENV)/installed
 
 bench-ledger: $(VENV)/installed
 	@$(BIN)/python -m tests.ledger_bench $(BENCH)
+
+bench-plan: $(VENV)/installed
+	@$(BIN)/python -m tests.plan_bench $(BENCH)
 
 bench-before: $(VENV)/installed
 	@$(BIN)/python -m loadtests.stores --only s3-many --many 5000 --before $(or $(BASE),HEAD) $(BENCH)

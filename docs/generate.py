@@ -353,6 +353,7 @@ PACKAGES = (
     "",
     "filters",
     "sorting",
+    "prices",
     "process",
     "wire",
     "stores",

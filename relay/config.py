@@ -254,12 +254,19 @@ class Settings:
             " folder."
         ),
     )
+    prices: Path | None = setting(
+        None,
+        description=(
+            "File with prices of stores (TOML), before those that relay has: `relay plan` and the"
+            " plans of a server say what a migration costs."
+        ),
+    )
     spill_bytes: int = setting(
         8 * 1024 * MIB,
         ge=MIB,
         description=(
-            "Disk beside the ledger that `relay verify` may take to sort listings, in bytes. Beyond"
-            " that it fails."
+            "Disk beside the ledger that `relay verify` and plans may take to sort listings, in"
+            " bytes. Beyond that they fail."
         ),
     )
     lease_seconds: float = setting(

@@ -13,9 +13,9 @@ Decided here: who makes which plan, and how long. Never here: what a dry run fin
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, Final
 
 import gevent
@@ -32,6 +32,7 @@ from relay.ledger.ledger import Ledger
 from relay.ledger.migration_values import Spec
 from relay.ledger.plan_values import PlanClaim
 from relay.ledger.plans import LEADS_ELSEWHERE, LEADS_ELSEWHERE_HINT
+from relay.prices.price_list import Price, load_prices
 from relay.sorting.spill import SpillSpace
 from relay.views.dry_runs import plan_members, time_members
 from relay.views.problems import bug
@@ -109,7 +110,8 @@ class Planner:
             self._end(claim, {}, bug(error))
 
     def _carry_out(self, claim: PlanClaim) -> None:
-        findings = _Findings(lambda: self._dry_run(claim))
+        prices = load_prices(self.engine.settings.prices)
+        findings = _Findings(lambda: self._dry_run(claim), prices=prices)
         running = gevent.spawn(findings.run)
         ends: Any = (running, self._stopped)
         try:
@@ -188,6 +190,8 @@ class _Findings:
     """A dry run, and how it ended. Finding its locations is a part of it: that may hang too."""
 
     begin: Callable[[], DryRun]
+    _: KW_ONLY
+    prices: Sequence[Price]
     dry_run: DryRun | None = None
     is_over: bool = False
     error: RelayError | None = None
@@ -209,4 +213,4 @@ class _Findings:
             return {}
         waits = listing_trouble(self.dry_run.listing)
         retry = {} if waits is None or self.is_over else {"retry": waits.to_json()}
-        return {**plan_members(self.dry_run, self.dry_run.report), **retry}
+        return {**plan_members(self.dry_run, self.dry_run.report, self.prices), **retry}

@@ -324,6 +324,31 @@ class TimeSchema(_Schema):
     low: float
     high: float
     migration: str = Field(description="The number of the earlier migration.")
+    p50: float | None = Field(
+        None, description="Half of the estimates by all earlier migrations of the stores are below."
+    )
+    p90: float | None = Field(None, description="Nine of ten are below.")
+
+
+class MoneyItemSchema(_Schema):
+    """One item of what a migration costs."""
+
+    side: str
+    item: str = Field(description="A kind of request (`list`, `get`, `head`, `put`), or `egress`.")
+    amount: int = Field(description="The number of requests, or of bytes.")
+    money: str | None = Field(description="A decimal number; null if there is no price: never 0.")
+    currency: str | None
+
+
+class MoneySchema(_Schema):
+    """What a migration costs, by the price files."""
+
+    items: list[MoneyItemSchema]
+    totals: dict[str, str] = Field(description="The sum of the known items, by currency.")
+    unknown: list[str] = Field(description="The items without a price.")
+    files: list[str]
+    oldest: str | None = Field(description="The oldest date of the prices that were used.")
+    warnings: list[str]
 
 
 class FindingsSchema(_Schema):
@@ -373,6 +398,7 @@ class FindingsSchema(_Schema):
     )
     level: Annotated[str, OneOf(Level)] = Field(description="The level of proof to expect.")
     requests: int = Field(description="Number of requests to the stores to expect.")
+    money: MoneySchema | None = Field(None, description="What these and the traffic cost.")
     time: TimeSchema | None = Field(
         description="null until the plan is ready, and if no earlier migration was measured."
     )

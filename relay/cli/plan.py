@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from rich.filesize import decimal
 
 from relay.cli.exits import Exit
 from relay.cli.filter_flags import FILTERS, say_missing_names, warn_of_filters
+from relay.cli.learned_time import learned_time
 from relay.cli.migrate import order_of
 from relay.cli.options import FILE, PLACES, WORK, warn, with_flags
 from relay.cli.saved_plan import header_of
@@ -23,6 +25,7 @@ from relay.engine.migration_request import MigrationJob, refuse_drawn_part
 from relay.engine.plan import Metadata
 from relay.engine.plan_file import PlanWriter
 from relay.engine.transfer_engine import TransferEngine
+from relay.prices.price_list import load_prices
 from relay.settings_sources import load_settings
 from relay.sorting.spill import SpillSpace
 from relay.stores.remotes import Remotes
@@ -62,6 +65,7 @@ def plan(sample: int, every: bool, save: Path | None, as_json: bool, **options: 
     order = order_of(options, remotes)
     refuse_drawn_part(order.filters)
     places = order.locate(remotes)
+    prices = load_prices(settings.prices)
     header = None if save is None else header_of(order, places, remotes)
     job = MigrationJob.from_request("plan", order, *places)
     policy = settings.egress().allowing(*filter(None, (job.source.host, job.destination.host)))
@@ -84,7 +88,8 @@ def plan(sample: int, every: bool, save: Path | None, as_json: bool, **options: 
             with PlanWriter(save, header) as writer:
                 report = dry_run.run(writer)
                 writer.publish()
-    members = plan_members(dry_run, report)
+    members = plan_members(dry_run, report, prices)
+    members["time"] = learned_time(settings, members)
     with suppress(ReaderGone):  # its exit code is an answer too
         for text in (
             [json.dumps(members)] if as_json else [in_columns(*row) for row in _lines(members)]
@@ -126,6 +131,8 @@ def _lines(seen: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     )
     if seen["requests"]:
         yield "requests", f"about {seen['requests']:,} to both stores"
+    yield "time", _time_text(seen["time"])
+    yield from _money_lines(seen["money"])
     why = seen["incomplete"]
     yield "complete", f"no, because {why[0]}" if why else "yes"
     yield from (("", text) for text in why[1:])
@@ -176,3 +183,23 @@ def _decision_lines(seen: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         by = " · ".join(f"{count:,} by {basis}" for basis, count in sorted(bases.items()))
         size = f"{about}{amount['objects']:,} objects, {decimal(amount['bytes'])}"
         yield name, f"{size}; {by}" if by and name != "refuse" else size
+
+
+def _time_text(time: Mapping[str, Any] | None) -> str:
+    if time is None:
+        return "unknown until measured: this ledger has no migration between the two stores"
+    half, most = (timedelta(seconds=round(time[name])) for name in ("p50", "p90"))
+    return f"about {half}; in nine of ten cases less than {most}"
+
+
+def _money_lines(money: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield the totals with the date of the prices, the items without a price, and warnings."""
+    totals = " + ".join(f"{float(sum_):,.2f} {name}" for name, sum_ in money["totals"].items())
+    if totals:
+        known = "at least " if money["unknown"] else "about "
+        files = ", ".join(money["files"])
+        yield "money", f"{known}{totals}, by {files} of {money['oldest']}"
+    if money["unknown"]:
+        yield ("" if totals else "money"), f"unknown: {', '.join(money['unknown'])}"
+    for text in money["warnings"]:
+        yield "", text

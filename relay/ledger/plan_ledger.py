@@ -152,10 +152,16 @@ class PlanLedger:
         self.access.write(lambda c: plans.hand_back(c, claim))
 
     def find_measured(self, plan: StoredPlan) -> list[tuple[Migration, list[Sample]]]:
+        """Return as `find_measured_between`, for the tenant and the places of a plan."""
+        return self.find_measured_between(plan.tenant, (plan.source, plan.destination))
+
+    def find_measured_between(
+        self, tenant: str, places: tuple[str, str]
+    ) -> list[tuple[Migration, list[Sample]]]:
         """Return the migrations of plans.find_measured with their samples, newest first."""
 
         def look_up(connection: Connection) -> list[tuple[Migration, list[Sample]]]:
-            ids = plans.find_measured(connection, plan, self.access.shown_kind)
+            ids = plans.find_measured(connection, tenant, places, self.access.shown_kind)
             found = samples.samples_of(connection, ids)
             return [(migration_rows.one(connection, id), found[id]) for id in ids if found[id]]
 

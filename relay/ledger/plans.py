@@ -311,18 +311,20 @@ def hand_back(connection: Connection, claim: PlanClaim) -> None:
     _change(connection, claim.plan.id, claim.fence, owner=None)
 
 
-def find_measured(connection: Connection, plan: StoredPlan, runner: str | None = None) -> list[str]:
-    """Return the ids of the tenant's newest migrations, of one kind of worker, that have ended and
-    went between the stores of a plan, at most MEASURED."""
+def find_measured(
+    connection: Connection, tenant: str, places: tuple[str, str], runner: str | None = None
+) -> list[str]:
+    """Return the ids of a tenant's newest migrations, of one kind of worker, that have ended and
+    went between the stores of two printed places, at most MEASURED."""
     ends = migrations.c.source, migrations.c.destination
     query = select(migrations.c.id, *ends).where(
-        migrations.c.tenant == plan.tenant,
+        migrations.c.tenant == tenant,
         of_kind(runner),
         migrations.c.ended.is_not(None),
         migrations.c.ordinal.is_not(None),  # that of an older relay: PostgreSQL sorts null first
     )
     newest = query.order_by(migrations.c.ordinal.desc()).limit(MEASURED_AMONG)
-    pair = store_of(plan.source), store_of(plan.destination)
+    pair = store_of(places[0]), store_of(places[1])
     rows = connection.execute(newest)
     found = [row.id for row in rows if (store_of(row.source), store_of(row.destination)) == pair]
     return found[:MEASURED]

@@ -124,11 +124,28 @@ def time_left(
     best = _estimate(steps, rest)
     if best is None:
         return None
+    found = _resample(steps, rest, seed) or [best]
+    low, high = (quantile_of(found, share) for share in (LOW, HIGH))
+    return TimeLeft(best, min(low, best), max(high, best))
+
+
+def times_of(samples: Sequence[Sample], rest: Rest, *, now: float, seed: int = 0) -> list[float]:
+    """Return estimates of the time for a rest, in seconds and in order: from samples drawn at
+    random from those of a migration. Empty where it can't be said, as `time_left`."""
+    steps = list(_steps(samples, now))
+    is_small = rest.all_objects < FEWEST_OBJECTS and rest.all_bytes < FEWEST_BYTES
+    return [] if is_small or not _is_enough(steps) else _resample(steps, rest, seed)
+
+
+def quantile_of(found: Sequence[float], share: float) -> float:
+    """Return the value below which this share of sorted values is."""
+    return found[min(int(share * len(found)), len(found) - 1)]
+
+
+def _resample(steps: Sequence[_Interval], rest: Rest, seed: int) -> list[float]:
     chance = Random(seed)  # noqa: S311 - so that two processes show the same range
     resampled = (_estimate(chance.choices(steps, k=len(steps)), rest) for _ in range(RESAMPLES))
-    found = sorted(one for one in resampled if one is not None) or [best]
-    low, high = (found[min(int(share * len(found)), len(found) - 1)] for share in (LOW, HIGH))
-    return TimeLeft(best, min(low, best), max(high, best))
+    return sorted(one for one in resampled if one is not None)
 
 
 def _steps(samples: Sequence[Sample], now: float) -> Iterator[_Interval]:

@@ -305,7 +305,14 @@ def test_the_requests_are_those_of_the_migration(
     there = f"far:{seaweed.bucket}"
     ends = (f"{there}/planned/", f"{there}/copied/", "--no-server-copy")
     assert clouds.run("migrate", "-r", str(tmp_path / "from"), ends[0])[0] == 0
-    found = json.loads(clouds.run("plan", "-r", *ends, "--json")[1])
+    (tmp_path / "prices.toml").write_text(
+        '[[price]]\nstore = "s3"\nas_of = 2026-11-01\nsource = "https://prices.example"\n'
+        'currency = "EUR"\nlist_1000 = 1\nget_1000 = 1\nhead_1000 = 1\nput_1000 = 1\n'
+    )
+    prices = {"RELAY_PRICES": str(tmp_path / "prices.toml")}
+    found = json.loads(clouds.run("plan", "-r", *ends, "--json", **prices)[1])
+    assert found["money"]["totals"] == {"EUR": f"{found['requests'] / 1000:.6f}"}
+    assert found["money"]["unknown"] == ["egress at the source"]  # never 0
     assert found["decisions"]["copy"]["objects"] == 21 and not found["estimated"]
     before = slow_route.round_trips
     assert clouds.run("migrate", "-r", *ends)[0] == 0

@@ -140,4 +140,5 @@ def test_the_time_is_that_of_an_earlier_migration() -> None:
     )
     assert found is not None and found["about"] == pytest.approx(500, rel=0.02)
     assert found["low"] <= found["about"] <= found["high"] and found["migration"] == TREE.name
+    assert found["p50"] == pytest.approx(500, rel=0.02) and found["p90"] >= found["p50"]
     assert time_members(decisions, []) is time_members(decisions, [(TREE, samples[:2])]) is None

@@ -38,6 +38,7 @@ ORDER: tuple[str, ...] = (
     "relay.receipt",
     "relay.filters",
     "relay.sorting",
+    "relay.prices",
     "relay.inventories",
     "relay.transfer_limits",
     "relay.setting_values",
@@ -118,7 +119,7 @@ ORDER: tuple[str, ...] = (
 )
 """Each may import the entries above it, and itself. (wsgi and __main__ may import all.)"""
 
-PURE = ORDER[:23]
+PURE = ORDER[:24]
 FORBIDDEN_TO_PURE = ("gevent", "requests", "socket", "ssl", "flask")
 TOPS = ("relay.wsgi", "relay.__main__")
 LATE = {("relay.api.serving", "relay.wsgi")}

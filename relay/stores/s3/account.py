@@ -31,6 +31,12 @@ def aws_host(host: str) -> re.Match[str] | None:
     return _AWS_HOST.fullmatch(host)
 
 
+def region_of(location: Location) -> str | None:
+    """Return the region of a location at AWS, by its host; None for another host."""
+    found = aws_host(location.host)
+    return None if found is None else found["region"]
+
+
 @dataclass(frozen=True)
 class S3Account:
     """One bucket at one endpoint. `prefix` is the part of a path before the key: '/bucket', or ''
