@@ -25,6 +25,7 @@ from relay.engine.comparison_report import (
     TreeVerdict,
     finding_of_pair,
 )
+from relay.engine.folded_pairs import FoldedGroup, FoldedPairs
 from relay.engine.sampling import NameSample
 from relay.engine.tree_listing import in_pages
 from relay.errors import RelayError, StoreError, Unauthenticated
@@ -35,6 +36,8 @@ from relay.stores.interfaces import Destination, Source
 
 PAGE: Final = 512
 """Number of pairs that are examined before the next ones are listed."""
+MOST_NAMED: Final = 3
+"""Maximum number of names that a finding lists."""
 MOST_FAILURES: Final = 20
 """Number of objects in a row whose requests fail, after which the store counts as gone."""
 
@@ -58,22 +61,30 @@ class PairExamination:
     their names."""
     sample: NameSample | None = None
     """Which of the undecided names that both sides have are asked for; None: all."""
+    folds: FoldedPairs | None = None
+    """Holds the names that one side alone has, where the destination may change names."""
 
     def __post_init__(self) -> None:
         """Begin without failures."""
         self._failures = 0
 
     def findings(self, pairs: Iterator[Pair]) -> Iterator[NameFinding]:
-        """Yield and count what is found about each name, in the order of the pairs; what a sample
-        finds comes at the end.
+        """Yield and count what is found about each name, in the order of the pairs. At the end come
+        the names that one side alone has, if the destination may change names, and those of a
+        sample.
 
         Raises what `pairs` raises, and StoreErrors of a store that stopped answering. An error of
         one object is its finding."""
         pool: Any = Pool(self.slots)
         try:
-            for page in in_pages(pairs, PAGE):
+            in_order = pairs if self.folds is None else self.folds.without_held(pairs)
+            for page in in_pages(in_order, PAGE):
                 yield from self._page(page, pool)
                 gevent.sleep(0)
+            if self.folds is not None:
+                for groups in in_pages(self.folds.groups(), PAGE):
+                    yield from self._groups(groups, pool)
+                    gevent.sleep(0)
             if self.sample is None:
                 return
             for page in in_pages(iter(self.sample.chosen()), PAGE):
@@ -83,6 +94,41 @@ class PairExamination:
             self.report.unsampled = self.sample.rest
         finally:
             pool.kill(block=False)
+            if self.folds is not None:
+                self.folds.close()
+
+    def _groups(self, groups: list[FoldedGroup], pool: Any) -> Iterator[NameFinding]:
+        """Yield and count what is found about names that one side alone has."""
+        single = [pair for group in groups if not group.is_mixed for pair in group.pairs()]
+        yield from self._page(single, pool)
+        for group in groups:
+            if not group.is_mixed:
+                continue
+            findings = self._of_group(group, pool)
+            for found in findings:
+                self.report.count(found)
+                yield found
+            if all(found.verdict is TreeVerdict.MISSING for found in findings):
+                yield from self._page([(None, row) for row in group.theirs], pool)
+
+    def _of_group(self, group: FoldedGroup, pool: Any) -> list[NameFinding]:
+        """Return what is found about the source's names of a form that both sides have. The
+        destination is asked for each: it may have the object under the name that it lists. Of
+        several names it may have kept one object."""
+        pairs: list[Pair] = [(row, None) for row in group.ours]
+        listed = ", ".join(ascii(row.name) for row in group.theirs[:MOST_NAMED])
+        is_single = len(group.ours) == len(group.theirs) == 1
+        findings: list[NameFinding] = []
+        for pair, one in zip(pairs, pool.imap(self._examine, pairs), strict=True):
+            found = self._believe(pair, one)
+            if found.verdict is not TreeVerdict.MISSING and is_single:
+                detail = f"{found.detail}; " if found.detail else ""
+                found = found._replace(detail=f"{detail}the destination lists it as {listed}")
+            elif found.verdict is not TreeVerdict.MISSING:
+                why = f"the destination may have one object for several names: it lists {listed}"
+                found = finding_of_pair(pair, TreeVerdict.UNPROVED, Basis.NOTHING, why)
+            findings.append(found)
+        return findings
 
     def _page(self, page: list[Pair], pool: Any) -> Iterator[NameFinding]:
         sample = self.sample

@@ -29,11 +29,14 @@ from relay.engine.comparison_report import (
     TreeVerdict,
     finding_of_pair,
 )
-from relay.engine.inspection import inspect_object
+from relay.engine.folds import KEEPS_APART
+from relay.engine.inspection import inspect_object, size_by_head
 from relay.engine.listed_pairs import ListedPairs, TreeToList
 from relay.engine.pair_examination import PairExamination, can_be_listed
 from relay.engine.receipt_proof import TELLING_ETAGS
 from relay.engine.sampling import NameSample
+from relay.engine.transfer.context import ObjectHints
+from relay.engine.transfer.wrong_pages import may_be_of_page, refuse_wrong_page
 from relay.errors import IntegrityMismatch, NotFound, Side
 from relay.ledger.pages import TransferRow
 from relay.ledger.states import TransferState
@@ -111,8 +114,10 @@ class ReceiptComparison:
         if error is not None:
             return finding(TreeVerdict.UNPROVED, Basis.NOTHING, error)
         if theirs is None:
-            lists_all = self._store(self.listings["destination"]).lists_all(self.destination)
-            return finding(TreeVerdict.MISSING, Basis.LISTING) if lists_all else None
+            # A destination that changes names lists the object under another one.
+            is_certain = self.destination.store in KEEPS_APART
+            is_certain = is_certain and self._lists_all()
+            return finding(TreeVerdict.MISSING, Basis.LISTING) if is_certain else None
         # A listing's 0 may mean that it does not know.
         if theirs.size and theirs.size != ours.size:
             return finding(TreeVerdict.DIFFERS, Basis.SIZE)
@@ -150,10 +155,9 @@ class ReceiptComparison:
             found = retries.retry(lambda: inspect_object(store, place))
         except NotFound:
             return finding_of_pair((ours, None), TreeVerdict.MISSING, Basis.HEAD)
-        there = found.version if isinstance(found, ObjectInfo) else Version()
-        # Many web servers answer HEAD for a body that they make with a length of 0.
-        if there.size == 0 and place.store == "http":
-            there = there.with_size(None)
+        there = Version()
+        if isinstance(found, ObjectInfo) and not may_be_of_page(found, place):
+            there = found.version.with_size(size_by_head(found, place))
         pair = (ours, TreeRow(ours.name, size=there.size))
         finding = partial(finding_of_pair, pair)
         if there.size is not None and there.size != ours.size:
@@ -199,8 +203,21 @@ class ReceiptComparison:
                 "the destination declared no length: nothing proves that it was read to its end"
             )
             return finding(TreeVerdict.UNPROVED, Basis.NOTHING, detail)
+        if not is_equal:
+            retries.retry(lambda: self._refuse_page(place))
         verdict = TreeVerdict.SAME if is_equal else TreeVerdict.DIFFERS
         return finding(verdict, Basis.READ, f"{name} of the destination's bytes")
+
+    def _refuse_page(self, place: Location) -> None:
+        """Raise Rejected if the destination answers with another page in place of the object, such
+        as that of a login. Raises StoreError."""
+        store = self._store(Watchdog(self.limits))
+        opened = store.get(place)
+        assert opened.body is not None  # an OpenedObject has one
+        try:
+            refuse_wrong_page(opened, place, place, ObjectHints(listed=Version()), store)
+        finally:
+            opened.body.close()
 
     def _content(self, place: Location, name: str) -> tuple[int, Digests, bool]:
         opened = self._store(Watchdog(self.limits)).get(place)
@@ -216,6 +233,9 @@ class ReceiptComparison:
 
     def _store(self, meter: Watchdog) -> Destination:
         return self.stores.destination(self.destination, meter)
+
+    def _lists_all(self) -> bool:
+        return self._store(self.listings["destination"]).lists_all(self.destination)
 
     def _lists(self) -> bool:
         return can_be_listed(self._store(Watchdog(self.limits)), self.destination)

@@ -26,6 +26,8 @@ from relay.engine.comparison_report import (
     TreeVerdict,
     finding_of_pair,
 )
+from relay.engine.folded_pairs import FoldedPairs
+from relay.engine.folds import KEEPS_APART
 from relay.engine.inspection import inspect_object, size_by_head
 from relay.engine.listed_pairs import ListedPairs, TreeToList
 from relay.engine.listing_filter import LIST, ListingFilter
@@ -102,8 +104,8 @@ class TreeComparison:
         return frozenset(missing[0]).intersection(*missing) if missing else frozenset()
 
     def findings(self) -> Iterator[NameFinding]:
-        """Yield what is found about each name, in the order of names; what a sample finds comes at
-        the end.
+        """Yield what is found about each name, in the order of names. At the end come the names
+        that one side alone has, if the destination may change names, and those of a sample.
 
         Raises the errors of both listings, StoreErrors of a store that stopped answering,
         SpillFailed, and ProtocolViolation for the listing of a bucket in another order. An error of
@@ -117,8 +119,13 @@ class TreeComparison:
             slots=self.slots,
             prove=self._prove,
             sample=self.sample,
+            folds=None if self._keeps_names else FoldedPairs(self.space),
         )
         return examination.findings(ListedPairs(self.report).chosen(pairs))
+
+    @property
+    def _keeps_names(self) -> bool:
+        return self.job.destination.store in KEEPS_APART
 
     def _rows(self, side: Side) -> Iterator[TreeRow]:
         job, meter = self.job, self.listings[side]

@@ -98,6 +98,7 @@ ORDER: tuple[str, ...] = (
     "relay.engine.dry_run",
     "relay.engine.sampling",
     "relay.engine.comparison_report",
+    "relay.engine.folded_pairs",
     "relay.engine.pair_examination",
     "relay.engine.receipt_proof",
     "relay.engine.tree_comparison",

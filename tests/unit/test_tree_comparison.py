@@ -343,6 +343,54 @@ def test_the_source_has_the_markers(trees: Trees, side: str) -> None:
     assert found == ({"a": "unproved"} if side == "ours" else everything)
 
 
+@pytest.mark.parametrize(
+    ("heads", "expected"),
+    [
+        # The destination has it under the name that it lists.
+        ({"A\u0308": Version(3, digests={"md5": ONE})}, {"A\u0308": "same digest"}),
+        ({"A\u0308": Version(4)}, {"A\u0308": "differs size"}),
+        # It keeps both names apart.
+        ({}, {"A\u0308": "missing head", "\u00e4": "extra listing"}),
+    ],
+)
+def test_a_name_that_the_destination_changes(
+    trees: Trees, heads: dict[str, Version], expected: dict[str, str]
+) -> None:
+    trees.ours.entries = [Entry(name, 3, digests={"md5": ONE}) for name in ("A\u0308", "b")]
+    trees.theirs.entries = [Entry("b", 3, digests={"md5": ONE}), Entry("\u00e4", 3)]
+    trees.ours.heads = {"A\u0308": Version(3, digests={"md5": ONE})}
+    trees.theirs.heads = heads
+    rows = trees.rows()
+    found = {one.name: f"{one.verdict} {one.basis}" for one in rows}
+    assert found == {"b": "same digest", **expected}
+    assert ("lists it as '\\xe4'" in rows[1].detail) is bool(heads)
+
+
+def test_one_object_for_several_names_proves_none(trees: Trees) -> None:
+    """Of two names the destination has kept one object, perhaps the second one's."""
+    names = ("A.txt", "a.TXT")
+    trees.ours.entries = [Entry(name, 3, digests={"md5": ONE}) for name in names]
+    trees.theirs.entries = [Entry("a.txt", 3, digests={"md5": ONE})]
+    trees.ours.heads = trees.theirs.heads = dict.fromkeys(names, Version(3, digests={"md5": ONE}))
+    rows = trees.rows()
+    assert [one.verdict.value for one in rows] == ["unproved", "unproved"]
+    assert "one object for several names: it lists 'a.txt'" in rows[0].detail
+    trees.places = buckets()  # buckets keep all names apart
+    assert sorted(trees.verdicts().values()) == ["extra listing", *["missing listing"] * 2]
+
+
+def test_names_of_one_side_fit_into_few_rows(trees: Trees) -> None:
+    """They are sorted on the disk, which has nothing of them in the end."""
+    trees.ours.entries = [Entry(f"{number:03}") for number in range(100)]
+    trees.theirs.entries = [Entry(f"X{number:03}") for number in range(100)]
+    comparison = trees.compare()
+    comparison.space.held_rows = 3
+    found = list(comparison.findings())
+    assert comparison.report.counts["missing"] == comparison.report.counts["extra"] == 100
+    assert len({one.name for one in found}) == 200 and comparison.space.used_bytes == 0
+    assert not list(trees.home.glob(".relay-spill*"))
+
+
 def test_a_store_that_is_away_ends_the_comparison(trees: Trees) -> None:
     """A refusal is about one object; an outage is about all, if nothing can be listed either."""
     trees.ours.entries = trees.theirs.entries = [Entry("a", 3), Entry("b", 3)]
