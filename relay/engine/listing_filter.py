@@ -12,6 +12,11 @@ from datetime import datetime
 from time import monotonic
 
 from relay.engine.inspection import inspect_object, size_by_head
+from relay.engine.transfer.wrong_pages import (
+    hints_of_answer,
+    may_be_of_page,
+    refuse_wrong_page,
+)
 from relay.errors import (
     InvalidFilter,
     NotFound,
@@ -25,8 +30,6 @@ from relay.filters.filter_set import Filters
 from relay.filters.selection import Selection, Verdict
 from relay.location import Location
 from relay.parsing import http_date
-from relay.stores.http_fields import is_page
-from relay.stores.index_links import segments_of
 from relay.stores.interfaces import Destination, Entry, ObjectInfo, Source, UnknownObject
 from relay.stores.listing_retries import ListingRetries
 from relay.stores.url_lists import location_of_url
@@ -140,13 +143,21 @@ class ListingFilter:
         root, url = self._root, entry.url
         place = root.below(entry.name) if url is None else location_of_url(root, url)
         found = _inspect_with_retries(self._source, place, self._meter)
-        if _is_other_page(found, place):
-            raise Rejected(
-                f"{place} redirects to {found.location}, which is an HTML page",
-                side="source",
-                hint="Check the credentials: many servers redirect to a login page without them.",
-            )
+        if may_be_of_page(found, place):
+            self._refuse_page(entry, place)
         return replace(found, version=found.version.with_size(size_by_head(found, place)))
+
+    def _refuse_page(self, entry: Entry, place: Location) -> None:
+        """Raise Rejected if a login page, or another one, answers for an object: then HEAD has
+        described that page."""
+        patience = ListingRetries(self._meter.limits.listing_seconds, self._meter)
+        opened = patience.retry(lambda: self._source.get(place))
+        assert opened.body is not None  # an Opened has one
+        known = hints_of_answer(entry.url, entry.digests)
+        try:
+            refuse_wrong_page(opened, place, place, known, self._source)
+        finally:
+            opened.body.close()
 
     def _has_name(self, name: str) -> Verdict:
         if name and not name.endswith("/"):
@@ -261,9 +272,3 @@ def _is_for_all(error: RelayError, store: str) -> bool:
     if error.side == "relay":
         return True
     return store == S3 and (error.retryable or isinstance(error, Unauthenticated))
-
-
-def _is_other_page(found: ObjectInfo, place: Location) -> bool:
-    """Return whether the answer is that of an HTML page of another name."""
-    is_other = segments_of(found.location.path)[-1:] != segments_of(place.path)[-1:]
-    return is_other and is_page(found.metadata)

@@ -36,8 +36,11 @@ from relay.engine.migration_request import MigrationJob
 from relay.engine.pair_examination import PairExamination, can_be_listed
 from relay.engine.receipt_proof import is_proved_by
 from relay.engine.sampling import NameSample
-from relay.engine.transfer.context import ObjectHints
-from relay.engine.transfer.wrong_pages import may_be_of_page, refuse_wrong_page
+from relay.engine.transfer.wrong_pages import (
+    hints_of_answer,
+    may_be_of_page,
+    refuse_wrong_page,
+)
 from relay.errors import (
     IntegrityMismatch,
     NotFound,
@@ -383,9 +386,7 @@ class _Object:
     def refuse_page(self, opened: OpenedObject) -> None:
         """Raise Rejected if the answer is another page in place of the object: whoever copied the
         object may have copied that page."""
-        # The size in a listing is not compared with that of the answer, so it decides nothing.
-        promised = None if self.row.url is None else Version(digests=self.row.digests)
-        known = ObjectHints(listed=Version(), promised=promised)
+        known = hints_of_answer(self.row.url, self.row.digests)
         try:
             refuse_wrong_page(opened, self.place, self.named, known, self.store)
         except Rejected as error:

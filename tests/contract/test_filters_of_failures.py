@@ -299,6 +299,27 @@ def test_a_size_that_the_listing_lacks_is_asked_for(wire: Wire, kind: str) -> No
     assert found[0].error is None
 
 
+def test_a_size_of_a_login_page_is_not_the_objects(wire: Wire) -> None:
+    """A program may send its data as HTML, too."""
+    page, data = "<!doctype html><title>Sign in</title>", "\0" * 2000
+    bodies = {"page.mp4": page, "moved.bin": page, "large.bin": data, "small.bin": data[:5]}
+
+    def answer(method: str, target: str) -> bytes:
+        name = target.rpartition("/")[2]
+        if target == "/f/":
+            return reply(200, index("/f/", *bodies), "Content-Type: text/html")
+        if name == "moved.bin":
+            return reply(302, "", "Location: /login")
+        if name not in bodies and name != "login":
+            return reply(404, "")
+        whole = reply(200, bodies.get(name, page), "Content-Type: text/html")
+        return whole.partition(b"\r\n\r\n")[0] + b"\r\n\r\n" if method == "HEAD" else whole
+
+    with Peer(answers_script(answer)) as peer:
+        found = chosen_of(wire, place_of("http", peer), min_size="1K")
+    assert names(found) == {"page.mp4": True, "moved.bin": True, "large.bin": False}
+
+
 # -- time
 
 

@@ -14,9 +14,11 @@ import re
 from mimetypes import guess_type
 from typing import Final
 
+from relay.digest import Digests
 from relay.engine.transfer.context import ObjectHints
 from relay.errors import RangeIgnored, Rejected, RelayError, StoreError
 from relay.location import Location
+from relay.receipt import Version
 from relay.stores.http_fields import PAGES, is_page
 from relay.stores.index_links import segments_of
 from relay.stores.interfaces import (
@@ -60,6 +62,13 @@ def refuse_wrong_page(
     pages.refuse_folder_page(opened)
     pages.refuse_page_of_link(opened, destination)
     pages.refuse_page_of_any_name(opened)
+
+
+def hints_of_answer(url: str | None, digests: Digests) -> ObjectHints:
+    """Return the hints about a listed object whose answer is not compared with the listed size:
+    that does not show another page then. `url` and `digests` as those of its entry."""
+    promised = None if url is None else Version(digests=digests)
+    return ObjectHints(listed=Version(), promised=promised)
 
 
 def may_be_of_page(found: ObjectInfo, place: Location) -> bool:
