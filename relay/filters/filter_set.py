@@ -141,6 +141,9 @@ class Filters:
                 "all includes come before all excludes, whatever their order in the command; use"
                 " filter rules for another order"
             )
+        is_alone = self.include is None and not self.exclude and bool(self.filter)
+        if is_alone and all(line.startswith("+") for line in self.filter):
+            yield "the rules exclude nothing; end them with '- **' to move only what they include"
         lines = [line[2:] for line in self.filter]
         for pattern in (*(self.include or ()), *self.exclude, *lines):
             if has_false_negation(pattern):

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from relay.errors import ConfigError
+from relay.filters.filter_set import Filters
 from relay.ledger.acceptance import WITHDRAWN
 from relay.ledger.migration_values import Migration
 from relay.ledger.plan_values import StoredPlan
@@ -141,8 +142,10 @@ def order_facts(order: Migration | StoredPlan) -> list[tuple[str, str]]:
     without those that are as usual."""
     options, bounds = order.options, order.bounds
     exists, verify = str(options["if_exists"]), str(options["verify"])
+    filters = Filters.from_json(options.get("filters", {}))
     usual = (
         ("Filters", shown_filters(options.get("filters", {}))),
+        ("Note", "; ".join(filters.warnings())),
         ("Copies", "" if options.get("server_copy", True) else words.NO_SERVER_COPY),
         ("Metadata", words.STRICT if options.get("metadata") == "strict" else ""),
         ("Empty source", "a failure" if options.get("fail_on_empty") else ""),

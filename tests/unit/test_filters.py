@@ -254,6 +254,8 @@ def test_warnings() -> None:
     assert "[^...]" in text
     assert [*read(include=[r"\[!3\]"]).warnings()] == []
     assert len([*read(include=["a"], exclude=["b"]).warnings()]) == 1
+    assert "exclude nothing" in "".join(read(filter=["+ *.jpg"]).warnings())
+    assert [*read(filter=["+ *.jpg", "- **"]).warnings()] == []
 
 
 def test_a_false_negation_is_a_class() -> None:

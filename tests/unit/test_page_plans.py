@@ -285,7 +285,7 @@ def test_a_changed_plan_names_what_the_form_lacks(make_site: Callable[..., Site]
         "destination": there,
         **{"metadata": "strict", "server_copy": False, "fail_on_empty": True, "priority": 5},
     }
-    filters = {"include": ["0.bin"]}
+    filters = {"include": ["[!1].bin"]}
     tree = {"source": f"file://{site.home}/from/", "destination": f"file://{site.home}/to/"}
     plan = (
         site.client.post("/plans", json={**tree, "recursive": True, "filters": filters}).json or {}
@@ -293,7 +293,8 @@ def test_a_changed_plan_names_what_the_form_lacks(make_site: Callable[..., Site]
     text = site.client.get(f"/ui/new?plan={plan['id']}").text
     assert "leave out or change: filters. POST" in text
     shown = site.client.get(f"/ui/plans/{plan['id']}").text
-    assert "<dt>Filters</dt>" in shown and "include 0.bin" in shown
+    assert "<dt>Filters</dt>" in shown and "include [!1].bin" in shown
+    assert "does not negate; write [^...]" in shown
     plan = site.client.post("/plans", json={**order, "limits": limits}).json or {}
     text = site.client.get(f"/ui/new?plan={plan['id']}").text
     assert (
