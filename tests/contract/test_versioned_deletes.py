@@ -1,0 +1,198 @@
+"""Deletions in a bucket that keeps versions, and compares ETags or does not: the simulated answers of
+AWS (docs.aws.amazon.com, "Conditional deletes", "DeleteObject")."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+
+from relay.errors import NotFound, PermissionDenied, PreconditionFailed
+from relay.location import Location
+from relay.receipt import Version
+from relay.stores.s3.aws_settings import S3Config, s3_location
+from relay.stores.s3.sigv4 import AwsCredentials, Signer
+from relay.stores.s3.store import S3Store
+from relay.stores.s3.version_deletes import VersionDeletes
+from relay.transfer_limits import Limits
+from relay.wire.exchange import Wire
+from relay.wire.watchdog import Watchdog
+
+
+@dataclass
+class Bucket:
+    """The versions of each key, the newest last; None is a delete marker."""
+
+    compares: bool = True
+    versioned: bool = True
+    denied: bool = False
+    versions: dict[str, list[tuple[str, str | None]]] = field(default_factory=dict)
+    seen: list[str] = field(default_factory=list)
+    before_delete: str | None = None
+    """A version that another writer puts there just before the next DELETE."""
+
+    def put(self, key: str, id: str, etag: str) -> None:
+        """Store one more version."""
+        rows = self.versions.setdefault(key, [])
+        if not self.versioned:
+            rows.clear()
+        rows.append((id, etag))
+
+    def current(self, key: str) -> tuple[str, str | None] | None:
+        """Return the newest version or marker."""
+        rows = self.versions.get(key)
+        return rows[-1] if rows else None
+
+
+class Handler(BaseHTTPRequestHandler):
+    bucket: Bucket
+
+    def log_message(self, *_: object) -> None:
+        """Print nothing."""
+
+    def _answer(self, status: int, **fields: str) -> None:
+        self.send_response(status)
+        for name, value in fields.items():
+            self.send_header(name.replace("_", "-"), value)
+        if self.command != "HEAD":
+            self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def do_HEAD(self) -> None:
+        """Answer with the current version."""
+        found = self.bucket.current(urlsplit(self.path).path)
+        if found is None or found[1] is None:
+            return self._answer(404)
+        more = {"x_amz_version_id": found[0]} if self.bucket.versioned else {}
+        self._answer(
+            200,
+            ETag=found[1],
+            Content_Length="5",
+            Last_Modified="Mon, 30 Nov 2026 12:00:00 GMT",
+            **more,
+        )
+
+    def do_DELETE(self) -> None:
+        """Delete a version, or make a marker, if the precondition holds."""
+        bucket, path = self.bucket, urlsplit(self.path).path
+        bucket.seen.append(f"{self.path} {self.headers.get('If-Match')}")
+        if bucket.denied:
+            return self._answer(403)
+        if bucket.before_delete is not None:
+            bucket.put(path, bucket.before_delete, '"another"')
+            bucket.before_delete = None
+        ids = parse_qs(urlsplit(self.path).query).get("versionId")
+        rows = bucket.versions.setdefault(path, [])
+        if ids:
+            rows[:] = [row for row in rows if row[0] != ids[0]]
+            return self._answer(204, x_amz_version_id=ids[0])
+        wanted, found = self.headers.get("If-Match"), bucket.current(path)
+        if bucket.compares and wanted is not None:
+            if found is None or found[1] is None:
+                return self._answer(404)
+            if found[1] != wanted:
+                return self._answer(412)
+        if not bucket.versioned:
+            rows.clear()
+            return self._answer(204)
+        marker = f"marker-{len(rows)}"
+        rows.append((marker, None))
+        self._answer(204, x_amz_delete_marker="true", x_amz_version_id=marker)
+
+
+@pytest.fixture
+def bucket() -> Iterator[Bucket]:
+    found = Bucket()
+    handler = type("Bound", (Handler,), {"bucket": found})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    found.url = f"http://127.0.0.1:{server.server_port}"  # type: ignore[attr-defined]
+    yield found
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def place(bucket: Bucket) -> Location:
+    bucket.put("/b/tree/a", "v1", '"one"')
+    signer = Signer(lambda: AwsCredentials("KEY", "SECRET"), "us-east-1")
+    return s3_location(S3Config(signer, bucket.url), "b", "tree/a")  # type: ignore[attr-defined]
+
+
+@pytest.fixture
+def store(wire: Wire) -> S3Store:
+    return S3Store(wire, "source", Watchdog(Limits()))
+
+
+READ = Version(5, '"one"', "Mon, 30 Nov 2026 12:00:00 GMT", id="v1")
+
+
+def test_a_marker_is_named_and_the_version_stays(
+    bucket: Bucket, store: S3Store, place: Location
+) -> None:
+    done = store.delete_version(place, READ)
+    assert (done.marker, done.window) == ("marker-1", True)
+    assert bucket.versions["/b/tree/a"] == [("v1", '"one"'), ("marker-1", None)]
+    assert bucket.seen == ['/b/tree/a "one"']
+    with pytest.raises(NotFound):
+        store.delete_version(place, READ)
+
+
+def test_a_purge_deletes_one_version_for_good(
+    bucket: Bucket, store: S3Store, place: Location
+) -> None:
+    bucket.versions["/b/tree/a"].insert(0, ("v0", '"none"'))
+    done = store.delete_version(place, READ, purge=True)
+    assert (done.marker, done.window) == (None, False)
+    assert bucket.versions["/b/tree/a"] == [("v0", '"none"')]
+    # A version that another writer puts on top meanwhile stays.
+    bucket.put("/b/tree/a", "v1", '"one"')
+    bucket.before_delete = "v2"
+    store.delete_version(place, READ, purge=True)
+    assert bucket.current("/b/tree/a") == ("v2", '"another"')
+
+
+@pytest.mark.parametrize("versioned", [True, False])
+def test_a_store_that_compares_closes_the_window(
+    bucket: Bucket,
+    store: S3Store,
+    place: Location,
+    versioned: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bucket.versioned = versioned
+    read = READ if versioned else Version(5, '"one"', READ.last_modified)
+    monkeypatch.setattr(VersionDeletes, "is_conditional", lambda *_: True)
+    bucket.before_delete = "v2"
+    with pytest.raises(PreconditionFailed):
+        store.delete_version(place, read)
+    assert bucket.current("/b/tree/a") == ("v2", '"another"')
+    bucket.put("/b/tree/a", "v1", '"one"')
+    assert not store.delete_version(place, read).window
+
+
+def test_another_version_with_the_same_bytes_is_kept(
+    bucket: Bucket, store: S3Store, place: Location
+) -> None:
+    bucket.put("/b/tree/a", "v2", '"one"')
+    with pytest.raises(PreconditionFailed, match="version id"):
+        store.delete_version(place, READ)
+    assert bucket.seen == []
+
+
+def test_the_question_of_permission_leaves_nothing(
+    bucket: Bucket, store: S3Store, place: Location
+) -> None:
+    folder = place.with_target("/b/tree/")
+    for compares in (True, False):
+        bucket.compares = compares
+        store.require_deletes(folder)
+        assert {key for key, rows in bucket.versions.items() if rows} == {"/b/tree/a"}
+    bucket.denied = True
+    with pytest.raises(PermissionDenied):
+        store.require_deletes(folder)
