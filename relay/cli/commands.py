@@ -65,6 +65,10 @@ GROUPS: Mapping[str, Mapping[str, Command]] = {
         "retry": Command(
             function="migration_commands:retry", help="Queue failed and unverified objects again."
         ),
+        "undo": Command(
+            function="undo:undo",
+            help="Take back the deletions of a move or a mirror, where versions were kept.",
+        ),
         "acknowledge": Command(
             function="migration_commands:acknowledge",
             help="Note that you have seen the failures of a migration.",

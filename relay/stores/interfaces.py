@@ -354,6 +354,19 @@ class UploadsSource(Source, Protocol):
         without end."""
 
 
+@runtime_checkable
+class VersionedStore(Protocol):
+    """A store that keeps the versions of deleted objects."""
+
+    def remove_marker(self, location: Location, marker: str) -> Version:
+        """Remove a delete marker by its id, if it is still the newest version of its object; return
+        the version that the object has then.
+
+        Raises NotFound (the object has no version below the marker), PreconditionFailed (the newest
+        version is another one, or the store does not show it) and StoreError. Then nothing was
+        removed, unless the error may hide a lost answer."""
+
+
 class Destination(Protocol):
     """A store that objects are written to."""
 

@@ -3,17 +3,23 @@ AWS (docs.aws.amazon.com, "Conditional deletes", "DeleteObject")."""
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
+from relay.engine.migration_request import Endpoint, MigrationRequest
 from relay.errors import NotFound, PermissionDenied, PreconditionFailed
+from relay.ledger.deletion_values import Candidate, DeletionBasis, DeletionEnd, DeletionState
+from relay.ledger.ledger import Ledger
 from relay.location import Location
 from relay.receipt import Version
+from relay.stores.remotes import Remotes
 from relay.stores.s3.aws_settings import S3Config, s3_location
 from relay.stores.s3.sigv4 import AwsCredentials, Signer
 from relay.stores.s3.store import S3Store
@@ -21,6 +27,7 @@ from relay.stores.s3.version_deletes import VersionDeletes
 from relay.transfer_limits import Limits
 from relay.wire.exchange import Wire
 from relay.wire.watchdog import Watchdog
+from tests.end_to_end.terminal import bucket_terminal
 
 
 @dataclass
@@ -65,8 +72,10 @@ class Handler(BaseHTTPRequestHandler):
     def do_HEAD(self) -> None:
         """Answer with the current version."""
         found = self.bucket.current(urlsplit(self.path).path)
-        if found is None or found[1] is None:
+        if found is None:
             return self._answer(404)
+        if found[1] is None:
+            return self._answer(404, x_amz_delete_marker="true", x_amz_version_id=found[0])
         more = {"x_amz_version_id": found[0]} if self.bucket.versioned else {}
         self._answer(
             200,
@@ -196,3 +205,52 @@ def test_the_question_of_permission_leaves_nothing(
     bucket.denied = True
     with pytest.raises(PermissionDenied):
         store.require_deletes(folder)
+
+
+def test_a_marker_is_removed_only_while_it_is_the_newest(
+    bucket: Bucket, store: S3Store, place: Location
+) -> None:
+    marker = store.delete_version(place, READ).marker
+    assert marker is not None
+    assert store.remove_marker(place, marker) == READ
+    assert bucket.versions["/b/tree/a"] == [("v1", '"one"')]
+    marker = store.delete_version(place, READ).marker
+    bucket.put("/b/tree/a", "v2", '"another"')
+    assert marker is not None
+    with pytest.raises(PreconditionFailed):
+        store.remove_marker(place, marker)
+    assert bucket.current("/b/tree/a") == ("v2", '"another"')
+
+
+@pytest.mark.parametrize("is_newer", [False, True])
+def test_a_mirror_is_undone(bucket: Bucket, tmp_path: Path, is_newer: bool) -> None:
+    """The listing of both sides, and the copies, are as in other tests: here the rows of the ledger
+    are written, and the command takes them back."""
+    terminal = bucket_terminal(tmp_path, bucket.url, RELAY_EGRESS_ALLOW="127.0.0.1")  # type: ignore[attr-defined]
+    ledger = Ledger.connect(f"sqlite:///{terminal.ledger}")
+    (tmp_path / "from").mkdir()
+    remotes = Remotes(folders=None)
+    environment = {
+        "AWS_ACCESS_KEY_ID": "KEY",
+        "AWS_SECRET_ACCESS_KEY": "SECRET",
+        "AWS_ENDPOINT_URL_S3": bucket.url,  # type: ignore[attr-defined]
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        order = MigrationRequest(
+            Endpoint(f"{tmp_path}/from/"), Endpoint("s3://b/tree/"), recursive=True, mirrors=True
+        )
+        id = ledger.create(order.spec(remotes))[0].id
+    ledger.deletions.intend(id, "destination", [Candidate("a", READ, DeletionBasis.ABSENT)])
+    bucket.versions["/b/tree/a"] = [("v1", '"one"'), ("m1", None)]
+    if is_newer:
+        bucket.put("/b/tree/a", "v2", '"another"')
+    done = DeletionEnd("a", DeletionState.DELETED, marker="m1")
+    ledger.deletions.settle(id, "destination", [done])
+    ledger.close()
+    code, out, err = terminal.run("undo", "1", "--json")
+    assert (code, json.loads(out)["undone"]) == ((3, 0) if is_newer else (0, 1)), out + err
+    assert bucket.current("/b/tree/a") == (("v2", '"another"') if is_newer else ("v1", '"one"'))
+    if not is_newer:  # once
+        assert json.loads(terminal.run("undo", "1", "--json")[1])["undone"] == 0

@@ -106,6 +106,8 @@ OUTPUTS: dict[tuple[str, ...], int] = {
     ("move", "from/one", "new"): 0,
     ("move", "-r", "from/", "new/"): 0,
     ("move", "-r", "from/", "new/", "--json", "--verify", "size"): 3,
+    ("undo", "1"): 0,
+    ("undo", "1", "--json"): 0,
     SUBMIT: 0,
     (*SUBMIT, "--json"): 0,
     (*SUBMIT, "--json", "--priority", "2"): 0,

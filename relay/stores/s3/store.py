@@ -193,6 +193,10 @@ class S3Store:
         """As DeletingSource.delete_version."""
         return VersionDeletes(self._client).delete(location, version, purge)
 
+    def remove_marker(self, location: Location, marker: str) -> Version:
+        """As VersionedStore.remove_marker."""
+        return VersionDeletes(self._client).remove_marker(location, marker)
+
     # -- parts
 
     def begin(self, location: Location, metadata: tuple[tuple[str, str], ...] = ()) -> Upload:

@@ -13,7 +13,7 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import Final
 
-from relay.errors import Rejected, RelayError
+from relay.errors import PreconditionFailed, Rejected, RelayError
 from relay.location import Location
 from relay.receipt import Version
 from relay.stores.http_fields import strong_tag
@@ -77,6 +77,24 @@ class VersionDeletes:
             return Deletion()
         response = self._send_conditionally(current, tag, conditional)
         return Deletion(marker=_marker(response), window=not conditional)
+
+    def remove_marker(self, location: Location, marker: str) -> Version:
+        """As VersionedStore.remove_marker. AWS names the marker in its answer to HEAD
+        (docs.aws.amazon.com, "HeadObject")."""
+        current = location.with_target(location.path)
+        response = self._client.send("HEAD", current, FRESH)
+        response.body.close()
+        if response.head.status != 404 or _marker(response) != marker:
+            raise PreconditionFailed(
+                f"the newest version of {location} is not the marker that relay made",
+                side=self._client.side,
+            )
+        self._send(at_version(current, marker), ())
+        response = self._client.send("HEAD", current, FRESH)
+        response.body.close()
+        if response.head.status != 200:
+            raise self._client.refusal(response, "HEAD", location)
+        return version_of(response.head)
 
     def _require_current(self, location: Location, version: Version) -> None:
         """Raise NotFound or PreconditionFailed unless the current version is this one, past all
