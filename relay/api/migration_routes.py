@@ -68,11 +68,13 @@ from relay.ledger.ledger import Ledger
 from relay.ledger.migration_lists import MigrationFilter
 from relay.ledger.migration_values import Migration
 from relay.ledger.pages import TransferRow
-from relay.ledger.states import ENDED, MigrationVerb, TransferState
+from relay.ledger.states import ENDED, MigrationVerb, PhaseEvent, TransferState
 from relay.ledger.viewer import Viewer
 from relay.views.migrations import brief, report_line, summary
+from relay.views.pass_members import pass_members
 
 VERBS = (MigrationVerb.PAUSE, MigrationVerb.RESUME, MigrationVerb.CANCEL, MigrationVerb.RETRY)
+EVENTS = (PhaseEvent.ABORT, PhaseEvent.REOPEN, PhaseEvent.FINISH)
 MIGRATIONS_READ: Final = 100
 """Number of migrations that are read at a time: PostgreSQL's become objects in one piece."""
 View = Callable[..., Response]
@@ -194,6 +196,37 @@ class MigrationViews:
         check_empty(optional_members(self.engine))
         return json_answer(summary(works.ledger.acknowledge(migration.id)))
 
+    def passes(self, id: str) -> Response:
+        """Answer a page of the passes of a standing migration."""
+        works, limit, before = self.works(), rows_of_page(), place_in_list("before")
+        migration = visible_migration(works, id)
+        found = works.ledger.standing.passes(migration.id, limit, before or None)
+        more = None
+        if len(found) == limit:
+            query = urlencode({"before": found[-1].number, "limit": limit})
+            more = f"{request.script_root}/migrations/{id}/passes?{query}"
+        return _list_answer("passes", found, lambda one: json.dumps(pass_members(one)), more)
+
+    def forecast(self, id: str) -> Response:
+        """Answer how long a cutover would take."""
+        works = self.works()
+        found = works.ledger.standing.forecast(visible_migration(works, id).id)
+        return json_answer(
+            {
+                "p50": None if found is None else found.p50,
+                "p90": None if found is None else found.p90,
+            }
+        )
+
+    def change_phase(self, id: str, *, event: PhaseEvent) -> Response:
+        """Apply one of EVENTS to a standing migration."""
+        works = self.works()
+        migration = visible_migration(works, id)
+        check_empty(optional_members(self.engine))
+        changed = works.ledger.standing.change_phase(migration.id, event)
+        works.worker.wake()
+        return json_answer(summary(changed))
+
     def transfers(self, id: str) -> Response:
         """Answer the objects of a migration: a page of them as JSON, all as NDJSON or CSV."""
         works = self.works()
@@ -226,6 +259,12 @@ def ledger_routes(
         ("/migrations/<id>", "GET", views.show),
         ("/migrations/<id>", "PATCH", views.change),
         *((f"/migrations/<id>/{verb}", "POST", partial(views.act, verb=verb)) for verb in VERBS),
+        *(
+            (f"/migrations/<id>/{event}", "POST", partial(views.change_phase, event=event))
+            for event in EVENTS
+        ),
+        ("/migrations/<id>/passes", "GET", views.passes),
+        ("/migrations/<id>/forecast", "GET", views.forecast),
         ("/migrations/<id>/acknowledge", "POST", views.acknowledge),
         ("/migrations/<id>/transfers", "GET", views.transfers),
         ("/migrations/<id>/reasons", "GET", views.reasons),

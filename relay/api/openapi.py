@@ -22,8 +22,8 @@ _LED = "A browser, whose request prefers `text/html`, is led to the page at `ui/
 
 _LINKS: Mapping[type[BaseModel], tuple[str, ...]] = {
     RecordedSchema: (
-        *("migration", "change", "transfers", "reasons", "events"),
-        *("pause", "resume", "cancel", "acknowledge", "retry"),
+        *("migration", "change", "transfers", "reasons", "events", "passes", "forecast"),
+        *("pause", "resume", "cancel", "acknowledge", "retry", "abort", "reopen", "finish"),
     ),
     PlanSchema: ("plan", "cancel_plan", "again_plan", "start_plan", "delete_plan"),
 }

@@ -24,9 +24,11 @@ from relay.api.request_bodies import (
 from relay.api.request_parts import MOST_PLACE, MOST_ROWS, ROWS
 from relay.api.schemas import (
     LINES,
+    ForecastSchema,
     HealthSchema,
     MigrationSchema,
     MigrationsSchema,
+    PassesSchema,
     PlanSchema,
     PlansSchema,
     ReadySchema,
@@ -269,6 +271,26 @@ ROUTES = (
         problems=(404, 422, 503),
     ),
     Route(
+        "/migrations/{id}/passes",
+        "get",
+        name="passes",
+        summary="List the passes of a standing migration, the newest first",
+        answers=(PassesSchema,),
+        problems=(404, 422, 503),
+        parameters=(
+            _LIMIT,
+            Parameter("before", _PLACE, "Only passes with a smaller number; see `next`."),
+        ),
+    ),
+    Route(
+        "/migrations/{id}/forecast",
+        "get",
+        name="forecast",
+        summary="Say how long a cutover would take",
+        answers=(ForecastSchema,),
+        problems=(404, 422, 503),
+    ),
+    Route(
         "/migrations/{id}/events",
         "get",
         name="events",
@@ -300,6 +322,9 @@ ROUTES = (
             ("pause", "Pause a migration; running transfers stop within about a second", None),
             ("resume", "Resume a migration, optionally with fresh credentials", Credentials),
             ("cancel", "Cancel a migration; objects that have arrived stay", None),
+            ("abort", "Give up the cutover of a standing migration: its passes continue", None),
+            ("reopen", "Continue a standing migration after its cutover", None),
+            ("finish", "End a standing migration after its cutover", None),
             ("acknowledge", "Record that a person has seen the failures of a migration", None),
             (
                 "retry",

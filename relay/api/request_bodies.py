@@ -29,6 +29,7 @@ from relay.errors import InvalidType, MissingMember, RequestError, UnknownMember
 from relay.filters.filter_set import Filters, read_filters
 from relay.ledger.acceptance import other_places
 from relay.ledger.migration_values import Migration, Spec
+from relay.ledger.standing_values import PassHours, PassTimes
 from relay.location import Location
 from relay.stores.remotes import Remotes
 from relay.stores.url_lists import as_list
@@ -254,6 +255,9 @@ class PlanRequest(_Strict):
     )
 
 
+_HOURS: Final = r"^([01]?[0-9]|2[0-3]):[0-5][0-9]-([01]?[0-9]|2[0-3]):[0-5][0-9]$"
+
+
 _Paused = Annotated[
     bool,
     Field(
@@ -265,10 +269,35 @@ _Paused = Annotated[
 ]
 
 
+class StandingMember(_Strict):
+    """When the passes of a standing migration begin."""
+
+    every: float = Field(
+        3600.0,
+        ge=1,
+        le=366 * 86_400,
+        description="A pass begins this many seconds after the one before began.",
+    )
+    window: str | None = Field(
+        None,
+        description=(
+            "Passes begin in these hours only, such as `22:00-06:00`, by the server's clock."
+        ),
+        json_schema_extra={"pattern": _HOURS},
+    )
+
+
 class MigrateRequest(PlanRequest):
     """A request to move one object or a tree."""
 
     paused: _Paused = False
+    standing: StandingMember | None = Field(
+        None,
+        description=(
+            "Keep a tree current: after the first pass each later one moves what is new or has"
+            " changed, until `POST /migrations/{id}/finish`. null ends by itself."
+        ),
+    )
 
 
 class PlanStart(_Strict):
@@ -340,7 +369,23 @@ def parse_order(members: Mapping[str, Any]) -> MigrationRequest:
     """Return the migration that the members of a request ask for. Raises a RequestError with the
     JSON Pointer of the member at fault."""
     asked = _validate(MigrateRequest, members)
-    return replace(_order_of(asked), paused=asked.paused)
+    return replace(_order_of(asked), paused=asked.paused, standing=_times_of(asked.standing))
+
+
+def _times_of(asked: StandingMember | None) -> PassTimes | None:
+    """Return when the passes of a standing migration begin. Raises InvalidType for hours without
+    an end."""
+    if asked is None:
+        return None
+    try:
+        hours = None if asked.window is None else PassHours.parse(asked.window)
+    except ValueError:
+        raise InvalidType(
+            f"{asked.window!a} is not a part of a day",
+            hint="Write it as 22:00-06:00, with two different times.",
+            pointer="/standing/window",
+        ) from None
+    return PassTimes(asked.every, hours)
 
 
 def parse_plan(members: Mapping[str, Any]) -> MigrationRequest:

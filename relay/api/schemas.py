@@ -4,7 +4,7 @@ The name of a component is that of its class without "Schema"."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -241,6 +241,52 @@ class ReportLineSchema(_Schema):
     digest: str | None
     error: str | None = Field(description="The problem code, as in a problem's type.")
     detail: str | None
+
+
+class PassSchema(_Schema):
+    """One pass of a standing migration; times are seconds since 1970, UTC."""
+
+    number: int
+    kind: Annotated[str, OneOf(states.PassKind)]
+    begun: float
+    listed_at: float | None = Field(description="When its listing was complete.")
+    ended: float | None = Field(description="null while it is under way.")
+    complete: bool | None = Field(
+        description="Whether the source was listed to its end, with every folder."
+    )
+    listed: int = Field(description="Number of names in its listing.")
+    changed: int = Field(
+        description="Names that the listing before did not have, or had in another version."
+    )
+    gone: int = Field(description="Names that only the listing before had.")
+    copied: int = Field(description="Number of objects that were sent.")
+    bytes: int = Field(description="Their size in bytes.")
+    deleted: int = Field(description="Number of objects that were deleted at the destination.")
+    refused: int = Field(
+        description="Objects that another writer has changed at the destination, at its end."
+    )
+    failed: int = Field(description="Objects that have not arrived at its end, with those.")
+    p50: float | None = Field(description="Seconds that were forecast for it: half exceed them.")
+    p90: float | None = Field(description="Likewise: one of ten exceeds them.")
+    outcome: dict[str, Any] | None = Field(
+        description="What a rehearsal or an audit found; null without one."
+    )
+
+
+class PassesSchema(_Schema):
+    """A page of the passes of a migration, the newest first."""
+
+    passes: list[PassSchema]
+    next: str | None = Field(description="URL of the next page; null after the last.")
+
+
+class ForecastSchema(_Schema):
+    """How long a cutover would take if it began now."""
+
+    p50: float | None = Field(
+        description="Seconds that half of all cutovers take at most; null before a pass has ended."
+    )
+    p90: float | None = Field(description="Seconds that nine of ten take at most.")
 
 
 class ReasonSchema(_Schema):

@@ -198,12 +198,13 @@ class CutoverRun:
         outcome["checks"] = [{"level": one.level.value, "text": one.text} for one in checks]
         self.ledger.standing.note_outcome(migration.id, last.number, outcome)
         self.ledger.standing.change_phase(migration.id, PhaseEvent.REHEARSED)
-        listing = (last.listed_at or last.begun) - last.begun
-        whole = (last.ended or last.begun) - last.begun + listing + seconds
+        expected = self.ledger.standing.forecast(migration.id)
         confirm(f"audit: {_counts(result)}, {duration(seconds)}")
         if not result.is_good(self.order.accept_refused):
             self._repair(migration, result)
-        confirm(f"if you cut now: about {duration(whole)}")
+        if expected is not None:
+            p50, p90 = duration(expected.p50), duration(expected.p90)
+            confirm(f"if you cut now: about {p50} (p90 {p90})")
         for check in checks:
             confirm(f"{check.level.value:<5} {plain(check.text)}")
         return Exit.VERIFIED if passed else Exit.FAILED

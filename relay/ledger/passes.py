@@ -22,6 +22,7 @@ from sqlalchemy import Connection, func, insert, select, update
 from relay.errors import DestinationChanged, IllegalTransition
 from relay.ledger.entries import begin_again
 from relay.ledger.event_log import write_event
+from relay.ledger.forecasts import PASSES, Forecast, cutover_forecast, pass_forecast
 from relay.ledger.migration_rows import lock_migration, one
 from relay.ledger.migration_values import Migration
 from relay.ledger.names import has_name, in_chunks
@@ -66,7 +67,15 @@ def begin_pass(connection: Connection, id: str, kind: str, now: float) -> bool:
         return False
     newest = select(func.max(passes.c.number)).where(passes.c.migration_id == found.id)
     number = (connection.execute(newest).scalar() or 0) + 1
-    row = {"migration_id": found.id, "number": number, "kind": kind, "begun": now}
+    expected = pass_forecast(passes_of(connection, found.id, PASSES), now)
+    row = {
+        "migration_id": found.id,
+        "number": number,
+        "kind": kind,
+        "begun": now,
+        "p50": None if expected is None else expected.p50,
+        "p90": None if expected is None else expected.p90,
+    }
     connection.execute(insert(passes), row)
     values: dict[str, Any] = {
         "listing": ListingState.DUE,
@@ -263,6 +272,15 @@ def moved_since(connection: Connection, id: str, since: float, limit: int) -> li
         .where(transfers.c.ended >= since)
     )
     return list(connection.execute(query.order_by(transfers.c.ended.desc()).limit(limit)).scalars())
+
+
+def forecast_of(connection: Connection, id: str, now: float) -> Forecast | None:
+    """Return the time of a cutover that begins now, or None before the first pass has ended."""
+    audited = (passes.c.migration_id == id) & passes.c.outcome.contains('"audit_seconds"')
+    query = select(passes.c.outcome).where(audited).order_by(passes.c.number.desc()).limit(1)
+    outcome = connection.execute(query).scalar()
+    seconds = None if outcome is None else float(json.loads(outcome)["audit_seconds"])
+    return cutover_forecast(passes_of(connection, id, PASSES), now, seconds)
 
 
 def passes_of(connection: Connection, id: str, limit: int, before: int | None = None) -> list[Pass]:

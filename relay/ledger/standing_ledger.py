@@ -11,6 +11,7 @@ from typing import Any
 from sqlalchemy import Connection
 
 from relay.ledger import passes
+from relay.ledger.forecasts import Forecast
 from relay.ledger.ledger_access import LedgerAccess
 from relay.ledger.migration_values import Migration
 from relay.ledger.standing_values import Pass, PassTimes
@@ -61,6 +62,10 @@ class StandingLedger:
     def moved_since(self, id: str, since: float, limit: int) -> list[str]:
         """As passes.moved_since."""
         return self.access.read(lambda c: passes.moved_since(c, id, since, limit))
+
+    def forecast(self, id: str) -> Forecast | None:
+        """As passes.forecast_of."""
+        return self.access.read(lambda c: passes.forecast_of(c, id, time.time()))
 
     def passes(self, id: str, limit: int = 100, before: int | None = None) -> list[Pass]:
         """As passes.passes_of."""
