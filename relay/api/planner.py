@@ -36,11 +36,14 @@ from relay.prices.price_list import Price, load_prices
 from relay.sorting.spill import SpillSpace
 from relay.views.dry_runs import plan_members, time_members
 from relay.views.problems import bug
+from relay.wire.yielding import yield_to_hub
 
 ABREAST: Final = 4
 """Number of plans that one process makes at a time."""
 SAMPLE: Final = 1000
 """Number of objects that a plan compares on both sides: all of a smaller tree."""
+HELD_ROWS: Final = 10_000
+"""Number of a listing's rows that are sorted in memory, in some milliseconds."""
 NOTE_SECONDS: Final = 1.0
 """How often the findings are written."""
 KILL_SECONDS: Final = 1.0
@@ -141,7 +144,12 @@ class Planner:
         job = MigrationJob.from_request(claim.plan.id, order, *places)
         limits = self.engine.limits
         settings = self.engine.settings
-        space = SpillSpace(settings.spill_folder(), settings.spill_bytes)
+        space = SpillSpace(
+            settings.spill_folder(),
+            settings.spill_bytes,
+            held_rows=HELD_ROWS,
+            pause=yield_to_hub,
+        )
         return DryRun(job, self.engine.stores, limits=limits, space=space, sample=self.sample)
 
     def _is_at(self, claim: PlanClaim, spec: Spec) -> bool:

@@ -21,7 +21,6 @@ from math import inf
 from random import Random
 from typing import Any, Final, Generic, Protocol, TypeVar
 
-import gevent
 from gevent.pool import Pool
 
 from relay.engine.comparison import DATED, Compare, PairBasis, PairVerdict, verdict_of_pair
@@ -62,6 +61,7 @@ from relay.stores.interfaces import (
 from relay.transfer_limits import Limits
 from relay.wire.http1 import Fields
 from relay.wire.watchdog import Watchdog
+from relay.wire.yielding import yield_to_hub
 
 PAGE: Final = 512
 """Number of pairs that are decided before the next ones are listed."""
@@ -276,7 +276,7 @@ class DryRun:
                 ]
                 answers = pool.imap(self._compare, asked)
                 self._take_page(judged, answers, (open_pairs, decided), asks_all, sink)
-                gevent.sleep(0)
+                yield_to_hub()
             made.excluded_folders = paired.excluded_folders
             self._end_listing(folds)
             for sample in (open_pairs, decided):

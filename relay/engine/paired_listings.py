@@ -17,7 +17,7 @@ from typing import Final
 from relay.engine.listed_pairs import ListedPairs, PairReport, TreeToList
 from relay.engine.listing_filter import ListingFilter
 from relay.engine.migration_request import MigrationJob, filter_of
-from relay.errors import NotFound, Side, StoreError
+from relay.errors import NotFound, RelayError, Side, SpillFailed
 from relay.sorting.merge import Pair, in_order, pair_rows
 from relay.sorting.rows import TreeRow
 from relay.sorting.spill import SpillSpace, sort_rows
@@ -45,7 +45,7 @@ class PairedListings:
     disorder: Disorder
     listed_there: int = 0
     """The number of the destination's rows so far."""
-    unlisted: StoreError | None = None
+    unlisted: RelayError | None = None
     """Why the destination could not be listed, or not to its end."""
     _chosen: ListingFilter | None = field(default=None, init=False)
 
@@ -96,7 +96,9 @@ class PairedListings:
                 yield row
         except NotFound:
             return
-        except StoreError as error:
+        except SpillFailed:
+            raise
+        except RelayError as error:
             self.unlisted = error
 
     def _in_order(self, side: Side, rows: Iterator[TreeRow]) -> Iterator[TreeRow]:

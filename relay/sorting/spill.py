@@ -14,7 +14,7 @@ import heapq
 import marshal
 import os
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass
 from io import BufferedRandom
 from itertools import islice
@@ -52,6 +52,8 @@ class SpillSpace:
     limit_bytes: int
     _: KW_ONLY
     held_rows: int = HELD_ROWS
+    pause: Callable[[], None] = lambda: None
+    """Called between blocks of rows: a server has other work, too."""
     used_bytes: int = 0
     """The bytes of all runs now."""
 
@@ -69,6 +71,7 @@ class SpillSpace:
                 run.file.write(block)
                 run.length += length
                 self.used_bytes += length
+                self.pause()
             run.file.flush()
         except OSError as error:
             self.drop(run)
@@ -86,6 +89,7 @@ class SpillSpace:
             while length:
                 block = marshal.loads(run.file.read(int.from_bytes(length, "big")))
                 yield from map(row_of_values, block)
+                self.pause()
                 length = run.file.read(_LENGTH_BYTES)
         except OSError as error:
             raise self._failure(error) from error

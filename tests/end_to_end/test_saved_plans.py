@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Callable
+from email.utils import formatdate
 from pathlib import Path
 
 import pytest
 
 from tests.end_to_end.terminal import Terminal
 from tests.end_to_end.test_plan import tree
+from tests.faults.scripted_http import Shelf
+from tests.scripted import Peer
 from tests.seaweed import KEY, SECRET, Seaweed
 
+LATER = formatdate(time.time() + 3600, usegmt=True).encode()
+"""The date of a server's objects."""
 FILES = {"same": b"1234", "other": b"12345", "a__new": b"x" * 100, "new2": b""}
 
 
@@ -178,4 +184,28 @@ def test_a_plan_between_buckets(terminal: Terminal, seaweed: Seaweed, tmp_path: 
         ("two/a/b", 3),
         ("two/a.b", 3),
         ("two/c", 1),
+    }
+
+
+def test_a_plan_to_a_server_that_lists_nothing(
+    plan: Path, terminal: Terminal, tmp_path: Path
+) -> None:
+    """Its objects are asked for one by one, and the plan says so."""
+    shelf = Shelf({b"/to/same": b"1234", b"/to/other": b"1"}, dated=LATER)
+    with Peer(shelf) as there:
+        words = ("-r", f"{tmp_path}/from", there.url("/to/"), "--save", f"{tmp_path}/web", "--json")
+        code, out, err = terminal.run("plan", *words)
+        found = json.loads(out)
+        assert code == 0, err
+        counts = {name: one["objects"] for name, one in found["decisions"].items()}
+        assert counts == {"copy": 2, "skip": 1, "replace": 1}
+        assert found["bases"]["copy"] == {"head": 2}
+        shelf.objects[b"/to/new2"] = b"late"
+        assert terminal.run("migrate", "--plan", f"{tmp_path}/web")[0] == 1
+    assert failures(terminal) == {"new2": "plan-stale"}
+    assert shelf.objects == {
+        b"/to/same": b"1234",
+        b"/to/other": b"12345",
+        b"/to/a/new": b"x" * 100,
+        b"/to/new2": b"late",
     }

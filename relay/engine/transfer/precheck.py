@@ -176,13 +176,16 @@ class DestinationCheck:
         """Raise PlanStale if the destination has another object than the migration's plan has seen,
         or does not show one. The caller has excluded objects of ours."""
         planned, before = self._context.known.planned, self._target.before
-        if planned is None:
+        # A piece of our own upload, of this transfer or of one that was killed, may be visible, or
+        # have been there until its cleanup.
+        is_begun = self._context.known.begun or self._progress.sendings > 0
+        if planned is None or (is_begun and self._target.shows_unproved):
             return
         place, seen = self._target.place, planned.destination
         if before is None or not before.known:
             why = f"the destination does not show whether {place} is as the plan has seen it"
         elif there is None:
-            if seen is None or self._ownership.may_be_sent:
+            if seen is None:
                 return
             why = f"{place} is no longer there, and the plan would replace it"
         elif seen is None:
