@@ -201,7 +201,11 @@ def _has_kept(mtime: str | None, version: Version, store: str) -> bool:
     if mtime is None or store not in DATED:
         return False
     date = http_date(version.last_modified)
-    return store == "local" or date is None or not mtimes_agree(mtime, f"{date.timestamp():.0f}")
+    return (
+        store in ("local", "sftp")
+        or date is None
+        or not mtimes_agree(mtime, f"{date.timestamp():.0f}")
+    )
 
 
 def _is_of_receipt(receipt: ReceiptVersions, source: Version, destination: Version) -> bool:

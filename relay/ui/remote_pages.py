@@ -29,6 +29,7 @@ SECRETS: Final[Mapping[str, tuple[str, ...]]] = {
     "s3": ("access_key_id", "secret_access_key", "session_token"),
     "webdav": ("user", "pass", "bearer_token", "headers"),
     "http": ("user", "pass", "bearer_token", "headers"),
+    "sftp": ("user", "pass", "key_file", "key_file_pass", "key_pem"),
 }
 """The options of each type that are secrets, or name whose they are."""
 _CONNECTION: Final = re.compile(r":?[^,:/]+,")
@@ -136,6 +137,8 @@ def _endpoint(remote: Remote) -> str:
     """Return a remote's address without a user, a password and a query."""
     options = remote.options
     text = options.get("endpoint") or options.get("url") or options.get("remote") or ""
+    if remote.type == "sftp":
+        return options.get("host", "")
     # rclone's connection string, as `:s3,secret_access_key=…:bucket`, has options of any kind.
     connection = _CONNECTION.match(text)
     if connection is not None:

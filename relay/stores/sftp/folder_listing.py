@@ -1,7 +1,8 @@
 """List the folders of an SFTP server.
 
-Theory of operation. Each folder is one handle, from which several READDIRs at once take names with
-their attributes, in the order of the server. The folder is complete once the server has answered
+Theory of operation. Each folder is one handle, from which READDIR after READDIR takes names with
+their attributes, in the order of the server. (Several at once would be faster, but a server that
+handles them at the same time might skip names.) The folder is complete once the server has answered
 with the end. A link's attributes are those of the link, so what it leads to is asked for, for all
 links of a reply at once. A link to a file is that file; a link to a folder is not followed.
 
@@ -9,7 +10,6 @@ Decided here: which names are entries. Never here: the order of folders (`folder
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Generator, Iterator
 from functools import partial
 from typing import Final
@@ -32,8 +32,6 @@ from relay.stores.sftp.sftp_connections import SftpConnections
 from relay.stores.sftp.sftp_session import Reply
 from relay.wire.watchdog import Watchdog
 
-AHEAD: Final = 4
-"""Number of READDIRs that are outstanding: a reply of OpenSSH has 100 names."""
 EMPTY: Final = 100
 """Maximum number of replies without a name in a row."""
 
@@ -77,25 +75,14 @@ class FolderListing:
         self, files: RemoteFiles, handle: bytes, what: str
     ) -> Iterator[list[tuple[bytes, FileAttributes]]]:
         """Yield the names of an open folder, some at a time. Raises StoreError."""
-        waiting: deque[Reply] = deque()
-        ended, empty = False, 0
-        try:
-            while not ended or waiting:
-                while not ended and len(waiting) < AHEAD:
-                    waiting.append(files.send_next_names(handle))
-                names = files.next_names(waiting.popleft(), what)
-                # The other requests were sent before the end was known, and have an answer each.
-                ended = ended or names is None
-                empty = 0 if names else empty + 1
-                if empty > EMPTY and not ended:
-                    raise ProtocolViolation(
-                        f"{what}: {EMPTY} replies in a row have no name", side=self._side
-                    )
-                if names:
-                    yield names
-        finally:
-            for reply in waiting:
-                files.session.abandon(reply)
+        empty = 0
+        while (names := files.next_names(handle, what)) is not None:
+            empty = 0 if names else empty + 1
+            if empty > EMPTY:
+                raise ProtocolViolation(
+                    f"{what}: {EMPTY} replies in a row have no name", side=self._side
+                )
+            yield names
 
     def _entries_of(
         self,

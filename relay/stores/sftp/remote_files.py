@@ -139,12 +139,10 @@ class RemoteFiles:
         """Bring an open file to the disk."""
         return self._send_extension(SYNC, text(handle))
 
-    def send_next_names(self, handle: bytes) -> Reply:
-        """Ask for the next names of an open folder."""
-        return self._send(PacketKind.READDIR, text(handle))
-
-    def next_names(self, reply: Reply, what: str) -> list[tuple[bytes, FileAttributes]] | None:
-        """Return names with their attributes; None at the end of the folder. Raises StoreError."""
+    def next_names(self, handle: bytes, what: str) -> list[tuple[bytes, FileAttributes]] | None:
+        """Return the next names of an open folder with their attributes; None at its end. Raises
+        StoreError."""
+        reply = self._send(PacketKind.READDIR, text(handle))
         self.session.wait(reply, self.meter, self.side)
         if reply.kind == PacketKind.NAME:
             found: list[tuple[bytes, FileAttributes]] = self.session.fields(

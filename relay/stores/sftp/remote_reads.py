@@ -69,6 +69,8 @@ class RemoteFileStream(Stream):
         self._spans: deque[_AskedBytes] = deque()
         self._arrived = Event()
         self._piece = memoryview(b"")
+        self._reply: Reply | None = None
+        """The reply of which `_piece` is the rest."""
         self._is_at_end = False
         self._read_bytes = files.session.sizes.read
 
@@ -87,6 +89,7 @@ class RemoteFileStream(Stream):
         view[:count] = self._piece[:count]
         self._piece = self._piece[count:]
         if not self._piece:
+            self._release_piece()
             self._ask()
         return count
 
@@ -129,7 +132,7 @@ class RemoteFileStream(Stream):
         """Take the first reply. Raises StoreError for a status other than the end of the file."""
         span = self._spans.popleft()
         if span.reply.kind == PacketKind.DATA:
-            self._piece = span.reply.data
+            self._piece, self._reply = span.reply.data, span.reply
             got = len(self._piece)
             if got < span.length:
                 # A server may have a smaller limit than it says: then it has it for each READ.
@@ -158,7 +161,7 @@ class RemoteFileStream(Stream):
         if self.closed:
             return
         self.closed = True
-        self._piece = memoryview(b"")
+        self._release_piece()
         self._drop_rest()
         gevent.spawn(self._close_handle)
 
@@ -171,6 +174,13 @@ class RemoteFileStream(Stream):
             return  # the session has ended, and its handles with it
         finally:
             self._give_back()
+
+    def _release_piece(self) -> None:
+        """Return the buffer of the piece that is being taken."""
+        self._piece = memoryview(b"")
+        if self._reply is not None:
+            self._reply.release()
+            self._reply = None
 
     def _drop_rest(self) -> None:
         while self._spans:

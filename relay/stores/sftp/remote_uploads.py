@@ -71,6 +71,8 @@ from relay.wire.watchdog import Watchdog
 
 WINDOW_BYTES: Final = 4 << 20
 """Maximum number of bytes of one file that are written and not acknowledged."""
+SYNC_SECONDS: Final = 600.0
+"""How long a server may take to bring a file to its disk."""
 UNLINKED: Final = "makes-no-links"
 """What is learned of a server whose file system has no hard links."""
 _REPLACE: Final = (
@@ -305,14 +307,14 @@ class _Writes:
         modified = _seconds(changed)
         times = None if modified is None else files.send_times(self._handle, modified)
         sync = files.send_sync(self._handle) if files.session.can(SYNC) else None
-        stats, closed = files.send_stat_of(self._handle), files.close_later(self._handle)
+        stats = files.send_stat_of(self._handle)
         if times is not None:
-            with suppress(Rejected, Unavailable, StoreError):
+            with suppress(StoreError):  # the attributes below show it
                 files.settle(times, self._what)
         if sync is None or not self._has_synced(sync):
             notes += (UNSAFE,)
         found = files.attributes(stats, self._what)
-        self._settle_one(closed)
+        self._settle_one(files.close_later(self._handle))
         if found.size is not None and found.size != size:
             raise IntegrityMismatch(
                 f"{self._what} has {found.size} bytes on the server, {size} were written",
@@ -327,7 +329,7 @@ class _Writes:
 
     def _has_synced(self, sync: Reply) -> bool:
         """Return whether the file is on the disk; False if the server can't do that."""
-        self._files.session.wait(sync, self._files.meter, self._files.side)
+        self._files.session.wait(sync, self._files.meter, self._files.side, SYNC_SECONDS)
         status = self._files.session.status(sync, self._files.side)
         if status.code == StatusCode.OP_UNSUPPORTED:
             return False

@@ -103,7 +103,9 @@ class _AccountSessions:
         self._opening = 0
         self._changed = Event()
         self._fewer_until = 0.0
-        self._refusal: tuple[RelayError, float] | None = None
+        self._failure: RelayError | None = None
+        self._failures = 0
+        self._refused_until = 0.0
         self._timer: Any = None
 
     @property
@@ -114,9 +116,10 @@ class _AccountSessions:
     def choose(self, side: Side, meter: Watchdog) -> SftpSession:
         """Return the session with the fewest transfers, or a new one. Raises as
         `SftpConnections.take`."""
+        failures = self._failures
         while True:
-            self._open = [session for session in self._open if session.is_open]
-            best = min(self._open, key=lambda session: session.transfers, default=None)
+            self._drop_ended()
+            best = min(self._open, key=lambda one: (one.is_late, one.transfers), default=None)
             if best is not None:
                 if best.transfers and self._may_open_more():
                     self._opening += 1
@@ -128,6 +131,9 @@ class _AccountSessions:
             self._changed.clear()
             self._changed.wait(meter.tick_seconds)
             meter.check()
+            if self._failures != failures and self._failure is not None:
+                # One after the other, all of them would wait for a server that is away.
+                raise _copy_of(self._failure, side)
 
     def watch_idle(self) -> None:
         """End the sessions without a transfer when their time is up."""
@@ -141,6 +147,14 @@ class _AccountSessions:
             self._timer = None
         while self._open:
             self._open.pop().close()
+
+    def _drop_ended(self) -> None:
+        """Forget the sessions that have ended, and end those that nobody uses and that do not
+        answer."""
+        for session in self._open:
+            if session.is_late and not session.transfers:
+                session.close()
+        self._open = [session for session in self._open if session.is_open]
 
     def _may_open_more(self) -> bool:
         if self._opening or len(self._open) >= MOST:
@@ -160,8 +174,9 @@ class _AccountSessions:
             self._open.append(session)
             return session
         except RelayError as error:
+            self._failure, self._failures = error, self._failures + 1
             if not error.retryable and not isinstance(error, EgressDenied | ConfigError):
-                self._refusal = (error, self._clock() + REFUSED_SECONDS)
+                self._refused_until = self._clock() + REFUSED_SECONDS
             raise
         finally:
             self._opening -= 1
@@ -179,10 +194,8 @@ class _AccountSessions:
 
     def _raise_refusal(self, side: Side) -> None:
         """Raise the error of a login that was refused just now."""
-        if self._refusal is None or self._clock() > self._refusal[1]:
-            return
-        error = self._refusal[0]
-        raise type(error)(error.message, side=side, hint=error.hint)
+        if self._failure is not None and self._clock() < self._refused_until:
+            raise _copy_of(self._failure, side)
 
     def _end_idle(self) -> None:
         self._timer = None
@@ -192,6 +205,11 @@ class _AccountSessions:
                 self._open.remove(session)
                 session.close()
         self.watch_idle()
+
+
+def _copy_of(error: RelayError, side: Side) -> RelayError:
+    """Return the error of a login for another transfer that waited for it."""
+    return type(error)(error.message, side=side, retryable=error.retryable, hint=error.hint)
 
 
 def connections_of(wire: Wire) -> SftpConnections:

@@ -55,6 +55,7 @@ from relay.stores.sftp.ssh_child import SshChild, wait_ready
 from relay.stores.sftp.ssh_errors import login_error, lost_error
 from relay.stores.sftp.status_errors import status_error
 from relay.transfer_limits import Limits
+from relay.wire.buffers import BUFFERS
 from relay.wire.stream import READ, WRITE
 from relay.wire.watchdog import Watchdog
 from relay.wire.yielding import yield_to_hub
@@ -71,7 +72,7 @@ class Reply:
     """The reply to one request, once it is here: its `kind` and its `data`, or the failure of the
     session. `arrived` may be shared by several requests of one caller."""
 
-    __slots__ = ("arrived", "data", "is_here", "kind", "most", "on_late")
+    __slots__ = ("arrived", "buffer", "data", "is_here", "kind", "most", "on_late")
 
     def __init__(self, arrived: Event, most: int = 0) -> None:
         """`most` is the length that a READ asked for."""
@@ -79,8 +80,17 @@ class Reply:
         self.is_here = False
         self.kind = 0
         self.data: Any = b""
+        self.buffer: memoryview | None = None
+        """The pool's buffer in which the bytes of a READ are, until `release`."""
         self.on_late: Callable[[Reply], None] | None = None
         """Called with the reply if nobody waits for it any more."""
+
+    def release(self) -> None:
+        """Return the buffer to its pool, once the bytes were taken. May be called twice."""
+        self.data = b""
+        if self.buffer is not None:
+            BUFFERS.give(self.buffer)
+            self.buffer = None
 
 
 class SftpSession:
@@ -93,6 +103,8 @@ class SftpSession:
         self.sizes = SMALLEST
         self.transfers = 0
         self.idle_since = clock()
+        self.is_late = False
+        """Whether the server has not answered since a request that took too long."""
         self._child: SshChild | None = None
         self._replies: dict[int, Reply] = {}
         self._number = 0
@@ -224,28 +236,28 @@ class SftpSession:
         except BadPacket as error:
             raise self._break_off(str(error))(side) from None
 
-    def wait(self, reply: Reply, meter: Watchdog, side: Side) -> None:
-        """Wait until a reply is here. Raises StoreTimeout after `head_seconds`, and what the meter
-        raises: then the reply is dropped when it comes."""
-        deadline = self._clock() + meter.limits.head_seconds
+    def wait(self, reply: Reply, meter: Watchdog, side: Side, seconds: float | None = None) -> None:
+        """Wait until a reply is here. Raises StoreTimeout after `seconds` (None: `head_seconds`),
+        and what the meter raises: then the reply is dropped when it comes."""
+        seconds = meter.limits.head_seconds if seconds is None else seconds
+        deadline = self._clock() + seconds
         while not reply.is_here:
             reply.arrived.clear()
             if not reply.arrived.wait(meter.tick_seconds):
                 meter.check()
                 if self._clock() > deadline:
-                    raise StoreTimeout(
-                        f"{self.account.server} did not answer within"
-                        f" {meter.limits.head_seconds:g} s",
-                        side=side,
-                    )
+                    self.is_late = True
+                    message = f"{self.account.server} did not answer within {seconds:g} s"
+                    raise StoreTimeout(message, side=side)
 
     def abandon(self, reply: Reply, on_late: Callable[[Reply], None] | None = None) -> None:
         """Drop a reply when it comes, or pass it to `on_late`."""
         if reply.is_here:
             if on_late is not None and reply.kind:
                 on_late(reply)
+            reply.release()
             return
-        reply.on_late = on_late or _drop
+        reply.on_late = on_late or Reply.release
 
     def close_handle(self, reply: Reply) -> None:
         """Close the handle in a reply that nobody waits for any more, in a greenlet of its own."""
@@ -331,7 +343,7 @@ class SftpSession:
                     raise BadPacket(f"a packet of {length} bytes")
                 self._read_reply(source, reply, kind, length - 5)
                 del self._replies[number]
-                reply.is_here = True
+                reply.is_here, self.is_late = True, False
                 if reply.on_late is not None:
                     reply.on_late(reply)
                 else:
@@ -362,9 +374,9 @@ class SftpSession:
             count = PacketFields(bytes(source.take(min(4, length)))).number()
             if count != length - 4 or not 0 < count <= max(reply.most, 0):
                 raise BadPacket(f"{count} bytes in a packet of {length}, for {reply.most} bytes")
-            data = memoryview(bytearray(count))
-            source.fill(data)
-            reply.data = data
+            reply.buffer = BUFFERS.take(count)
+            reply.data = reply.buffer[:count]
+            source.fill(reply.data)
         reply.kind = kind
 
     # -- the end
@@ -468,7 +480,3 @@ class _PipeReader:
             if not count:
                 raise _PipeEnd
             return count
-
-
-def _drop(reply: Reply) -> None:
-    """Drop a reply."""

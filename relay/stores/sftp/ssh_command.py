@@ -41,6 +41,8 @@ _ALWAYS: Final = (
     "RequestTTY=no",
     "EscapeChar=none",
     "NumberOfPasswordPrompts=1",
+    "ServerAliveInterval=15",
+    "ServerAliveCountMax=4",
     "LogLevel=DEBUG1",
 )
 _SECRETS: Final = re.compile(

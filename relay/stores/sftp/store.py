@@ -198,12 +198,13 @@ class SftpStore:
                 if location.path.endswith("/"):
                     # A folder that relay made; it must be empty.
                     return files.remove_folder(path, what)
+                if is_temporary_name(location.name):
+                    # It is always relay's own, whatever its version; a link there is not followed.
+                    return files.remove(path, what)
                 path, found = files.resolve(path, what)
-                # A temporary name is always relay's own, whatever its version.
-                known = None if is_temporary_name(location.name) else version.etag
                 if found is None:
                     return
-                if known not in (None, version_of_attributes(found).etag):
+                if version.etag not in (None, version_of_attributes(found).etag):
                     raise PreconditionFailed(f"{what} is a different version now", side=self._side)
                 require_file(found, what, self._side)
                 files.remove(path, what)
