@@ -26,6 +26,7 @@ from relay.errors import (
     ConnectionLost,
     DestinationLost,
     EgressDenied,
+    HostKeyRefused,
     KeyCollision,
     Leftover,
     NotFound,
@@ -59,7 +60,7 @@ CLOCK_SECONDS: Final = 5.0
 """Tolerated difference in seconds between a store's Date header and its own timestamps."""
 DELETIONS: Final = 3
 """Maximum attempts to delete a temporary name, or to abort an upload, after retryable errors."""
-NOT_ASKED: Final = (ConnectFailed, CertificateRefused, EgressDenied)
+NOT_ASKED: Final = (ConnectFailed, CertificateRefused, EgressDenied, HostKeyRefused)
 """Failures of a request that never reached the destination."""
 _UNDONE: Final = FINAL | {507}
 """Statuses of a server error that refuse a request."""

@@ -352,6 +352,8 @@ class SftpSession:
             self._break_off(str(error))
         except _PipeEnd:
             self._note_end()
+        finally:
+            source.close()
 
     def _read_version(self, source: _PipeReader) -> None:
         length, kind, version = HEAD.unpack(source.take(HEAD.size))
@@ -435,9 +437,16 @@ class _PipeReader:
 
     def __init__(self, descriptor: int, clock: Callable[[], float]) -> None:
         self._descriptor, self._clock = descriptor, clock
+        self._hub = gevent.get_hub()
+        # Kept, since a pipe is waited for at each 32 KiB of a fast line.
+        self._watcher = self._hub.loop.io(descriptor, READ)
         self._buffer = memoryview(bytearray(INPUT_BYTES))
         self._first = self._end = 0
         self._yield_at = clock() + YIELD_SECONDS
+
+    def close(self) -> None:
+        """Stop watching the pipe, which its owner closes."""
+        self._watcher.close()
 
     def take(self, count: int) -> memoryview | bytes:
         """Return the next `count` bytes. Raises _PipeEnd."""
@@ -472,7 +481,7 @@ class _PipeReader:
             try:
                 count = os.readv(self._descriptor, [view])
             except BlockingIOError:
-                wait_ready(self._descriptor, READ)
+                self._hub.wait(self._watcher)
                 self._yield_at = self._clock() + YIELD_SECONDS
                 continue
             except OSError:

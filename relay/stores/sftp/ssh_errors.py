@@ -19,7 +19,6 @@ from relay.errors import (
     ConnectFailed,
     ConnectionLost,
     HostKeyRefused,
-    ProtocolViolation,
     Rejected,
     RelayError,
     Side,
@@ -61,7 +60,7 @@ class SshMessages:
             self.host_key = f"{key['type']} {key['print']}"
         if line.startswith(("debug1: Authenticated to", "Authenticated to")):
             self.is_authenticated = True
-        if line.strip() and not _DEBUG.match(line):
+        elif line.strip() and not _DEBUG.match(line):
             self._lines.append(UNSAFE_CHARACTERS.sub("?", line.strip()))
 
     @property
@@ -81,10 +80,11 @@ def login_error(messages: SshMessages, account: SftpAccount, side: Side) -> Rela
     # ssh's own last words say most; a banner of the server comes earlier.
     words = f" ({lines[-1]})" if lines else ""
     if messages.is_authenticated:
-        return ProtocolViolation(
-            f"{account.server} accepted the login, and began no SFTP session{words}",
+        # Retryable: a connection that breaks at this moment looks the same.
+        return ConnectionLost(
+            f"{account.server} accepted the login, and ended before an SFTP session began{words}",
             side=side,
-            hint="The account may have no SFTP, or its login script may print something or end.",
+            hint="Try again; if it keeps happening, the account has no SFTP, or its login ends.",
         )
     return ConnectFailed(f"ssh opened no session at {account.server}{words}", side=side)
 
