@@ -209,7 +209,7 @@ def _verify_receipts(options: Mapping[str, Any]) -> Exit:
     engine = TransferEngine(settings, policy, remotes=remotes)
     comparison = ReceiptComparison(
         place,
-        ledger.reports.rows(migration.id),
+        ledger.reports.with_receipts(migration.id),
         engine.stores,
         limits=engine.limits,
         space=_space(settings),

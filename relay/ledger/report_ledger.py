@@ -19,6 +19,7 @@ from typing import Final, TypeVar
 from sqlalchemy import Connection, select
 
 from relay.ledger import migration_rows
+from relay.ledger.earlier_receipts import earlier_migrations, with_earlier_receipts
 from relay.ledger.event_log import write_event
 from relay.ledger.ledger_access import LedgerAccess
 from relay.ledger.migration_values import Migration
@@ -48,12 +49,18 @@ class ReportLedger:
 
         return self.access.read(read)
 
-    def rows(self, id: str) -> Iterator[TransferRow]:
-        """Yield the objects of a migration in the order of their ids. Each page of ROWS_READ is a
+    def with_receipts(self, id: str) -> Iterator[TransferRow]:
+        """Yield the objects of a migration in the order of their ids; one that was skipped has the
+        newest receipt of an earlier migration to the same place. Each page of ROWS_READ is a
         transaction of its own, so that a reader may take its time."""
-        after = 0
+        earlier, after = self.access.read(partial(earlier_migrations, id=id)), 0
+
+        def read(connection: Connection) -> list[TransferRow]:
+            found = page(connection, id, after=after, limit=ROWS_READ)
+            return with_earlier_receipts(connection, found, earlier)
+
         while True:
-            found = self.access.read(partial(page, migration=id, after=after, limit=ROWS_READ))
+            found = self.access.read(read)
             yield from found
             if len(found) < ROWS_READ:
                 return

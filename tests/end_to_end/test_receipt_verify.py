@@ -95,6 +95,23 @@ def test_names_without_a_receipt_are_not_proved(terminal: Terminal) -> None:
     assert code == 3 and "unproved  good  (nothing: it was there before: the migration" in out
 
 
+def test_a_later_run_has_the_earlier_receipts(terminal: Terminal) -> None:
+    """A command that runs each night skips what has not changed."""
+    tree = terminal.home / "to"
+    assert terminal.tree(terminal.home / "from", tree)[0] == 0
+    (terminal.home / "from" / "late").write_bytes(b"late" * 200)
+    assert terminal.tree(terminal.home / "from", tree)[0] == 0
+    assert terminal.tree(terminal.home / "from", tree, "--if-exists", "skip")[0] == 0
+    assert terminal.query("SELECT count(*) FROM transfers WHERE state = 'skipped'") == 8 + 9
+    for number in ("1", "2", "3"):
+        code, out, err = terminal.run("verify", "--receipts", number)
+        assert (code, err) == (0, ""), out
+    damage(tree)
+    code, out, _ = terminal.run("verify", "--receipts", "3", "--read", "missing", "--json")
+    found = json.loads(out)["found"]
+    assert (code, found["differs"], found["missing"], found["same"]) == (1, 4, 1, 4)
+
+
 def test_an_unfinished_listing_proves_nothing(terminal: Terminal) -> None:
     """Objects that the migration has not listed yet have no row, and so no receipt."""
     assert terminal.tree(terminal.home / "from", terminal.home / "to")[0] == 0
