@@ -42,3 +42,19 @@ def test_a_tree_is_moved_from_webdav(
         with pytest.raises(OSError, match="404"):
             urlopen(f"{base}/{name}", timeout=10)
     assert (request.getfixturevalue("wsgidav_root") / "moved").is_dir()
+
+
+def test_a_webdav_folder_becomes_a_mirror(wsgidav: str, tmp_path: Path) -> None:
+    base = f"{wsgidav}/mirror"
+    urlopen(Request(f"{base}/", method="MKCOL"), timeout=10).close()
+    for name in ("a", "extra"):
+        put(f"{base}/{name}", b"old")
+    (tmp_path / "from").mkdir()
+    (tmp_path / "from" / "a").write_bytes(b"a new one")
+    terminal = Terminal(tmp_path, RELAY_EGRESS_ALLOW="127.0.0.1")
+    words = ("migrate", "-r", f"{tmp_path}/from", f"webdav+{base}/", "--mirror")
+    code, out, err = terminal.run(*words, "--max-delete", "1")
+    assert (code, "1 objects deleted" in out) == (0, True), out + err
+    assert urlopen(f"{base}/a", timeout=10).read() == b"a new one"
+    with pytest.raises(OSError, match="404"):
+        urlopen(f"{base}/extra", timeout=10)

@@ -128,3 +128,19 @@ def test_a_bucket_becomes_a_mirror(
     far = f"far:{seaweed.bucket}/mirror/"
     code, end = mirror(clouds, bucket, far, "--max-delete", "100%")
     assert (code, end["deleted"], keys(seaweed, "mirror/")) == (0, 0, set(objects)), end
+
+
+def test_a_source_inside_its_destination_by_another_name(
+    clouds: Terminal, seaweed: Seaweed, tmp_path: Path
+) -> None:
+    """The source's own objects are extra names of the destination, one folder up."""
+    objects = plant(tmp_path / "from")
+    near, far = (f"{name}:{seaweed.bucket}/above/" for name in ("near", "far"))
+    assert clouds.tree(tmp_path / "from", f"{near}data/")[0] == 0
+    code, end = mirror(clouds, f"{near}data/", far, "--max-delete", "100%")
+    assert (code, end["deleted"]) == (3, 0), end
+    assert end["reasons"] == {"one-place": len(objects)}
+    assert keys(seaweed, "above/data/") == set(objects)
+    code, out, err = clouds.run("move", "-r", f"{near}data/", far)
+    assert (code, "one-place" in out) == (3, True), out + err
+    assert keys(seaweed, "above/data/") == set(objects)

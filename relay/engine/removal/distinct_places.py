@@ -6,6 +6,9 @@ that. So a probe, a few bytes under a name that never existed, is written at the
 the source is asked for it: in its own folder, and wherever the destination's path could end below
 it. A source that does not have the probe is another place.
 
+The other way round, a source that lies below the destination under another name has its objects at
+the destination too, below the last folders of the source's path. Such names are asked for.
+
 Decided here: whether two folders are one. Never here: what follows (`source_removal.py`)."""
 
 from __future__ import annotations
@@ -58,6 +61,21 @@ def are_distinct(
     finally:
         with suppress(RelayError):
             _remove(store, probe)
+
+
+def names_within(inner: Location, name: str, *, deepest: int = DEEPEST) -> list[str]:
+    """Return the names that an object `name` of a folder has in a folder that may contain that one,
+    under any name of the store."""
+    segments = [unquote(one) for one in inner.path.split("/") if one]
+    depths = range(1, min(len(segments), deepest) + 1)
+    return ["/".join((*segments[-depth:], name)) for depth in depths]
+
+
+def names_below(inner: Location, name: str, *, deepest: int = DEEPEST) -> list[str]:
+    """Return the names that an object `name` of a folder may have in the `inner` one, if that lies
+    in it under any name of the store."""
+    prefixes = (one[: -len(name)] for one in names_within(inner, name, deepest=deepest))
+    return [name.removeprefix(prefix) for prefix in prefixes if name.startswith(prefix)]
 
 
 def _write(store: Destination, folder: Location, meter: Watchdog) -> PutResult:

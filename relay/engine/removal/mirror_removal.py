@@ -23,7 +23,7 @@ from gevent.pool import Pool
 from relay.engine.cleanup import NOT_ASKED, may_be_done
 from relay.engine.inspection import inspect_object
 from relay.engine.migration_request import MigrationJob
-from relay.engine.removal.distinct_places import are_distinct
+from relay.engine.removal.distinct_places import are_distinct, names_below
 from relay.engine.removal.extra_names import ExtraNames
 from relay.engine.removal.version_questions import kept_end
 from relay.engine.transfer_engine import TransferEngine
@@ -284,7 +284,9 @@ class MirrorRemoval:
         there = found.version
         if there.strong_etag is None or row.etag is None:
             return kept_end(row.name, KeptReason.NO_VERSION, "the destination names no version")
-        if row.etag != there.etag or row.size not in (None, there.size):
+        # A PROPFIND may show an ETag without its quotes (WsgiDAV).
+        is_other = row.etag.strip('"') != there.strong_etag.strip('"')
+        if is_other or row.size not in (None, there.size):
             return kept_end(
                 row.name, KeptReason.DESTINATION_CHANGED, "it is not the version that was listed"
             )
@@ -319,6 +321,13 @@ class _ExtraDeletion:
         name = self.one.name
         source, destination = self.removal._places(name)
         stores = self.removal.engine.stores
+        # Step 1: the name may be that of one of the source's own objects, seen from a folder above.
+        for other in names_below(self.removal.job.source, name):
+            place = self.removal.job.source.below(other)
+            if _doubt_of_absence(stores.source(place, self.meter), place, name) is not None:
+                why = f"the source has {other!a}, which may be this object"
+                return kept_end(name, KeptReason.ONE_PLACE, why)
+        # Step 2: the source says now that it has none of that name.
         doubt = _doubt_of_absence(stores.source(source, self.meter), source, name)
         if doubt is not None:
             return doubt

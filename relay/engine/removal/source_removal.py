@@ -25,9 +25,10 @@ from urllib.parse import unquote
 from gevent.pool import Pool
 
 from relay.engine.cleanup import NOT_ASKED, may_be_done
+from relay.engine.comparison import looks_same
 from relay.engine.inspection import inspect_object
 from relay.engine.migration_request import MigrationJob
-from relay.engine.removal.distinct_places import are_distinct
+from relay.engine.removal.distinct_places import are_distinct, names_within
 from relay.engine.removal.second_reading import needs_second_reading, read_again
 from relay.engine.removal.version_questions import (
     common_digest,
@@ -212,8 +213,8 @@ class SourceRemoval:
         ends: list[DeletionEnd] = []
         found: list[tuple[TransferRow, Candidate]] = []
         pool: Any = Pool(self.abreast)
-        may_delete = any(row.state != TransferState.UNVERIFIED for row in rows)
-        is_distinct = may_delete and self._are_distinct()
+        names = [row.name for row in rows if row.state != TransferState.UNVERIFIED]
+        is_distinct = bool(names) and self._are_distinct(names[0])
         judge = lambda row: (row, self._judge(row, earlier.get(row.name)))  # noqa: E731
         for row, judged in pool.imap_unordered(judge, rows):
             if isinstance(judged, DeletionEnd):
@@ -274,19 +275,33 @@ class SourceRemoval:
 
     # -- one object
 
-    def _are_distinct(self) -> bool:
-        """Return whether the two places are certainly two; a probe asks once. Raises SameObject if
-        they are one, and StoreError."""
+    def _are_distinct(self, name: str) -> bool:
+        """Return whether the two places are certainly two; a probe, and one object of this `name`,
+        show it once. Raises SameObject if they are one, and StoreError."""
         if self._distinct is None:
-            self._distinct = self._probe()
+            self._distinct = self._probe(name)
         return self._distinct
 
-    def _probe(self) -> bool:
+    def _is_inside(self, name: str) -> bool:
+        """Return whether the destination may contain the source under another name, by one of the
+        source's objects: something looks the same where it would be then. Raises StoreError."""
+        meter = self._meter()
+        place, _ = self._places(name)
+        here = self._find_source(name, place, meter)
+        if isinstance(here, DeletionEnd):
+            return False  # it is kept, or gone
+        for other in names_within(self.job.source, name):
+            there = self._find_copy(name, self.job.destination.below(other), meter)
+            if not isinstance(there, DeletionEnd) and looks_same(here.version, there):
+                return True
+        return False
+
+    def _probe(self, name: str) -> bool:
         source, destination = self.job.source, self.job.destination
         meter, stores = self._meter(), self.engine.stores
         if self.job.recursive:
             ask = partial(are_distinct, stores, source, destination, meter)
-            return self._patience(meter).retry(ask)
+            return self._patience(meter).retry(ask) and not self._is_inside(name)
         folders = (folder_of(source), folder_of(destination))
         ask = partial(are_distinct, stores, *folders, meter, deepest=1)
         try:
