@@ -3,7 +3,8 @@
 Theory of operation. A command that runs each night skips what has not changed. The proof of such an
 object is in the migration that moved it to the same place.
 
-Decided here: which receipt counts. Never here: what it proves (`engine/receipt_comparison.py`)."""
+Decided here: which receipt counts, and of which objects none does. Never here: what it proves
+(`engine/receipt_comparison.py`)."""
 
 from __future__ import annotations
 
@@ -16,7 +17,9 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, select
 
-from relay.ledger.names import has_name
+from relay.ledger.deletion_tables import deletions
+from relay.ledger.deletion_values import DeletionState
+from relay.ledger.names import has_name, md5
 from relay.ledger.pages import TransferRow
 from relay.ledger.place_forms import is_same_place
 from relay.ledger.schema import migrations, receipts, transfers
@@ -58,6 +61,23 @@ def with_earlier_receipts(
         if known is None or age[row.migration_id] < age[known.migration_id]:
             newest[row.name] = row
     return [_as_in(row, newest.get(row.name)) for row in rows]
+
+
+def without_deleted(
+    connection: Connection, id: str, rows: Sequence[TransferRow]
+) -> list[TransferRow]:
+    """Return rows without the objects that the migration's mirror has deleted at the destination
+    since they arrived."""
+    hashes = [md5(row.name) for row in rows]
+    query = select(deletions.c.name, deletions.c.at).where(
+        deletions.c.migration_id == id,
+        deletions.c.side == "destination",
+        deletions.c.hash.in_(hashes),
+        deletions.c.state == DeletionState.DELETED,
+        deletions.c.undone.is_(None),
+    )
+    deleted: dict[str, float] = {row.name: row.at for row in connection.execute(query)}
+    return [row for row in rows if deleted.get(row.name, -1.0) < (row.ended or 0.0)]
 
 
 def _as_in(row: TransferRow, earlier: Any | None) -> TransferRow:

@@ -19,7 +19,11 @@ from typing import Final, TypeVar
 from sqlalchemy import Connection, select
 
 from relay.ledger import migration_rows
-from relay.ledger.earlier_receipts import earlier_migrations, with_earlier_receipts
+from relay.ledger.earlier_receipts import (
+    earlier_migrations,
+    with_earlier_receipts,
+    without_deleted,
+)
 from relay.ledger.event_log import write_event
 from relay.ledger.ledger_access import LedgerAccess
 from relay.ledger.migration_values import Migration
@@ -51,17 +55,21 @@ class ReportLedger:
 
     def with_receipts(self, id: str) -> Iterator[TransferRow]:
         """Yield the objects of a migration in the order of their ids; one that was skipped has the
-        newest receipt of an earlier migration to the same place. Each page of ROWS_READ is a
-        transaction of its own, so that a reader may take its time."""
+        newest receipt of an earlier migration to the same place. Objects that its mirror has
+        deleted are left out. Each page of ROWS_READ is read in transactions of its own, so that a
+        reader may take its time."""
         earlier, after = self.access.read(partial(earlier_migrations, id=id)), 0
 
         def read(connection: Connection) -> list[TransferRow]:
-            found = page(connection, id, after=after, limit=ROWS_READ)
-            return with_earlier_receipts(connection, found, earlier)
+            return page(connection, id, after=after, limit=ROWS_READ)
+
+        def judge(connection: Connection) -> list[TransferRow]:
+            left = without_deleted(connection, id, found)
+            return with_earlier_receipts(connection, left, earlier)
 
         while True:
             found = self.access.read(read)
-            yield from found
+            yield from self.access.read(judge)
             if len(found) < ROWS_READ:
                 return
             after = found[-1].id

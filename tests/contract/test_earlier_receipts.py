@@ -3,13 +3,18 @@ ledgers."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 
+from sqlalchemy import Connection, insert
+
 from relay.ledger.claim_values import Settlement
+from relay.ledger.deletion_tables import deletions
 from relay.ledger.ledger import Ledger
 from relay.ledger.listing_values import ListedObject
 from relay.ledger.migration_values import Spec
+from relay.ledger.names import md5
 from tests.ledgers import TREE, Opened
 
 NAMES = ("a", "é/b", "c")
@@ -40,6 +45,30 @@ def run(ledger: Ledger, verbs: Sequence[str], spec: Spec = TREE) -> str:
         ]
     )
     return migration.id
+
+
+def test_an_object_that_a_mirror_deleted_does_not_count(open_ledger: Opened) -> None:
+    ledger = open_ledger()
+    id = run(ledger, ["verified", "verified", "verified"])
+    values = {
+        "migration_id": id,
+        "side": "destination",
+        "version": "{}",
+        "state": "deleted",
+        "at": time.time() + 60,
+    }
+
+    def delete_some(connection: Connection) -> None:
+        for name, more in (
+            ("a", {}),
+            ("é/b", {"undone": 1.0}),
+            ("c", {"at": 1.0}),  # it was moved again since
+        ):
+            row = {"name": name, "hash": md5(name), **values, **more}
+            connection.execute(insert(deletions).values(**row))
+
+    ledger.database.run(delete_some)
+    assert [row.name for row in ledger.reports.with_receipts(id)] == ["é/b", "c"]
 
 
 def test_a_skipped_object_has_its_earlier_receipt(open_ledger: Opened) -> None:
