@@ -53,6 +53,7 @@ ACCESS: Final[Mapping[tuple[str, str], Access]] = {
     ("GET", "/migrations/<id>/reasons"): _READ,
     ("GET", "/migrations/<id>/events"): _READ,
     ("GET", "/migrations/<id>/passes"): _READ,
+    ("GET", "/migrations/<id>/feed"): _READ,
     ("GET", "/migrations/<id>/forecast"): _READ,
     ("POST", "/migrations/<id>/acknowledge"): _SUBMIT,
     ("POST", "/migrations/<id>/abort"): _SUBMIT,

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from time import monotonic
 from typing import Final, TypeVar
 from urllib.parse import urlencode
 
@@ -40,6 +41,7 @@ from relay.api.migration_streams import (
     await_end,
     follow_events,
     follow_lines,
+    has_hung_up,
     is_at_rest,
     require_stream_place,
 )
@@ -53,6 +55,7 @@ from relay.api.request_parts import (
     optional_members,
     place_in_list,
     rows_of_page,
+    wait_in_query,
 )
 from relay.api.token_limits import (
     change_within_limits,
@@ -68,10 +71,11 @@ from relay.ledger.ledger import Ledger
 from relay.ledger.migration_lists import MigrationFilter
 from relay.ledger.migration_values import Migration
 from relay.ledger.pages import TransferRow
+from relay.ledger.standing_values import FeedRow
 from relay.ledger.states import ENDED, MigrationVerb, PhaseEvent, TransferState
 from relay.ledger.viewer import Viewer
 from relay.views.migrations import brief, report_line, summary
-from relay.views.pass_members import pass_members
+from relay.views.pass_members import feed_members, pass_members
 
 VERBS = (MigrationVerb.PAUSE, MigrationVerb.RESUME, MigrationVerb.CANCEL, MigrationVerb.RETRY)
 EVENTS = (PhaseEvent.ABORT, PhaseEvent.REOPEN, PhaseEvent.FINISH)
@@ -207,6 +211,40 @@ class MigrationViews:
             more = f"{request.script_root}/migrations/{id}/passes?{query}"
         return _list_answer("passes", found, lambda one: json.dumps(pass_members(one)), more)
 
+    def feed(self, id: str) -> Response:
+        """Answer a page of the feed of a standing migration, and wait for its first row."""
+        works, limit = self.works(), rows_of_page()
+        after, seconds = place_in_list("after"), wait_in_query()
+        migration = visible_migration(works, id)
+        rows = works.ledger.standing.feed(migration.id, after, limit)
+        if not rows and seconds:
+            rows = self._await_feed(works, migration.id, after, limit, seconds=seconds)
+        lines = [json.dumps(feed_members(row, migration)) for row in HubPauses().between(rows)]
+        if accepts_stream(NDJSON):
+            text = "".join(f"{line}\n" for line in lines)
+            return Response(text, headers=UNCACHED, mimetype=NDJSON)
+        query = urlencode({"after": rows[-1].seq if rows else after or 1, "limit": limit})
+        query = query if rows or after else urlencode({"limit": limit})
+        next_page = json.dumps(f"{request.script_root}/migrations/{id}/feed?{query}")
+        text = f'{{"rows": [{", ".join(lines)}], "next": {next_page}}}\n'
+        return Response(text, headers=UNCACHED, mimetype=JSON)
+
+    def _await_feed(
+        self, works: LedgerContext, id: str, after: int, limit: int, *, seconds: float
+    ) -> list[FeedRow]:
+        """Return the first rows that come within some seconds; none if too many clients wait, the
+        server stops or the client goes."""
+        until = monotonic() + seconds
+        with works.waiters.place() as has_place:
+            while has_place and not self.engine.draining:
+                left = until - monotonic()
+                if left <= 0 or has_hung_up(request.environ, min(1.0, left)):
+                    break
+                rows = works.ledger.standing.feed(id, after, limit)
+                if rows:
+                    return rows
+        return []
+
     def forecast(self, id: str) -> Response:
         """Answer how long a cutover would take."""
         works = self.works()
@@ -264,6 +302,7 @@ def ledger_routes(
             for event in EVENTS
         ),
         ("/migrations/<id>/passes", "GET", views.passes),
+        ("/migrations/<id>/feed", "GET", views.feed),
         ("/migrations/<id>/forecast", "GET", views.forecast),
         ("/migrations/<id>/acknowledge", "POST", views.acknowledge),
         ("/migrations/<id>/transfers", "GET", views.transfers),

@@ -22,7 +22,7 @@ _LED = "A browser, whose request prefers `text/html`, is led to the page at `ui/
 
 _LINKS: Mapping[type[BaseModel], tuple[str, ...]] = {
     RecordedSchema: (
-        *("migration", "change", "transfers", "reasons", "events", "passes", "forecast"),
+        *("migration", "change", "transfers", "reasons", "events", "passes", "feed", "forecast"),
         *("pause", "resume", "cancel", "acknowledge", "retry", "abort", "reopen", "finish"),
     ),
     PlanSchema: ("plan", "cancel_plan", "again_plan", "start_plan", "delete_plan"),
@@ -39,6 +39,7 @@ PHRASES: Mapping[int, str] = {
         "The destination exists and `if_exists` is `fail`, or the state of the migration or of the"
         " plan does not allow this"
     ),
+    410: "The feed does not continue there",
     412: "The destination was changed during the transfer",
     413: "The body is too large",
     414: "The path with its query is too long",

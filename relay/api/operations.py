@@ -24,6 +24,8 @@ from relay.api.request_bodies import (
 from relay.api.request_parts import MOST_PLACE, MOST_ROWS, ROWS
 from relay.api.schemas import (
     LINES,
+    FeedRowSchema,
+    FeedSchema,
     ForecastSchema,
     HealthSchema,
     MigrationSchema,
@@ -151,6 +153,10 @@ if the client disconnects."""
 
 _PLANNED = """The plan is recorded in the ledger, and a worker of the server makes it; `Location` is
 its URL. Ask for it until its `state` is no longer `planning`."""
+
+_FED = """Keep the `seq` of the last row, and ask for the rows behind it: none is left out. 410 says
+that rows behind it were deleted, 30 days after the migration has ended, or that the ledger is
+another one: compare all objects then."""
 
 _STARTED = """The migration is recorded in the ledger; `Location` is its URL. A repeated start
 answers with the same migration."""
@@ -280,6 +286,25 @@ ROUTES = (
         parameters=(
             _LIMIT,
             Parameter("before", _PLACE, "Only passes with a smaller number; see `next`."),
+        ),
+    ),
+    Route(
+        "/migrations/{id}/feed",
+        "get",
+        name="feed",
+        summary="List what has arrived in a standing migration, in its order",
+        answers=(FeedSchema,),
+        problems=(404, 410, 422, 503),
+        details=_FED,
+        lines=(FeedRowSchema,),
+        parameters=(
+            _LIMIT,
+            Parameter("after", _PLACE, "Only rows behind this `seq`."),
+            Parameter(
+                "wait",
+                {"type": "integer", "minimum": 1, "maximum": 30},
+                "Seconds to wait for a row, if there is none yet.",
+            ),
         ),
     ),
     Route(

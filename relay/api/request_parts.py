@@ -17,6 +17,8 @@ from relay.headers import is_idempotency_key
 
 ROWS, MOST_ROWS = 100, 1000
 """Default and maximum number of rows on a page."""
+MOST_WAIT = 30
+"""Longest time in seconds for which a request waits."""
 MOST_PLACE = 2**53
 """Greatest place of a row in a list: greater numbers are not exact in JSON (RFC 8259 section 6)."""
 
@@ -29,6 +31,12 @@ def rows_of_page() -> int:
 def place_in_list(name: str) -> int:
     """Return the place in a list that a request names, 0 without one. Raises InvalidType."""
     return _number(name, 0, MOST_PLACE)
+
+
+def wait_in_query() -> int:
+    """Return the seconds for which a request waits for an answer, 0 without any. Raises
+    InvalidType."""
+    return _number("wait", 0, MOST_WAIT)
 
 
 def idempotency_key() -> str | None:

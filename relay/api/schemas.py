@@ -280,6 +280,41 @@ class PassesSchema(_Schema):
     next: str | None = Field(description="URL of the next page; null after the last.")
 
 
+class FeedVersionSchema(_Schema):
+    """A version of an object in a store."""
+
+    etag: str | None
+    version: str | None
+
+
+class FeedPlaceSchema(_Schema):
+    """An object at the destination."""
+
+    url: str = Field(description="Its URL, without query and headers.")
+    etag: str | None = None
+    version: str | None = None
+
+
+class FeedRowSchema(_Schema):
+    """An object of a standing migration that arrived or was refused."""
+
+    seq: int = Field(description="Its number: without gaps, in the order of the commits.")
+    at: float = Field(description="Seconds since 1970, UTC.")
+    name: str
+    event: Annotated[str, OneOf(states.FeedEvent)]
+    source: FeedVersionSchema | None
+    destination: FeedPlaceSchema
+    level: str | None
+    digests: dict[str, str] = Field(description="In hex, by algorithm.")
+
+
+class FeedSchema(_Schema):
+    """A page of the feed of a standing migration, in its order."""
+
+    rows: list[FeedRowSchema]
+    next: str = Field(description="URL of what follows, now or later.")
+
+
 class ForecastSchema(_Schema):
     """How long a cutover would take if it began now."""
 

@@ -45,6 +45,9 @@ GROUPS: Mapping[str, Mapping[str, Command]] = {
             function="migration_commands:watch_command",
             help="Show the progress of a migration until it ends.",
         ),
+        "feed": Command(
+            function="feed:feed", help="Print the objects of a standing migration as they arrive."
+        ),
         "report": Command(
             function="migration_commands:report",
             help="Print the proof or the error of each object; or sign a report.",

@@ -88,7 +88,7 @@ def cutover(
         reads=Reads(read),
         output=output,
     )
-    ledger = _open_ledger()
+    ledger = open_ledger()
     try:
         return CutoverRun(ledger, settings, order).run(id)
     except Interrupted as error:
@@ -101,7 +101,7 @@ def cutover(
 @click.argument("id")
 def finish(id: str) -> int:
     """End the standing migration ID after its cutover: the readers were switched."""
-    ledger = _open_ledger()
+    ledger = open_ledger()
     try:
         found = ledger.standing.change_phase(id, PhaseEvent.FINISH)
         ledger.finish()
@@ -127,7 +127,7 @@ def abort(id: str) -> int:
 
 
 def _change(id: str, event: str) -> int:
-    ledger = _open_ledger()
+    ledger = open_ledger()
     try:
         found = ledger.standing.change_phase(id, event)
         phase = "" if found.standing is None else found.standing.phase
@@ -137,7 +137,7 @@ def _change(id: str, event: str) -> int:
         ledger.close()
 
 
-def _open_ledger() -> Ledger:
+def open_ledger() -> Ledger:
     """Open the ledger of this machine. Raises ConfigError, and UsageError with a server's URL."""
     settings = load_settings()
     if settings.url:

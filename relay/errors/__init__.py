@@ -25,6 +25,7 @@ The tree; each is in the file that is named behind its root:
     ├─ EgressDenied (LocalDenied, PortDenied)    request.py: the policy said no
     ├─ Overloaded (TooManyFiles, TooManyStreams) own.py: no slot, no file, or the server is draining
     ├─ LedgerFailed (LedgerBusy  LedgerRefused)  MigrationUnknown  IllegalTransition  LeaseLost
+    ├─ FeedGone               own.py: the feed of a standing migration
     ├─ PlanUnknown             own.py
     ├─ TokenUnknown  TokenExists  TooManyRequests    own.py: tokens, and their limits
     ├─ ServerUnreachable  NotRelay  ServerRefused    the terminal's own, of a server
@@ -51,6 +52,7 @@ The tree; each is in the file that is named behind its root:
 from __future__ import annotations
 
 from relay.errors.own import (
+    FeedGone,
     IllegalTransition,
     InventoryRefused,
     LeaseLost,
@@ -158,6 +160,7 @@ from relay.errors.transfers import (
 )
 
 __all__ = [
+    "FeedGone",
     "AlreadyExists",
     "Cancelled",
     "CertificateRefused",

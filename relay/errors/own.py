@@ -111,6 +111,16 @@ class MigrationUnknown(RelayError):
     default_hint = "GET /migrations, or `relay status`, lists all migrations."
 
 
+class FeedGone(RelayError):
+    """A feed was asked for rows that it has no longer, or never had."""
+
+    code, title, status = "feed-resync", "The feed does not continue there", 410
+    default_side: ClassVar[Side] = "request"
+    default_hint = (
+        "Compare your objects with the migration's, and read its feed from its present end."
+    )
+
+
 class PlanUnknown(RelayError):
     """No plan has this id."""
 

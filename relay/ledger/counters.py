@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from sqlalchemy import BindParameter, Connection, Select, func, select, text
 
+from relay.ledger.feed import FeedDelta
 from relay.ledger.migration_values import Count, Efforts
 from relay.ledger.parameters import IDS
 from relay.ledger.pass_counts import PassDelta
@@ -49,6 +50,8 @@ class CounterDelta:
     _: KW_ONLY
     passes: PassDelta = field(default_factory=PassDelta)
     """The changes to the passes of standing migrations."""
+    feed: FeedDelta = field(default_factory=FeedDelta)
+    """Their objects that arrived or were refused."""
 
     def add(self, migration: str, state: str, objects: int, size: int | None) -> None:
         """Add `objects` (may be negative) of `size` bytes in all to a state."""
@@ -108,6 +111,7 @@ class CounterDelta:
             connection.execute(_COUNT, amounts)
         self.failures.write(connection)
         self.passes.write(connection)
+        self.feed.write(connection)
 
 
 def select_parts(ids: BindParameter[Any]) -> Select[Any]:

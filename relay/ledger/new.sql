@@ -321,4 +321,20 @@ CREATE TABLE passes (
 	PRIMARY KEY (migration_id, number), 
 	FOREIGN KEY(migration_id) REFERENCES migrations (id) ON DELETE CASCADE
 );
-INSERT INTO alembic_version VALUES ('0021');
+CREATE TABLE feed (
+	migration_id VARCHAR(36) NOT NULL, 
+	seq BIGINT NOT NULL, 
+	at FLOAT NOT NULL, 
+	name TEXT NOT NULL, 
+	event VARCHAR(12) NOT NULL, 
+	members TEXT NOT NULL, 
+	PRIMARY KEY (migration_id, seq), 
+	FOREIGN KEY(migration_id) REFERENCES migrations (id) ON DELETE CASCADE
+);
+CREATE TABLE feed_seq (
+	migration_id VARCHAR(36) NOT NULL, 
+	last BIGINT NOT NULL, 
+	PRIMARY KEY (migration_id), 
+	FOREIGN KEY(migration_id) REFERENCES migrations (id) ON DELETE CASCADE
+);
+INSERT INTO alembic_version VALUES ('0022');

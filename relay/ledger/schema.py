@@ -37,7 +37,7 @@ from sqlalchemy import (
     text,
 )
 
-HEAD: Final = "0021"
+HEAD: Final = "0022"
 """The version of the schema that this code writes: the newest file in `versions/`."""
 APPLICATION_ID: Final = 0x52454C59
 """SQLite's `application_id` of our files ("RELY")."""

@@ -20,6 +20,7 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, bindparam, delete, select, text, update
 
+from relay.errors import DestinationChanged
 from relay.ledger.claim_values import Claim, Settlement
 from relay.ledger.counters import CounterDelta
 from relay.ledger.event_log import write_event
@@ -34,6 +35,7 @@ from relay.ledger.states import (
     PRESENT,
     TRANSFER,
     EventKind,
+    FeedEvent,
     MigrationState,
     TransferState,
     TransferVerb,
@@ -186,7 +188,7 @@ def _end_of(
         changes.count_transition(claim.migration_id, TransferState.RUNNING, state, row.size, size)
         changes.count_proof(claim.migration_id, row.level, end.level)
         changes.count_resent_bytes(claim.migration_id, end.resent)
-        _count_for_pass(row, claim.migration_id, state, size or 0, changes)
+        _note_for_standing(row, end, state, size or 0, changes=changes, now=now)
         ending.rows.append(
             _settled_columns(end, worker, state=state, size=size, now=now, was=row.before)
         )
@@ -204,11 +206,38 @@ def _end_of(
     return ending
 
 
-def _count_for_pass(row: Any, id: str, state: str, size: int, changes: CounterDelta) -> None:
-    """Count an object that was sent, if its migration stands."""
-    if row.phase is not None and state in _SENT:
+def _note_for_standing(
+    row: Any, end: Settlement, state: str, size: int, *, changes: CounterDelta, now: float
+) -> None:
+    """Count an object of a standing migration that was sent, and write its row of the feed."""
+    if row.phase is None:
+        return
+    id = end.claim.migration_id
+    if state in _SENT:
         changes.passes.add(id, "copied", 1)
         changes.passes.add(id, "bytes", size)
+    event = _feed_event(end, state)
+    if event is not None:
+        changes.feed.add(id, end.claim.name, event, _feed_members(end), now)
+
+
+def _feed_event(end: Settlement, state: str) -> FeedEvent | None:
+    if state == TransferState.SKIPPED:
+        return FeedEvent.SKIPPED
+    if state in _SENT:
+        return FeedEvent.COPIED if end.claim.written is None else FeedEvent.REPLACED
+    is_refused = (end.error or {}).get("code") == DestinationChanged.code
+    return FeedEvent.REFUSED if state == TransferState.FAILED and is_refused else None
+
+
+def _feed_members(end: Settlement) -> dict[str, Any]:
+    receipt = end.receipt or {}
+    members: dict[str, Any] = {}
+    for side in ("source", "destination"):
+        version = receipt.get(side)
+        if version is not None:
+            members[side] = {name: version.get(name) for name in ("etag", "version")}
+    return {**members, "level": end.level, "digests": receipt.get("digests") or {}}
 
 
 def _handed_back(end: Settlement) -> Settlement:

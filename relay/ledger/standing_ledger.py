@@ -10,11 +10,11 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from relay.ledger import passes
+from relay.ledger import feed, passes
 from relay.ledger.forecasts import Forecast
 from relay.ledger.ledger_access import LedgerAccess
 from relay.ledger.migration_values import Migration
-from relay.ledger.standing_values import Pass, PassTimes
+from relay.ledger.standing_values import FeedRow, Pass, PassTimes
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,10 @@ class StandingLedger:
     def moved_since(self, id: str, since: float, limit: int) -> list[str]:
         """As passes.moved_since."""
         return self.access.read(lambda c: passes.moved_since(c, id, since, limit))
+
+    def feed(self, id: str, after: int, limit: int) -> list[FeedRow]:
+        """As feed.rows_after."""
+        return self.access.read(lambda c: feed.rows_after(c, id, after, limit))
 
     def forecast(self, id: str) -> Forecast | None:
         """As passes.forecast_of."""

@@ -46,3 +46,23 @@ another version. `copied` and `bytes` count the objects that were sent. `failed`
 that have not arrived at its end, `refused` those among them that another writer has changed at the
 destination. `p50` and `p90` are the seconds that were forecast for it. `outcome`, as JSON, is what
 a rehearsal or an audit found."""
+
+feed = Table(
+    "feed",
+    metadata,
+    migration_key(),
+    Column("seq", BigInteger, primary_key=True, autoincrement=False),
+    Column("at", Float, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("event", String(12), nullable=False),
+    Column("members", Text, nullable=False),
+)
+"""An object of a standing migration that arrived or was refused (`feed.py`); `members` is JSON."""
+
+feed_seq = Table(
+    "feed_seq",
+    metadata,
+    migration_key(),
+    Column("last", BigInteger, nullable=False),
+)
+"""The last number of a migration's feed."""

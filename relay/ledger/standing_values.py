@@ -119,3 +119,14 @@ class Pass:
         """Whether its listing was complete and equal to that of the pass before it, and nothing had
         to be copied."""
         return bool(self.complete) and not (self.changed or self.gone or self.copied)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeedRow:
+    """A row of the feed of a standing migration. `members` are the versions and the proof."""
+
+    seq: int
+    at: float
+    name: str
+    event: str
+    members: Mapping[str, Any]

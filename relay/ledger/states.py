@@ -156,6 +156,18 @@ class PassKind(StrEnum):
     FINAL = "final"
 
 
+class FeedEvent(StrEnum):
+    """What became of an object, in the feed of a standing migration."""
+
+    COPIED = "copied"
+    REPLACED = "replaced"
+    """Its copy has replaced the one of an earlier version of the source."""
+    SKIPPED = "skipped"
+    """The destination had it already."""
+    REFUSED = "refused"
+    """Another writer has changed it at the destination."""
+
+
 class EventKind(StrEnum):
     """What an event of a migration tells: a change that a user made, or one that the ledger noted.
     Stored, and sent as the names of server-sent events."""

@@ -19,7 +19,7 @@ from typing import Final
 
 from sqlalchemy import Connection
 
-from relay.ledger import actions, endings, plans
+from relay.ledger import actions, endings, feed, plans
 from relay.ledger.ledger_access import LedgerAccess
 from relay.ledger.migration_values import Migration
 
@@ -54,6 +54,11 @@ def _forget_of_plans(connection: Connection, now: float) -> list[Migration]:
     return []
 
 
+def _forget_feeds(connection: Connection, now: float) -> list[Migration]:
+    feed.forget_rows(connection, now)
+    return []
+
+
 CHORES: Final = (
     Chore(
         name="complete cancels",
@@ -73,6 +78,12 @@ CHORES: Final = (
         act=_forget_of_plans,
         deletes_secrets=True,
         seconds=60.0,
+    ),
+    Chore(
+        name="forget feeds",
+        look=feed.has_forgettable,
+        act=_forget_feeds,
+        seconds=3600.0,
     ),
     Chore(
         name="end migrations",

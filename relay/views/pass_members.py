@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
-from relay.ledger.standing_values import Pass, StandingState
+from relay.ledger.standing_values import FeedRow, Pass, StandingState
+
+if TYPE_CHECKING:
+    from relay.ledger.migration_values import Migration
 
 
 def pass_members(one: Pass) -> dict[str, Any]:
@@ -40,4 +44,21 @@ def standing_members(standing: StandingState | None) -> dict[str, Any] | None:
         "every": times.every,
         "window": None if times.hours is None else str(times.hours),
         "due": standing.due,
+    }
+
+
+def feed_members(row: FeedRow, migration: Migration) -> dict[str, Any]:
+    """Return the members of a row of a migration's feed. The URL has no secrets."""
+    shown: dict[str, Any] = dict(row.members)
+    folder = migration.destination.removesuffix("/")
+    url = f"{folder}/{quote(row.name, safe='/', errors='surrogateescape')}"
+    destination = {"url": url, **(shown.pop("destination", None) or {})}
+    return {
+        "seq": row.seq,
+        "at": row.at,
+        "name": row.name,
+        "event": row.event,
+        "source": shown.pop("source", None),
+        "destination": destination,
+        **shown,
     }

@@ -5,15 +5,20 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 import gevent
 import pytest
+from sqlalchemy import Connection
 
-from relay.errors import IllegalTransition
+from relay.errors import FeedGone, IllegalTransition
+from relay.ledger.claim_values import Settlement
+from relay.ledger.counters import CounterDelta
 from relay.ledger.ledger import Ledger
 from relay.ledger.listing_values import ListedObject
 from relay.ledger.passes import require_standing
-from relay.ledger.standing_values import Pass, PassHours, PassTimes
+from relay.ledger.settling import settle
+from relay.ledger.standing_values import FeedRow, Pass, PassHours, PassTimes
 from relay.ledger.states import PassKind, Phase, PhaseEvent
 from relay.ledger.workers import SERVER, WorkerId
 from tests.ledgers import TREE, Opened, states, verified_end
@@ -137,3 +142,62 @@ def test_passes_begin_in_their_hours(hours: str, at: str, expected: str) -> None
     assert found >= moment
     assert time.strftime("%H:%M", time.localtime(found)) == expected
     assert found - moment < 24 * 3600
+
+
+def test_a_feed_has_no_gap_and_leaves_nothing_out(open_ledger: Opened) -> None:
+    """Four workers settle at once, and one transaction in three is undone after it has numbered its
+    rows. A reader that keeps its cursor gets each row once, in order."""
+    workers = [open_ledger() for _ in range(4)]
+    id = workers[0].create(STANDING)[0].id
+    listing = workers[0].listings.claim()
+    assert listing is not None
+    names = [f"{number:03}" for number in range(120)]
+    workers[0].listings.add_page(listing, page_of(*names), None)
+    workers[0].listings.end(listing)
+    undone = 0
+
+    def settle_all(worker: Ledger) -> None:
+        nonlocal undone
+        while claims := worker.claims.claim(3):
+            ends = [verified_end(claim) for claim in claims]
+            if int(claims[0].name) % 3 == 0:
+                undone += 1
+                with pytest.raises(ZeroDivisionError):
+                    worker.database.run(partial(settle_and_fail, worker=worker.worker, ends=ends))
+            worker.claims.settle(ends)
+
+    jobs = [gevent.spawn(settle_all, worker) for worker in workers]
+    read: list[FeedRow] = []
+    while len(read) < len(names):
+        rows = workers[0].standing.feed(id, read[-1].seq if read else 0, 7)
+        read += rows
+        gevent.sleep(0.001)
+        for job in jobs:
+            if job.exception is not None:
+                raise job.exception
+    gevent.joinall(jobs, timeout=30, raise_error=True)
+    assert undone > 0
+    assert [row.seq for row in read] == list(range(1, len(names) + 1))
+    assert sorted(row.name for row in read) == names
+    assert {row.event for row in read} == {"copied"}
+    with pytest.raises(FeedGone):
+        workers[0].standing.feed(id, len(names) + 1, 7)
+
+
+def settle_and_fail(connection: Connection, worker: WorkerId, ends: Sequence[Settlement]) -> None:
+    """Settle in a transaction that is undone."""
+    changes = CounterDelta()
+    settle(connection, worker, ends, changes)
+    changes.write(connection)
+    raise ZeroDivisionError
+
+
+def test_a_feed_says_what_was_replaced(ledger: Ledger) -> None:
+    id = ledger.create(STANDING)[0].id
+    run_pass(ledger, page_of("a", "b"))
+    ledger.standing.begin_pass(id, PassKind.DELTA)
+    run_pass(ledger, [*page_of("a", version="2"), *page_of("b")])
+    found = [(row.name, row.event) for row in ledger.standing.feed(id, 0, 10)]
+    assert found == [("a", "copied"), ("b", "copied"), ("a", "replaced")]
+    (last,) = ledger.standing.feed(id, 2, 10)
+    assert last.members["source"] == {"etag": '"2"', "version": None}

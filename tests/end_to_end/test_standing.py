@@ -207,6 +207,10 @@ def test_a_cutover_is_rehearsed_reported_and_finished(clouds: Clouds) -> None:
     assert code == 0, err
     code, out, _ = terminal.run("cutover", "1")  # a second operator
     assert code == 0 and "is reported already" in out
+    rows = [json.loads(line) for line in terminal.run("feed", "1", "--after", "9")[1].splitlines()]
+    events = [(row["seq"], row["event"], row["name"]) for row in rows]
+    assert events[1:] == [(11, "replaced", "03"), (12, "replaced", "04")]
+    assert rows[2]["destination"]["url"] == "new:bucket/tree/04"
     code, out, _ = terminal.run("finish", "1")
     assert code == 0 and "is finished: succeeded" in out
     assert terminal.query("SELECT state FROM migrations") == "succeeded"

@@ -52,6 +52,7 @@ ROWS = {
     ("POST", "/migrations/<id>/retry"): "submit",
     ("POST", "/migrations/<id>/acknowledge"): "submit",
     ("GET", "/migrations/<id>/passes"): "read",
+    ("GET", "/migrations/<id>/feed"): "read",
     ("GET", "/migrations/<id>/forecast"): "read",
     ("POST", "/migrations/<id>/abort"): "submit",
     ("POST", "/migrations/<id>/reopen"): "submit",

@@ -155,7 +155,7 @@ to be read."""
 SHARED_NAMES = {
     *("account", "listing", "objects", "sessions", "store", "stream"),
     *("folded_names", "local_links", "orphans", "progress"),
-    *("doctor", "plan", "remotes"),
+    *("doctor", "feed", "plan", "remotes"),
 }
 """Names of modules that two packages have: the same part of two stores, or of a plain and an
 encrypted socket; sessions of TLS, and of browsers; one subject in the ledger, the engine or the views; a command and its subject."""
