@@ -472,6 +472,13 @@ class FindingsSchema(_Schema):
     )
     first: dict[str, list[str]] = Field({}, description="The first names of each decision.")
     reasons: list[RefusalSchema] = Field([], description="Why objects would be refused.")
+    sorted: list[str] = Field(
+        [],
+        description=(
+            "The sides whose listings came in another order than that of names, and were begun"
+            " again to be sorted."
+        ),
+    )
     extra: int = Field(0, description="Number of names that only the destination has; they stay.")
     folds: FoldsSchema = Field(
         default_factory=lambda: FoldsSchema(groups=0, first=[]),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from datetime import timedelta
@@ -18,7 +19,7 @@ from relay.cli.learned_time import learned_time
 from relay.cli.migrate import order_of
 from relay.cli.options import FILE, PLACES, WORK, warn, with_flags
 from relay.cli.saved_plan import header_of
-from relay.cli.terminal import ReaderGone, in_columns, tell
+from relay.cli.terminal import ReaderGone, in_columns, plain, say, tell
 from relay.cli.waits import reporting_retries
 from relay.engine.dry_run import DryRun
 from relay.engine.migration_request import MigrationJob, refuse_drawn_part
@@ -88,6 +89,7 @@ def plan(sample: int, every: bool, save: Path | None, as_json: bool, **options: 
             with PlanWriter(save, header) as writer:
                 report = dry_run.run(writer)
                 writer.publish()
+            say(f"relay: {plain(str(save))} has {writer.objects:,} decisions", sys.stderr)
     members = plan_members(dry_run, report, prices)
     members["time"] = learned_time(settings, members)
     with suppress(ReaderGone):  # its exit code is an answer too
@@ -144,6 +146,8 @@ def _lines(seen: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 def _way_lines(seen: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Yield how much was inspected, and how objects move."""
+    for side in seen["sorted"]:
+        yield "sorted", f"the {side}'s listing, which came in another order than that of names"
     if seen["looked"]:
         sample = "all"
         if seen["looked"] != seen["objects"]:

@@ -212,6 +212,24 @@ def _facts(report: Mapping[str, Any]) -> list[tuple[str, str]]:
     if time is not None:
         ends = duration(time["low"]), duration(time["high"])
         facts.append(("Time", words.measured_by(time["migration"], *ends)))
+    return [*facts, *_newer_facts(report)]
+
+
+def _newer_facts(report: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return facts that the report of an older relay does not have."""
+    facts = []
+    money = report.get("money") or {"totals": {}}
+    if money["totals"]:
+        known = "at least " if money["unknown"] else "about "
+        sums = " + ".join(f"{float(total):,.2f} {name}" for name, total in money["totals"].items())
+        facts.append(("Cost", f"{known}{sums}, by prices of {money['oldest']}"))
+    if report.get("extra"):
+        facts.append(("Only there", f"{count(report['extra'])} names, which stay"))
+    if report.get("folds", {}).get("groups"):
+        groups = plural(report["folds"]["groups"], "group")
+        facts.append(("May fold", f"{groups} of names, if the store folds names"))
+    if report.get("incomplete"):
+        facts.append(("Incomplete", visible(report["incomplete"][0])))
     return facts
 
 

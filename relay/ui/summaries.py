@@ -146,6 +146,8 @@ def order_facts(order: Migration | StoredPlan) -> list[tuple[str, str]]:
     usual = (
         ("Filters", shown_filters(options.get("filters", {}))),
         ("Note", "; ".join(filters.warnings())),
+        ("Compare", str(options.get("compare", ""))),
+        ("Plan", str(options.get("plan", {}).get("path", ""))),
         ("Copies", "" if options.get("server_copy", True) else words.NO_SERVER_COPY),
         ("Metadata", words.STRICT if options.get("metadata") == "strict" else ""),
         ("Empty source", "a failure" if options.get("fail_on_empty") else ""),

@@ -90,6 +90,7 @@ def plan_members(
             }
             for code, reason in sorted(report.reasons.items())
         ],
+        "sorted": sorted(report.sorted),
         "extra": report.extra,
         "folds": {"groups": report.folds, "first": [list(names) for names in report.folded]},
         "level": dry_run.level(report).value,

@@ -4,6 +4,7 @@ trees, and over every kind of store."""
 from __future__ import annotations
 
 import random
+import shutil
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
@@ -103,18 +104,26 @@ def ends_of(engine: Engine, job: MigrationJob, names: Iterator[str]) -> dict[str
     return found
 
 
+SEEDS = [
+    *(1, 2),
+    *(pytest.param(seed, marks=pytest.mark.campaign) for seed in range(3, 30)),
+]
+"""Each makes a pair of trees for each of the CHOICES; `make test-all` has a thousand pairs."""
+
+
 @pytest.mark.timeout(120)
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("seed", SEEDS)
 def test_a_plan_is_what_its_migration_does(
     engine: Engine, place: Place, folder: Path, seed: int
 ) -> None:
-    source, there = some_trees(seed)
-    for name, data in source.items():
-        path = folder / "from" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if not path.exists():
+    for number, (exists, compare) in enumerate(CHOICES):
+        source, there = some_trees(100 * seed + number)
+        shutil.rmtree(folder / "from")
+        (folder / "from").mkdir()
+        for name, data in source.items():
+            path = folder / "from" / name
+            path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(data)
-    for exists, compare in CHOICES:
         job = job_of(folder, place, exists, compare)
         for name, data in there.items():
             put(engine, job.destination.below(name, destination=True), data)

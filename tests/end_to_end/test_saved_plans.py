@@ -209,3 +209,24 @@ def test_a_plan_to_a_server_that_lists_nothing(
         b"/to/a/new": b"x" * 100,
         b"/to/new2": b"late",
     }
+
+
+@pytest.mark.parametrize(
+    ("compare", "sent"),
+    [("size", {"longer"}), ("always", {"longer", "other", "same"}), ("time", {"longer", "other"})],
+)
+def test_a_tree_is_compared_as_asked(
+    terminal: Terminal, tmp_path: Path, compare: str, sent: set[str]
+) -> None:
+    """A plan and its migration agree."""
+    tree(tmp_path / "from", same=b"1234", other=b"1234", longer=b"12345")
+    tree(tmp_path / "to", same=b"1234", other=b"5678", longer=b"1")
+    moved = (tmp_path / "from" / "same").stat().st_mtime_ns
+    os.utime(tmp_path / "to" / "same", ns=(moved, moved))
+    os.utime(tmp_path / "to" / "other", ns=(moved, moved - 10**10))
+    words = ("-r", f"{tmp_path}/from", f"{tmp_path}/to", "--compare", compare)
+    found = json.loads(terminal.run("plan", *words, "--json")[1])
+    assert set(found["first"]["replace"]) == sent
+    assert terminal.run("migrate", *words)[0] == 0
+    rows = terminal.run("report", "1", "--state", "verified", "--format", "jsonl")[1]
+    assert {json.loads(row)["name"] for row in rows.splitlines()} == sent

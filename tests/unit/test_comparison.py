@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from relay.api.request_bodies import parse_order
 from relay.engine.comparison import (
     Compare,
     PairVerdict,
@@ -13,6 +14,7 @@ from relay.engine.comparison import (
     has_one_md5,
     verdict_of_pair,
 )
+from relay.engine.migration_request import request_of_options
 from relay.engine.plan import IfExists, existing_of
 from relay.errors import InvalidType
 from relay.receipt import Version
@@ -178,3 +180,20 @@ def test_a_comparison_that_compares_nothing_is_refused() -> None:
         assert existing_of(exists, None) is exists
         with pytest.raises(InvalidType, match="compares none"):
             existing_of(exists, Compare.ALWAYS)
+
+
+def request(**members: object) -> dict[str, object]:
+    return {"source": "http://a.example/x", "destination": "http://b.example/y", **members}
+
+
+def test_a_request_may_choose_how_to_compare() -> None:
+    """It chooses `changed`, also for one object, and is a part of the migration's options."""
+    order = parse_order(request(compare="digest"))
+    assert (order.compare, order.existing) == (Compare.DIGEST, IfExists.CHANGED)
+    assert order.options["compare"] == "digest"
+    assert request_of_options(order.options, order.source, order.destination) == order
+    assert "compare" not in parse_order(request()).options
+    for wrong in (request(compare="size", if_exists="skip"), request(compare="guess")):
+        with pytest.raises(InvalidType) as caught:
+            parse_order(wrong)
+        assert caught.value.pointer == "/compare"
