@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,9 +54,10 @@ def postgres() -> Iterator[Postgres]:
 
 
 @pytest.fixture(scope="session")
-def databases(postgres: Postgres) -> EmptyLedgers:
+def databases(postgres: Postgres) -> Iterator[EmptyLedgers]:
     """Return databases with the tables of a ledger, of which one test after the other takes one."""
-    return EmptyLedgers(postgres)
+    with closing(EmptyLedgers(postgres)) as made:
+        yield made
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
