@@ -11,6 +11,7 @@ die-on:TYPE:N  ends at the Nth request of a type, before it does it
 die-after:TYPE:N  ends at the Nth request of a type, after it did it
 lie:KIND       `length`, `huge`, `number`, `data`, `type`, `path`, `banner`, `text`: one wrong packet
 full           no WRITE has room
+password:TEXT  asks SSH_ASKPASS for a password, and refuses any other
 stuck          never answers a READ
 say:TEXT       ends at once, with this line on standard error
 """
@@ -21,6 +22,7 @@ import os
 import re
 import stat
 import struct
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -89,6 +91,10 @@ class Peer:
         if said is not None:
             sys.stderr.write(f"{said}\n")
             raise SystemExit(255)
+        password = self.habit("password")
+        if password is not None and self.ask("user@host's password: ") != password:
+            sys.stderr.write("user@host: Permission denied (password).\n")
+            raise SystemExit(255)
         if self.habit("lie") == "banner":
             self.write(b"Welcome to this machine!\r\n")
         self.read(self.read_length())
@@ -106,6 +112,11 @@ class Peer:
             reply = self.answer(kind, Cursor(packet[5:]))
             self.die("die-after", kind)
             self.send(kind, number, reply)
+
+    @staticmethod
+    def ask(prompt: str) -> str:
+        program = os.environ["SSH_ASKPASS"]
+        return subprocess.check_output([program, prompt], text=True).rstrip("\n")
 
     def die(self, habit: str, kind: int) -> None:
         found = self.habit(habit)

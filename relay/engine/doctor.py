@@ -238,6 +238,8 @@ def probe_multipart(scratch: ScratchFolder) -> Finding:
         listed = many.stored_parts(upload)
         stored = many.complete(upload, tuple(done), {})
         scratch.uploads.remove(upload)
+        if stored.place is not None:
+            many.publish(stored)
         aborted = scratch.begin(many, scratch.location_of("aborted"))
         many.abort(aborted)
         scratch.uploads.remove(aborted)

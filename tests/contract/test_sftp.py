@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from dataclasses import replace
 from getpass import getuser
 from itertools import product
 from pathlib import Path
+from tempfile import gettempdir
 from typing import Any
 
 import gevent
@@ -69,10 +71,10 @@ def peer(tmp_path: Path) -> PeerPlace:
     root = tmp_path / "root"
     root.mkdir()
 
-    def place(name: str, *habits: str) -> Location:
+    def place(name: str, *habits: str, **more: str) -> Location:
         words = [sys.executable, sftp_peer.__file__, str(root), *habits, "--"]
-        program = " ".join(f"'{word}'" for word in words)
-        options = {"type": "sftp", "host": "127.0.0.1", "ssh": program}
+        program = shlex.join(words)
+        options = {"type": "sftp", "host": "127.0.0.1", "ssh": program, **more}
         remote = Remote("peer", "sftp", "test", options)
         return sftp_remote(remote, f"{root}/{name}", LocateOptions(destination=True))
 
@@ -372,6 +374,15 @@ def test_the_last_words_of_ssh_are_explained(
         read(engine, peer("a", f"say:{line}"))
     assert caught.value.code == code
     assert caught.value.hint
+
+
+def test_a_password_goes_through_a_pipe(engine: Engine, peer: PeerPlace, tmp_path: Path) -> None:
+    secret = "ge heim'\"$x ü"
+    (tmp_path / "root/a").write_bytes(b"found")
+    assert read(engine, peer("a", "password:" + secret, **{"pass": obscure(secret)})) == b"found"
+    with pytest.raises(Unauthenticated, match="the password"):
+        read(engine, peer("a", "password:" + secret, **{"pass": obscure("wrong")}))
+    assert not [name for name in os.listdir(gettempdir()) if name.startswith("relay-ssh-")]
 
 
 def test_no_program_is_a_setting_to_correct(engine: Engine) -> None:

@@ -16,7 +16,8 @@ from __future__ import annotations
 import posixpath
 import stat
 from collections import deque
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from decimal import Decimal, InvalidOperation
 from typing import Final
 
@@ -111,7 +112,7 @@ class RemoteUploads:
                 require_file(old, what, self._side)
                 if if_absent:
                     raise PreconditionFailed(f"{what} exists", side=self._side)
-            part = posixpath.join(posixpath.dirname(path), temporary_name(token).encode())
+            part = _beside(path, token)
             try:
                 handle = self._create(files, part, what, private=old is not None)
             except _REFUSED:
@@ -119,13 +120,12 @@ class RemoteUploads:
             except BaseException as error:  # its answer may be lost
                 self._remove(location_at(location, part), error)
                 raise
+            upload = OpenedPart(files, handle, path, what)
             try:
-                upload = _Writes(files, handle, path, what)
-                upload.write(body, self._wire.limits.buffer_bytes)
-                found, notes = upload.finish(body.count, dict(metadata).get(MTIME))
+                upload.write(body)
+                found, notes = upload.finish(body.count, metadata)
             except BaseException as error:
-                with suppress(RelayError):
-                    session.abandon(files.close_later(handle))
+                upload.drop()
                 self._remove(location_at(location, part), error)
                 raise
         return PutResult(
@@ -138,13 +138,10 @@ class RemoteUploads:
 
     def staged_locations(self, location: Location, token: str) -> tuple[Location, ...]:
         """As Destination.staged_locations."""
-        path = path_of_file(location)
-        if token:  # without one the caller only asks if there are staged locations
-            with self._connections.session(self._account, self._side, self._meter) as session:
-                files = RemoteFiles(session, self._side, self._meter)
-                path, _ = files.resolve(path, str(location))
-        part = posixpath.join(posixpath.dirname(path), temporary_name(token).encode())
-        return (location_at(location, part),)
+        if not token:  # the caller only asks if there are staged locations
+            return (location_at(location, _beside(path_of_file(location), token)),)
+        with self.files() as files:
+            return (location_at(location, self.part_path(files, location, token)),)
 
     def publish(self, stored: PutResult, if_absent: bool, fresh: bool) -> Version:
         """As Destination.publish."""
@@ -175,6 +172,50 @@ class RemoteUploads:
             except ConnectionLost as error:
                 return self._after_lost_answer(stored, path, part, error)
             return version_of_attributes(files.stat(path, what))
+
+    # -- for an upload in parts
+
+    @contextmanager
+    def files(self) -> Iterator[RemoteFiles]:
+        """Lend a session for the time of a block."""
+        with self._connections.session(self._account, self._side, self._meter) as session:
+            yield RemoteFiles(session, self._side, self._meter)
+
+    def part_path(self, files: RemoteFiles, location: Location, token: str) -> bytes:
+        """Return the path of a temporary file, past links at the final name."""
+        path, _ = files.resolve(path_of_file(location), str(location))
+        return _beside(path, token)
+
+    @contextmanager
+    def open_part(self, location: Location, token: str) -> Iterator[OpenedPart]:
+        """Open the temporary file of an upload for the time of a block; makes it, and missing
+        folders, if it does not exist."""
+        what = str(location)
+        with self.files() as files:
+            path, old = files.resolve(path_of_file(location), what)
+            if old is not None:
+                require_file(old, what, self._side)
+            part, mode = _beside(path, token), None if old is None else _PRIVATE
+            try:
+                handle = files.open_file(part, WRITE, what)
+            except NotFound:
+                handle = self._make(files, part, what, mode)
+            opened = OpenedPart(files, handle, path, what)
+            try:
+                yield opened
+            finally:
+                opened.drop()
+
+    def _make(self, files: RemoteFiles, part: bytes, what: str, mode: int | None) -> bytes:
+        """Make a temporary file that another part may make too, and return its handle."""
+        try:
+            return files.open_file(part, WRITE | CREATE, what, mode=mode)
+        except NotFound:
+            folder = posixpath.dirname(part)
+            if not folder:
+                raise
+            files.make_folder(folder, what)
+            return files.open_file(part, WRITE | CREATE, what, mode=mode)
 
     # -- the steps of `put`
 
@@ -267,30 +308,37 @@ class RemoteUploads:
         return version_of_attributes(found)
 
 
-class _Writes:
-    """The bytes of one open file on their way."""
+def _beside(path: bytes, token: str | None) -> bytes:
+    """Return the path of the temporary file of an upload to a path."""
+    return posixpath.join(posixpath.dirname(path), temporary_name(token).encode())
+
+
+class OpenedPart:
+    """A temporary file that is open, and the bytes on their way into it."""
 
     def __init__(self, files: RemoteFiles, handle: bytes, path: bytes, what: str) -> None:
         self._files, self._handle, self._path, self._what = files, handle, path, what
-        self._at = 0
+        self._is_open = True
         self._waiting: deque[tuple[int, Reply]] = deque()
         self._under_way = 0
 
-    def write(self, body: Body, buffer_bytes: int) -> None:
-        """Write the whole body. Raises the body's errors, and StoreError."""
-        session, size = self._files.session, min(self._files.session.sizes.write, buffer_bytes)
+    def write(self, body: Body, at: int = 0) -> None:
+        """Write the whole body from byte `at` on, and wait until the server has taken all of it.
+        Raises the body's errors, and StoreError."""
+        session, limits = self._files.session, self._files.meter.limits
+        size = min(session.sizes.write, limits.buffer_bytes)
         while True:
             with BUFFERS.lend(size) as view:
                 piece = view[: fill(body, view)]
                 if piece:
                     reply = session.send(
                         PacketKind.WRITE,
-                        text(self._handle) + number_64(self._at) + len(piece).to_bytes(4, "big"),
+                        text(self._handle) + number_64(at) + len(piece).to_bytes(4, "big"),
                         self._files.meter,
                         self._files.side,
                         data=piece,
                     )
-                    self._at += len(piece)
+                    at += len(piece)
                     self._under_way += len(piece)
                     self._waiting.append((len(piece), reply))
             self._settle(0 if body.complete else WINDOW_BYTES)
@@ -299,10 +347,22 @@ class _Writes:
             if body.remaining:
                 reach("mid-part")
 
-    def finish(self, size: int, changed: str | None) -> tuple[FileAttributes, tuple[str, ...]]:
+    def close(self) -> None:
+        """Close the file. Raises StoreError: a quota may show only now."""
+        self._is_open = False
+        self._settle_one(self._files.close_later(self._handle))
+
+    def drop(self) -> None:
+        """Close the file, if it is open, without waiting for that."""
+        if self._is_open:
+            self._is_open = False
+            with suppress(RelayError):
+                self._files.session.abandon(self._files.close_later(self._handle))
+
+    def finish(self, size: int, metadata: Fields) -> tuple[FileAttributes, tuple[str, ...]]:
         """Set the time of modification, sync, and close the file. Return its attributes, and notes
         on what could not be done. Raises IntegrityMismatch if it has another size."""
-        files = self._files
+        files, changed = self._files, dict(metadata).get(MTIME)
         notes: tuple[str, ...] = ()
         modified = _seconds(changed)
         times = None if modified is None else files.send_times(self._handle, modified)
@@ -314,7 +374,7 @@ class _Writes:
         if sync is None or not self._has_synced(sync):
             notes += (UNSAFE,)
         found = files.attributes(stats, self._what)
-        self._settle_one(files.close_later(self._handle))
+        self.close()
         if found.size is not None and found.size != size:
             raise IntegrityMismatch(
                 f"{self._what} has {found.size} bytes on the server, {size} were written",

@@ -11,18 +11,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 
+from relay.digest import Digests
 from relay.errors import NotFound, PreconditionFailed, RelayError, Side, SourceChanged
 from relay.location import Location
 from relay.receipt import Version
 from relay.stores.interfaces import (
+    Begins,
     ByteRange,
     Enters,
     Entry,
     ObjectInfo,
     OpenedObject,
+    Part,
     PartLimits,
     PutResult,
+    Upload,
     is_temporary_name,
 )
 from relay.stores.metadata import require, unkept_notes
@@ -35,6 +40,7 @@ from relay.stores.sftp.remote_files import (
     require_file,
     version_of_attributes,
 )
+from relay.stores.sftp.remote_parts import PARTS, RemoteParts
 from relay.stores.sftp.remote_reads import RemoteFileStream, body_of_file
 from relay.stores.sftp.remote_uploads import UNLINKED, RemoteUploads
 from relay.stores.sftp.sftp_connections import connections_of
@@ -144,8 +150,8 @@ class SftpStore:
         return True
 
     def part_limits(self, location: Location) -> PartLimits | None:
-        """As Destination.part_limits: a file has no multipart uploads."""
-        return None
+        """As Destination.part_limits."""
+        return PARTS
 
     def unkept_metadata(self, location: Location, metadata: Fields) -> tuple[str, ...]:
         """As Destination.unkept_metadata: a file keeps its name, its time of modification, and its
@@ -164,19 +170,50 @@ class SftpStore:
         *,
         if_absent: bool = False,
         token: str | None = None,
+        begins: Begins | None = None,
     ) -> PutResult:
-        """As Destination.put. The file has a temporary name until `publish`. Makes missing
-        folders."""
+        """As PartsDestination.put. The file has a temporary name until `publish`. Makes missing
+        folders. One request takes a body of any length."""
         lost = self.unkept_metadata(location, metadata)
         require(metadata, location, lost)
         stored = self._uploads(location).put(location, body, metadata, if_absent, token)
-        return PutResult(
-            stored.version,
-            stored.readable,
-            {},
-            place=stored.place,
-            notes=lost + stored.notes,
-        )
+        return replace(stored, notes=lost + stored.notes)
+
+    # -- uploads in parts
+
+    def begin(self, location: Location, metadata: Fields = ()) -> Upload:
+        """As PartsDestination.begin."""
+        require(metadata, location, self.unkept_metadata(location, metadata))
+        return self._parts(location).begin(location, metadata)
+
+    def put_part(self, upload: Upload, number: int, body: Body) -> Part:
+        """As PartsDestination.put_part."""
+        return self._parts(upload.location).put_part(upload, number, body)
+
+    def stored_parts(self, upload: Upload) -> tuple[Part, ...]:
+        """As PartsDestination.stored_parts."""
+        return self._parts(upload.location).stored_parts(upload)
+
+    def complete(
+        self, upload: Upload, parts: tuple[Part, ...], digests: Digests, *, if_absent: bool = False
+    ) -> PutResult:
+        """As PartsDestination.complete. The file has its temporary name until `publish`."""
+        lost = self.unkept_metadata(upload.location, upload.described)
+        stored = self._parts(upload.location).complete(upload, parts, if_absent=if_absent)
+        return replace(stored, notes=lost + stored.notes)
+
+    def lost_uploads(self, location: Location, since: float, until: float) -> tuple[Upload, ...]:
+        """As PartsDestination.lost_uploads: empty, since `begin` sends nothing."""
+        return ()
+
+    def abort(self, upload: Upload) -> None:
+        """As PartsDestination.abort."""
+        self._parts(upload.location).abort(upload)
+
+    def _parts(self, location: Location) -> RemoteParts:
+        return RemoteParts(self._uploads(location))
+
+    # -- publication
 
     def staged_locations(self, location: Location, token: str) -> tuple[Location, ...]:
         """As Destination.staged_locations."""

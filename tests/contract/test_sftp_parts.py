@@ -1,0 +1,98 @@
+"""Large files on SFTP servers: parts in one temporary file."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from relay.engine.scratch import body_from_bytes
+from relay.errors import NotFound, PreconditionFailed, UploadGone
+from relay.location import Location
+from relay.receipt import State
+from relay.stores.interfaces import Part
+from relay.stores.local_locations import local_location
+from relay.stores.metadata import MTIME
+from relay.stores.sftp.remote_parts import PART_BYTES
+from relay.stores.sftp.store import SftpStore
+from relay.transfer_limits import Limits
+from relay.wire.watchdog import Watchdog
+from tests.conftest import Certificates, Engine
+from tests.contract.test_sftp import PeerPlace, left_in, peer
+from tests.sshd import Sshd
+
+__all__ = ["peer"]
+SIZE = 2 * PART_BYTES + 12_345
+
+
+@pytest.fixture
+def engine(certificates: Certificates) -> Iterator[Engine]:
+    limits = Limits(parted_bytes=PART_BYTES, part_bytes=PART_BYTES)
+    made = Engine(certificates.ca_file, limits, retry_budget=5)
+    yield made
+    made.assert_nothing_left()
+
+
+@pytest.fixture
+def large_file(tmp_path: Path) -> Location:
+    path = tmp_path / "large"
+    path.write_bytes(os.urandom(1 << 20) * (SIZE >> 20) + os.urandom(SIZE & 0xFFFFF))
+    os.utime(path, (1_600_000_000, 1_600_000_000))
+    return local_location(path, destination=False)
+
+
+def test_a_large_file_arrives_in_parts(
+    engine: Engine, openssh: Sshd, large_file: Location, tmp_path: Path
+) -> None:
+    folder = openssh.root / "parts/new"
+    assert engine.migrate(large_file, openssh.place("parts/new/a")).state is State.VERIFIED
+    assert engine.last is not None
+    assert (folder / "a").read_bytes() == (tmp_path / "large").read_bytes()
+    assert int((folder / "a").stat().st_mtime) == 1_600_000_000
+    assert left_in(folder) == []
+
+
+@pytest.mark.parametrize(
+    "habit",
+    [
+        "die-on:6:90",
+        *(
+            pytest.param(habit, marks=pytest.mark.campaign)
+            for habit in ("reorder", "die-on:6:1", "die-after:3:2", "die-on:200:1", "plain")
+        ),
+    ],
+)
+def test_a_session_that_dies_costs_its_part(
+    engine: Engine, peer: PeerPlace, large_file: Location, tmp_path: Path, habit: str
+) -> None:
+    outcome = engine.migrate(large_file, peer("a", "once", habit))
+    assert outcome.state is State.VERIFIED
+    assert (tmp_path / "root/a").read_bytes() == (tmp_path / "large").read_bytes()
+    assert left_in(tmp_path / "root") == []
+
+
+def test_what_the_file_is_too_short_for_is_not_stored(engine: Engine, openssh: Sshd) -> None:
+    store = engine.runner.stores.destination(openssh.place("p/a"), Watchdog(Limits()))
+    assert isinstance(store, SftpStore)
+    upload = store.begin(openssh.place("p/a"), ((MTIME, "1600000000"),))
+    with pytest.raises(NotFound):
+        store.stored_parts(upload)
+    store.abort(upload)
+
+    def put(number: int, data: bytes) -> None:
+        with body_from_bytes(data, Watchdog(Limits())) as body:
+            done.append(store.put_part(upload, number, body))
+
+    done: list[Part] = []
+    put(2, b"tail")
+    assert [part.size for part in store.stored_parts(upload)] == [PART_BYTES, 4]
+    with pytest.raises(UploadGone):
+        store.complete(upload, tuple(done), {})
+    (openssh.root / "p/a").write_bytes(b"theirs")
+    with pytest.raises(PreconditionFailed):
+        store.complete(upload, tuple(done), {}, if_absent=True)
+    assert (openssh.root / "p/a").read_bytes() == b"theirs"
+    store.abort(upload)
+    assert os.listdir(openssh.root / "p") == ["a"]
