@@ -10,7 +10,7 @@ import click
 from relay.cli.engines import engine_for
 from relay.cli.exits import Exit
 from relay.cli.options import PLACES, headers_of, warn, with_flags
-from relay.cli.terminal import confirm, plain
+from relay.cli.terminal import confirm, plain, tell
 from relay.engine.migration_request import Endpoint, request_of_options
 from relay.errors import ConfigError
 from relay.process.cooperative import importing
@@ -20,6 +20,7 @@ from relay.stores.remotes import Remotes
 
 if TYPE_CHECKING:
     from relay.engine.removal.marker_removal import MarkerRemoval
+    from relay.ledger.ledger import Ledger
 
 NAMED = 10
 """Number of failures that are printed."""
@@ -33,9 +34,15 @@ NAMED = 10
 )
 @click.argument("id")
 @with_flags(PLACES)
+@click.option(
+    "--list",
+    "lists",
+    is_flag=True,
+    help="Print the deletions and the kept objects, one JSON object a line, and undo nothing.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.option("--quiet", "-q", is_flag=True, help="Print errors only.")
-def undo(id: str, as_json: bool, quiet: bool, **options: Any) -> int:
+def undo(id: str, lists: bool, as_json: bool, quiet: bool, **options: Any) -> int:
     """Take back the deletions of migration ID: a `relay move`, or a `relay migrate --mirror`.
 
     Where a bucket keeps versions, a deletion made a marker that hides the object. Its marker is
@@ -55,6 +62,8 @@ def undo(id: str, as_json: bool, quiet: bool, **options: Any) -> int:
     ledger = Ledger.connect(trusted_ledger_url(settings))
     try:
         found = ledger.migration(id)
+        if lists:
+            return _print_rows(ledger, found.id)
         ends = (
             Endpoint(text, headers=headers_of(options, side))
             for side, text in (("source", found.source), ("destination", found.destination))
@@ -79,6 +88,15 @@ def undo(id: str, as_json: bool, quiet: bool, **options: Any) -> int:
     if code is not None:
         return code
     return Exit.UNVERIFIED if removal.lost or removal.failures else Exit.VERIFIED
+
+
+def _print_rows(ledger: Ledger, id: str) -> Exit:
+    rows = ledger.deletions.page(id)
+    while rows:
+        for row in rows:
+            tell(json.dumps(row.to_json()))
+        rows = ledger.deletions.page(id, after=rows[-1].id)
+    return Exit.VERIFIED
 
 
 def _print(done: MarkerRemoval, as_json: bool, quiet: bool) -> None:

@@ -122,6 +122,13 @@ def version_of(found: os.stat_result, *, sized: bool = True) -> Version:
     )
 
 
+def changed_ns(version: Version) -> int | None:
+    """Return the time of the last change in the ETag that `version_of` makes, in nanoseconds since
+    1970; None for another ETag."""
+    parts = (version.etag or "").strip('"').split("-")
+    return int(parts[2], 16) if len(parts) == 4 else None
+
+
 def _is_numbered(device: int) -> bool:
     """Return whether inode numbers are permanent on a device. Linux may give the number of an
     unmounted device to the next mount, so the mounts are read again after a while."""

@@ -3,6 +3,7 @@ than the limit."""
 
 from __future__ import annotations
 
+import os
 import signal
 from pathlib import Path
 from typing import Any
@@ -144,3 +145,14 @@ def test_a_source_inside_its_destination_by_another_name(
     code, out, err = clouds.run("move", "-r", f"{near}data/", far)
     assert (code, "one-place" in out) == (3, True), out + err
     assert keys(seaweed, "above/data/") == set(objects)
+
+
+def test_names_that_relay_does_not_take_are_kept(
+    terminal: Terminal, tmp_path: Path, objects: dict[str, bytes]
+) -> None:
+    odd = os.path.join(os.fsencode(tmp_path / "to"), b"odd \xff\n name")
+    with open(odd, "wb") as file:
+        file.write(b"kept")
+    code, end = mirror(terminal, tmp_path / "from", tmp_path / "to", "--max-delete", "100%")
+    assert (code, end["deleted"], end["reasons"]) == (3, 3, {"refused": 1}), end
+    assert os.path.exists(odd)

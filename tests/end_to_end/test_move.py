@@ -60,6 +60,17 @@ def test_a_tree_is_moved(terminal: Terminal, tmp_path: Path) -> None:
     assert read(tmp_path / "to") == objects
     assert read(tmp_path / "from") == {}
     assert not [path for path in (tmp_path / "to").rglob("*") if "relay" in path.name]
+    code, out, _ = terminal.run("undo", "1", "--list")
+    rows = [json.loads(line) for line in out.splitlines()]
+    assert (code, {row["name"]: row["state"] for row in rows}) == (
+        0,
+        dict.fromkeys(NAMES, "deleted"),
+    )
+    assert {(row["basis"], row["note"], row["marker"]) for row in rows} == {
+        ("receipt", "window", None)
+    }
+    code, out, _ = terminal.run("undo", "1")
+    assert (code, f"{len(NAMES)} can't be undone" in out) == (3, True)
 
 
 @pytest.mark.parametrize("visit", [1, 3])

@@ -16,7 +16,9 @@ from dataclasses import KW_ONLY, dataclass, field
 from relay.engine.listed_pairs import TreeToList
 from relay.engine.listing_filter import ListingFilter
 from relay.engine.migration_request import MigrationJob
+from relay.engine.tree_listing import NAME_CHARACTERS
 from relay.errors import Side
+from relay.parsing import UNSAFE_CHARACTERS
 from relay.sorting.merge import Pair, pair_rows
 from relay.sorting.rows import TreeRow
 from relay.sorting.spill import SpillSpace, sort_rows
@@ -39,6 +41,8 @@ class ExtraNames:
     destination_objects: int = field(default=0, init=False)
     """Objects of the destination that the filters choose."""
     extras: int = field(default=0, init=False)
+    unsafe: int = field(default=0, init=False)
+    """Extra objects whose names relay does not take; they are not among the rows."""
     gap: str | None = field(default=None, init=False)
     """Why the listings are not complete; None: they are."""
 
@@ -75,9 +79,13 @@ class ExtraNames:
             if theirs.is_folder or not theirs.is_chosen:
                 continue
             self.destination_objects += 1
-            if ours is None and theirs.error is None:
-                self.extras += 1
-                yield theirs
+            if ours is not None or theirs.error is not None:
+                continue
+            if UNSAFE_CHARACTERS.search(theirs.name) or len(theirs.name) > NAME_CHARACTERS:
+                self.unsafe += 1
+                continue
+            self.extras += 1
+            yield theirs
 
     def _note_folder(self, side: Side, row: TreeRow) -> None:
         if row.is_folder:

@@ -149,6 +149,8 @@ class MirrorRemoval:
         page = next(pages, [])  # both listings have ended then
         limit = self.settings.limit.most(found.destination_objects)
         refusal, detail = self._refusal(found, limit)
+        if found.unsafe:
+            self._kept[KeptReason.REFUSED] += found.unsafe
         done = 0
         while page and refusal is None and not self._stopping:
             self._handle(page)
@@ -327,8 +329,9 @@ class _ExtraDeletion:
             if _doubt_of_absence(stores.source(place, self.meter), place, name) is not None:
                 why = f"the source has {other!a}, which may be this object"
                 return kept_end(name, KeptReason.ONE_PLACE, why)
-        # Step 2: the source says now that it has none of that name.
-        doubt = _doubt_of_absence(stores.source(source, self.meter), source, name)
+        # Step 2: the source says now that it has none of that name. It is asked as a destination:
+        # no cache may answer.
+        doubt = _doubt_of_absence(stores.destination(source, self.meter), source, name)
         if doubt is not None:
             return doubt
         store = stores.destination(destination, self.meter)

@@ -2,7 +2,7 @@
 
 Theory of operation. Many web servers make an ETag of the size and of the date in seconds (nginx),
 so an object that was changed within the second of its date, after it was read, keeps its ETag. An
-object that was read less than two seconds after its date is therefore read once more before it is
+object that was read less than three seconds after its date is therefore read once more before it is
 deleted, when its date is older than that; its bytes must have the digests of the receipt. A store
 whose ETags name the content, or each change, needs no second reading.
 
@@ -22,24 +22,37 @@ from relay.ledger.pages import TransferRow
 from relay.location import Location
 from relay.receipt import Version
 from relay.stores.interfaces import ObjectInfo, Source
+from relay.stores.local_files import changed_ns
 from relay.wire.pump import drain
 from relay.wire.watchdog import Watchdog
 
 DATED_IN_SECONDS: Final = frozenset({"webdav"})
 """Stores whose servers may make an ETag of a date in seconds. Nextcloud's names each change."""
-CLOSE_SECONDS: Final = 2.0
-"""Age of an object, when it was read, from which a second change has another date."""
+CLOSE_SECONDS: Final = 3.0
+"""Age of an object, when it was read, from which a second change has another date. FAT keeps every
+other second."""
 
 
 def needs_second_reading(store: str, row: TransferRow, found: ObjectInfo, now: float) -> bool:
     """Return whether an object may have changed since it was read without another version. `now` is
     the time of this machine's clock, in seconds since 1970, at which it was `found`."""
-    if store not in DATED_IN_SECONDS:
+    age = age_of(store, found, now)
+    if age is None:
         return False
-    if found.age is None or row.ended is None:
-        return True
-    begun = row.ended - (row.seconds or 0.0)
-    return found.age - (now - begun) < CLOSE_SECONDS
+    begun = now if row.ended is None else row.ended - (row.seconds or 0.0)
+    return age - (now - begun) < CLOSE_SECONDS
+
+
+def age_of(store: str, found: ObjectInfo, now: float) -> float | None:
+    """Return the seconds since the date in an object's version, 0 if that is unknown; or None where
+    each change has another version."""
+    if store in DATED_IN_SECONDS:
+        return found.age or 0.0
+    changed = changed_ns(found.version) if store == "local" else None
+    # Most file systems date a change in nanoseconds; FAT and some mounts in seconds, or two.
+    if changed is None or changed % 10**9:
+        return None
+    return now - changed / 1e9
 
 
 def read_again(

@@ -29,7 +29,7 @@ from relay.engine.comparison import looks_same
 from relay.engine.inspection import inspect_object
 from relay.engine.migration_request import MigrationJob
 from relay.engine.removal.distinct_places import are_distinct, names_within
-from relay.engine.removal.second_reading import needs_second_reading, read_again
+from relay.engine.removal.second_reading import age_of, needs_second_reading, read_again
 from relay.engine.removal.version_questions import (
     common_digest,
     destination_doubt,
@@ -471,7 +471,8 @@ class _ObjectDeletion:
         store = self.removal.engine.stores.source(source, self.meter)
         digests = {one: bytes.fromhex(text) for one, text in receipt["digests"].items()}
         try:
-            read_again(store, source, self.one.version, digests, self.meter, age=here.age)
+            age = age_of(source.store, here, self.removal.clock())
+            read_again(store, source, self.one.version, digests, self.meter, age=age)
         except (SourceChanged, IntegrityMismatch) as error:
             return kept_end(name, KeptReason.SOURCE_CHANGED, error.message)
         return None
