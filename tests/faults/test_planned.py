@@ -102,6 +102,15 @@ def test_a_piece_of_our_own_is_not_another_version(
     assert outcome.state is State.VERIFIED and shelf.objects == {b"/a": DATA}
 
 
+def test_a_killed_process_does_not_make_an_object_ours(engine: Engine, source: Path) -> None:
+    """Not one that begins otherwise, and has the length of the source's or more."""
+    for there in (OTHER, DATA + b"1"):
+        shelf = Shelf({b"/a": there})
+        with Peer(shelf) as peer, pytest.raises(PlanStale):
+            follow(engine, source, peer.url("/a"), as_seen(THEIRS), begun=True)
+        assert shelf.objects == {b"/a": there}
+
+
 def test_a_piece_of_a_killed_process_is_replaced(engine: Engine, source: Path) -> None:
     shelf = Shelf({b"/a": DATA[:100]})
     with Peer(shelf) as peer:

@@ -110,7 +110,7 @@ class Ownership:
             source = context.stores.source(context.plan.source, context.meter)
             described = inspect_object(source, context.plan.source)
         size = described.version.size if isinstance(described, ObjectInfo) else None
-        return there.size < (size or 0) and self._is_beginning(there, found)
+        return there.size < (size or 0) and self.is_beginning(there, found)
 
     def is_known_ours(self, there: Version, found: ObjectInfo | None) -> bool:
         """Return whether an incomplete object is known to be ours.
@@ -120,7 +120,7 @@ class Ownership:
         was = self._progress.before
         if was is not None and was.sent is not None and has_same_tag(was.sent, there):
             return True
-        return self.was_absent and self._is_beginning(there, found)
+        return self.was_absent and self.is_beginning(there, found)
 
     def is_new(self, there: Version) -> bool:
         """Return whether the existing object is certainly not the prior one."""
@@ -184,9 +184,9 @@ class Ownership:
         is_described = was is None or was.sent != Version()
         if is_described or self._target.shows_unproved or if_exists is IfExists.OVERWRITE:
             return True
-        return self._is_beginning(there, found)
+        return self.is_beginning(there, found)
 
-    def _is_beginning(self, there: Version, found: ObjectInfo | None) -> bool:
+    def is_beginning(self, there: Version, found: ObjectInfo | None) -> bool:
         """Return whether the existing object has only the first bytes of the source, as a broken
         upload leaves them."""
         if there.size == 0:

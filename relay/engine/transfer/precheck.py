@@ -141,7 +141,7 @@ class DestinationCheck:
         `Finalizer.verify_and_publish`."""
         there, place = self._existing, self._target.place
         if there is None:  # absent; or unknown, and then the upload's precondition decides
-            self._refuse_stale(None)
+            self._refuse_stale(None, found)
             return None
         if self._ownership.may_have_stored(there, found):
             outcome = self._skip_if_already_sent(there, found)
@@ -157,7 +157,7 @@ class DestinationCheck:
             self._progress.unproved = place
         self._refuse_lost_piece(there, found)
         if not is_piece:
-            self._refuse_stale(there)
+            self._refuse_stale(there, found)
         return self._outcome_of_existing(there, found)
 
     def _outcome_of_existing(self, there: Version, found: ObjectInfo | None) -> Outcome | None:
@@ -172,14 +172,11 @@ class DestinationCheck:
             case IfExists.OVERWRITE:
                 return None
 
-    def _refuse_stale(self, there: Version | None) -> None:
+    def _refuse_stale(self, there: Version | None, found: ObjectInfo | None) -> None:
         """Raise PlanStale if the destination has another object than the migration's plan has seen,
-        or does not show one. The caller has excluded objects of ours."""
+        or does not show one. The caller has excluded objects that are known to be ours."""
         planned, before = self._context.known.planned, self._target.before
-        # A piece of our own upload, of this transfer or of one that was killed, may be visible, or
-        # have been there until its cleanup.
-        is_begun = self._context.known.begun or self._progress.sendings > 0
-        if planned is None or (is_begun and self._target.shows_unproved):
+        if planned is None:
             return
         place, seen = self._target.place, planned.destination
         if before is None or not before.known:
@@ -194,7 +191,19 @@ class DestinationCheck:
             why = f"{place} is another version than the plan has seen"
         else:
             return
-        raise PlanStale(why, side="destination")
+        if not self._may_be_torn(there, found):
+            raise PlanStale(why, side="destination")
+
+    def _may_be_torn(self, there: Version | None, found: ObjectInfo | None) -> bool:
+        """Return whether an upload of ours may have broken off here, where that is visible: by this
+        transfer, or by one that was killed and left the first bytes, or had them removed."""
+        if not self._target.shows_unproved:
+            return False
+        if self._progress.sendings > 0:
+            return True
+        if not self._context.known.begun:
+            return False
+        return there is None or self._ownership.is_beginning(there, found)
 
     def skip_outcome_of_opened(self, opened: ObjectInfo) -> Outcome | None:
         """Return a skip if the destination has the object that the GET describes, else None. A
