@@ -79,6 +79,8 @@ PAGE: Final = 256
 """Number of objects whose deletions are recorded at a time."""
 ABREAST: Final = 16
 """Number of objects that are deleted concurrently."""
+SAMPLES: Final = 8
+"""Number of objects of a page of which one shows whether the source is inside the destination."""
 SHOWN: Final = 20
 """Number of kept objects whose reasons are shown."""
 SOURCE: Final = "source"
@@ -158,6 +160,8 @@ class SourceRemoval:
     abreast: int = ABREAST
     _stopping: bool = field(default=False, init=False)
     _distinct: bool | None = field(default=None, init=False)
+    _is_outside: bool = field(default=False, init=False)
+    """Whether an object has shown that the source is not inside the destination."""
     _failing: bool = field(default=False, init=False)
     """Whether a store did not answer in time: the next objects are not retried."""
     _deleted: int = field(default=0, init=False)
@@ -214,7 +218,7 @@ class SourceRemoval:
         found: list[tuple[TransferRow, Candidate]] = []
         pool: Any = Pool(self.abreast)
         names = [row.name for row in rows if row.state != TransferState.UNVERIFIED]
-        is_distinct = bool(names) and self._are_distinct(names[0])
+        is_distinct = bool(names) and self._are_distinct(names)
         judge = lambda row: (row, self._judge(row, earlier.get(row.name)))  # noqa: E731
         for row, judged in pool.imap_unordered(judge, rows):
             if isinstance(judged, DeletionEnd):
@@ -275,33 +279,42 @@ class SourceRemoval:
 
     # -- one object
 
-    def _are_distinct(self, name: str) -> bool:
-        """Return whether the two places are certainly two; a probe, and one object of this `name`,
-        show it once. Raises SameObject if they are one, and StoreError."""
+    def _are_distinct(self, names: Sequence[str]) -> bool:
+        """Return whether the two places are certainly two: a probe shows it once, and one of the
+        source's objects, of which some may have these `names`. Raises SameObject if they are one,
+        and StoreError."""
         if self._distinct is None:
-            self._distinct = self._probe(name)
+            self._distinct = self._probe()
+        if self._distinct and not self._is_outside and self.job.recursive:
+            answers = (
+                self._patience(self._meter()).retry(partial(self._is_inside, name))
+                for name in names[:SAMPLES]
+            )
+            inside = next((one for one in answers if one is not None), None)
+            self._distinct, self._is_outside = not inside, inside is False
         return self._distinct
 
-    def _is_inside(self, name: str) -> bool:
+    def _is_inside(self, name: str) -> bool | None:
         """Return whether the destination may contain the source under another name, by one of the
-        source's objects: something looks the same where it would be then. Raises StoreError."""
+        source's objects: something looks the same where it would be then. None if the source does
+        not show the object. Raises StoreError."""
         meter = self._meter()
         place, _ = self._places(name)
         here = self._find_source(name, place, meter)
         if isinstance(here, DeletionEnd):
-            return False  # it is kept, or gone
+            return None
         for other in names_within(self.job.source, name):
             there = self._find_copy(name, self.job.destination.below(other), meter)
             if not isinstance(there, DeletionEnd) and looks_same(here.version, there):
                 return True
         return False
 
-    def _probe(self, name: str) -> bool:
+    def _probe(self) -> bool:
         source, destination = self.job.source, self.job.destination
         meter, stores = self._meter(), self.engine.stores
         if self.job.recursive:
             ask = partial(are_distinct, stores, source, destination, meter)
-            return self._patience(meter).retry(ask) and not self._is_inside(name)
+            return self._patience(meter).retry(ask)
         folders = (folder_of(source), folder_of(destination))
         ask = partial(are_distinct, stores, *folders, meter, deepest=1)
         try:
