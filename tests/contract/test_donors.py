@@ -101,7 +101,8 @@ def test_equal_content_needs_a_digest() -> None:
 
 
 def test_one_object_of_a_content_is_first() -> None:
-    contents, content = MovedContents(most=1), content_of(DATA)
+    now = 100.0
+    contents, content = MovedContents(most=1, clock=lambda: now), content_of(DATA)
     receipt = Receipt(
         level=Level.WHOLE_DIGEST,
         bytes=5,
@@ -113,6 +114,11 @@ def test_one_object_of_a_content_is_first() -> None:
     )
     assert contents.enter("m", "a", content) is Turn.FIRST
     assert contents.enter("m", "b", content) is Turn.WAIT
+    assert contents.seconds_to_wait("m", content) == 1.0
+    now = 110.0  # a large object is asked about a few times only
+    assert contents.seconds_to_wait("m", content) == 10.0
+    now = 1000.0
+    assert contents.seconds_to_wait("m", content) == 60.0
     contents.leave("m", "b")
     assert contents.enter("m", "b", content) is Turn.WAIT
     assert contents.enter("n", "b", content) is Turn.FIRST  # another migration

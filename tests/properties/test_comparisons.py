@@ -86,7 +86,7 @@ class Shelves:
     theirs=st.dictionaries(names, contents, max_size=6),
     folds=st.booleans(),
     listed=st.booleans(),
-    told=st.booleans(),
+    reports=st.booleans(),
     size=st.none() | st.integers(1, 4),
 )
 def test_a_content_that_is_not_there_is_never_the_same(
@@ -95,12 +95,12 @@ def test_a_content_that_is_not_there_is_never_the_same(
     theirs: dict[str, bytes],
     folds: bool,
     listed: bool,
-    told: bool,
+    reports: bool,
     size: int | None,
 ) -> None:
     shelves = Shelves(
         Shelf(ours, lists_digests=listed),
-        Shelf(theirs, folds, lists_digests=listed, tells_digests=told),
+        Shelf(theirs, folds, lists_digests=listed, tells_digests=reports),
     )
     job = MigrationJob(
         id="verify",

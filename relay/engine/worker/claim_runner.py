@@ -96,10 +96,9 @@ class ClaimRunner:
                 return unlocated
             transfer = self.active.prepare(claim)
             transfer.known = hints_of_claim(claim)
-            if claim.twins and not self._enter_folded(claim, transfer):
-                return hand_back_unrun(claim, wait=TWIN_SECONDS)
-            if transfer.plan.once and not self._enter_content(claim, transfer):
-                return hand_back_unrun(claim, wait=TWIN_SECONDS)
+            wait = self._enter(claim, transfer)
+            if wait:
+                return hand_back_unrun(claim, wait=wait)
             holds = partial(self.lease.holds, registration)
             transfer.journal = ClaimJournal(self.ledger, claim, sure=holds, notes=self._notes)
             # This greenlet is the slot: the claim must not fail because the engine's queue is full.
@@ -131,6 +130,13 @@ class ClaimRunner:
         while claim.id in self.helped.claims and not self.over.is_set():
             gevent.sleep(HELP_CHECK_SECONDS)
 
+    def _enter(self, claim: Claim, transfer: Transfer) -> float:
+        """Give the transfer what it has to know of other objects. Returns the seconds to wait while
+        one of them is being moved, else 0. Raises LedgerFailed, LeaseLost."""
+        if claim.twins and not self._enter_folded(claim, transfer):
+            return TWIN_SECONDS
+        return self._enter_content(claim, transfer) if transfer.plan.once else 0.0
+
     def _enter_folded(self, claim: Claim, transfer: Transfer) -> bool:
         """Give the transfer the places of the objects that the destination may store as this one.
         Returns False while one of them runs. Raises LedgerFailed, LeaseLost."""
@@ -141,13 +147,14 @@ class ClaimRunner:
         transfer.known = replace(transfer.known, twins=twins)
         return True
 
-    def _enter_content(self, claim: Claim, transfer: Transfer) -> bool:
+    def _enter_content(self, claim: Claim, transfer: Transfer) -> float:
         """Give the transfer an object of equal content that the destination may copy, if this
-        process has moved one. Returns False while one is being moved. Raises LedgerFailed."""
+        process has moved one. Returns the seconds to wait while one is being moved, else 0. Raises
+        LedgerFailed."""
         store = transfer.plan.source.store
         content = EqualContent.of_listed(claim.size, claim.etag, claim.digests, store)
         if content is None:
-            return True
+            return 0.0
         turn = self._contents.enter(claim.migration_id, claim.name, content)
         if isinstance(turn, MovedObject):
             (place,) = self.jobs.locations_of(claim, (turn.name,))
@@ -159,7 +166,9 @@ class ClaimRunner:
                 digests=turn.receipt.digests,
             )
             transfer.known = replace(transfer.known, donor=donor)
-        return turn is not Turn.WAIT
+        if turn is Turn.WAIT:
+            return self._contents.seconds_to_wait(claim.migration_id, content)
+        return 0.0
 
     def _settle_success(
         self, active: ActiveTransfer, transfer: Transfer, outcome: Outcome

@@ -11,8 +11,10 @@ Decided here: which object of a content is moved. Never here: which objects have
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
+from time import monotonic
 from typing import Final
 
 from relay.engine.transfer.donor import EqualContent
@@ -20,6 +22,8 @@ from relay.receipt import Receipt, State
 
 MOST_CONTENTS: Final = 50_000
 """Number of contents that are remembered, some 700 bytes each."""
+LEAST_WAIT, MOST_WAIT = 1.0, 60.0
+"""Bounds of the seconds until an object asks again whether the first of its content has moved."""
 
 
 class Turn(Enum):
@@ -28,7 +32,7 @@ class Turn(Enum):
     FIRST = "first"
     """It is moved."""
     WAIT = "wait"
-    """Another object of its content is being moved."""
+    """Another object of its content is being moved: `MovedContents.seconds_to_wait`."""
 
 
 @dataclass(frozen=True)
@@ -43,13 +47,14 @@ _Key = tuple[str, EqualContent]
 _Name = tuple[str, str]
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, kw_only=True)
 class MovedContents:
     """The contents of this process's migrations, by the migration's id and the content."""
 
     most: int = MOST_CONTENTS
-    _first: dict[_Key, _Name] = field(default_factory=dict)
-    """The objects that are moved as the first of their content."""
+    clock: Callable[[], float] = monotonic
+    _first: dict[_Key, tuple[_Name, float]] = field(default_factory=dict)
+    """The objects that are moved as the first of their content, and since when."""
     _entered: dict[_Name, _Key] = field(default_factory=dict)
     """All objects whose transfers run, by the migration's id and the name."""
     _moved: OrderedDict[_Key, MovedObject] = field(default_factory=OrderedDict)
@@ -64,8 +69,15 @@ class MovedContents:
         if found is not None:
             self._moved.move_to_end(key)
             return found
-        self._first[key] = (migration, name)
+        self._first[key] = (migration, name), self.clock()
         return Turn.FIRST
+
+    def seconds_to_wait(self, migration: str, content: EqualContent) -> float:
+        """Return when an object should ask again: as long from now as the first one of its content
+        has been moved, so that a large object is asked about a few times only."""
+        first = self._first.get((migration, content))
+        since = self.clock() if first is None else first[1]
+        return min(max(LEAST_WAIT, self.clock() - since), MOST_WAIT)
 
     def note_verified(self, migration: str, name: str, receipt: Receipt | None) -> None:
         """Note that the transfer of an object succeeded: if it was verified, others of its content
@@ -82,5 +94,6 @@ class MovedContents:
     def leave(self, migration: str, name: str) -> None:
         """Forget that the transfer of an object runs."""
         key = self._entered.pop((migration, name), None)
-        if key is not None and self._first.get(key) == (migration, name):
+        first = None if key is None else self._first.get(key)
+        if key is not None and first is not None and first[0] == (migration, name):
             del self._first[key]
