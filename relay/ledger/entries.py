@@ -26,7 +26,7 @@ from relay.ledger.claim_values import ARRIVED_EARLIER, MARKED
 from relay.ledger.counters import CounterDelta
 from relay.ledger.distrust import first_fence
 from relay.ledger.gone_objects import last_used_id
-from relay.ledger.listed_objects import ListedRows, differs, is_other, was_read
+from relay.ledger.listed_objects import ListedRows, was_read
 from relay.ledger.listing_values import ListedObject, ListingClaim
 from relay.ledger.names import has_name, in_chunks
 from relay.ledger.prior_state_values import (
@@ -83,7 +83,7 @@ def _count_for_pass(listing: ListingClaim, rows: ListedRows, changes: CounterDel
     base = 0 if listing.base is None else listing.base
     known = [(one, row) for one, row in rows.earlier if row.listings >= base]
     listed = len(rows.new) + len(rows.earlier)
-    changed = listed - len(known) + sum(bool(differs(one, row)) for one, row in known)
+    changed = listed - len(known) + sum(bool(rows.differing[row.id]) for _, row in known)
     id = listing.migration_id
     changes.passes.add(id, "listed", listed)
     changes.passes.add(id, "known", len(known))
@@ -198,7 +198,7 @@ def _list_again(
     changed = {
         row.id: one
         for one, row in rows.earlier
-        if row.state in arrived and _may_have_changed(one, row, if_exists)
+        if row.state in arrived and _may_have_changed(one, rows.differing[row.id], if_exists)
     }
     read = _read_versions(connection, changed)
     written = _written_columns(connection, rows, changed) if listing.standing else {}
@@ -311,10 +311,14 @@ def _read_versions(connection: Connection, changed: Mapping[int, ListedObject]) 
     return found
 
 
-def _may_have_changed(one: ListedObject, row: Any, if_exists: str) -> bool:
-    """Return whether an object may differ from the one that has arrived. An entry with an error is
-    no proof of the contrary, whatever the migration replaces."""
-    return is_other(one, row, if_exists if one.error is None else "overwrite")
+def _may_have_changed(one: ListedObject, other: bool | None, if_exists: str) -> bool:
+    """Return whether an object may differ from the one that has arrived. If the listing gives
+    nothing to compare but the size (`other` is None), return True for the options under which the
+    transfer then inspects the destination, or overwrites it. An entry with an error is no proof of
+    the contrary, whatever the migration replaces."""
+    if other is None:
+        return one.error is not None or if_exists in ("changed", "overwrite")
+    return other
 
 
 def _written_columns(
@@ -325,7 +329,7 @@ def _written_columns(
     certain = [
         row.id
         for one, row in rows.earlier
-        if row.id in changed and (one.error is not None or differs(one, row))
+        if row.id in changed and (one.error is not None or rows.differing[row.id])
     ]
     versions = _written_versions(connection, certain)
     return found | {id: {"written": versions[id]} for id in certain}

@@ -49,6 +49,8 @@ class ListedRows:
         known = _rows_of(connection, listing, [one.name for one in marked])
         self.new: list[ListedObject] = []
         self.earlier: list[tuple[ListedObject, Any]] = []
+        self.differing: dict[int, bool | None] = {}
+        """As `differs`, for the `earlier` ones, by the ids of their rows."""
         seen: dict[str, str | None] = {}
         for one in marked:
             row = known.get(one.name)
@@ -64,6 +66,7 @@ class ListedRows:
                 self.new.append(one)
             elif row.listings < listing.listings:
                 self.earlier.append((one, row))
+                self.differing[row.id] = differs(one, row)
 
     def _conflict(
         self, one: ListedObject, row: Any, listing: ListingClaim, seen: Mapping[str, str | None]
@@ -171,17 +174,13 @@ def _rows_of(connection: Connection, listing: ListingClaim, names: Sequence[str]
     return found
 
 
-def is_other(one: ListedObject, row: Any, if_exists: str) -> bool:
-    """Return whether an object may differ from the one that has arrived. If the listing gives
-    nothing to compare but the size, return True for the options under which the transfer then
-    inspects the destination, or overwrites it."""
-    other = differs(one, row)
-    return if_exists in ("changed", "overwrite") if other is None else other
-
-
 def differs(one: ListedObject, row: Any) -> bool | None:
     """Return whether a listing names another version of an object than its row has, or None if it
     gives nothing to compare."""
+    # Nearly every object of a repeated listing.
+    is_equal = one.etag is not None and one.etag == row.etag and one.modified == row.modified
+    if is_equal and (one.size, one.identity) == (row.size, row.identity) and not one.digests:
+        return False
     if row.identity is not None and one.identity != row.identity:  # an older relay kept none
         return True
     if None not in (one.size, row.size) and one.size != row.size:
