@@ -394,7 +394,7 @@ def _cutover_members(
 ) -> dict[str, Any]:
     """Return the members of a report about the cutover: the equal listings, and the proofs. Counts
     are texts, as in the whole report."""
-    first, last = equal
+    first, _ = equal
     audited: Mapping[str, Any] = result.to_json()
     return {
         "quiet_since": time_text(first.listed_at or first.begun),
@@ -412,7 +412,7 @@ def _cutover_members(
             for name, value in audited.items()
         },
         "open_uploads": _uploads_check(uploads).text,
-        "accepted_refused": str(last.refused),
+        "accepted_refused": {"objects": str(result.refused), "names": result.refused_names},
         "remark": (
             "Two listings of the source were equal, and every name of a later listing was proved at"
             " the destination. A change at the source after these listings is not in this report."

@@ -179,6 +179,8 @@ class Follower:
                 confirm(json.dumps(pass_members(one)))
             elif not self.quiet:
                 confirm(pass_line(one))
+        if fresh and not fresh[-1].complete:
+            self._say_error(self.ledger.migration(id))
         return len(fresh)
 
     def _end_of_passes(self, migration: Migration) -> Exit:
@@ -191,14 +193,19 @@ class Follower:
     def _leave(self, migration: Migration) -> Exit:
         """Say why a migration is followed no longer, and return the exit code."""
         members = summary(migration)
+        self._say_error(migration)
+        state = migration.state
+        self._say(f"migration {migration.name} is {state}; the same command continues it")
+        return exit_of(members)
+
+    @staticmethod
+    def _say_error(migration: Migration) -> None:
+        """Print why a migration is paused, or its source could not be listed."""
         if migration.error is not None:
             say(f"relay: {plain(str(migration.error.get('detail')))}", sys.stderr)
             hint = migration.error.get("hint")
             if hint:
                 say(f"hint: {in_flags(plain(str(hint)))}", sys.stderr)
-        state = migration.state
-        self._say(f"migration {migration.name} is {state}; the same command continues it")
-        return exit_of(members)
 
     def _say(self, text: str) -> None:
         if not self.quiet:
@@ -215,7 +222,7 @@ def _parts(one: Pass) -> Iterator[str]:
     yield f"{one.copied:,} objects, {decimal(one.bytes)} copied"
     if one.listed_at is not None:
         yield f"listing {one.listed:,} names, {duration(one.listed_at - one.begun)}"
-    if one.gone > 0:
+    if one.gone > 0 and one.complete:
         yield f"{one.gone:,} names left the source"
     if one.ended is not None:
         yield f"took {duration(one.ended - one.begun)}"

@@ -23,6 +23,8 @@ from relay.sorting.spill import SpillSpace
 SHOWN: Final = 20
 """Maximum number of objects that are named."""
 PAGE: Final = 500
+MOST_NAMED: Final = 1000
+"""Maximum number of refused objects that a report names."""
 MOST_REFUTED: Final = 10_000
 """Maximum number of names that one audit hands to the next pass."""
 BAD: Final = frozenset({TreeVerdict.MISSING, TreeVerdict.DIFFERS, TreeVerdict.UNPROVED})
@@ -40,6 +42,10 @@ class AuditResult:
     """Names at the destination that this migration never moved."""
     bad: list[NameFinding] = field(default_factory=list)
     """The first objects that are missing, differ, or are not proved."""
+    refused: int = 0
+    """Objects that differ because another writer's copy at the destination was not replaced."""
+    refused_names: list[str] = field(default_factory=list)
+    """The first of them."""
     refuted: list[str] = field(default_factory=list)
     """The first names that are missing or differ: another pass may move them again."""
     folders: list[str] = field(default_factory=list)
@@ -51,11 +57,11 @@ class AuditResult:
         return self.report.counts[TreeVerdict.SAME]
 
     def is_good(self, accepted: int = 0) -> bool:
-        """Return whether every object of the source is proved, but for those that a person has
-        `accepted` as different."""
+        """Return whether every object of the source is proved, but for as many `refused` ones as a
+        person has `accepted`. No other difference is accepted."""
         counts = self.report.counts
         lost = counts[TreeVerdict.MISSING] + counts[TreeVerdict.UNPROVED] + self.report.unlisted
-        return not lost and counts[TreeVerdict.DIFFERS] <= accepted
+        return not lost and counts[TreeVerdict.DIFFERS] == self.refused <= accepted
 
     def to_json(self) -> dict[str, Any]:
         """Return the counts as plain values."""
@@ -66,6 +72,7 @@ class AuditResult:
             "by": {basis.value: count for basis, count in sorted(self.report.bases.items())},
             "missing": counts[TreeVerdict.MISSING],
             "differs": counts[TreeVerdict.DIFFERS],
+            "refused": self.refused,
             "unproved": counts[TreeVerdict.UNPROVED],
             "unlisted_folders": self.report.unlisted,
             "left_source": self.left,
@@ -96,6 +103,7 @@ def audit(
     )
     result = AuditResult(comparison.report)
     extra: list[str] = []
+    differing: list[str] = []
     for found in comparison.findings():
         if found.verdict is TreeVerdict.EXTRA:
             extra.append(found.name)
@@ -104,9 +112,20 @@ def audit(
                 extra = []
         elif found.verdict in BAD:
             _note_bad(result, found)
+            differing += [found.name] if found.verdict is TreeVerdict.DIFFERS else []
+            if len(differing) == PAGE:
+                _count_refused(ledger, job.id, differing, result)
+                differing = []
+    _count_refused(ledger, job.id, differing, result)
     _count_extra(ledger, job.id, extra, result)
     result.folders = [f"{side}: {name}: {why}" for side, name, why in comparison.report.folders]
     return result
+
+
+def _count_refused(ledger: Ledger, id: str, names: list[str], result: AuditResult) -> None:
+    refused = sorted(ledger.standing.refused_names(id, names)) if names else []
+    result.refused += len(refused)
+    result.refused_names += refused[: MOST_NAMED - len(result.refused_names)]
 
 
 def _job_of_passes(ledger: Ledger, job: MigrationJob) -> MigrationJob:

@@ -73,7 +73,7 @@ def write_listing(
         cursor = next((entry.after for entry in reversed(page) if entry.after is not None), cursor)
         reach("before-page")
         so_far = None if chooses is None else excluded.at_cursor
-        lacks = listing.standing and any(map(_hides_names, chosen))
+        lacks = listing.standing and any(map(hides_names, chosen))
         wanted = ledger.listings.add_page(listing, listed, cursor, so_far, lacks=lacks)
         reach("after-page")
         entered, pages = entered + len(listed), pages + 1
@@ -119,7 +119,7 @@ def planned_object(one: PlannedObject) -> ListedObject:
     return replace(listed, planned=pair.to_text())
 
 
-def _hides_names(entry: Entry) -> bool:
+def hides_names(entry: Entry) -> bool:
     """Return whether an entry stands for a folder that could not be listed."""
     names = entry.judged_as or (entry.name,)
     return entry.error is not None and any(not name or name.endswith("/") for name in names)

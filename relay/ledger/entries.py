@@ -80,8 +80,8 @@ def write_page(
 def _count_for_pass(listing: ListingClaim, rows: ListedRows, changes: CounterDelta) -> None:
     """Count the names of a page, each once in a listing, and those that the listing of the pass
     before did not have, or had in another version."""
-    base = 0 if listing.base is None else listing.base
-    known = [(one, row) for one, row in rows.earlier if row.listings >= base]
+    # A name of a listing that a person asked for meanwhile counts as changed.
+    known = [(one, row) for one, row in rows.earlier if row.listings == listing.base]
     listed = len(rows.new) + len(rows.earlier)
     changed = listed - len(known) + sum(bool(rows.differing[row.id]) for _, row in known)
     id = listing.migration_id
@@ -314,7 +314,7 @@ def _read_versions(connection: Connection, changed: Mapping[int, ListedObject]) 
 def _may_have_changed(one: ListedObject, other: bool | None, if_exists: str) -> bool:
     """Return whether an object may differ from the one that has arrived. If the listing gives
     nothing to compare but the size (`other` is None), return True for the options under which the
-    transfer then inspects the destination, or overwrites it. An entry with an error is no proof of
+    transfer then inspects the destination, or overwrites it. An entry with an error does not prove
     the contrary, whatever the migration replaces."""
     if other is None:
         return one.error is not None or if_exists in ("changed", "overwrite")
@@ -398,7 +398,7 @@ def begin_again(
                 of = (migration, row.name, _VANISHED, row.size or 0)
                 reason = changes.failures.add(connection, *of)
             columns = {"error": error, "reason": reason, **_reset_columns(row, if_exists)}
-            columns |= {"written": written[row.id]} if is_refuted else {}
+            columns["written"] = written.get(row.id)
             connection.execute(_UPDATE.values(state=state, **columns), {"the_id": row.id})
         connection.execute(delete(receipts).where(receipts.c.transfer_id.in_(some)))
     changes.write(connection)

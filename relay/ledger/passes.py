@@ -17,7 +17,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from sqlalchemy import Connection, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, exists, func, insert, select, update
 
 from relay.errors import DestinationChanged, IllegalTransition
 from relay.ledger.entries import begin_again
@@ -115,10 +115,13 @@ def note_listed(connection: Connection, id: str, now: float) -> None:
 
 
 def lacks_every_name(connection: Connection, id: str) -> bool:
-    """Return whether the listing of a pass under way has no name, and that of the pass before it
-    had some."""
-    row, before = _open_pass(connection, id), _last_settled(connection, id)
-    return row is not None and not row.listed and before is not None and before.listed > 0
+    """Return whether the listing of a pass under way has no name, and that of an earlier pass had
+    some."""
+    row = _open_pass(connection, id)
+    had_some = (passes.c.migration_id == id) & passes.c.ended.is_not(None) & (passes.c.listed > 0)
+    if row is None or row.listed:
+        return False
+    return bool(connection.execute(select(exists().where(had_some))).scalar())
 
 
 def base_listing(connection: Connection, id: str) -> int | None:
@@ -219,12 +222,23 @@ def accept_other_writers(connection: Connection, id: str) -> int:
     them at the destination; return their number. Raises as `begin_pass`."""
     found = lock_migration(connection, id)
     require_standing(found)
-    of_code = (reasons.c.migration_id == found.id) & (reasons.c.code == DestinationChanged.code)
-    those = (transfers.c.migration_id == found.id) & transfers.c.reason.in_(
-        select(reasons.c.reason).where(of_code)
-    )
-    those &= transfers.c.state == TransferState.FAILED
-    return connection.execute(update(transfers).where(those).values(written="{}")).rowcount
+    those = update(transfers).where(_is_refused(found.id))
+    return connection.execute(those.values(written="{}")).rowcount
+
+
+def refused_names(connection: Connection, id: str, names: Sequence[str]) -> set[str]:
+    """Return the names among some whose objects were refused, as `accept_other_writers` says."""
+    found: set[str] = set()
+    for some in in_chunks(names):
+        query = select(transfers.c.name).where(_is_refused(id), has_name(connection, some))
+        found |= set(connection.execute(query).scalars()) & set(some)
+    return found
+
+
+def _is_refused(id: str) -> ColumnElement[bool]:
+    of_code = (reasons.c.migration_id == id) & (reasons.c.code == DestinationChanged.code)
+    refused = (transfers.c.migration_id == id) & (transfers.c.state == TransferState.FAILED)
+    return refused & transfers.c.reason.in_(select(reasons.c.reason).where(of_code))
 
 
 def note_outcome(connection: Connection, id: str, number: int, outcome: Mapping[str, Any]) -> None:

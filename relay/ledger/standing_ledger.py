@@ -47,6 +47,10 @@ class StandingLedger:
         """As passes.accept_other_writers."""
         return self.access.write(lambda c: passes.accept_other_writers(c, id))
 
+    def refused_names(self, id: str, names: Sequence[str]) -> set[str]:
+        """As passes.refused_names."""
+        return self.access.read(lambda c: passes.refused_names(c, id, names))
+
     def note_outcome(self, id: str, number: int, outcome: Mapping[str, Any]) -> None:
         """As passes.note_outcome."""
         self.access.write(lambda c: passes.note_outcome(c, id, number, outcome))

@@ -11,7 +11,8 @@ import gevent
 import pytest
 from sqlalchemy import Connection
 
-from relay.errors import FeedGone, IllegalTransition
+from relay.engine.tree_listing import hides_names
+from relay.errors import FeedGone, IllegalTransition, NotFound, UnsafeKey
 from relay.ledger.claim_values import Settlement
 from relay.ledger.counters import CounterDelta
 from relay.ledger.ledger import Ledger
@@ -21,6 +22,7 @@ from relay.ledger.settling import settle
 from relay.ledger.standing_values import FeedRow, Pass, PassHours, PassTimes
 from relay.ledger.states import PassKind, Phase, PhaseEvent
 from relay.ledger.workers import SERVER, WorkerId
+from relay.stores.interfaces import Entry
 from tests.ledgers import TREE, Opened, states, verified_end
 
 TIMES = PassTimes(3600.0)
@@ -91,6 +93,51 @@ def test_a_listing_that_lacks_a_folder_is_incomplete(ledger: Ledger) -> None:
     assert run_pass(ledger, page_of("a"), lacks=True).complete is False
     ledger.standing.begin_pass(id, PassKind.DELTA)
     assert run_pass(ledger, page_of("a")).complete is True
+
+
+def test_a_failed_listing_ends_its_pass_and_nothing_else(ledger: Ledger) -> None:
+    id = ledger.create(STANDING)[0].id
+    run_pass(ledger, page_of("a"))
+    ledger.standing.begin_pass(id, PassKind.DELTA)
+    listing = ledger.listings.claim()
+    assert listing is not None
+    ledger.listings.end(listing, {"code": "x", "side": "source", "detail": "no", "hint": ""})
+    assert ledger.finish() == []
+    (last,) = ledger.standing.passes(id, limit=1)
+    found = ledger.migration(id)
+    assert (last.complete, found.state, found.is_at_rest) == (False, "running", True)
+    ledger.standing.begin_pass(id, PassKind.DELTA)
+    again = run_pass(ledger, page_of("a"))
+    assert (again.complete, again.changed, again.copied) == (True, 1, 0)  # it is listed again
+
+
+@pytest.mark.parametrize(
+    ("entry", "hides"),
+    [
+        (Entry("a/", error=NotFound("gone"), judged_as=("a/",)), True),
+        (Entry("a", error=NotFound("gone"), judged_as=("a", "a/")), True),
+        (Entry("", error=NotFound("gone"), judged_as=("",)), True),
+        (Entry("a", error=UnsafeKey("odd")), False),
+        (Entry("a/"), False),
+    ],
+)
+def test_a_folder_that_is_not_listed_hides_names(entry: Entry, hides: bool) -> None:
+    assert hides_names(entry) is hides
+
+
+def test_an_empty_listing_pauses_after_a_failed_one_too(ledger: Ledger) -> None:
+    id = ledger.create(STANDING)[0].id
+    run_pass(ledger, page_of("a"))
+    for error in ({"code": "x", "side": "source", "detail": "no", "hint": ""}, None):
+        ledger.standing.begin_pass(id, PassKind.DELTA)
+        listing = ledger.listings.claim()
+        assert listing is not None
+        ledger.listings.end(listing, error)
+        ledger.finish()
+    found = ledger.migration(id)
+    assert found.error is not None
+    assert (found.state, found.error["code"]) == ("paused", "source-empty")
+    assert states(ledger, id) == ["verified"]
 
 
 def test_two_that_cut_over_get_one_phase(open_ledger: Opened) -> None:

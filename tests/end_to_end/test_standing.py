@@ -230,10 +230,17 @@ def test_an_audit_finds_what_others_did_and_a_pass_mends_it(clouds: Clouds) -> N
     assert code == 1 and "another pass would not change that" in err, out
     assert clouds.missing() == ["tree/03"]
     assert terminal.query("SELECT phase FROM migrations") == "steady"
-    folder = str(terminal.home / "report")
-    words = ("cutover", "1", "--unrehearsed", "--accept-refused", "1", "--output", folder)
+    # Only what was refused is accepted, whatever number is given: another difference is mended.
+    clouds.new.shelf.put("tree/04", b"stolen 4", "other")
+    clouds.write("04", b"second 4")
+    clouds.new.shelf.delete("tree/05", "other")
+    folder = terminal.home / "report"
+    words = ("cutover", "1", "--unrehearsed", "--accept-refused", "9", "--output", str(folder))
     code, out, err = terminal.run(*words)
     assert code == 0, out + err
+    assert clouds.missing() == ["tree/03", "tree/04"]
+    found = json.loads((folder / "report.json").read_text())["cutover"]["accepted_refused"]
+    assert found == {"objects": "2", "names": ["03", "04"]}
 
 
 @pytest.mark.timeout(60)
