@@ -13,10 +13,13 @@ from typing import Final
 from relay.engine.plan import IfExists
 from relay.errors import Side
 from relay.ledger.planned_values import SeenVersion
+from relay.parsing import UNSAFE_CHARACTERS
 from relay.transfer_limits import Limits
 
 NAMED: Final = 20
 """Maximum number of names that a report has of one kind."""
+LONGEST_NAME: Final = 1024
+"""Number of letters of a name in a report: the longest that most stores take."""
 
 
 class PlanDecision(StrEnum):
@@ -64,6 +67,15 @@ DECISIONS: Final[Mapping[IfExists, Mapping[DestinationAnswer, PlanDecision]]] = 
     },
 }
 """The decision about an object by the answer of its destination."""
+
+
+def shown_name(name: str) -> str:
+    """Return a name as a report has it: printable, so that every database and page takes it, and of
+    limited length."""
+    shown = name if len(name) <= LONGEST_NAME else f"{name[:LONGEST_NAME]}…"
+    if not UNSAFE_CHARACTERS.search(shown):
+        return shown
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in shown)
 
 
 def decide(if_exists: IfExists, answer: str) -> PlanDecision:
@@ -236,13 +248,13 @@ class DryRunReport:
         bases[one.basis] = bases.get(one.basis, 0) + 1
         names = self.first[one.decision]
         if len(names) < NAMED:
-            names.append(one.name)
+            names.append(shown_name(one.name))
 
     def refuse(self, name: str, code: str, why: str, size: int | None = 0) -> None:
         """Count an object that can't be moved."""
         self.refused += 1
         if len(self.names) < NAMED:
-            self.names.append((name, why))
+            self.names.append((shown_name(name), why))
         self.note_reason(code, name, why, size)
 
     def note_reason(self, code: str, name: str, why: str, size: int | None) -> None:
@@ -250,12 +262,12 @@ class DryRunReport:
         reason = self.reasons.setdefault(code, RefusalReason())
         reason.amount.add(size)
         if len(reason.names) < NAMED:
-            reason.names.append((name, why))
+            reason.names.append((shown_name(name), why))
 
     def note_folder(self, side: Side, name: str, why: str) -> None:
         """Count a folder that could not be listed. At the source its objects would fail."""
         self.unlisted += 1
         if len(self.folders) < NAMED:
-            self.folders.append((side, name, why))
+            self.folders.append((side, shown_name(name), why))
         if side == "source":
             self.refuse(name, "folder-unlisted", why)

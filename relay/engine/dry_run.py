@@ -32,6 +32,7 @@ from relay.engine.decisions import (
     PlanDecision,
     PlannedObject,
     decide,
+    shown_name,
 )
 from relay.engine.folds import KEEPS_APART, FoldedNames
 from relay.engine.inspection import existing_error, inspect_object, undescribed_error
@@ -138,6 +139,17 @@ class _Open:
     row: TreeRow
     there: TreeRow | None
     decided: PlannedObject | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Unmovable:
+    """An object that its listing or its name refuses already. It is counted."""
+
+    refused: PlannedObject
+
+
+_Judged = PlannedObject | _Open | _Unmovable | None
+"""What the listings say about a name; None if only the destination has it."""
 
 
 @dataclass(eq=False)
@@ -295,7 +307,7 @@ class DryRun:
 
     def _take_page(
         self,
-        judged: Sequence[PlannedObject | _Open | None],
+        judged: Sequence[_Judged],
         answers: Iterator[Comparison],
         samples: tuple[RandomSample[_Open], RandomSample[_Open]],
         asks_all: bool,
@@ -305,10 +317,12 @@ class DryRun:
         for one in judged:
             if one is None:
                 continue
-            if isinstance(one, PlannedObject):
-                self.report.count_exact(one)
+            if isinstance(one, PlannedObject | _Unmovable):
+                found = one.refused if isinstance(one, _Unmovable) else one
+                if found is one:
+                    self.report.count_exact(found)
                 if sink is not None:
-                    sink.add(one)
+                    sink.add(found)
             elif self._asks_now(one, asks_all=asks_all):
                 if one.decided is not None:
                     self.report.count_exact(one.decided)
@@ -330,7 +344,7 @@ class DryRun:
         for names in folds.groups() if folds is not None else ():
             made.folds += 1
             if len(made.folded) < NAMED:
-                made.folded.append(names)
+                made.folded.append(tuple(map(shown_name, names)))
 
     def _pair_listings(self) -> PairedListings:
         def disorder(side: Side, *_: str) -> Exception:
@@ -346,11 +360,8 @@ class DryRun:
             disorder=disorder,
         )
 
-    def _judge(
-        self, pair: Pair, lists_all: bool, folds: FoldedNames | None
-    ) -> PlannedObject | _Open | None:
-        """Return what the listings decide about a pair; None for a name that only the destination
-        has."""
+    def _judge(self, pair: Pair, lists_all: bool, folds: FoldedNames | None) -> _Judged:
+        """Return what the listings decide about a pair."""
         ours, theirs = pair
         made = self.report
         if folds is not None:
@@ -361,7 +372,7 @@ class DryRun:
         refusal = self._refusal(ours)
         if refusal is not None:
             made.refuse(ours.name, *refusal, ours.size)
-            return None
+            return _Unmovable(_decision_of(ours, theirs, PlanDecision.REFUSE, *refusal))
         made.count(ours.size, self.limits)
         if theirs is None:
             if not lists_all:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 from collections import Counter
 from pathlib import Path
@@ -167,6 +168,21 @@ def test_names_that_would_fail_are_reported(tmp_path: Path) -> None:
     code, out, _ = run("plan", "-r", str(tmp_path / "from"), str(tmp_path / "to"))
     assert (code, "1 objects would fail" in out, "copy" in out) == (1, True, True)
     assert "\u202e" not in out
+
+
+def test_odd_names_are_printable_in_a_report(tmp_path: Path) -> None:
+    """Also those that are not UTF-8, or that may fold: a page and a database take each of them."""
+    (tmp_path / "from").mkdir()
+    for name in (b"a\xff", b"A\xff", b"line\n", b"LINE\n", b"esc\x1b"):
+        Path(os.fsdecode(os.fsencode(tmp_path) + b"/from/" + name)).write_bytes(b"1")
+    places = (str(tmp_path / "from"), str(tmp_path / "to"))
+    code, report = plan_move(tmp_path, "-r", *places, "--save", str(tmp_path / "plan"))
+    assert (code, report["refused"], report["folds"]["groups"]) == (1, 5, 2)
+    rows = [json.loads(line) for line in (tmp_path / "plan").read_text().splitlines()[1:-1]]
+    assert [(row["decision"], row["basis"]) for row in rows] == [("refuse", "unsafe-key")] * 5
+    names = [row["name"] for row in report["names"]]
+    names += [name for names in report["folds"]["first"] for name in names]
+    assert all(name.isprintable() and name.encode() for name in names), names
 
 
 def test_a_sample_all_or_no_objects_are_inspected(tmp_path: Path) -> None:
