@@ -83,7 +83,11 @@ class Played:
     abandoned: bool = False
     """Whether an earlier migration is neither over nor resumed: it knows its leftovers."""
     over: bool = False
-    """Whether every migration has succeeded: then the ledger keeps no secret of them."""
+    """Whether every migration has succeeded, or was cancelled and cleaned up: then the ledger keeps
+    no secret of them."""
+    has_remains: bool = False
+    """Whether the last `relay cancel` said that an upload may remain: the ledger keeps the secrets
+    with which the same command removes it."""
     uploads: frozenset[str] = frozenset()
     """The multipart uploads that the ledger knows."""
     earlier: list[Row] = field(default_factory=list)
@@ -327,6 +331,7 @@ def _play_step(
     if step.kind == "cancel":
         ended = zygote.begin(["cancel", "1"], folder, environment).wait(COMMAND_SECONDS)
         played.reports.append(ended)
+        played.has_remains = ended.code == 1
         _look(played)
         return ended.code is not None
     if step.kind == "fresh":
@@ -440,7 +445,7 @@ def _read_ledger(played: Played, path: Path) -> None:
                 (found["id"],),
             ).fetchone()
         )
-        played.over = states <= {"succeeded", "cancelled"}
+        played.over = states <= {"succeeded", "cancelled"} and not played.has_remains
         played.uploads = frozenset(
             row["upload_id"] for row in ledger.execute("select upload_id from uploads")
         )
