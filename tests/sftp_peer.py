@@ -10,6 +10,7 @@ cut:N          ends after N bytes of output
 die-on:TYPE:N  ends at the Nth request of a type, before it does it
 die-after:TYPE:N  ends at the Nth request of a type, after it did it
 lie:KIND       `length`, `huge`, `number`, `data`, `type`, `path`, `banner`, `text`: one wrong packet
+in-order       refuses a WRITE that does not follow the last one of its handle
 full           no WRITE has room
 password:TEXT  asks SSH_ASKPASS for a password, and refuses any other
 stuck          never answers a READ
@@ -74,6 +75,7 @@ class Peer:
     def __init__(self, root: str, habits: list[str]) -> None:
         self.root, self.habits = os.fsencode(root), habits
         self.handles: dict[bytes, object] = {}
+        self.ends: dict[int, int] = {}
         self.counts: dict[int, int] = {}
         self.written = 0
         self.held: list[bytes] = []
@@ -206,6 +208,7 @@ class Peer:
     def do_4(self, given: Cursor) -> tuple[int, bytes]:
         thing = self.handles.pop(given.text())
         if isinstance(thing, int):
+            self.ends.pop(thing, None)
             os.close(thing)
         return self.status(OK)
 
@@ -222,6 +225,9 @@ class Peer:
         assert isinstance(thing, int)
         if self.habit("full") is not None:
             return self.status(FAILURE)
+        if self.habit("in-order") is not None and at != self.ends.get(thing, 0):
+            return self.status(FAILURE)
+        self.ends[thing] = at + len(data)
         os.pwrite(thing, data, at)
         return self.status(OK)
 

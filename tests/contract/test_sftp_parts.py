@@ -73,6 +73,17 @@ def test_a_session_that_dies_costs_its_part(
     assert left_in(tmp_path / "root") == []
 
 
+def test_a_server_that_writes_in_order_gets_one_piece(
+    engine: Engine, peer: PeerPlace, large_file: Location, tmp_path: Path
+) -> None:
+    outcome = engine.migrate(large_file, peer("a", "in-order"))
+    assert outcome.state is State.VERIFIED
+    assert (tmp_path / "root/a").read_bytes() == (tmp_path / "large").read_bytes()
+    assert left_in(tmp_path / "root") == []
+    store = engine.runner.stores.destination(peer("a", "in-order"), Watchdog(Limits()))
+    assert store.part_limits(peer("a", "in-order")) is None
+
+
 def test_what_the_file_is_too_short_for_is_not_stored(engine: Engine, openssh: Sshd) -> None:
     store = engine.runner.stores.destination(openssh.place("p/a"), Watchdog(Limits()))
     assert isinstance(store, SftpStore)

@@ -30,6 +30,7 @@ from relay.location import Location, check_path
 from relay.stores import rclone_conf
 from relay.stores.interfaces import check_segments
 from relay.stores.kinds import LocateOptions, Remote
+from relay.stores.remote_options import YES
 
 PORT: Final = 22
 SCHEME: Final = "sftp"
@@ -76,6 +77,9 @@ class SshOptions:
     ciphers: str = ""
     key_exchange: str = ""
     macs: str = ""
+    reads_ahead: bool = True
+    writes_ahead: bool = True
+    """Whether several READs, or WRITEs, of one file may be outstanding."""
 
     @property
     def has_secret(self) -> bool:
@@ -195,6 +199,8 @@ def _ssh_options(remote: Remote) -> SshOptions:
         ciphers=",".join(options.get("ciphers", "").split()),
         key_exchange=",".join(options.get("key_exchange", "").split()),
         macs=",".join(options.get("macs", "").split()),
+        reads_ahead=options.get("disable_concurrent_reads", "").lower() not in YES,
+        writes_ahead=options.get("disable_concurrent_writes", "").lower() not in YES,
     )
 
 

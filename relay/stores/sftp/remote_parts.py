@@ -14,16 +14,30 @@ from __future__ import annotations
 import uuid
 from typing import Final
 
-from relay.errors import NotFound, PreconditionFailed, UploadGone
+from relay.errors import (
+    Locked,
+    NotFound,
+    PreconditionFailed,
+    RangeIgnored,
+    Rejected,
+    RelayError,
+    StoreFull,
+    Unavailable,
+    UploadGone,
+)
 from relay.location import Location
 from relay.stores.interfaces import Part, PartLimits, PutResult, Upload
 from relay.stores.sftp.account import path_of_file
 from relay.stores.sftp.remote_files import RemoteFiles, version_of_attributes
 from relay.stores.sftp.remote_uploads import RemoteUploads
 from relay.wire.body import Body
+from relay.wire.capabilities import CapabilityCache
 from relay.wire.http1 import Fields
 
 PART_BYTES: Final = 16 << 20
+IN_ORDER: Final = "writes-files-in-order"
+SEEKS: Final = "writes-files-anywhere"
+"""What is learned of a server that refused a part, and of one that took some."""
 PARTS: Final = PartLimits(PART_BYTES, PART_BYTES, 1 << 20, PART_BYTES << 20)
 """One length of all parts; RELAY_PART_BYTES does not change it."""
 
@@ -31,8 +45,8 @@ PARTS: Final = PartLimits(PART_BYTES, PART_BYTES, 1 << 20, PART_BYTES << 20)
 class RemoteParts:
     """Multipart uploads to one account, for one transfer."""
 
-    def __init__(self, uploads: RemoteUploads) -> None:
-        self._uploads = uploads
+    def __init__(self, uploads: RemoteUploads, memory: CapabilityCache) -> None:
+        self._uploads, self._memory = uploads, memory
 
     def begin(self, location: Location, metadata: Fields) -> Upload:
         """As PartsDestination.begin. Nothing is sent, so nothing can be left before the ledger has
@@ -40,11 +54,18 @@ class RemoteParts:
         return Upload(location, uuid.uuid4().hex, checked=False, described=metadata)
 
     def put_part(self, upload: Upload, number: int, body: Body) -> Part:
-        """As PartsDestination.put_part. The first part makes the file, and missing folders."""
+        """As PartsDestination.put_part. The first part makes the file, and missing folders. Raises
+        RangeIgnored if the server seems to write files only from their beginning."""
         at = (number - 1) * PART_BYTES
         with self._uploads.open_part(upload.location, upload.id) as opened:
-            opened.write(body, at)
+            try:
+                opened.write(body, at)
+            except (Unavailable, Rejected) as error:
+                self._note_refusal(upload.location, at, error)
+                raise
             opened.close()
+        if at:
+            self._memory.learn(upload.location.origin, SEEKS)
         return Part(number, body.count, _tag_of(number), checked=False)
 
     def stored_parts(self, upload: Upload) -> tuple[Part, ...]:
@@ -88,6 +109,25 @@ class RemoteParts:
                 files.remove(part, str(upload.location))
             except NotFound:
                 return
+
+    def takes_parts(self, location: Location) -> bool:
+        """Return whether the server may write a file at any place."""
+        return not self._memory.has(location.origin, IN_ORDER)
+
+    def _note_refusal(self, location: Location, at: int, error: RelayError) -> None:
+        """Raise RangeIgnored if a part was refused that does not begin the file, and the server has
+        taken none so far: gateways to a cloud, and `rclone serve sftp`, write files in order."""
+        origin = location.origin
+        is_of_server = error.side == self._uploads.side and not isinstance(
+            error, Locked | StoreFull
+        )
+        if not at or not is_of_server or self._memory.has(origin, SEEKS):
+            return
+        self._memory.learn(origin, IN_ORDER)
+        raise RangeIgnored(
+            f"the server takes no part of {location} out of order: {error.message}",
+            side=error.side,
+        ) from None
 
     def _size(self, files: RemoteFiles, upload: Upload) -> int:
         """Return the length of the temporary file. Raises UploadGone, which is a NotFound."""

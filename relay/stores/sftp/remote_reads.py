@@ -104,6 +104,8 @@ class RemoteFileStream(Stream):
         """Send READs up to the bound."""
         session = self._files.session
         bound = min(WINDOW_BYTES, SESSION_BYTES // max(1, session.transfers))
+        if not session.account.options.reads_ahead:
+            bound = 0  # one at a time
         under_way = sum(span.length for span in self._spans)
         while not self._is_at_end and (not self._spans or under_way + self._read_bytes <= bound):
             length = self._read_bytes
@@ -155,6 +157,13 @@ class RemoteFileStream(Stream):
         if (now.etag, now.size if was.size is not None else None) != (was.etag, was.size):
             raise SourceChanged("the file was changed while it was read", side=self.side)
 
+    def finish(self) -> None:
+        """Close the file after its last byte was read, before the next request: some servers rename
+        no file that is open (Windows)."""
+        if not self.closed:
+            self.closed = True
+            self._close_handle()
+
     def close(self) -> None:
         """As Stream's. The handle is closed in a greenlet of its own, since a server may take no
         request now."""
@@ -173,6 +182,7 @@ class RemoteFileStream(Stream):
         except RelayError:
             return  # the session has ended, and its handles with it
         finally:
+            self._release_piece()
             self._give_back()
 
     def _release_piece(self) -> None:
@@ -205,5 +215,6 @@ def _release(stream: Stream, reusable: bool) -> None:
     try:
         if reusable and isinstance(stream, RemoteFileStream):
             stream.check()
+            stream.finish()
     finally:
         stream.close()

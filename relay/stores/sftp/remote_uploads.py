@@ -74,6 +74,8 @@ WINDOW_BYTES: Final = 4 << 20
 """Maximum number of bytes of one file that are written and not acknowledged."""
 SYNC_SECONDS: Final = 600.0
 """How long a server may take to bring a file to its disk."""
+DROP_SECONDS: Final = 2.0
+"""How long the close of a failed upload is waited for."""
 UNLINKED: Final = "makes-no-links"
 """What is learned of a server whose file system has no hard links."""
 _REPLACE: Final = (
@@ -98,6 +100,11 @@ class RemoteUploads:
     ) -> None:
         self._connections, self._account, self._wire = connections, account, wire
         self._side, self._meter = side, meter
+
+    @property
+    def side(self) -> Side:
+        """The side that failures name."""
+        return self._side
 
     def put(
         self, location: Location, body: Body, metadata: Fields, if_absent: bool, token: str | None
@@ -327,6 +334,7 @@ class OpenedPart:
         Raises the body's errors, and StoreError."""
         session, limits = self._files.session, self._files.meter.limits
         size = min(session.sizes.write, limits.buffer_bytes)
+        ahead = session.account.options.writes_ahead
         while True:
             with BUFFERS.lend(size) as view:
                 piece = view[: fill(body, view)]
@@ -341,7 +349,7 @@ class OpenedPart:
                     at += len(piece)
                     self._under_way += len(piece)
                     self._waiting.append((len(piece), reply))
-            self._settle(0 if body.complete else WINDOW_BYTES)
+            self._settle(WINDOW_BYTES if ahead and not body.complete else 0)
             if body.complete:
                 return
             if body.remaining:
@@ -353,11 +361,14 @@ class OpenedPart:
         self._settle_one(self._files.close_later(self._handle))
 
     def drop(self) -> None:
-        """Close the file, if it is open, without waiting for that."""
+        """Close the file, if it is open, and wait a moment for that: a server may write a file that
+        was removed when its handle is closed (`rclone serve sftp`)."""
         if self._is_open:
             self._is_open = False
+            files = self._files
             with suppress(RelayError):
-                self._files.session.abandon(self._files.close_later(self._handle))
+                reply = files.close_later(self._handle)
+                files.session.wait(reply, files.meter, files.side, DROP_SECONDS)
 
     def finish(self, size: int, metadata: Fields) -> tuple[FileAttributes, tuple[str, ...]]:
         """Set the time of modification, sync, and close the file. Return its attributes, and notes

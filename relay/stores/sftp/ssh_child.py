@@ -50,6 +50,8 @@ from relay.wire.stream import READ, Stream
 
 QUERY_SECONDS: Final = 10.0
 """How long `ssh -G` may take: settings may run commands (`Match exec`)."""
+SETTINGS_SECONDS: Final = 30.0
+"""How long the settings of a host are kept: sessions of one account are opened together."""
 END_SECONDS: Final = 2.0
 """How long a process may take to end after its pipe was closed, before it is killed."""
 ERROR_SECONDS: Final = 1.0
@@ -120,11 +122,12 @@ class SshChild:
 
 
 class SshProgram:
-    """Starts `ssh` for one account. The settings of its host are read once."""
+    """Starts `ssh` for one account."""
 
     def __init__(self, account: SftpAccount) -> None:
         self._account = account
         self._settings: SshSettings | None = None
+        self._settings_until = 0.0
 
     def start(
         self, dialer: Dialer, side: Side, begin: Callable[[SshChild, float], None]
@@ -164,13 +167,14 @@ class SshProgram:
                 connection.close()
 
     def _require_settings(self, dialer: Dialer, side: Side) -> SshSettings:
-        """Return the settings of the host, read at the first call. Raises ConfigError, and
-        EgressDenied."""
+        """Return the settings of the host, as they were at most SETTINGS_SECONDS ago. Raises
+        ConfigError, and EgressDenied."""
         account, policy = self._account, dialer.policy
         try:
             policy.check_name(account.host, account.port or 22)
-            if self._settings is None:
+            if self._settings is None or monotonic() > self._settings_until:
                 self._settings = settings_of_output(_query(account), account)
+                self._settings_until = monotonic() + SETTINGS_SECONDS
             if self._settings.proxied and not policy.has_allowed(account.host, account.port or 22):
                 raise EgressDenied(
                     f"the settings of ssh lead to {account.host!r} by another host or a command,"

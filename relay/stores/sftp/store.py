@@ -151,7 +151,7 @@ class SftpStore:
 
     def part_limits(self, location: Location) -> PartLimits | None:
         """As Destination.part_limits."""
-        return PARTS
+        return PARTS if self._parts(location).takes_parts(location) else None
 
     def unkept_metadata(self, location: Location, metadata: Fields) -> tuple[str, ...]:
         """As Destination.unkept_metadata: a file keeps its name, its time of modification, and its
@@ -211,7 +211,7 @@ class SftpStore:
         self._parts(upload.location).abort(upload)
 
     def _parts(self, location: Location) -> RemoteParts:
-        return RemoteParts(self._uploads(location))
+        return RemoteParts(self._uploads(location), self._wire.memory)
 
     # -- publication
 
