@@ -195,14 +195,17 @@ def _migrate(
     # Imported here because SQLAlchemy takes a fifth of a second, for which a usage error should not
     # wait.
     with importing(), late_modules():
-        from relay.cli.mirror_step import MirrorStep
+        from relay.cli.mirror_step import MirrorStep, locate_trash
         from relay.cli.move_step import MoveStep, refuse_unmovable
         from relay.cli.single import migrate_object
         from relay.cli.tree import migrate_tree
         from relay.engine.removal.mirror_removal import require_mirror
         from relay.ledger.ledger import Ledger
 
-    engine = engine_for(settings, remotes, *places)
+    trash = None
+    if isinstance(removal, MirrorSettings) and removal.trash is not None:
+        trash = locate_trash(order, removal.trash, remotes)
+    engine = engine_for(settings, remotes, *places, *([] if trash is None else [trash]))
     if isinstance(removal, RemovalSettings):
         refuse_unmovable(engine, order, places, removal)
     if isinstance(removal, MirrorSettings):
@@ -219,7 +222,14 @@ def _migrate(
         elif isinstance(removal, MirrorSettings):
             space = SpillSpace(settings.spill_folder(), settings.spill_bytes)
             step = MirrorStep(
-                ledger, engine, order, removal, places=places, space=space, quiet=quiet
+                ledger,
+                engine,
+                order,
+                removal,
+                places=places,
+                space=space,
+                trash=trash,
+                quiet=quiet,
             )
         if order.recursive:
             growth = growth_of(first, settings) if grows else None

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import click
 
+from relay.cli.options import absolute_path
 from relay.ledger.deletion_values import MOST, MOST_PERCENT, DeleteLimit, MirrorSettings
 
 _NUMBER: Final = re.compile(r"([0-9]{1,12})|([0-9]{1,3}(?:\.[0-9]{1,3})?)%")
@@ -52,19 +53,30 @@ MIRROR = (
         is_flag=True,
         help="With --mirror: an empty SRC may empty DST, within --max-delete.",
     ),
+    click.option(
+        "--trash",
+        metavar="FOLDER",
+        help=(
+            "With --mirror: copy each object into this folder before it is deleted, from which"
+            " `relay undo` takes it back. It lies outside SRC and DST."
+        ),
+    ),
 )
 
 
 def take_mirror_settings(options: dict[str, Any]) -> MirrorSettings | None:
     """Remove the flags of a mirror from the options, and return its settings, or None without
     --mirror. Raises click.UsageError for flags that need others."""
-    mirrors, limit, empty = (options.pop(name) for name in ("mirror", "max_delete", "empty_source"))
+    mirrors, limit, empty, trash = (
+        options.pop(name) for name in ("mirror", "max_delete", "empty_source", "trash")
+    )
     if not mirrors:
-        if limit is not None or empty:
-            raise click.UsageError("--max-delete and --empty-source need --mirror")
+        if limit is not None or empty or trash is not None:
+            raise click.UsageError("--max-delete, --empty-source and --trash need --mirror")
         return None
     _refuse_object(options)
-    return MirrorSettings(limit=limit or DeleteLimit(), empty_source=empty)
+    trash = None if trash is None else absolute_path(trash, True)
+    return MirrorSettings(limit=limit or DeleteLimit(), empty_source=empty, trash=trash)
 
 
 def _refuse_object(options: Mapping[str, Any]) -> None:

@@ -13,13 +13,14 @@ from typing import Any
 from relay.cli.exits import Exit
 from relay.cli.removal_run import run_interruptibly
 from relay.cli.terminal import confirm, plain, say_error
-from relay.engine.migration_request import MigrationJob, MigrationRequest
+from relay.engine.migration_request import Endpoint, MigrationJob, MigrationRequest
 from relay.engine.removal.mirror_removal import (
     SIDE,
     MirrorRemoval,
     MirrorResult,
     Refusal,
 )
+from relay.engine.removal.trash import Trash
 from relay.engine.transfer_engine import TransferEngine
 from relay.errors import RelayError
 from relay.ledger.deletion_values import MirrorSettings
@@ -28,6 +29,7 @@ from relay.ledger.migration_values import Migration
 from relay.ledger.states import ENDED, ListingState, MigrationState
 from relay.location import Location
 from relay.sorting.spill import SpillSpace
+from relay.stores.remotes import Remotes
 from relay.throttle import Throttle
 from relay.views.problems import problem
 
@@ -113,6 +115,14 @@ class MirrorEnd:
         return Exit.UNVERIFIED if found.refusal or found.kept or found.unknown else code
 
 
+def locate_trash(order: MigrationRequest, text: str, remotes: Remotes) -> Location:
+    """Return the folder of a trash. Raises SameObject if it overlaps with the source or the
+    destination of a mirror, and as MigrationRequest.locate."""
+    trash = Endpoint(text)
+    MigrationRequest(order.source, trash, recursive=True).locate(remotes)
+    return MigrationRequest(order.destination, trash, recursive=True).locate(remotes)[1]
+
+
 @dataclass(eq=False)
 class MirrorStep:
     """The deletions of one `relay migrate --mirror`."""
@@ -124,6 +134,7 @@ class MirrorStep:
     _: KW_ONLY
     places: tuple[Location, Location]
     space: SpillSpace
+    trash: Location | None = None
     quiet: bool = False
 
     def begin(self, migration: Migration) -> None:
@@ -142,8 +153,17 @@ class MirrorStep:
         throttle = Throttle()
         throttle.allow(migration.bounds)
         job = MigrationJob.from_request(migration.id, self.order, *self.places)
+        trash = None
+        if self.trash is not None and self.settings.trash is not None:
+            trash = Trash(self.engine, self.trash, migration.id, self.settings.trash)
         removal = MirrorRemoval(
-            self.ledger, self.engine, job, self.settings, space=self.space, throttle=throttle
+            self.ledger,
+            self.engine,
+            job,
+            self.settings,
+            space=self.space,
+            throttle=throttle,
+            trash=trash,
         )
         ended, code = run_interruptibly(removal.run, removal.stop, SIDE, self.quiet)
         if isinstance(ended, RelayError):

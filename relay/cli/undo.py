@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -46,8 +47,9 @@ def undo(id: str, lists: bool, as_json: bool, quiet: bool, **options: Any) -> in
     """Take back the deletions of migration ID: a `relay move`, or a `relay migrate --mirror`.
 
     Where a bucket keeps versions, a deletion made a marker that hides the object. Its marker is
-    removed, if it is still the newest version. A deletion in a store without versions, and one with
-    --purge, can't be undone."""
+    removed, if it is still the newest version. With --trash the object is copied back, if nothing
+    is at its place. Other deletions in stores without versions, and those with --purge, can't be
+    undone."""
     settings = load_settings()
     if settings.url:
         raise click.UsageError(
@@ -56,6 +58,7 @@ def undo(id: str, lists: bool, as_json: bool, quiet: bool, **options: Any) -> in
     with importing(), late_modules():
         from relay.cli.removal_run import run_interruptibly
         from relay.engine.removal.marker_removal import MarkerRemoval
+        from relay.engine.removal.trash import Trash
         from relay.ledger.ledger import Ledger
 
     remotes = Remotes(settings.remotes, folders=None)
@@ -78,7 +81,19 @@ def undo(id: str, lists: bool, as_json: bool, quiet: bool, **options: Any) -> in
         warn(options, quiet)
         engine = engine_for(settings, remotes, *places)
         sides = dict(zip(("source", "destination"), places, strict=True))
-        removal = MarkerRemoval(ledger, engine, found.id, sides, recursive=found.recursive)
+
+        def open_trash(text: str) -> Trash:
+            folder = remotes.locate(text, destination=True, folder=True).folder()
+            return Trash(engine_for(settings, remotes, *places, folder), folder, found.id, text)
+
+        removal = MarkerRemoval(
+            ledger,
+            engine,
+            found.id,
+            sides,
+            recursive=found.recursive,
+            open_trash=cache(open_trash),
+        )
         ended, code = run_interruptibly(removal.run, removal.stop, "store", quiet)
     finally:
         ledger.close()

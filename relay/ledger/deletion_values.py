@@ -186,6 +186,8 @@ class MirrorSettings:
     limit: DeleteLimit = DeleteLimit()
     empty_source: bool = False
     """Whether an empty source may empty the destination, within the limit."""
+    trash: str | None = None
+    """The place into which deleted objects are copied first; None: they are just deleted."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the settings as plain values."""
@@ -193,6 +195,7 @@ class MirrorSettings:
             "max_delete": self.limit.number,
             "max_percent": self.limit.percent,
             "empty_source": self.empty_source,
+            "trash": self.trash,
         }
 
 

@@ -156,3 +156,35 @@ def test_names_that_relay_does_not_take_are_kept(
     code, end = mirror(terminal, tmp_path / "from", tmp_path / "to", "--max-delete", "100%")
     assert (code, end["deleted"], end["reasons"]) == (3, 3, {"refused": 1}), end
     assert os.path.exists(odd)
+
+
+def test_a_trash_gives_deleted_objects_back(
+    terminal: Terminal, tmp_path: Path, objects: dict[str, bytes]
+) -> None:
+    source, destination, trash = (tmp_path / name for name in ("from", "to", "trash"))
+    words = ("--max-delete", "3", "--trash", str(trash))
+    code, end = mirror(terminal, source, destination, *words)
+    assert (code, end["deleted"], read(destination)) == (0, 3, objects), end
+    assert {name.partition("/")[2]: data for name, data in read(trash).items()} == EXTRA
+    (destination / "extra one").write_bytes(b"another")
+    code, out, err = terminal.run("undo", "1")
+    assert (code, "2 deletions undone" in out) == (3, True), out + err
+    assert read(destination) == objects | EXTRA | {"extra one": b"another"}
+    for inside in (destination / "trash", source / "trash"):
+        words = ("-r", str(source), str(destination), "--mirror", "--trash", str(inside))
+        code, _, err = terminal.run("migrate", *words)
+        assert (code, "overlap" in err) == (2, True), err
+
+
+def test_a_trash_in_the_same_bucket(
+    clouds: Terminal, seaweed: Seaweed, tmp_path: Path, objects: dict[str, bytes]
+) -> None:
+    bucket = f"near:{seaweed.bucket}"
+    assert clouds.tree(tmp_path / "to", f"{bucket}/kept/")[0] == 0
+    words = ("--max-delete", "3", "--trash", f"{bucket}/trash/")
+    code, end = mirror(clouds, tmp_path / "from", f"{bucket}/kept/", *words)
+    assert (code, end["deleted"]) == (0, 3), end
+    assert keys(seaweed, "kept/") == set(objects)
+    code, out, err = clouds.run("undo", "2")
+    assert (code, "3 deletions undone" in out) == (0, True), out + err
+    assert keys(seaweed, "kept/") == {*objects, *EXTRA}

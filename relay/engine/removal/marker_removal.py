@@ -1,4 +1,5 @@
-"""Undo deletions: remove the delete markers that relay made, where they are the newest versions.
+"""Undo deletions: remove the delete markers that relay made, where they are the newest versions, or
+copy objects out of the trash, where nothing took their places.
 
 Decided here: which deletions can be undone. Never here: how a store removes a marker
 (`stores/`)."""
@@ -12,6 +13,7 @@ from typing import Any, Final
 
 from gevent.pool import Pool
 
+from relay.engine.removal.trash import Trash
 from relay.engine.transfer_engine import TransferEngine
 from relay.errors import RelayError
 from relay.ledger.deletion_values import DeletionRow, DeletionState
@@ -41,6 +43,8 @@ class MarkerRemoval:
     places: dict[str, Location]
     _: KW_ONLY
     recursive: bool
+    open_trash: Callable[[str], Trash]
+    """Returns the trash of this name. Raises RelayError."""
     undone: int = field(default=0, init=False)
     lost: int = field(default=0, init=False)
     """Deletions of which no version was kept."""
@@ -63,8 +67,8 @@ class MarkerRemoval:
                 break
             after, done = page[-1].id, done + len(page)
             rows = [row for row in page if row.undone is None]
-            self.lost += sum(row.marker is None for row in rows)
-            marked = [row for row in rows if row.marker is not None]
+            marked = [row for row in rows if row.marker is not None or row.detail is not None]
+            self.lost += len(rows) - len(marked)
             ends = list(pool.imap_unordered(lambda row: (row, self._restore(row)), marked))
             self.ledger.deletions.note_undone([row.id for row, why in ends if why is None])
             for row, why in ends:
@@ -81,8 +85,10 @@ class MarkerRemoval:
             self.samples.append((name, why))
 
     def _restore(self, row: DeletionRow) -> str | None:
-        """Remove the marker of a deletion; return why that was not possible, or None."""
+        """Undo a deletion; return why that was not possible, or None."""
         meter = Watchdog(self.engine.limits)
+        if row.marker is None:
+            return self._copy_back(row)
         patience = ListingRetries(self.engine.limits.listing_seconds, meter)
         try:
             there = patience.retry(partial(self._remove_marker, row, meter))
@@ -91,10 +97,19 @@ class MarkerRemoval:
         changed = difference(row.version, there)
         return None if changed is None else f"its marker is removed, but {changed}"
 
-    def _remove_marker(self, row: DeletionRow, meter: Watchdog) -> Version:
+    def _copy_back(self, row: DeletionRow) -> str | None:
+        assert row.detail is not None  # a row without a marker has a trash
+        try:
+            return self.open_trash(row.detail).restore(row.name, self._place_of(row))
+        except RelayError as error:
+            return error.message
+
+    def _place_of(self, row: DeletionRow) -> Location:
         place = self.places[row.side]
-        if self.recursive:
-            place = place.below(row.name)
+        return place.below(row.name, destination=True) if self.recursive else place
+
+    def _remove_marker(self, row: DeletionRow, meter: Watchdog) -> Version:
+        place = self._place_of(row)
         store = self.engine.stores.destination(place, meter)
         assert isinstance(store, VersionedStore) and row.marker is not None  # S3 alone names one
         return store.remove_marker(place, row.marker)

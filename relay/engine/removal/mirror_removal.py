@@ -25,6 +25,7 @@ from relay.engine.inspection import inspect_object
 from relay.engine.migration_request import MigrationJob
 from relay.engine.removal.distinct_places import are_distinct, names_below
 from relay.engine.removal.extra_names import ExtraNames
+from relay.engine.removal.trash import Trash
 from relay.engine.removal.version_questions import kept_end
 from relay.engine.transfer_engine import TransferEngine
 from relay.engine.tree_listing import in_pages
@@ -125,6 +126,8 @@ class MirrorRemoval:
     space: SpillSpace
     throttle: Throttle = field(default_factory=Throttle)
     """The limits of the migration, which hold for these requests as well."""
+    trash: Trash | None = None
+    """Where deleted objects are copied first; None: nowhere."""
     abreast: int = ABREAST
     _stopping: bool = field(default=False, init=False)
     _deleted: int = field(default=0, init=False)
@@ -201,7 +204,8 @@ class MirrorRemoval:
         while rows := self.ledger.deletions.page(self.job.id, [DeletionState.DELETING], after):
             after = rows[-1].id
             gone = [row.name for row in rows if row.side == SIDE and self._is_gone(row.name)]
-            ends = [DeletionEnd(name, DeletionState.DELETED) for name in gone]
+            text = None if self.trash is None else self.trash.text
+            ends = [DeletionEnd(name, DeletionState.DELETED, detail=text) for name in gone]
             self.ledger.deletions.settle(self.job.id, SIDE, ends)
 
     def _is_gone(self, name: str) -> bool:
@@ -313,6 +317,7 @@ class _ExtraDeletion:
     removal: MirrorRemoval
     one: Candidate
     is_sent: bool = False
+    is_in_trash: bool = False
 
     def __post_init__(self) -> None:
         self.meter = self.removal._meter()
@@ -320,9 +325,22 @@ class _ExtraDeletion:
     def ask_and_delete(self) -> DeletionEnd:
         """Ask whether the source has the name, and delete the object if it has not. Raises
         RelayError."""
-        name = self.one.name
-        source, destination = self.removal._places(name)
-        stores = self.removal.engine.stores
+        source, destination = self.removal._places(self.one.name)
+        kept = self._keep_copy(destination) or self._doubt_of_extra(source)
+        return self._send(destination) if kept is None else kept
+
+    def _keep_copy(self, place: Location) -> DeletionEnd | None:
+        """Copy the object into the trash, if there is one; return why it is kept, or None."""
+        trash = self.removal.trash
+        if trash is None or self.is_in_trash:
+            return None
+        unproved = trash.keep_copy(self.one.name, place, self.one.version)
+        self.is_in_trash = unproved is None
+        return unproved
+
+    def _doubt_of_extra(self, source: Location) -> DeletionEnd | None:
+        """Return why the object may be one of the source, or None."""
+        name, stores = self.one.name, self.removal.engine.stores
         # Step 1: the name may be that of one of the source's own objects, seen from a folder above.
         for other in names_below(self.removal.job.source, name):
             place = self.removal.job.source.below(other)
@@ -331,10 +349,11 @@ class _ExtraDeletion:
                 return kept_end(name, KeptReason.ONE_PLACE, why)
         # Step 2: the source says now that it has none of that name. It is asked as a destination:
         # no cache may answer.
-        doubt = _doubt_of_absence(stores.destination(source, self.meter), source, name)
-        if doubt is not None:
-            return doubt
-        store = stores.destination(destination, self.meter)
+        return _doubt_of_absence(stores.destination(source, self.meter), source, name)
+
+    def _send(self, destination: Location) -> DeletionEnd:
+        name = self.one.name
+        store = self.removal.engine.stores.destination(destination, self.meter)
         if not isinstance(store, DeletingSource):
             return kept_end(name, KeptReason.REFUSED, "relay deletes nothing there")
         reach("before-delete")
@@ -342,7 +361,7 @@ class _ExtraDeletion:
             done = store.delete_version(destination, self.one.version)
         except NotFound:
             if self.is_sent:
-                return DeletionEnd(name, DeletionState.DELETED)
+                return DeletionEnd(name, DeletionState.DELETED, detail=self._trash_text())
             return kept_end(name, KeptReason.GONE, "the destination no longer has it")
         except PreconditionFailed as error:
             return kept_end(name, KeptReason.DESTINATION_CHANGED, error.message)
@@ -352,7 +371,17 @@ class _ExtraDeletion:
             self.is_sent = self.is_sent or (is_asked and may_be_done(error))
             raise
         reach("after-delete")
-        return DeletionEnd(name, DeletionState.DELETED, marker=done.marker, window=done.window)
+        return DeletionEnd(
+            name,
+            DeletionState.DELETED,
+            marker=done.marker,
+            window=done.window,
+            detail=self._trash_text(),
+        )
+
+    def _trash_text(self) -> str | None:
+        trash = self.removal.trash
+        return None if trash is None else trash.text
 
 
 def _doubt_of_absence(store: Any, source: Location, name: str) -> DeletionEnd | None:

@@ -52,7 +52,7 @@ def judge_receipt(row: TransferRow, loses_metadata: bool) -> Candidate | Deletio
     receipt = receipt_of(row)
     if receipt is None or Level.SIZE.value in (row.level, receipt["level"]):
         return kept_end(row.name, KeptReason.UNPROVED, "nothing but its size was proved")
-    lost = list(_losses(receipt["notes"]))
+    lost = losses_of(receipt["notes"])
     if lost and not loses_metadata:
         return kept_end(row.name, KeptReason.METADATA_LOST, "; ".join(lost))
     version = version_of_json(receipt["source"])
@@ -63,8 +63,9 @@ def judge_receipt(row: TransferRow, loses_metadata: bool) -> Candidate | Deletio
     return Candidate(row.name, version, DeletionBasis.RECEIPT)
 
 
-def _losses(notes: Iterable[str]) -> Iterable[str]:
-    return (note for note in notes if any(loss in note for loss in _LOSSES))
+def losses_of(notes: Iterable[str]) -> list[str]:
+    """Return those notes of a receipt that name a loss."""
+    return [note for note in notes if any(loss in note for loss in _LOSSES)]
 
 
 def destination_doubt(receipt: Mapping[str, Any], there: Version) -> str | None:
