@@ -106,7 +106,7 @@ def test_one_object_of_a_content_is_first() -> None:
     receipt = Receipt(
         level=Level.WHOLE_DIGEST,
         bytes=5,
-        digests={"crc64nvme": bytes(8)},
+        digests={"crc64nvme": bytes(8), "md5": content.digest},
         source=Version(5),
         destination=Version(5),
         attempts=1,
@@ -131,6 +131,39 @@ def test_one_object_of_a_content_is_first() -> None:
     contents.leave("m", "c")
     assert contents.enter("m", "d", content) == MovedObject("c", receipt)
     contents.leave("m", "d")
-    contents.enter("m", "e", content_of(OTHER + b"x"))
-    contents.note_verified("m", "e", receipt)
+    other = content_of(OTHER + b"x")
+    contents.enter("m", "e", other)
+    contents.note_verified("m", "e", replace(receipt, digests={"md5": other.digest}))
     assert contents.enter("m", "f", content) is Turn.FIRST  # forgotten: it is moved once more
+
+
+def test_etags_that_are_no_md5_have_no_duplicates() -> None:
+    """A server may make its ETags of a time and a size, which many objects have in common."""
+    contents, content, other = MovedContents(), content_of(DATA), content_of(OTHER)
+    parted = Receipt(
+        level=Level.WHOLE_DIGEST,
+        bytes=5,
+        digests={"crc64nvme": bytes(8)},
+        source=Version(5),
+        destination=Version(5),
+        attempts=1,
+        bytes_resent=0,
+    )
+    whole = replace(parted, digests={"md5": other.digest})
+    # An object in parts has no MD5: it counts once another one has shown what the ETags are.
+    for name, receipt, of in (("a", parted, content), ("b", whole, other), ("c", parted, content)):
+        assert contents.enter("m", name, of) is Turn.FIRST
+        contents.note_verified("m", name, receipt)
+        contents.leave("m", name)
+    assert contents.enter("m", "d", content) == MovedObject("c", parted)
+    contents.leave("m", "d")
+    # One ETag that is not the MD5 of its bytes ends the trust in all.
+    third = content_of(b"x" * 7)
+    contents.enter("m", "e", third)
+    contents.note_verified("m", "e", whole)
+    contents.leave("m", "e")
+    for name in ("f", "g"):
+        assert contents.enter("m", name, content) is Turn.FIRST
+        assert contents.enter("m", name, third) is Turn.FIRST
+    contents.note_verified("m", "f", replace(parted, digests={"md5": content.digest}))
+    assert contents.enter("m", "h", content) is Turn.FIRST

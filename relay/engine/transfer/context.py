@@ -55,6 +55,8 @@ class ObjectHints:
     replaced."""
     donor: Donor | None = None
     """An object of equal content that the destination may copy."""
+    needs_md5: bool = False
+    """Whether the MD5 of the bytes is computed, by which the ETags of the source are judged."""
     token: str | None = None
     """Part of the temporary name of this attempt's upload, which is renamed when it is
     published."""

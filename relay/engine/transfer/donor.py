@@ -41,11 +41,16 @@ class EqualContent:
         md5 = md5_of_etag(etag) if store == "s3" else None
         return None if md5 is None else cls(size, "etag", md5)
 
+    @property
+    def is_of_etag(self) -> bool:
+        """Whether the digest is an ETag, which looks like an MD5."""
+        return self.algorithm == "etag"
+
     def is_of(self, version: Version) -> bool:
         """Return whether a version certainly has this content, as its store describes it."""
         if version.size != self.size:
             return False
-        if self.algorithm == "etag":
+        if self.is_of_etag:
             return md5_of_etag(version.etag) == self.digest
         return version.digests.get(self.algorithm) == self.digest
 

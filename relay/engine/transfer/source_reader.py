@@ -237,7 +237,9 @@ class SourceReader:
             body.promise(length)
         progress.total = body.length
         if context.needs_digest:
-            body.digest_with(_digests_to_compute(opened.version), opened.version.digests)
+            names = _digests_to_compute(opened.version)
+            names = (*names, "md5") if context.known.needs_md5 else names
+            body.digest_with(names, opened.version.digests)
         return opened, body
 
     def _declared_length(self, opened: OpenedObject) -> int | None:

@@ -166,6 +166,8 @@ class ClaimRunner:
                 digests=turn.receipt.digests,
             )
             transfer.known = replace(transfer.known, donor=donor)
+        elif content.is_of_etag:
+            transfer.known = replace(transfer.known, needs_md5=True)
         if turn is Turn.WAIT:
             return self._contents.seconds_to_wait(claim.migration_id, content)
         return 0.0

@@ -5,6 +5,10 @@ back meanwhile, and copied by the destination once the first is verified. If it 
 is the first. The number of contents that are remembered has a limit; a content that was forgotten
 is moved once more, and so is one that another process has moved.
 
+An ETag that looks like an MD5 may be made of something else, such as a time and a size, which many
+objects of one server have in common. So the MD5 of the bytes is computed while a first object
+moves. Only a source whose ETags are known to be the MD5 of the bytes has duplicates by its ETags.
+
 Decided here: which object of a content is moved. Never here: which objects have equal content
 (`engine/transfer/donor.py`)."""
 
@@ -22,6 +26,8 @@ from relay.receipt import Receipt, State
 
 MOST_CONTENTS: Final = 50_000
 """Number of contents that are remembered, some 700 bytes each."""
+MOST_MIGRATIONS: Final = 1000
+"""Number of migrations of whose ETags it is remembered what they are."""
 LEAST_WAIT, MOST_WAIT = 1.0, 60.0
 """Bounds of the seconds until an object asks again whether the first of its content has moved."""
 
@@ -58,10 +64,14 @@ class MovedContents:
     _entered: dict[_Name, _Key] = field(default_factory=dict)
     """All objects whose transfers run, by the migration's id and the name."""
     _moved: OrderedDict[_Key, MovedObject] = field(default_factory=OrderedDict)
+    _has_md5s: OrderedDict[str, bool] = field(default_factory=OrderedDict)
+    """Whether the ETags of a migration's source are the MD5 of the bytes, where that is known."""
 
     def enter(self, migration: str, name: str, content: EqualContent) -> Turn | MovedObject:
         """Return the object to copy, or what this object does. `leave` follows in any case."""
         key = (migration, content)
+        if content.is_of_etag and self._has_md5s.get(migration) is False:
+            return Turn.FIRST
         found = self._moved.get(key)
         if found is None and key in self._first:
             return Turn.WAIT
@@ -85,11 +95,25 @@ class MovedContents:
         key = self._entered.get((migration, name))
         if key is None or receipt is None or receipt.state is not State.VERIFIED:
             return
-        if not receipt.digests:
+        if not receipt.digests or not self._is_content_sure(key, receipt):
             return
         self._moved[key] = MovedObject(name, receipt)
         if len(self._moved) > self.most:
             self._moved.popitem(last=False)
+
+    def _is_content_sure(self, key: _Key, receipt: Receipt) -> bool:
+        """Return whether the bytes that were moved have the digest of their content. An object that
+        was moved in parts has no MD5: others of its source decide."""
+        migration, content = key
+        if not content.is_of_etag:
+            return True
+        md5 = receipt.digests.get("md5")
+        if md5 is not None:
+            is_md5 = md5 == content.digest and self._has_md5s.get(migration, True)
+            self._has_md5s[migration] = is_md5
+            if len(self._has_md5s) > MOST_MIGRATIONS:
+                self._has_md5s.popitem(last=False)
+        return self._has_md5s.get(migration, False)
 
     def leave(self, migration: str, name: str) -> None:
         """Forget that the transfer of an object runs."""
