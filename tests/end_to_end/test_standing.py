@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import json
 import random
+import signal
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +17,8 @@ from simulators.liars.operations import Op
 from simulators.liars.s3 import S3Liar
 from simulators.liars.store_habits import StoreHabits
 from simulators.liars.stored_objects import Upload
-from tests.end_to_end.terminal import Terminal
+from tests.end_to_end.terminal import Terminal, eventually
+from tests.end_to_end.test_serve import SERVE, run_server
 
 OLD = 1_700_000_000.0
 
@@ -217,6 +219,34 @@ def test_a_cutover_is_rehearsed_reported_and_finished(clouds: Clouds) -> None:
 
 
 @pytest.mark.timeout(60)
+def test_a_killed_cutover_goes_on(clouds: Clouds) -> None:
+    terminal = clouds.terminal
+    assert clouds.follow("--passes", "1")[0] == 0
+    assert terminal.run("keys", "new")[0] == 0
+    clouds.write("03", b"second 3")
+    for words in (("--rehearse",), ("--unrehearsed", "--output", str(terminal.home / "report"))):
+        place = "before-settle:1" if words == ("--rehearse",) else "after-page:2"
+        killed = terminal.run("cutover", "1", *words, RELAY_FAILPOINT=f"{place}:kill9")
+        assert killed[0] == -9
+        code, out, err = terminal.run("cutover", "1", *words)
+        assert code == 0, out + err
+        clouds.write("04", b"second 4")
+    kinds = terminal.query("SELECT group_concat(kind) FROM passes")
+    assert kinds == "first,rehearsal,final,final"
+
+
+@pytest.mark.timeout(60)
+def test_ctrl_c_ends_the_wait_for_the_next_pass(clouds: Clouds) -> None:
+    words = ("follow", "old:bucket/tree/", "new:bucket/tree/", "--every", "1h")
+    process = clouds.terminal.start(*words)
+    phase = "SELECT phase FROM migrations"
+    clouds.terminal.wait_for(process, phase, lambda found: found == "steady")
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=30)
+    assert (process.returncode, "run the same command again" in err) == (130, True)
+
+
+@pytest.mark.timeout(60)
 def test_an_audit_finds_what_others_did_and_a_pass_mends_it(clouds: Clouds) -> None:
     """A lost object is copied again; one that another writer has replaced is refused."""
     terminal = clouds.terminal
@@ -281,3 +311,41 @@ def test_a_write_at_each_moment_of_a_cutover_is_found(clouds: Clouds) -> None:
         assert code == 0 and "2 listings equal" in out, (moment, out, err)
         assert clouds.missing() == [], (moment, pages)
         assert terminal.run("reopen", "1")[0] == 0
+
+
+@pytest.mark.timeout(90)
+def test_a_server_follows_and_a_command_cuts_over(clouds: Clouds) -> None:
+    """The server begins its passes itself; the cutover is made on the machine of its ledger."""
+    terminal = clouds.terminal
+    settings = {
+        "RELAY_CONFIG": str(terminal.home / "relay.toml"),
+        "RELAY_LEDGER": f"sqlite:///{terminal.ledger}",
+        "RELAY_EGRESS_ALLOW": "127.0.0.1",
+    }
+    asked = {
+        "source": "old:bucket/tree/",
+        "destination": "new:bucket/tree/",
+        "recursive": True,
+        "standing": {"every": 1},
+    }
+    with run_server(SERVE, **settings) as server:
+        status, made = server.ask("POST", "/migrate", asked)
+        assert status == 202, made
+        assert made["standing"]["phase"] == "first"
+        eventually(lambda: clouds.missing() == [])
+        clouds.write("03", b"second 3")
+        eventually(lambda: clouds.missing() == [])
+        rows = server.ask("GET", "/migrations/1/feed?after=10&wait=10")[1]["rows"]
+        assert [(row["seq"], row["event"], row["name"]) for row in rows] == [(11, "replaced", "03")]
+        assert terminal.run("keys", "new")[0] == 0
+        folder = str(terminal.home / "report")
+        code, out, err = terminal.run("cutover", "1", "--unrehearsed", "--output", folder)
+        assert code == 0, out + err
+        with closing(server.connect()) as page:
+            page.request("GET", "/ui/migrations/1", headers={"Accept": "text/html"})
+            assert page.getresponse().status == 200
+        passes = server.ask("GET", "/migrations/1/passes")[1]["passes"]
+        assert [one["kind"] for one in passes[:2]] == ["final", "final"]
+        status, done = server.ask("POST", "/migrations/1/finish")
+        assert status == 200, done
+        eventually(lambda: server.ask("GET", "/migrations/1")[1]["state"] == "succeeded")
