@@ -5,7 +5,6 @@ Decided here: which view answers which path. Never here: gunicorn, the environme
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
@@ -222,7 +221,7 @@ def _require_works(works: LedgerContext | None) -> LedgerContext:
 def _routes(
     engine: TransferEngine, works: Callable[[], LedgerContext], has_works: bool
 ) -> tuple[tuple[str, str, View], ...]:
-    document = json.dumps(openapi.document()) + "\n"
+    document = openapi.document_text()
 
     def trouble() -> RelayError | None:
         return works().worker.trouble if has_works else None

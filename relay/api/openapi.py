@@ -5,8 +5,10 @@ members of the models."""
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 from pydantic import BaseModel
@@ -66,6 +68,13 @@ def parameters() -> dict[tuple[str, str], frozenset[str]]:
         for route in ROUTES
         if 422 in route.problems
     }
+
+
+@cache
+def document_text() -> str:
+    """Return the OpenAPI document as JSON. Nothing of a server is in it, so a process makes it
+    once."""
+    return json.dumps(document()) + "\n"
 
 
 def document() -> dict[str, Any]:

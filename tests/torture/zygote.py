@@ -34,6 +34,7 @@ from typing import Any, NoReturn
 from gevent import monkey
 from gunicorn.app.wsgiapp import run as gunicorn
 
+from relay.api.openapi import document_text
 from relay.cli.__main__ import main as relay
 from relay.cli.__main__ import run
 from relay.cli.commands import COMMANDS
@@ -66,6 +67,7 @@ def main() -> None:
     } | set(MODULES):
         import_module(name)
     load_all()
+    document_text()  # each server would make it
     rehearse()
     gc.collect()
     gc.freeze()

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import pytest
 from flask import Flask, Response
-from flask.testing import FlaskClient
+from werkzeug.test import create_environ, run_wsgi_app
 
 from relay.api.access import ACCESS
 from relay.api.app import SESSIONS, create_app
@@ -258,21 +258,23 @@ def mistakes(
     app: Flask, credential: str, known: dict[str, str], methods: tuple[str, ...] = METHODS
 ) -> list[str]:
     """Return the requests that are answered otherwise than expected."""
-    client: FlaskClient = app.test_client(use_cookies=False)
     found = []
     for path, method, row in operations(app, methods):
+        # Flask's client would make all of the environment for each of 35,000 requests.
+        environ = create_environ(address(path), OURS, method=method)
         for name, sender in SENDERS.items():
             fields = {"Host": HOST, **known, **sender.fields}
-            answer = client.open(address(path), method=method, headers=fields)
+            sent = {f"HTTP_{field.upper().replace('-', '_')}": fields[field] for field in fields}
+            _, status, headers = run_wsgi_app(app, environ | sent)
             # A path that lacks the method is answered 405 to a sender who passes.
-            got = 200 if answer.status_code == 405 else answer.status_code
+            got = 200 if status.startswith("405") else int(status.split()[0])
             # A page leads a person without a session to the form, in place of a 401.
-            if got == 303 and answer.headers["Location"].startswith("/ui/sign-in"):
+            if got == 303 and headers["Location"].startswith("/ui/sign-in"):
                 got = 401
             wanted = expected_status(row, method, name, credential)
             if got != wanted:
                 found.append(f"{method} {path} from {name}: {got}, not {wanted}")
-            assert not [f for f, _ in answer.headers if f.lower().startswith("access-control")]
+            assert not [f for f, _ in headers if f.lower().startswith("access-control")]
     return found
 
 
