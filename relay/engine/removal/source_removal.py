@@ -111,9 +111,9 @@ def require_deleting_source(
         raise Unsupported("an object that is sent by POST can't be moved", side="destination")
     if strict and not store.deletes_conditionally(source):
         raise Unsupported(
-            f"{source} is not known to compare the version when it deletes, and --strict is given",
+            f"{source} is not known to compare the version when it deletes, as a strict move needs",
             side="source",
-            hint="Leave --strict out: then a HEAD compares it just before.",
+            hint="A move that is not strict compares it by a HEAD just before.",
         )
     folder = source if source.path.endswith("/") else folder_of(source)
     ListingRetries(engine.limits.listing_seconds, meter).retry(
