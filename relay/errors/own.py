@@ -76,7 +76,7 @@ class InventoryRefused(RelayError):
     code, title = "inventory-refused", "The inventory can't be read"
     default_hint = (
         "Give a manifest of S3 Inventory, Cloud Storage or Azure, a CSV file with a column `name`,"
-        " or the output of `rclone lsjson -R --hash`."
+        " or a recursive list of `rclone lsjson` with hashes."
     )
 
 
