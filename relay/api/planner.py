@@ -136,7 +136,8 @@ class Planner:
         now leads to other locations than when it was accepted; and EgressDenied."""
         order = stored_request(claim.plan, claim.secret)
         places = order.locate(self.engine.remotes)
-        if not self._is_at(claim, order.spec_at(*places, self.engine.remotes)):
+        spec = order.spec_at(*places, self.engine.remotes)
+        if not self._is_at(claim, spec):
             raise ConfigError(LEADS_ELSEWHERE, hint=LEADS_ELSEWHERE_HINT)
         for place in places:
             if place.host:
@@ -150,7 +151,21 @@ class Planner:
             held_rows=HELD_ROWS,
             pause=yield_to_hub,
         )
-        return DryRun(job, self.engine.stores, limits=limits, space=space, sample=self.sample)
+        return DryRun(
+            job,
+            self.engine.stores,
+            limits=limits,
+            space=space,
+            sample=self.sample,
+            receipt_of=lambda name: self._receipt_of(spec, claim.plan.tenant, name),
+        )
+
+    def _receipt_of(self, spec: Spec, tenant: str, name: str) -> Mapping[str, Any] | None:
+        """As DestinationLedger.receipt_of_spec; None while the ledger is away."""
+        try:
+            return self.ledger.destinations.receipt_of_spec(spec, tenant, name)
+        except LedgerFailed:
+            return None
 
     def _is_at(self, claim: PlanClaim, spec: Spec) -> bool:
         """As PlanLedger.is_at, however long the ledger is away."""

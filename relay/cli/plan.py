@@ -15,16 +15,17 @@ from rich.filesize import decimal
 
 from relay.cli.exits import Exit
 from relay.cli.filter_flags import FILTERS, say_missing_names, warn_of_filters
-from relay.cli.learned_time import learned_time
+from relay.cli.learned_facts import learned_facts
 from relay.cli.migrate import order_of
 from relay.cli.options import FILE, PLACES, WORK, warn, with_flags
 from relay.cli.saved_plan import header_of
 from relay.cli.terminal import ReaderGone, in_columns, plain, say, tell
 from relay.cli.waits import reporting_retries
+from relay.engine.decisions import DryRunReport
 from relay.engine.dry_run import DryRun
 from relay.engine.migration_request import MigrationJob, refuse_drawn_part
 from relay.engine.plan import Metadata
-from relay.engine.plan_file import PlanWriter
+from relay.engine.plan_file import PlanHeader, PlanWriter
 from relay.engine.transfer_engine import TransferEngine
 from relay.prices.price_list import load_prices
 from relay.settings_sources import load_settings
@@ -73,25 +74,20 @@ def plan(sample: int, every: bool, save: Path | None, as_json: bool, **options: 
     engine = TransferEngine(settings, policy, remotes=remotes)
     warn(options)
     warn_of_filters(order.filters)
-    dry_run = DryRun(
-        job,
-        engine.stores,
-        limits=engine.limits,
-        space=SpillSpace(settings.spill_folder(), settings.spill_bytes),
-        sample=None if every else sample,
-        decides_all=header is not None,
-    )
-    meters = dry_run.listings
-    with reporting_retries(meters["source"]), reporting_retries(meters["destination"]):
-        if save is None or header is None:
-            report = dry_run.run()
-        else:
-            with PlanWriter(save, header) as writer:
-                report = dry_run.run(writer)
-                writer.publish()
-            say(f"relay: {plain(str(save))} has {writer.objects:,} decisions", sys.stderr)
-    members = plan_members(dry_run, report, prices)
-    members["time"] = learned_time(settings, members)
+    spec = order.spec_at(*places, remotes)
+    with learned_facts(settings) as facts:
+        dry_run = DryRun(
+            job,
+            engine.stores,
+            limits=engine.limits,
+            space=SpillSpace(settings.spill_folder(), settings.spill_bytes),
+            sample=None if every else sample,
+            decides_all=header is not None,
+            receipt_of=lambda name: facts.receipt(spec, name),
+        )
+        report = _run(dry_run, save, header)
+        members = plan_members(dry_run, report, prices)
+        members["time"] = facts.time(members)
     with suppress(ReaderGone):  # its exit code is an answer too
         for text in (
             [json.dumps(members)] if as_json else [in_columns(*row) for row in _lines(members)]
@@ -103,6 +99,19 @@ def plan(sample: int, every: bool, save: Path | None, as_json: bool, **options: 
     if report.refused or loses_metadata or is_empty or members["fates"].get("failed"):
         return Exit.FAILED
     return Exit.VERIFIED
+
+
+def _run(dry_run: DryRun, save: Path | None, header: PlanHeader | None) -> DryRunReport:
+    """Make the plan, and save it if there is a `header`. Raises as `DryRun.run` and PlanWriter."""
+    meters = dry_run.listings
+    with reporting_retries(meters["source"]), reporting_retries(meters["destination"]):
+        if save is None or header is None:
+            return dry_run.run()
+        with PlanWriter(save, header) as writer:
+            report = dry_run.run(writer)
+            writer.publish()
+    say(f"relay: {plain(str(save))} has {writer.objects:,} decisions", sys.stderr)
+    return report
 
 
 _NOTHING = "nothing was found in the source"

@@ -12,13 +12,14 @@ Decided here: what counts as the same. Never here: what follows from it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum, StrEnum
-from typing import Final
+from typing import Any, Final
 
 from relay.digest import compare as compare_digests
 from relay.engine.md5_etags import md5_of_etag
+from relay.ledger.deletion_values import version_of_json
 from relay.parsing import http_date
 from relay.receipt import Version
 from relay.stores.metadata import is_modified_since, mtime_of, mtimes_agree
@@ -86,6 +87,14 @@ class ReceiptVersions:
     source: Version
     destination: Version
 
+    @classmethod
+    def from_json(cls, receipt: Mapping[str, Any] | None) -> ReceiptVersions | None:
+        """Return the versions of a receipt as the ledger has it; None for None."""
+        if receipt is None:
+            return None
+        sides = (version_of_json(receipt[side]) for side in ("source", "destination"))
+        return cls(**dict(zip(("source", "destination"), sides, strict=True)))
+
 
 def verdict_of_pair(
     source: Version,
@@ -94,13 +103,14 @@ def verdict_of_pair(
     *,
     stores: tuple[str, str],
     metadata: Callable[[], tuple[Fields, Fields]],
-    receipt: ReceiptVersions | None = None,
+    receipt: Callable[[], ReceiptVersions | None] = lambda: None,
 ) -> PairVerdict:
     """Return whether the destination has the source's object, as the caller wants them compared.
 
-    `stores` are the kinds of both stores; `metadata` returns that of both objects, and is called
-    only if times decide. Objects whose sizes or digests differ are never the same, and those of
-    unknown size are not either; equal sizes alone are, only if `compare` says so."""
+    `stores` are the kinds of both stores; `metadata` returns that of both objects, and `receipt`
+    the versions of an earlier transfer: they are called only if nothing before them decides.
+    Objects whose sizes or digests differ are never the same, and those of unknown size are not
+    either; equal sizes alone are, only if `compare` says so."""
     if compare is Compare.ALWAYS:
         return PairVerdict(False, PairBasis.ASKED)
     sizes = (source.size, destination.size)
@@ -121,7 +131,8 @@ def verdict_of_pair(
     by_content = _by_content(source, destination, agreeing, stores)
     if by_content is not None or compare is Compare.DIGEST:
         return by_content or _UNKNOWN
-    if receipt is not None and _is_of_receipt(receipt, source, destination):
+    earlier = receipt()
+    if earlier is not None and _is_of_receipt(earlier, source, destination):
         return PairVerdict(True, PairBasis.RECEIPT, "unchanged: both versions are the receipt's")
     return _by_time(source, destination, stores, metadata(), own_source=False)
 

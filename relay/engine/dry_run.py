@@ -13,7 +13,7 @@ that a store shows only when it is written to (`engine/doctor.py`)."""
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cached_property
@@ -23,7 +23,14 @@ from typing import Any, Final, Generic, Protocol, TypeVar
 
 from gevent.pool import Pool
 
-from relay.engine.comparison import DATED, Compare, PairBasis, PairVerdict, verdict_of_pair
+from relay.engine.comparison import (
+    DATED,
+    Compare,
+    PairBasis,
+    PairVerdict,
+    ReceiptVersions,
+    verdict_of_pair,
+)
 from relay.engine.decisions import (
     NAMED,
     Amount,
@@ -185,6 +192,8 @@ class DryRun:
     space: SpillSpace
     sample: int | None
     decides_all: bool = False
+    receipt_of: Callable[[str], Mapping[str, Any] | None] = lambda _: None
+    """Returns the receipt of a name from an earlier migration between the same places."""
     abreast: int = 8
     """Number of objects that are inspected concurrently."""
     random: Random = field(default_factory=Random)
@@ -533,7 +542,7 @@ class DryRun:
         except RelayError as error:
             refusal = None if error.retryable else (error.code, error.message)
             return Comparison(DestinationAnswer.UNKNOWN, refusal=refusal, detail=error.message)
-        seen = Comparison(DestinationAnswer.UNKNOWN)
+        seen = Comparison(DestinationAnswer.UNKNOWN, name=listed.name)
         if isinstance(found, ObjectInfo):
             unkept = self._destination().unkept_metadata(place, found.metadata)
             version = _seen_version(found.version, listed.size)
@@ -587,6 +596,7 @@ class DryRun:
             plan.compare,
             stores=(plan.source.store, place.store),
             metadata=lambda: (ours.metadata, theirs.metadata if place.store in DATED else ()),
+            receipt=lambda: ReceiptVersions.from_json(self.receipt_of(seen.name)),
         )
         answer = DestinationAnswer.UNCHANGED if verdict.is_same else DestinationAnswer.DIFFERS
         return replace(seen, answer=answer, basis=verdict.basis.value)

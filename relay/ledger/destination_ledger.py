@@ -6,10 +6,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 from sqlalchemy import Connection, select
 
-from relay.ledger import folded_names, local_links, orphans, prior_states, unproved
+from relay.ledger import (
+    folded_names,
+    local_links,
+    orphans,
+    pair_receipts,
+    prior_states,
+    unproved,
+)
 from relay.ledger.claim_values import Claim
 from relay.ledger.identity_hashes import place_hash
 from relay.ledger.ledger_access import LedgerAccess
@@ -41,6 +49,15 @@ class DestinationLedger:
         return self.access.read(is_of)
 
     # -- before an object is sent
+
+    def earlier_receipt(self, claim: Claim) -> Mapping[str, Any] | None:
+        """As pair_receipts.receipt_in_migration, of a claimed object."""
+        id, name = claim.migration_id, claim.name
+        return self.access.read(lambda c: pair_receipts.receipt_in_migration(c, id, name))
+
+    def receipt_of_spec(self, spec: Spec, tenant: str, name: str) -> Mapping[str, Any] | None:
+        """As pair_receipts.receipt_of_spec."""
+        return self.access.read(lambda c: pair_receipts.receipt_of_spec(c, spec, tenant, name))
 
     def find_unproved(self, spec: Spec, place: str | None = None) -> PriorState | None:
         """As unproved.find_unproved_at."""

@@ -230,3 +230,27 @@ def test_a_tree_is_compared_as_asked(
     assert terminal.run("migrate", *words)[0] == 0
     rows = terminal.run("report", "1", "--state", "verified", "--format", "jsonl")[1]
     assert {json.loads(row)["name"] for row in rows.splitlines()} == sent
+
+
+def test_the_receipt_of_an_earlier_migration_counts(terminal: Terminal, tmp_path: Path) -> None:
+    """With `auto`, where neither a digest nor a time that both have kept says more: both versions
+    must still be those of the receipt."""
+    shelf = Shelf({f"/from/{name}".encode(): name.encode() for name in ("one", "two")}, dated=LATER)
+    with Peer(shelf) as there:
+        (tmp_path / "list").write_text(
+            "".join(f"{there.url(f'/from/{n}')}\n" for n in ("one", "two"))
+        )
+        words = ("-r", f"list+{tmp_path}/list", f"{tmp_path}/to", "--compare", "auto")
+        allowed = {"RELAY_EGRESS_ALLOW": "127.0.0.0/8"}
+        for skipped in (0, 2):
+            found = json.loads(terminal.run("plan", *words, "--json", **allowed)[1])
+            assert found["bases"].get("skip", {}) == ({"receipt": 2} if skipped else {}), found
+            code, out, err = terminal.run("migrate", *words, "--json", **allowed)
+            assert code == 0, err
+            assert json.loads(out)["objects"].get("skipped", 0) == skipped
+        (
+            tmp_path / "to" / there.url("").partition("//")[2].replace(":", "_") / "from" / "one"
+        ).write_bytes(b"ONE")
+        assert terminal.run("migrate", *words, "--json", **allowed)[0] == 0
+        rows = terminal.run("report", "3", "--state", "verified", "--format", "jsonl")[1]
+        assert [json.loads(row)["name"][-3:] for row in rows.splitlines()] == ["one"]

@@ -57,7 +57,7 @@ def _verdict(
         None if compare is None else Compare(compare),
         stores=(here, there),
         metadata=lambda: (fields[0], fields[1]),
-        receipt=receipt,
+        receipt=lambda: receipt,
     )
 
 

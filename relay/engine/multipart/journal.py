@@ -7,7 +7,7 @@ where the notes are stored."""
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Any, Protocol
 
 from relay.ledger.prior_state_values import PriorState
 from relay.ledger.upload_values import StoredPart, UploadRecord
@@ -40,6 +40,10 @@ class Journal(Protocol):
 
     def release_parts(self) -> None:
         """Release our claims on parts that are not acknowledged yet."""
+
+    def earlier_receipt(self) -> Mapping[str, Any] | None:
+        """Return the receipt of the object from an earlier migration between the same two places,
+        as plain values, or None."""
 
     def note(self, before: PriorState) -> None:
         """Note the state of the destination before we send the first byte. Called again with the

@@ -13,7 +13,14 @@ from __future__ import annotations
 from dataclasses import replace
 
 from relay.digest import compare
-from relay.engine.comparison import DATED, is_by_other, is_older, is_same, verdict_of_pair
+from relay.engine.comparison import (
+    DATED,
+    ReceiptVersions,
+    is_by_other,
+    is_older,
+    is_same,
+    verdict_of_pair,
+)
 from relay.engine.inspection import (
     existing_error,
     inspect_object,
@@ -379,6 +386,7 @@ class DestinationCheck:
             plan.compare,
             stores=(plan.source.store, self._target.place.store),
             metadata=lambda: (ours.metadata, self._shown_metadata()),
+            receipt=self._earlier_versions,
         )
         return self._skip((verdict.why,)) if verdict.is_same else None
 
@@ -400,6 +408,14 @@ class DestinationCheck:
             place = self._target.place
             raise DestinationChanged(f"{place} is not the object that relay wrote there")
         return None
+
+    def _earlier_versions(self) -> ReceiptVersions | None:
+        """Return what an earlier migration between the same places has read and written of the
+        object. Raises LedgerFailed."""
+        journal, plan = self._context.journal, self._context.plan
+        if journal is None or plan.tree is None:
+            return None
+        return ReceiptVersions.from_json(journal.earlier_receipt())
 
     def _shown_metadata(self) -> Fields:
         """Return the metadata of the destination's object, where it has what an upload gave it. It

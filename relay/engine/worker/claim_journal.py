@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import KW_ONLY, dataclass, field
+from typing import Any
 
 from gevent.lock import BoundedSemaphore
 
@@ -94,6 +95,10 @@ class ClaimJournal:
     def release_parts(self) -> None:
         """As Journal.release_parts."""
         self.ledger.uploads.release_parts(self.claim)
+
+    def earlier_receipt(self) -> Mapping[str, Any] | None:
+        """As Journal.earlier_receipt."""
+        return self.ledger.destinations.earlier_receipt(self.claim)
 
     def note(self, before: PriorState) -> None:
         """As Journal.note."""
