@@ -57,7 +57,7 @@ class DavVersionDeletes:
             )
         response = self._client.send("DELETE", unused, ())
         status = response.head.status
-        if status in DONE | GONE:
+        if status in DONE | GONE or status == 409:  # the folder itself is missing
             return response.body.close()
         error = self._client.refusal(response, "DELETE", unused)
         if status in NO_DELETE:
