@@ -1,4 +1,4 @@
-"""OpenSSH's server on loopback, with keys, an account and settings of its own, and no others."""
+"""SSH servers on loopback, with keys, an account and settings of their own: OpenSSH, ProFTPD."""
 
 from __future__ import annotations
 
@@ -22,6 +22,12 @@ from relay.stores.sftp.account import sftp_remote
 def find_sshd() -> str | None:
     """Return the path of the server; None if it is not installed."""
     return shutil.which("sshd") or shutil.which("sshd", path="/usr/sbin:/usr/local/sbin")
+
+
+def find_proftpd() -> str | None:
+    """Return the path of ProFTPD, if it is installed with its module for SFTP, and may be run."""
+    modules = Path("/usr/lib/proftpd/mod_sftp.so").exists()
+    return shutil.which("proftpd", path="/usr/sbin") if modules and os.getuid() == 0 else None
 
 
 @dataclass(frozen=True)
@@ -53,18 +59,10 @@ class Sshd:
 @contextmanager
 def sshd(home: Path, *settings: str) -> Iterator[Sshd]:
     """Run a server for the block, with some more settings."""
-    binary = find_sshd()
+    binary, port = find_sshd(), free_port()
     assert binary is not None
-    (home / "root").mkdir()
-    for name in ("host_key", "user_key"):
-        subprocess.run(
-            ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", home / name], check=True
-        )
-    key = (home / "user_key.pub").read_text()
-    (home / "authorized_keys").write_text(key)
-    port = free_port()
-    host_key = (home / "host_key.pub").read_text()
-    (home / "known_hosts").write_text(f"[127.0.0.1]:{port} {host_key}")
+    _make_keys(home, port)
+    (home / "authorized_keys").write_text((home / "user_key.pub").read_text())
     (home / "config").write_text(
         "\n".join(
             [
@@ -86,8 +84,70 @@ def sshd(home: Path, *settings: str) -> Iterator[Sshd]:
     )
     if os.getuid() == 0:
         Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
+    with _running([binary, "-D", "-e", "-f", str(home / "config")], home, port) as server:
+        yield server
+
+
+@contextmanager
+def proftpd(home: Path) -> Iterator[Sshd]:
+    """Run ProFTPD for the block, as root."""
+    binary, port = find_proftpd(), free_port()
+    assert binary is not None
+    _make_keys(home, port)
+    key = subprocess.check_output(["ssh-keygen", "-e", "-f", home / "user_key.pub"], text=True)
+    (home / "keys").write_text(key)
+    (home / "users").write_text(f"root:*:0:0::{home}/root:/bin/sh\n")
+    (home / "users").chmod(0o600)
+    (home / "config").write_text(
+        "\n".join(
+            [
+                "LoadModule mod_sftp.c",
+                "ServerType standalone",
+                f"Port {port}",
+                "DefaultAddress 127.0.0.1",
+                "UseIPv6 off",
+                "User root",
+                "Group root",
+                "RootLogin on",
+                "UseFtpUsers off",
+                f"PidFile {home}/pid",
+                f"ScoreboardFile {home}/score",
+                "DelayTable none",
+                "WtmpLog none",
+                "TransferLog none",
+                f"SystemLog {home}/system.log",
+                f"AuthUserFile {home}/users",
+                "AuthOrder mod_auth_file.c",
+                "SFTPEngine on",
+                f"SFTPHostKey {home}/host_key",
+                f"SFTPAuthorizedUserKeys file:{home}/keys",
+                "SFTPAuthMethods publickey",
+                "AllowOverwrite on",
+                "<Limit ALL>",
+                "AllowAll",
+                "</Limit>",
+                "",
+            ]
+        )
+    )
+    with _running([binary, "-n", "-c", str(home / "config")], home, port) as server:
+        yield server
+
+
+def _make_keys(home: Path, port: int) -> None:
+    (home / "root").mkdir()
+    for name in ("host_key", "user_key"):
+        subprocess.run(
+            ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", home / name], check=True
+        )
+    host_key = (home / "host_key.pub").read_text()
+    (home / "known_hosts").write_text(f"[127.0.0.1]:{port} {host_key}")
+
+
+@contextmanager
+def _running(command: list[str], home: Path, port: int) -> Iterator[Sshd]:
     log = (home / "log").open("wb")
-    process = subprocess.Popen([binary, "-D", "-e", "-f", home / "config"], stderr=log)
+    process = subprocess.Popen(command, stdout=log, stderr=log)
     try:
         _wait_for(port, process)
         yield Sshd(port, home, home / "root")
@@ -104,6 +164,6 @@ def _wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
             if sock.connect_ex(("127.0.0.1", port)) == 0:
                 return
         if process.poll() is not None:
-            raise RuntimeError("sshd ended")
+            raise RuntimeError("the server ended")
         threading.Event().wait(0.01)
     raise TimeoutError(port)

@@ -17,6 +17,7 @@ from typing import Any
 import gevent
 import pytest
 
+from relay.egress import EgressPolicy
 from relay.errors import (
     AlreadyExists,
     ConnectionLost,
@@ -40,7 +41,7 @@ from relay.stores.rclone_conf import obscure
 from relay.stores.sftp.account import sftp_remote
 from relay.transfer_limits import Limits
 from tests import sftp_peer
-from tests.conftest import LOOPBACK, Engine
+from tests.conftest import LOOPBACK, Engine, close_kept
 from tests.sshd import Sshd
 
 DATA = os.urandom(1000) * 3000
@@ -244,6 +245,14 @@ def test_an_alias_of_the_settings_of_ssh_is_found(engine: Engine, openssh: Sshd)
         read(engine, place_at("far"))
     engine.runner.dialer.policy = LOOPBACK.allowing("far")
     assert read(engine, place_at("far")) == b"found"
+    # What an allowed name means is in the settings of the operator; any other name is checked.
+    close_kept(engine.runner.wire)
+    engine.runner.dialer.policy = EgressPolicy().allowing("near")
+    assert read(engine, place_at("near")) == b"found"
+    close_kept(engine.runner.wire)
+    engine.runner.dialer.policy = EgressPolicy(ports=frozenset({22, openssh.port}))
+    with pytest.raises(EgressDenied, match="127.0.0.1"):
+        read(engine, place_at("near"))
 
 
 # -- a server with habits

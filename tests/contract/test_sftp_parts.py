@@ -6,10 +6,11 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import gevent
 import pytest
 
 from relay.engine.scratch import body_from_bytes
-from relay.errors import NotFound, PreconditionFailed, UploadGone
+from relay.errors import AlreadyExists, NotFound, PreconditionFailed, UploadGone
 from relay.location import Location
 from relay.receipt import State
 from relay.stores.interfaces import Part
@@ -19,9 +20,9 @@ from relay.stores.sftp.remote_parts import PART_BYTES
 from relay.stores.sftp.store import SftpStore
 from relay.transfer_limits import Limits
 from relay.wire.watchdog import Watchdog
-from tests.conftest import Certificates, Engine
+from tests.conftest import Certificates, Engine, close_kept
 from tests.contract.test_sftp import PeerPlace, left_in, peer
-from tests.sshd import Sshd
+from tests.sshd import Sshd, find_proftpd, proftpd
 
 __all__ = ["peer"]
 SIZE = 2 * PART_BYTES + 12_345
@@ -82,6 +83,28 @@ def test_a_server_that_writes_in_order_gets_one_piece(
     assert left_in(tmp_path / "root") == []
     store = engine.runner.stores.destination(peer("a", "in-order"), Watchdog(Limits()))
     assert store.part_limits(peer("a", "in-order")) is None
+
+
+@pytest.mark.campaign
+def test_proftpd_keeps_the_contract(engine: Engine, large_file: Location, tmp_path: Path) -> None:
+    if find_proftpd() is None:
+        pytest.skip("ProFTPD with mod_sftp is not installed (Debian: proftpd-mod-crypto)")
+    (tmp_path / "pro").mkdir()
+    with proftpd(tmp_path / "pro") as server:
+        folder = server.root / "new"
+        assert engine.migrate(large_file, server.place("new/a")).state is State.VERIFIED
+        assert (folder / "a").read_bytes() == (tmp_path / "large").read_bytes()
+        assert int((folder / "a").stat().st_mtime) == 1_600_000_000
+        (folder / "b").write_bytes(b"theirs")
+        with pytest.raises(AlreadyExists):
+            engine.migrate(server.place("new/a"), server.place("new/b"), if_exists="fail")
+        assert (folder / "b").read_bytes() == b"theirs"
+        assert engine.migrate(server.place("new/a"), server.place("new/b")).state is State.VERIFIED
+        assert (folder / "b").read_bytes() == (tmp_path / "large").read_bytes()
+        store = engine.runner.stores.source(server.place("new/"), Watchdog(Limits()))
+        assert sorted(entry.name for entry in store.list(server.place("new/"))) == ["a", "b"]
+        close_kept(engine.runner.wire)
+        gevent.sleep(0.2)
 
 
 def test_what_the_file_is_too_short_for_is_not_stored(engine: Engine, openssh: Sshd) -> None:
