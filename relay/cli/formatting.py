@@ -21,6 +21,7 @@ from relay.ledger.states import (
     PRESENT,
     ListingState,
     MigrationState,
+    Phase,
     TransferState,
 )
 from relay.views import migrations
@@ -190,7 +191,7 @@ def table(migration: Members, failed: Sequence[Members], took: str) -> Iterator[
         levels = sorted(migration["levels"].items())
         yield "proved", " · ".join(f"{count:,} by {level}" for level, count in levels)
     if migration["retries"] or migration["bytes_resent"]:
-        attempts = _count_of(migration["retries"], "attempt")
+        attempts = count_of(migration["retries"], "attempt")
         yield "again", attempts + resent_note(migration["bytes_resent"])
     yield from _what_next(migration)
     yield from _failed_objects(migration, failed)
@@ -235,8 +236,12 @@ def _standing(migration: Members) -> Iterator[tuple[str, str]]:
     if not standing:
         return
     due = standing["due"]
-    when = "a pass is under way" if due is None else f"the next pass is due {_clock(due)}"
-    yield "phase", f"{standing['phase']}; {when}"
+    when = "; a pass is under way"
+    if standing["phase"] == Phase.FINISHED:
+        when = ""
+    elif due is not None:  # in the other phases a person begins the next one
+        when = f"; the next pass is due {_clock(due)}" if standing["phase"] == Phase.STEADY else ""
+    yield "phase", f"{standing['phase']}{when}"
     hours = f", {standing['window']}" if standing["window"] else ""
     yield "passes", f"every {duration(standing['every'])}{hours}"
 
@@ -260,7 +265,7 @@ def details(migration: Members, reasons: Sequence[Members] = ()) -> Iterator[tup
     if ended is None:
         yield (
             "under way",
-            f"{_count_of(under_way(migration), 'transfer')},"
+            f"{count_of(under_way(migration), 'transfer')},"
             f" {decimal(bytes_at_destination(migration))} at the destination",
         )
     yield from _standing(migration)
@@ -302,7 +307,8 @@ def _failures(migration: Members, reasons: Sequence[Members]) -> Iterator[tuple[
         yield "hint", f"`relay acknowledge {number}` notes that you have seen them"
 
 
-def _count_of(count: int, noun: str) -> str:
+def count_of(count: int, noun: str) -> str:
+    """Return a number with its noun: 1 object, 2 objects."""
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 

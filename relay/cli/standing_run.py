@@ -17,7 +17,7 @@ from rich.filesize import decimal
 
 from relay.cli.exits import Exit
 from relay.cli.flags import in_flags
-from relay.cli.formatting import duration, exit_of
+from relay.cli.formatting import count_of, duration, exit_of
 from relay.cli.interrupt import Interrupt
 from relay.cli.local_run import STOPPED, VERBS, limits_note, work
 from relay.cli.terminal import confirm, plain, say
@@ -95,7 +95,7 @@ class Follower:
         migration = self._adopt(order)
         if overwrite_changed:
             count = self.ledger.standing.accept_other_writers(migration.id)
-            self._say(f"{count:,} objects that were refused may be replaced by the next pass")
+            self._say(f"the next pass may replace {count_of(count, 'refused object')}")
         runner = PassRunner(
             self.ledger, self.engine, slots=self.slots, growth=self.growth, quiet=self.quiet
         )
@@ -219,11 +219,11 @@ def pass_line(one: Pass) -> str:
 
 def _parts(one: Pass) -> Iterator[str]:
     yield f"pass {one.number}"
-    yield f"{one.copied:,} objects, {decimal(one.bytes)} copied"
+    yield f"{count_of(one.copied, 'object')}, {decimal(one.bytes)} copied"
     if one.listed_at is not None:
-        yield f"listing {one.listed:,} names, {duration(one.listed_at - one.begun)}"
+        yield f"listing {count_of(one.listed, 'name')}, {duration(one.listed_at - one.begun)}"
     if one.gone > 0 and one.complete:
-        yield f"{one.gone:,} names left the source"
+        yield f"{count_of(one.gone, 'name')} left the source"
     if one.ended is not None:
         yield f"took {duration(one.ended - one.begun)}"
     if one.failed:

@@ -58,10 +58,12 @@ class AuditResult:
 
     def is_good(self, accepted: int = 0) -> bool:
         """Return whether every object of the source is proved, but for as many `refused` ones as a
-        person has `accepted`. No other difference is accepted."""
+        person has `accepted`. No other difference is accepted, and a source without a proved
+        object is not good: it may not be mounted."""
         counts = self.report.counts
         lost = counts[TreeVerdict.MISSING] + counts[TreeVerdict.UNPROVED] + self.report.unlisted
-        return not lost and counts[TreeVerdict.DIFFERS] == self.refused <= accepted
+        is_same = counts[TreeVerdict.DIFFERS] == self.refused <= accepted
+        return is_same and not lost and self.proved_objects > 0
 
     def to_json(self) -> dict[str, Any]:
         """Return the counts as plain values."""

@@ -106,6 +106,13 @@ OUTPUTS: dict[tuple[str, ...], int] = {
     ("move", "from/one", "new"): 0,
     ("move", "-r", "from/", "new/"): 0,
     ("move", "-r", "from/", "new/", "--json", "--verify", "size"): 3,
+    ("follow", "from/", "kept/", "--every", "0s", "--passes", "1"): 0,
+    ("cutover", "3", "--rehearse"): 0,
+    ("cutover", "3", "--unrehearsed"): 0,
+    ("feed", "3"): 0,
+    ("abort", "3"): 0,
+    ("reopen", "3"): 0,
+    ("finish", "3"): 0,
     ("undo", "1"): 0,
     ("undo", "1", "--json"): 0,
     SUBMIT: 0,
@@ -129,6 +136,25 @@ AFTER = {
     "cancel": ("retry",),
 }
 """Commands that bring migration 2 into the state that a command needs."""
+
+
+STANDING = {
+    "cutover": (),
+    "feed": (),
+    "abort": (),
+    "reopen": ("cutover", "3", "--unrehearsed"),
+    "finish": ("cutover", "3", "--unrehearsed"),
+}
+"""Commands about the standing migration 3, and the command before each."""
+
+
+def begin_standing(terminal: Terminal, before: tuple[str, ...], **settings: str) -> None:
+    """Make migration 3, a standing one, and run the command `before` another."""
+    places = (f"{terminal.home}/from/", f"{terminal.home}/kept/")
+    terminal.run("follow", *places, "--every", "0s", "--passes", "1", **settings)
+    if before:
+        report = ("--output", f"{terminal.home}/relay-3-report")
+        assert terminal.run(*before, *report, **settings)[0] == 0
 
 
 def test_no_command_is_left_out() -> None:
@@ -157,6 +183,8 @@ def test_a_full_output_fails_and_a_closed_pipe_does_not(
     }
     if words[0] == "submit":
         settings["RELAY_URL"] = f"http://{server.host}:{server.port}"
+    if words[0] in STANDING:
+        begin_standing(terminal, STANDING[words[0]], **settings)
     for stdout, code, is_named in ((None, OUTPUTS.get(words, 0), False), ("/dev/full", 1, True)):
         for verb in AFTER.get(words[0], ()):
             terminal.run(verb, "2")  # the second time it may have that state already
