@@ -13,10 +13,12 @@ import pytest
 from relay.engine.migration_request import Endpoint, MigrationRequest
 from relay.engine.outcome import Outcome
 from relay.engine.transfer.donor import Donor, EqualContent
+from relay.engine.transfer.server_copy import ServerCopier
 from relay.engine.worker.moved_contents import MovedContents, MovedObject, Turn
 from relay.errors import InvalidType
 from relay.location import Location
 from relay.receipt import Level, Receipt, State, Version
+from relay.stores.interfaces import ObjectInfo
 from relay.stores.remotes import Remotes
 from relay.stores.s3.aws_settings import s3_location
 from tests.conftest import Engine
@@ -73,6 +75,34 @@ def test_only_the_verified_version_is_copied(engine: Engine, seaweed: Seaweed, c
     assert outcome.receipt.level is Level.WHOLE_DIGEST
     found = client.get_object(Bucket=seaweed.bucket, Key=f"{case}/new")
     assert found["Body"].read() == data and found["ContentType"] == "image/x-own"
+
+
+def test_a_donor_that_changes_meanwhile_is_not_copied(
+    engine: Engine, seaweed: Seaweed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The request names its version: the object is moved, and its source is not blamed."""
+
+    def at(name: str) -> Location:
+        return s3_location(seaweed.config, seaweed.bucket, f"race/{name}")
+
+    receipt = put(engine, at("donor"), DATA, "image/x-donor")
+    put(engine, at("source"), DATA, "image/x-own")
+    there = ObjectInfo(receipt.destination, at("donor"))
+    put(engine, at("donor"), OTHER, "image/x-donor")
+    monkeypatch.setattr(ServerCopier, "_donor_there", lambda *_: there)
+    donor = Donor(
+        name="donor",
+        place=at("donor"),
+        content=content_of(DATA),
+        version=receipt.destination,
+        digests=receipt.digests,
+    )
+    outcome = move(engine, at("source"), at("new"), donor)
+    assert outcome.state is State.VERIFIED and outcome.receipt is not None
+    assert not any("copied from" in note for note in outcome.receipt.notes)
+    client: Any = seaweed.client()
+    found = client.get_object(Bucket=seaweed.bucket, Key="race/new")
+    assert found["Body"].read() == DATA and found["ContentType"] == "image/x-own"
 
 
 @pytest.mark.parametrize("more", [{"recursive": False}, {"moves": True}])

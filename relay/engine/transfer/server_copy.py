@@ -106,11 +106,15 @@ class ServerCopier:
         absent = target.if_absent and not self._progress.replaces
         copier = cast(DescribedCopyDestination, target.destination)
         metadata = described.metadata
-        stored = self._unless_refused(
-            lambda: copier.copy_described(
-                donor.place, there, target.place, metadata, if_absent=absent
+        try:
+            stored = self._unless_refused(
+                lambda: copier.copy_described(
+                    donor.place, there, target.place, metadata, if_absent=absent
+                )
             )
-        )
+        except SourceChanged:  # not the source has changed, but the donor
+            self._context.meter.committed = False
+            return None
         if stored is None:
             return None
         self._progress.copied = donor.content.size
