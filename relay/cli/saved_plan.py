@@ -20,7 +20,16 @@ from relay.location import Location
 from relay.stores.remotes import Remotes
 
 _DECIDED: Final = (
-    *("verify", "if_exists", "compare", "server_copy", "metadata", "fail_on_empty", "method"),
+    *(
+        "verify",
+        "if_exists",
+        "compare",
+        "server_copy",
+        "metadata",
+        "fail_on_empty",
+        "method",
+        "once",
+    ),
     *("include", "include_from", "exclude", "exclude_from", "filter", "filter_from"),
     *("files_from", "files_from_raw", "files_from0", "min_size", "max_size", "min_age", "max_age"),
     *("ignore_case", "exclude_if_present", "hash_filter"),
@@ -36,6 +45,11 @@ def header_of(
     source, destination = places
     if not order.recursive:
         raise InvalidType("only the plan of a tree can be saved", hint="Add -r.")
+    if order.once:
+        raise InvalidType(
+            "a plan with --once can't be saved: it may copy from an object that it has not seen",
+            hint="Leave --once out.",
+        )
     if source.store == "list":
         raise InvalidType(
             "the plan of a list of URLs can't be saved: the URLs may be secrets",
@@ -67,9 +81,14 @@ def order_of_plan(path: Path, options: Mapping[str, Any], remotes: Remotes) -> M
         ends[side] = Endpoint(text, headers=headers_of(options, side))
     try:
         order = request_of_options(header.options, ends["source"], ends["destination"])
-    except (KeyError, TypeError, ValueError):
-        raise PlanRefused(f"{path} has options that this relay does not know") from None
-    order = replace(order, recursive=True, follows=reference, bounds=bounds_of(options))
+    except (AttributeError, KeyError, TypeError, ValueError):
+        order = None
+    # An option that is left out here might have decided otherwise.
+    if order is None or not order.recursive or order.options != header.options:
+        raise PlanRefused(f"{path} has options that this relay does not know")
+    if order.moves or order.mirrors or order.once:  # no plan is saved with them
+        raise PlanRefused(f"{path} has options that no saved plan has")
+    order = replace(order, follows=reference, bounds=bounds_of(options))
     _require_places(path, header, order.locate(remotes))
     return order
 

@@ -14,9 +14,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
+from itertools import count
 from pathlib import Path
 from secrets import token_hex
 from typing import Any, BinaryIO, Final
@@ -28,6 +29,8 @@ from relay.ledger.planned_values import SeenVersion
 FORMAT: Final = "relay-plan@1"
 LONGEST_LINE: Final = 1 << 20
 """Maximum length of a line, in bytes."""
+PAUSED: Final = 200
+"""Number of lines that are read in some milliseconds."""
 _ENCODE: Final = json.JSONEncoder(separators=(",", ":"), sort_keys=True).encode
 
 
@@ -153,9 +156,10 @@ class PlanWriter:
 class PlanFile:
     """A saved plan that is open, and was checked as a whole. Use as a context."""
 
-    def __init__(self, path: str) -> None:
-        """Open and check a plan. Raises PlanRefused."""
-        self._path = path
+    def __init__(self, path: str, pause: Callable[[], None] = lambda: None) -> None:
+        """Open and check a plan. `pause` is called every PAUSED lines: a worker has other work,
+        too. Raises PlanRefused."""
+        self._path, self._pause = path, pause
         try:
             flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
             self._file = os.fdopen(os.open(path, flags), "rb")
@@ -201,7 +205,7 @@ class PlanFile:
         PlanRefused."""
         whole, before = hashlib.sha256(), hashlib.sha256()
         header: PlanHeader | None = None
-        count = 0
+        objects = 0
         for line in self._raw_lines():
             whole.update(line)
             members = self._members_of(line)
@@ -209,14 +213,14 @@ class PlanFile:
                 header = self._header_of(members)
             elif "end" in members:
                 end = members["end"]
-                if end != {"objects": count, "sha256": before.hexdigest()}:
+                if end != {"objects": objects, "sha256": before.hexdigest()}:
                     raise self._refusal("was changed after relay wrote it")
                 if self._file.readline(1):
                     raise self._refusal("has lines after its end")
-                return header, whole.hexdigest(), count
+                return header, whole.hexdigest(), objects
             else:
                 self._object_of(members)
-                count += 1
+                objects += 1
             before.update(line)
         raise self._refusal("is not a whole plan")
 
@@ -226,8 +230,13 @@ class PlanFile:
     def _raw_lines(self) -> Iterator[bytes]:
         try:
             self._file.seek(0)
-            while line := self._file.readline(LONGEST_LINE):
+            for number in count(1):
+                line = self._file.readline(LONGEST_LINE)
+                if not line:
+                    return
                 yield line
+                if number % PAUSED == 0:
+                    self._pause()
         except OSError as error:
             raise self._refusal(f"can't be read ({error.strerror})") from None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import time
@@ -254,3 +255,39 @@ def test_the_receipt_of_an_earlier_migration_counts(terminal: Terminal, tmp_path
         assert terminal.run("migrate", *words, "--json", **allowed)[0] == 0
         rows = terminal.run("report", "3", "--state", "verified", "--format", "jsonl")[1]
         assert [json.loads(row)["name"][-3:] for row in rows.splitlines()] == ["one"]
+
+
+def seal_again(text: str, old: str, new: str) -> str:
+    """Return a plan with a change, as whoever wrote it might have made it."""
+    lines = text.replace(old, new).splitlines(True)[:-1]
+    digest = hashlib.sha256("".join(lines).encode()).hexdigest()
+    end = {"end": {"objects": len(lines) - 1, "sha256": digest}}
+    return "".join(lines) + json.dumps(end) + "\n"
+
+
+def test_a_plan_keeps_its_options(terminal: Terminal, tmp_path: Path) -> None:
+    """One with an option that this relay does not know might have decided otherwise."""
+    tree(tmp_path / "from", **FILES)
+    places = ("-r", f"{tmp_path}/from", f"{tmp_path}/to")
+    rules = ("--exclude", "other", "--max-size", "3", "--min-age", "0s", "--compare", "digest")
+    saved = tmp_path / "plan"
+    assert terminal.run("plan", *places, *rules, "--save", str(saved))[0] == 0
+    text = saved.read_text()
+    for old, new in (
+        ('"recursive":true', '"recursive":true,"mirror":true'),
+        ('"recursive":true', '"move":true,"recursive":true'),
+        ('"recursive":true', '"later":true,"recursive":true'),
+        ('"recursive":true', '"recursive":false'),
+        ('"verify":"auto"', '"verify":"guess"'),
+        ('"verify":"auto"', '"verify":[]'),
+    ):
+        assert old in text
+        saved.write_text(seal_again(text, old, new))
+        code, _, err = terminal.run("migrate", "--plan", str(saved))
+        assert code == 1 and "has options that" in err, err
+    saved.write_text(seal_again(text, '"name":"same"', '"name":"../out"'))
+    assert terminal.run("migrate", "--plan", str(saved))[0] == 1
+    assert not (tmp_path / "out").exists() and names_in(tmp_path / "to") == {"a/new", "new2"}
+    saved.write_text(text)
+    assert terminal.run("migrate", "--plan", str(saved))[0] == 1, "two are there now"
+    assert names_in(tmp_path / "to") == {"a/new", "new2", "same"}

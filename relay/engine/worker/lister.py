@@ -33,6 +33,7 @@ from relay.ledger.migration_values import MigrationView
 from relay.ledger.states import STOPPED
 from relay.stores.interfaces import Entry
 from relay.wire.watchdog import Watchdog
+from relay.wire.yielding import yield_to_hub
 
 LOOK_SECONDS = 0.25
 """How often the ledger is polled for trees to list."""
@@ -165,7 +166,7 @@ class Lister:
     def _write_plan(self, follows: PlanReference, listing: ListingClaim) -> None:
         """Write the objects of a saved plan: only what it decided is done. Raises as
         `write_planned`."""
-        with PlanFile(follows.path) as plan:
+        with PlanFile(follows.path, yield_to_hub) as plan:
             plan.require(follows.sha256)
             write_planned(self.ledger, listing, plan, lambda: not self.over.is_set())
 
