@@ -23,7 +23,7 @@ from relay.engine.removal.mirror_removal import (
 from relay.engine.removal.trash import Trash
 from relay.engine.transfer_engine import TransferEngine
 from relay.errors import RelayError
-from relay.ledger.deletion_values import MirrorSettings
+from relay.ledger.deletion_values import MirrorSettings, RemovalState
 from relay.ledger.ledger import Ledger
 from relay.ledger.migration_values import Migration
 from relay.ledger.states import ENDED, ListingState, MigrationState
@@ -150,22 +150,34 @@ class MirrorStep:
             refusal = Refusal.INCOMPLETE
             why = "the source could not be listed"
             return MirrorEnd(MirrorResult(refusal=refusal, detail=why))
+        removal = self._removal_of(migration)
+        self._end_earlier(migration.id)
+        ended, code = run_interruptibly(removal.run, removal.stop, SIDE, self.quiet)
+        if isinstance(ended, RelayError):
+            return MirrorEnd(None, error=ended, code=code)
+        return MirrorEnd(ended, code=code)
+
+    def _end_earlier(self, id: str) -> None:
+        """Settle the deletions of earlier runs of the same command that were stopped, as far as
+        their objects are gone. This run lists the others again."""
+        spec = self.order.spec_at(*self.places, self.engine.remotes)
+        for earlier, _ in self.ledger.deletions.find_unfinished(spec):
+            if earlier != id:
+                self._removal_of(self.ledger.migration(earlier)).settle_stopped()
+                self.ledger.deletions.end(earlier, RemovalState.DONE)
+
+    def _removal_of(self, migration: Migration) -> MirrorRemoval:
         throttle = Throttle()
         throttle.allow(migration.bounds)
-        job = MigrationJob.from_request(migration.id, self.order, *self.places)
         trash = None
         if self.trash is not None and self.settings.trash is not None:
             trash = Trash(self.engine, self.trash, migration.id, self.settings.trash)
-        removal = MirrorRemoval(
+        return MirrorRemoval(
             self.ledger,
             self.engine,
-            job,
+            MigrationJob.from_request(migration.id, self.order, *self.places),
             self.settings,
             space=self.space,
             throttle=throttle,
             trash=trash,
         )
-        ended, code = run_interruptibly(removal.run, removal.stop, SIDE, self.quiet)
-        if isinstance(ended, RelayError):
-            return MirrorEnd(None, error=ended, code=code)
-        return MirrorEnd(ended, code=code)

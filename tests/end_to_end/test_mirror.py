@@ -3,6 +3,7 @@ than the limit."""
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from pathlib import Path
@@ -70,6 +71,9 @@ def test_killed_anywhere_only_extra_objects_go(
     assert objects.items() <= read(destination).items() <= (objects | EXTRA).items()
     assert terminal.run(*words)[0] == 0
     assert read(destination) == read(source) == objects
+    rows = [terminal.run("undo", id, "--list")[1].splitlines() for id in ("1", "2")]
+    deleted = [json.loads(row) for some in rows for row in some]
+    assert {row["name"] for row in deleted if row["state"] == "deleted"} == set(EXTRA)
 
 
 def test_an_empty_source_deletes_nothing(terminal: Terminal, tmp_path: Path) -> None:

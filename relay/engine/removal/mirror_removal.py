@@ -130,6 +130,8 @@ class MirrorRemoval:
     """Where deleted objects are copied first; None: nowhere."""
     abreast: int = ABREAST
     _stopping: bool = field(default=False, init=False)
+    _failing: bool = field(default=False, init=False)
+    """Whether a store did not answer in time: the next objects are not retried."""
     _deleted: int = field(default=0, init=False)
     _unknown: int = field(default=0, init=False)
     _kept: Counter[str] = field(default_factory=Counter, init=False)
@@ -143,7 +145,7 @@ class MirrorRemoval:
         """Delete what may be deleted, and record it; `tell` gets the number of objects so far.
         Raises the errors of both listings, SameObject if the two places are one, StoreError,
         SpillFailed and LedgerFailed."""
-        self._settle_stopped()
+        self.settle_stopped()
         found = ExtraNames(
             self.job, self.engine.stores, limits=self.engine.limits, space=self.space
         )
@@ -197,7 +199,7 @@ class MirrorRemoval:
             return Refusal.NOT_DISTINCT, "nothing shows that source and destination are two places"
         return None, None
 
-    def _settle_stopped(self) -> None:
+    def settle_stopped(self) -> None:
         """Settle the deletions of a run that was stopped, as far as their objects are gone: no
         listing names them."""
         after = 0
@@ -269,7 +271,13 @@ class MirrorRemoval:
         return meter
 
     def _patience(self, meter: Watchdog) -> ListingRetries:
-        return ListingRetries(self.engine.limits.listing_seconds, meter)
+        return ListingRetries(0.0 if self._failing else self.engine.limits.listing_seconds, meter)
+
+    def _kept_for(self, name: str, error: RelayError) -> DeletionEnd:
+        """Return the end of an object about which a store did not answer."""
+        self._failing = self._failing or error.retryable
+        reason = KeptReason.UNKNOWN if error.retryable else KeptReason.REFUSED
+        return kept_end(name, reason, error.message)
 
     def _judge(self, row: TreeRow) -> Candidate | DeletionEnd:
         """Return the version of a listed object that may be deleted, or why it is kept."""
@@ -277,7 +285,7 @@ class MirrorRemoval:
         try:
             return self._patience(meter).retry(partial(self._find_listed, row, meter))
         except RelayError as error:
-            return _kept_for(row.name, error)
+            return self._kept_for(row.name, error)
 
     def _find_listed(self, row: TreeRow, meter: Watchdog) -> Candidate | DeletionEnd:
         _, place = self._places(row.name)
@@ -307,7 +315,8 @@ class MirrorRemoval:
         try:
             return self._patience(deletion.meter).retry(deletion.ask_and_delete)
         except RelayError as error:
-            return None if deletion.is_sent else _kept_for(one.name, error)
+            end = self._kept_for(one.name, error)
+            return None if deletion.is_sent else end
 
 
 @dataclass(eq=False)
@@ -394,8 +403,3 @@ def _doubt_of_absence(store: Any, source: Location, name: str) -> DeletionEnd | 
     if isinstance(found, ObjectInfo):
         return kept_end(name, KeptReason.RETURNED, "the source has an object of this name")
     return kept_end(name, KeptReason.UNKNOWN, found.why.message)
-
-
-def _kept_for(name: str, error: RelayError) -> DeletionEnd:
-    reason = KeptReason.UNKNOWN if error.retryable else KeptReason.REFUSED
-    return kept_end(name, reason, error.message)
