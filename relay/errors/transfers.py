@@ -47,8 +47,8 @@ class DestinationChanged(TransferError):
     code, title = "destination-changed", "Another writer has changed the object at the destination"
     default_side: ClassVar[Side] = "destination"
     default_hint = (
-        "Compare both. `relay follow` with --overwrite-changed replaces the objects that were"
-        " refused so far."
+        "Compare both. To replace the objects that were refused so far, add --overwrite-changed to"
+        " `relay follow` in the terminal."
     )
 
 

@@ -138,3 +138,19 @@ def test_the_demo_compares_both_statements(state: str, digest: str, code: int) -
     received = {"/bucket/a": {"digests": {"crc64nvme": digest}, "size": 5}}
     results = [Result(Job("a", 5), answer)]
     assert conclude(Console(file=io.StringIO()), results, received, 1.0) == code
+
+
+@pytest.mark.demo
+@pytest.mark.timeout(200)
+def test_the_demo_of_a_cutover_shows_a_signed_report() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "loadtests.demo_cutover"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=190,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "2 listings equal" in done.stdout and '"quiet_since"' in done.stdout
+    assert "are the same." in done.stdout
