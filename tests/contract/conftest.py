@@ -26,13 +26,15 @@ from relay.stores.local_locations import local_location
 from relay.stores.provider import Stores
 from relay.stores.remotes import Remotes
 from relay.stores.s3.aws_settings import s3_location
+from relay.stores.sftp.sftp_connections import SftpConnections
 from relay.stores.table import KINDS
 from relay.stores.webdav.account import webdav_location
 from relay.transfer_limits import Limits
+from relay.wire.dial import Dialer
 from relay.wire.exchange import Wire
 from relay.wire.watchdog import Watchdog
 from simulators.spawn import spawn
-from tests.conftest import Certificates, Engine
+from tests.conftest import LOOPBACK, Certificates, Engine, trusting
 from tests.contract.memory import memory as memory_kind
 from tests.ledgers import Opened
 from tests.postgres import EmptyLedgers, Postgres, postgresql, programs
@@ -286,10 +288,32 @@ def place_of(kind: str, request: pytest.FixtureRequest) -> Place:
     return lambda name: parse_location(f"{base}/{prefix}-{name}", destination=True)
 
 
+@pytest.fixture(scope="session")
+def ssh_sessions(certificates: Certificates) -> Iterator[SftpConnections]:
+    """Return sessions of SFTP for all tests of the suite: each login costs as much as a test."""
+    dialer = Dialer(LOOPBACK, Limits(), trusting(certificates.ca_file))
+    made = SftpConnections(lambda: dialer)
+    yield made
+    made.close()
+
+
+@contextmanager
+def shared_sessions(wire: Wire, request: pytest.FixtureRequest) -> Iterator[None]:
+    """Let a wire use the sessions of the suite for the block, in a test of this kind."""
+    if "kind" not in request.fixturenames or request.getfixturevalue("kind") != "openssh":
+        yield
+        return
+    wire.kept["sftp"] = request.getfixturevalue("ssh_sessions")
+    yield
+    del wire.kept["sftp"]
+
+
 @pytest.fixture
-def store(wire: Wire, place: Place, memory: StoreType) -> Store:
-    found: Store = Stores(wire, (*KINDS, memory)).destination(place("a"), Watchdog(Limits()))
-    return found
+def store(
+    wire: Wire, place: Place, memory: StoreType, request: pytest.FixtureRequest
+) -> Iterator[Store]:
+    with shared_sessions(wire, request):
+        yield Stores(wire, (*KINDS, memory)).destination(place("a"), Watchdog(Limits()))
 
 
 @pytest.fixture
@@ -300,9 +324,13 @@ def engine_limits() -> Limits:
 
 @pytest.fixture
 def engine(
-    certificates: Certificates, engine_limits: Limits, memory: StoreType
+    certificates: Certificates,
+    engine_limits: Limits,
+    memory: StoreType,
+    request: pytest.FixtureRequest,
 ) -> Iterator[Engine]:
     """Return an engine that knows the store in memory too."""
     made = Engine(certificates.ca_file, engine_limits, kinds=(*KINDS, memory))
-    yield made
+    with shared_sessions(made.runner.wire, request):
+        yield made
     made.assert_nothing_left()
