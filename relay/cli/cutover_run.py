@@ -294,8 +294,9 @@ class CutoverRun:
             f" {last.copied:,} objects were copied, {last.failed:,} are not there",
             sys.stderr,
         )
-        for name in self.ledger.standing.moved_since(migration.id, last.begun, SHOWN):
-            say(f"relay:   {plain(name)}", sys.stderr)
+        for name, modified in self.ledger.standing.moved_since(migration.id, last.begun, SHOWN):
+            when = "" if modified is None else f", changed {time_text(modified)}"
+            say(f"relay:   {plain(name)}{when}", sys.stderr)
         return False
 
     def _report(

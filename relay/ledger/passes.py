@@ -277,15 +277,19 @@ def restart_refuted(connection: Connection, id: str, names: Sequence[str]) -> in
     return len(found)
 
 
-def moved_since(connection: Connection, id: str, since: float, limit: int) -> list[str]:
-    """Return the names of some objects that were sent since a time, the newest first."""
+def moved_since(
+    connection: Connection, id: str, since: float, limit: int
+) -> list[tuple[str, float | None]]:
+    """Return the names of some objects that were sent since a time, the newest first, and when each
+    was last changed at the source, as it was listed."""
     sent = (TransferState.VERIFIED, TransferState.UNVERIFIED)
     query = (
-        select(transfers.c.name)
+        select(transfers.c.name, transfers.c.modified)
         .where(transfers.c.migration_id == id, transfers.c.state.in_(sent))
         .where(transfers.c.ended >= since)
+        .order_by(transfers.c.ended.desc())
     )
-    return list(connection.execute(query.order_by(transfers.c.ended.desc()).limit(limit)).scalars())
+    return [(row.name, row.modified) for row in connection.execute(query.limit(limit))]
 
 
 def forecast_of(connection: Connection, id: str, now: float) -> Forecast | None:

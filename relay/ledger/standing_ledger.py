@@ -63,7 +63,7 @@ class StandingLedger:
         """As passes.restart_refuted."""
         return self.access.write(lambda c: passes.restart_refuted(c, id, names))
 
-    def moved_since(self, id: str, since: float, limit: int) -> list[str]:
+    def moved_since(self, id: str, since: float, limit: int) -> list[tuple[str, float | None]]:
         """As passes.moved_since."""
         return self.access.read(lambda c: passes.moved_since(c, id, since, limit))
 
