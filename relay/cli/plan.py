@@ -200,7 +200,7 @@ def _decision_lines(seen: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 def _time_text(time: Mapping[str, Any] | None) -> str:
     if time is None:
-        return "unknown until measured: this ledger has no migration between the two stores"
+        return "unknown until measured: no earlier migration between the two stores says it"
     half, most = (timedelta(seconds=round(time[name])) for name in ("p50", "p90"))
     return f"about {half}; in nine of ten cases less than {most}"
 
