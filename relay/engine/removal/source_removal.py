@@ -84,6 +84,9 @@ SAMPLES: Final = 8
 SHOWN: Final = 20
 """Number of kept objects whose reasons are shown."""
 SOURCE: Final = "source"
+DIGESTING: Final = frozenset({"s3"})
+"""Stores that compute the digests which they report. A checksum of ownCloud and Nextcloud is that
+of the client that uploaded the object, and may be older than its bytes."""
 NOT_DISTINCT: Final = "nothing shows that source and destination are two places"
 
 
@@ -353,7 +356,8 @@ class SourceRemoval:
             there = self._find_copy(row.name, destination, meter)
             if isinstance(there, DeletionEnd):
                 return there
-            if common_digest(here.version, there) is None:
+            is_computed = source.store in DIGESTING
+            if not is_computed or common_digest(here.version, there) is None:
                 return kept_end(
                     row.name,
                     KeptReason.NO_DIGEST,
