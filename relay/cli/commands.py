@@ -24,7 +24,7 @@ GROUPS: Mapping[str, Mapping[str, Command]] = {
         ),
         "move": Command(
             function="move:move",
-            help="Move one object or a tree: as migrate, and then delete what is proved.",
+            help="Migrate, and then delete at the source what is proved.",
         ),
         "follow": Command(
             function="follow:follow", help="Move a tree, and keep it current until the cutover."
@@ -70,7 +70,7 @@ GROUPS: Mapping[str, Mapping[str, Command]] = {
         ),
         "undo": Command(
             function="undo:undo",
-            help="Take back the deletions of a move or a mirror, where versions were kept.",
+            help="Take back the deletions of a move or a mirror, where possible.",
         ),
         "acknowledge": Command(
             function="migration_commands:acknowledge",

@@ -84,7 +84,9 @@ def test_a_hint_over_the_api_names_no_flag() -> None:
         "gunicorn",
         "in the terminal",
         "-r, or `recursive` in a request",
+        "(-r, `recursive`)",
         "`relay serve --help`",
+        "`ssh-add -l`",
         "`ulimit -n`",
         "Run it again with --sort",  # of `relay verify`, which the API has not
         "`relay token create NAME --scope admin`",

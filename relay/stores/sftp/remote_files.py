@@ -123,7 +123,7 @@ class RemoteFiles:
                 raise Rejected(
                     f"{what} is a file, not a folder",
                     side=self.side,
-                    hint="Leave out -r for one file, or name its folder.",
+                    hint="Name its folder; for one file leave out -r, or `recursive` in a request.",
                 ) from None
             raise error from None
 
