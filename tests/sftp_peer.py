@@ -10,6 +10,7 @@ cut:N          ends after N bytes of output
 die-on:TYPE:N  ends at the Nth request of a type, before it does it
 die-after:TYPE:N  ends at the Nth request of a type, after it did it
 lie:KIND       `length`, `huge`, `number`, `data`, `type`, `path`, `banner`, `text`: one wrong packet
+modeless       refuses to set attributes
 in-order       refuses a WRITE that does not follow the last one of its handle
 full           no WRITE has room
 password:TEXT  asks SSH_ASKPASS for a password, and refuses any other
@@ -249,6 +250,8 @@ class Peer:
         return self.set(thing, given)
 
     def set(self, thing: bytes | int, given: Cursor) -> tuple[int, bytes]:
+        if self.habit("modeless") is not None:
+            return self.status(UNSUPPORTED)
         flags = given.number()
         if flags & 4:
             os.chmod(thing, stat.S_IMODE(given.number()))

@@ -37,6 +37,7 @@ from relay.receipt import State
 from relay.stores.interfaces import ByteRange, is_temporary_name
 from relay.stores.kinds import LocateOptions, Remote
 from relay.stores.local_locations import local_location
+from relay.stores.local_upload import UNDATED
 from relay.stores.rclone_conf import obscure
 from relay.stores.sftp.account import sftp_remote
 from relay.transfer_limits import Limits
@@ -268,6 +269,17 @@ def test_an_odd_server_gets_and_gives_every_byte(
     assert engine.migrate(peer("a/b", habit), back).state is State.VERIFIED
     assert (tmp_path / "back").read_bytes() == DATA
     assert left_in(tmp_path / "root/a") == []
+
+
+def test_a_server_that_sets_no_attributes_keeps_the_bytes(
+    engine: Engine, peer: PeerPlace, data_file: Location, tmp_path: Path
+) -> None:
+    (tmp_path / "root/a").write_bytes(b"old")
+    outcome = engine.migrate(data_file, peer("a", "modeless"))
+    assert outcome.state is State.VERIFIED
+    assert outcome.receipt is not None
+    assert UNDATED in outcome.receipt.notes
+    assert (tmp_path / "root/a").read_bytes() == DATA
 
 
 @pytest.mark.parametrize("habit", ["replacing", *in_campaign("plain", "reorder")])

@@ -169,8 +169,11 @@ class RemoteUploads:
                 if if_absent or fresh:
                     raise PreconditionFailed(f"{what} exists", side=self._side)
                 # Before the rename: at no moment may more users read the new file than the old.
+                # A server that keeps no modes (gateways to a cloud) refuses this; the new file then
+                # is one that no other user may read.
                 if old.mode is not None:
-                    files.set_mode(part, stat.S_IMODE(old.mode), what)
+                    with suppress(Rejected, PermissionDenied, Unavailable):
+                        files.set_mode(part, stat.S_IMODE(old.mode), what)
             try:
                 if if_absent:
                     self._publish_absent(files, part, path, stored.place)
