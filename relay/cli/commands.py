@@ -89,9 +89,7 @@ GROUPS: Mapping[str, Mapping[str, Command]] = {
         "reopen": Command(
             function="cutover:reopen", help="Continue a standing migration after its cutover."
         ),
-        "abort": Command(
-            function="cutover:abort", help="Give up a cutover or a rehearsal that is under way."
-        ),
+        "abort": Command(function="cutover:abort", help="Give up a cutover, or its rehearsal."),
         "cancel": Command(
             function="migration_commands:cancel",
             help="Cancel a migration and remove its unfinished uploads.",
