@@ -19,6 +19,7 @@ import psutil
 import pytest
 
 from tests.end_to_end.test_serve import (
+    GUNICORN,
     SERVE,
     WAYS,
     Server,
@@ -215,7 +216,13 @@ def await_closed(port: int) -> None:
     raise AssertionError("the port still takes connections")
 
 
-@WAYS
+@pytest.mark.parametrize(
+    "command",
+    [
+        pytest.param(SERVE, id="relay serve"),
+        pytest.param(GUNICORN, id="gunicorn -c", marks=pytest.mark.campaign),
+    ],
+)
 def test_many_reloads_in_a_row_and_then_an_end(command: tuple[str, ...]) -> None:
     """Workers that are stopped while they load, or while they wait for a file that they load, end
     as quickly."""
