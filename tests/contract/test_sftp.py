@@ -6,12 +6,12 @@ import os
 import shlex
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from getpass import getuser
 from itertools import product
 from pathlib import Path
-from tempfile import gettempdir
 from typing import Any
 
 import gevent
@@ -39,6 +39,7 @@ from relay.stores.kinds import LocateOptions, Remote
 from relay.stores.local_locations import local_location
 from relay.stores.local_upload import UNDATED
 from relay.stores.rclone_conf import obscure
+from relay.stores.sftp import ssh_secrets
 from relay.stores.sftp.account import sftp_remote
 from relay.transfer_limits import Limits
 from tests import sftp_peer
@@ -94,6 +95,13 @@ def data_file(tmp_path: Path) -> Location:
 
 def left_in(folder: Path) -> list[str]:
     return [name for name in os.listdir(folder) if is_temporary_name(name)]
+
+
+def await_no_secrets(folder: Path) -> None:
+    """Wait until no login has a folder there; a further session may be opening beside."""
+    with gevent.Timeout(10):
+        while any(name.startswith("relay-ssh-") for name in os.listdir(folder)):
+            gevent.sleep(0.01)
 
 
 def read(engine: Engine, place: Location, span: ByteRange | None = None) -> bytes:
@@ -179,7 +187,11 @@ def test_fail_and_skip_never_overwrite(engine: Engine, openssh: Sshd, data_file:
     assert (openssh.root / "absent").read_bytes() == b"theirs"
 
 
-def test_a_key_with_a_passphrase_opens_a_session(engine: Engine, openssh: Sshd) -> None:
+def test_a_key_with_a_passphrase_opens_a_session(
+    engine: Engine, openssh: Sshd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ssh_secrets, "_SHARED_MEMORY", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     (openssh.root / "secret").write_bytes(b"found")
     key = openssh.home / "phrase_key"
     options = ["-q", "-t", "ed25519", "-N", "geheim phrase"]
@@ -193,7 +205,7 @@ def test_a_key_with_a_passphrase_opens_a_session(engine: Engine, openssh: Sshd) 
     assert "other" not in str(caught.value) + caught.value.hint
     inline = {"key_file": "", "key_pem": (openssh.home / "user_key").read_text()}
     assert read(engine, openssh.place("secret", **inline)) == b"found"
-    assert not [name for name in os.listdir("/dev/shm") if name.startswith("relay-ssh-")]
+    await_no_secrets(tmp_path)
 
 
 def test_an_unknown_host_key_is_named_by_its_print(engine: Engine, openssh: Sshd) -> None:
@@ -398,13 +410,16 @@ def test_the_last_words_of_ssh_are_explained(
     assert caught.value.hint
 
 
-def test_a_password_goes_through_a_pipe(engine: Engine, peer: PeerPlace, tmp_path: Path) -> None:
+def test_a_password_goes_through_a_pipe(
+    engine: Engine, peer: PeerPlace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     secret = "ge heim'\"$x ü"
     (tmp_path / "root/a").write_bytes(b"found")
     assert read(engine, peer("a", "password:" + secret, **{"pass": obscure(secret)})) == b"found"
     with pytest.raises(Unauthenticated, match="the password"):
         read(engine, peer("a", "password:" + secret, **{"pass": obscure("wrong")}))
-    assert not [name for name in os.listdir(gettempdir()) if name.startswith("relay-ssh-")]
+    await_no_secrets(tmp_path)
 
 
 def test_no_program_is_a_setting_to_correct(engine: Engine) -> None:
@@ -416,11 +431,16 @@ def test_no_program_is_a_setting_to_correct(engine: Engine) -> None:
 
 def test_a_killed_transfer_leaves_no_child(engine: Engine, peer: PeerPlace, tmp_path: Path) -> None:
     (tmp_path / "root/b").write_bytes(DATA)
-    with gevent.Timeout(0.5, False):
-        read(engine, peer("b", "stuck"))
-    sessions = engine.runner.wire.kept["sftp"]
-    pids = [one.pid for group in sessions._accounts.values() for one in group._open]
-    sessions.close()
-    gevent.sleep(0.5)
-    assert pids
-    assert not [pid for pid in pids if Path(f"/proc/{pid}").exists()]
+    reader = gevent.spawn(read, engine, peer("b", "stuck"))
+    pids: list[int] = []
+    with gevent.Timeout(20):
+        while not pids:
+            gevent.sleep(0.01)
+            sessions = engine.runner.wire.kept.get("sftp")
+            groups = () if sessions is None else sessions._accounts.values()
+            pids = [one.pid for group in groups for one in group._open]
+    reader.kill()
+    close_kept(engine.runner.wire)
+    with gevent.Timeout(20):
+        while any(Path(f"/proc/{pid}").exists() for pid in pids):
+            gevent.sleep(0.01)
