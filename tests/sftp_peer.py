@@ -14,6 +14,8 @@ modeless       refuses to set attributes
 in-order       refuses a WRITE that does not follow the last one of its handle
 full           no WRITE has room
 password:TEXT  asks SSH_ASKPASS for a password, and refuses any other
+once           has its habits in the first session only
+frozen         answers nothing any more from the first READ on
 stuck          never answers a READ
 say:TEXT       ends at once, with this line on standard error
 """
@@ -110,6 +112,8 @@ class Peer:
             kind, number = struct.unpack(">BI", packet[:5])
             self.counts[kind] = self.counts.get(kind, 0) + 1
             self.die("die-on", kind)
+            if kind == 5 and self.habit("frozen") is not None:
+                self.read(1 << 30)  # until the pipe is closed
             if kind == 5 and self.habit("stuck") is not None:
                 continue
             reply = self.answer(kind, Cursor(packet[5:]))

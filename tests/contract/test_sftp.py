@@ -376,6 +376,18 @@ def test_a_retry_opens_a_new_session(
     assert left_in(tmp_path / "root") == []
 
 
+def test_a_retry_does_not_use_a_silent_session(
+    patient_engine: Engine, peer: PeerPlace, tmp_path: Path
+) -> None:
+    (tmp_path / "root/b").write_bytes(DATA)
+    back = local_location(tmp_path / "back", destination=True)
+    outcome = patient_engine.migrate(peer("b", "once", "frozen"), back)
+    assert outcome.state is State.VERIFIED
+    assert outcome.receipt is not None
+    assert outcome.receipt.attempts == 2
+    assert (tmp_path / "back").read_bytes() == DATA
+
+
 def test_a_full_disk_and_a_silent_server_are_named(
     engine: Engine, peer: PeerPlace, data_file: Location, tmp_path: Path
 ) -> None:

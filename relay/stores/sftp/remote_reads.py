@@ -171,6 +171,9 @@ class RemoteFileStream(Stream):
             return
         self.closed = True
         self._release_piece()
+        if self._spans and not self._spans[0].reply.is_here:
+            # If the server does not answer any more, the retry is to use another session.
+            self._files.session.is_late = True
         self._drop_rest()
         gevent.spawn(self._close_handle)
 

@@ -119,7 +119,10 @@ class _AccountSessions:
         failures = self._failures
         while True:
             self._drop_ended()
-            best = min(self._open, key=lambda one: (one.is_late, one.transfers), default=None)
+            usable = [one for one in self._open if not one.is_late]
+            if len(self._open) >= MOST:
+                usable = usable or self._open
+            best = min(usable, key=lambda one: one.transfers, default=None)
             if best is not None:
                 if best.transfers and self._may_open_more():
                     self._opening += 1
