@@ -43,8 +43,9 @@ from relay.engine.decisions import (
 )
 from relay.engine.folds import KEEPS_APART, FoldedNames
 from relay.engine.inspection import existing_error, inspect_object, undescribed_error
+from relay.engine.listed_pairs import SIDES
 from relay.engine.migration_request import TURNS, MigrationJob
-from relay.engine.paired_listings import SIDES, PairedListings
+from relay.engine.paired_listings import PairedListings
 from relay.engine.plan import IfExists, Plan
 from relay.engine.proof_levels import predict_level
 from relay.engine.tree_listing import in_pages, listed_object
@@ -97,7 +98,7 @@ class Comparison:
     """One object compared on both sides."""
 
     answer: str
-    """An `DestinationAnswer`: `unknown` if one side does not answer for the object."""
+    """A `DestinationAnswer`: `unknown` if one side does not answer for the object."""
     _: KW_ONLY
     basis: str = PairBasis.UNKNOWN.value
     """What the answer rests on."""

@@ -21,14 +21,13 @@ from relay.engine.comparison_report import (
     TreeVerdict,
     finding_of_pair,
 )
+from relay.engine.listed_pairs import SIDES
 from relay.engine.md5_etags import md5_of_etag
-from relay.errors import Side
 from relay.inventories.inventory_files import Inventory
 from relay.sorting.merge import Pair, pair_rows
 from relay.sorting.rows import TreeRow
 from relay.sorting.spill import SpillSpace, sort_rows
 
-_SIDES: Final[tuple[Side, Side]] = ("source", "destination")
 _PARTS: Final = re.compile(r'"?[0-9a-f]{32}-[0-9]+"?')
 """The ETag of an object that was uploaded in parts."""
 
@@ -61,7 +60,7 @@ class InventoryComparison:
             found = self._decide(pair)
             self.report.count(found)
             yield found
-        for side, one in zip(_SIDES, (self.source, self.destination), strict=True):
+        for side, one in zip(SIDES, (self.source, self.destination), strict=True):
             for why in one.gaps:
                 self.report.note_folder(side, one.path.name, why)
             self.report.unlisted += one.gap_count - len(one.gaps)

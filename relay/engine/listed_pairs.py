@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Protocol
+from typing import Final, Protocol
 
 from relay.engine.listing_filter import ListingFilter, list_chosen
 from relay.errors import ProtocolViolation, Side
@@ -18,6 +18,9 @@ from relay.sorting.rows import TreeRow
 from relay.sorting.spill import SpillSpace, sort_rows
 from relay.stores.interfaces import Destination, Entry, Source
 from relay.stores.s3.account import aws_host
+
+SIDES: Final[tuple[Side, Side]] = ("source", "destination")
+"""The sides of a pair, in its order."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,11 +123,7 @@ class ListedPairs:
         assert decides is not None
         if not decides.is_folder:
             return False
-        sides: tuple[tuple[Side, TreeRow | None], ...] = (
-            ("source", pair[0]),
-            ("destination", pair[1]),
-        )
-        for side, row in sides:
+        for side, row in zip(SIDES, pair, strict=True):
             if row is not None:
                 self._folders[side] = row.name
                 self.report.note_folder(side, row.name, row.error or "")

@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import KW_ONLY, dataclass, field
 from functools import partial
-from typing import Final
 
 from relay.engine.listed_pairs import ListedPairs, PairReport, TreeToList
 from relay.engine.listing_filter import ListingFilter
@@ -23,8 +22,6 @@ from relay.sorting.rows import TreeRow
 from relay.sorting.spill import SpillSpace, sort_rows
 from relay.stores.interfaces import StoreProvider
 from relay.wire.watchdog import Watchdog
-
-SIDES: Final[tuple[Side, Side]] = ("source", "destination")
 
 Disorder = Callable[[Side, str, str], Exception]
 """Returns the error for a name of a side's listing that does not come after the one before it."""

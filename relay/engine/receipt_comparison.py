@@ -7,7 +7,7 @@ source is not asked. Names of the destination that the migration did not write a
 
 An object without a digest may show the ETag that it had after it was written. A bucket gives each
 write its ETag, and relay makes those of files of their inode and times, where a changed byte shows;
-so there it is a proof that nobody has written the object since. Other servers make an ETag of a
+so there it is a proof that the object was not written since. Other servers make an ETag of a
 time and a size, which a changed object may have too: there it proves nothing.
 
 Decided here: what each answer proves. Never here: how receipts are stored, and how stores list and
@@ -174,8 +174,8 @@ class ReceiptComparison:
 
     def _why_unproved(self, ours: TreeRow, there: Version) -> str:
         tags = (Version(etag=ours.etag).strong_etag, there.strong_etag)
-        is_told = self.destination.store in TELLING_ETAGS and None not in tags
-        if is_told and tags[0] != tags[1]:
+        is_shown = self.destination.store in TELLING_ETAGS and None not in tags
+        if is_shown and tags[0] != tags[1]:
             return _OTHER_VERSION
         return "the destination reports no digest that the receipt has"
 

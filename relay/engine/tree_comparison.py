@@ -18,6 +18,7 @@ from operator import attrgetter
 from typing import Any, TypeVar
 
 from relay.digest import ALGORITHMS, ALWAYS, Digests, as_hex, compare
+from relay.engine.comparison import has_one_md5
 from relay.engine.comparison_report import (
     Basis,
     ComparisonReport,
@@ -29,9 +30,8 @@ from relay.engine.comparison_report import (
 from relay.engine.folded_pairs import FoldedPairs
 from relay.engine.folds import KEEPS_APART
 from relay.engine.inspection import inspect_object, size_by_head
-from relay.engine.listed_pairs import ListedPairs, TreeToList
+from relay.engine.listed_pairs import SIDES, ListedPairs, TreeToList
 from relay.engine.listing_filter import LIST, ListingFilter
-from relay.engine.md5_etags import md5_of_etag
 from relay.engine.migration_request import MigrationJob
 from relay.engine.pair_examination import PairExamination, can_be_listed
 from relay.engine.receipt_proof import is_proved_by
@@ -95,7 +95,7 @@ class TreeComparison:
         self.report = ComparisonReport(sample=self.sample)
         """The counts so far."""
         self.listings: dict[Side, Watchdog] = {
-            side: Watchdog.of_listing(self.limits) for side in ("source", "destination")
+            side: Watchdog.of_listing(self.limits) for side in SIDES
         }
         """The watchdog of each listing, which shows how long it has waited."""
         self._chosen_by: list[ListingFilter] = []
@@ -182,7 +182,8 @@ class TreeComparison:
         if by_digest is not None:
             return by_digest
         stores = (self.job.source.store, self.job.destination.store)
-        if stores == ("s3", "s3") and _has_one_md5(ours, theirs):
+        is_sized = ours.size is not None and ours.size == theirs.size
+        if stores == ("s3", "s3") and is_sized and has_one_md5(ours.etag, theirs.etag):
             return finding(TreeVerdict.SAME, Basis.ETAG, "md5")
         return None
 
@@ -384,8 +385,8 @@ class _Object:
     named: Location
 
     def refuse_page(self, opened: OpenedObject) -> None:
-        """Raise Rejected if the answer is another page in place of the object: whoever copied the
-        object may have copied that page."""
+        """Raise Rejected if the answer is another page in place of the object: a program that
+        copied the object may have copied that page."""
         known = hints_of_answer(self.row.url, self.row.digests)
         try:
             refuse_wrong_page(opened, self.place, self.named, known, self.store)
@@ -431,14 +432,6 @@ def _decide_by_digests(
     if differing:
         return finding(TreeVerdict.DIFFERS, Basis.DIGEST, ", ".join(differing))
     return None if agreeing is None else finding(TreeVerdict.SAME, Basis.DIGEST, agreeing)
-
-
-def _has_one_md5(ours: TreeRow, theirs: TreeRow) -> bool:
-    """Return whether two buckets show the same MD5 as ETag. Another one proves nothing."""
-    if ours.size is None or ours.size != theirs.size:
-        return False
-    md5 = md5_of_etag(ours.etag)
-    return md5 is not None and md5 == md5_of_etag(theirs.etag)
 
 
 def _why_unproved(here: Version, there: Version) -> str:

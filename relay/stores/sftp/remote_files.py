@@ -128,7 +128,7 @@ class RemoteFiles:
             raise error from None
 
     def close_later(self, handle: bytes) -> Reply:
-        """Close a handle; return the reply, which nobody has to wait for."""
+        """Close a handle; return the reply, for which no caller has to wait."""
         return self._send(PacketKind.CLOSE, text(handle))
 
     def settle(self, reply: Reply, what: str) -> None:

@@ -152,7 +152,7 @@ class _AccountSessions:
             self._open.pop().close()
 
     def _drop_ended(self) -> None:
-        """Forget the sessions that have ended, and end those that nobody uses and that do not
+        """Forget the sessions that have ended, and end those that no object uses and that do not
         answer."""
         for session in self._open:
             if session.is_late and not session.transfers:

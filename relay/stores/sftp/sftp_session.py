@@ -1,14 +1,14 @@
 """Requests and replies of one SFTP session, many at a time.
 
 Theory of operation. Each request has a number, and a reply names the number of its request; replies
-may come in any order. A greenlet reads the replies and gives each to whoever waits for it. Requests
-are written by the greenlets that make them, one at a time. What is outstanding is bounded by the
+may come in any order. A greenlet reads the replies and gives each to its caller. Requests are
+written by the greenlets that make them, one at a time. What is outstanding is bounded by the
 callers, by bytes: the session keeps a reply only until it is taken. Nothing is queued for the
 server: a write waits until the pipe takes it.
 
-A request that nobody waits for any more keeps its number until its reply comes. A handle that such
-a reply has is closed. A packet that breaks the protocol, or a request that was written in part,
-ends the session, and with it all its requests: a fresh one takes some tenths of a second.
+A request that no caller waits for any more keeps its number until its reply comes. A handle that
+such a reply has is closed. A packet that breaks the protocol, or a request that was written in
+part, ends the session, and with it all its requests: a fresh one takes some tenths of a second.
 
 Decided here: numbering, framing, the end of a session. Never here: files."""
 
@@ -83,7 +83,7 @@ class Reply:
         self.buffer: memoryview | None = None
         """The pool's buffer in which the bytes of a READ are, until `release`."""
         self.on_late: Callable[[Reply], None] | None = None
-        """Called with the reply if nobody waits for it any more."""
+        """Called with the reply if no caller waits for it any more."""
 
     def release(self) -> None:
         """Return the buffer to its pool, once the bytes were taken. May be called twice."""
@@ -95,7 +95,7 @@ class Reply:
 
 class SftpSession:
     """One session. Several greenlets may use it at once. `transfers` is the number of those that
-    move an object now, for whoever chooses a session."""
+    move an object now, by which a session is chosen."""
 
     def __init__(self, account: SftpAccount, clock: Callable[[], float] = monotonic) -> None:
         self.account, self._clock = account, clock
@@ -260,7 +260,7 @@ class SftpSession:
         reply.on_late = on_late or Reply.release
 
     def close_handle(self, reply: Reply) -> None:
-        """Close the handle in a reply that nobody waits for any more, in a greenlet of its own."""
+        """Close the handle in a reply that no caller waits for, in a greenlet of its own."""
         if reply.kind == PacketKind.HANDLE and self._failure is None:
             gevent.spawn(self._close_late, reply.data)
 
