@@ -290,6 +290,11 @@ class Peer:
         os.mkdir(self.path(given))
         return self.status(OK)
 
+    def do_16(self, given: Cursor) -> tuple[int, bytes]:
+        path = os.path.realpath(self.path(given))
+        os.lstat(os.path.dirname(path))
+        return NAME, struct.pack(">I", 1) + text(path) + text(path) + struct.pack(">I", 0)
+
     def do_17(self, given: Cursor) -> tuple[int, bytes]:
         return ATTRS, self.attributes(os.stat(self.path(given)))
 

@@ -454,6 +454,18 @@ class Destination(Protocol):
         StoreError."""
 
 
+@runtime_checkable
+class LinkingDestination(Protocol):
+    """A destination whose server follows symbolic links by itself."""
+
+    def refuse_links(
+        self, location: Location, source: Location, tree: tuple[Location, Location] | None
+    ) -> None:
+        """Raise KeyCollision if a link below the destination's tree leads away from an object's
+        place, and SameObject if links make source and destination one place. `tree`: the source's
+        and the destination's folders. Raises StoreError."""
+
+
 class Store(Source, Destination, Protocol):
     """A store that is both a source and a destination."""
 

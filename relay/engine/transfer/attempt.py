@@ -221,7 +221,7 @@ class Attempt:
         it is another object's, and as `DestinationCheck.inspect` and `skip_outcome`."""
         target = self._target
         self._refuse_itself(found)
-        refuse_link_to_source(self._context.plan, target.place)
+        refuse_link_to_source(self._context.plan, target.place, target.destination)
         refuse_folded_names(target.destination, target.place, self._context.known.twins)
         refuse_short_name(target.destination, target.place)
         if self._context.plan.destination.path.endswith("/"):  # else `_begin` has removed them

@@ -1,13 +1,12 @@
-"""Refuse a local destination whose symbolic link leads to the source, or to another object of the
-tree.
+"""Refuse a destination whose symbolic link leads to the source, or to another object of the tree.
 
 Theory of operation. Uploads follow symbolic links at the destination. A link into the source would
 overwrite the source, or take the source's file for an uploaded one. A link to another place of the
 same tree merges two objects, and so do two links to one place outside of it. The ledger records the
 links that a tree is written or skipped through: a skipped object is not replaced either.
 
-Decided here: which links are refused. Never here: how a link is followed
-(`stores/local_upload.py`)."""
+Decided here: which links of local folders are refused; a server's links are judged by its store
+(`stores/sftp/remote_links.py`). Never here: how a link is followed (`stores/local_upload.py`)."""
 
 from __future__ import annotations
 
@@ -18,14 +17,17 @@ from relay.engine.plan import Plan
 from relay.errors import KeyCollision, SameObject, Unavailable
 from relay.ledger.states import TransferState
 from relay.location import Location
+from relay.stores.interfaces import Destination, LinkingDestination
 from relay.stores.local_aliases import LinkOut, is_at, leads_into, link_out_of
 
 _HINT = "Remove the link at the destination, or move to another place."
 
 
-def refuse_link_to_source(plan: Plan, place: Location) -> None:
+def refuse_link_to_source(plan: Plan, place: Location, store: Destination) -> None:
     """Raise SameObject if a link leads from the object's place to the source, or to another object
-    of the source's tree."""
+    of the source's tree. Raises KeyCollision and StoreError where the store judges its links."""
+    if isinstance(store, LinkingDestination):
+        return store.refuse_links(place, plan.source, plan.tree)
     if not plan.source.store == place.store == "local":
         return
     source, destination = plan.tree or (

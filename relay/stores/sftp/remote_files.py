@@ -70,12 +70,11 @@ class RemoteFiles:
     def stat(self, path: bytes, what: str, *, follow: bool = True) -> FileAttributes:
         """Return the attributes of a name, of what it links to if `follow`. Raises NotFound, and
         StoreError."""
-        kind = PacketKind.STAT if follow else PacketKind.LSTAT
-        return self.attributes(self._send(kind, text(path)), what)
+        return self.attributes(self.send_stat(path, follow=follow), what)
 
-    def send_stat(self, path: bytes) -> Reply:
-        """Ask for the attributes of a name and what it links to."""
-        return self._send(PacketKind.STAT, text(path))
+    def send_stat(self, path: bytes, *, follow: bool = True) -> Reply:
+        """Ask for the attributes of a name, of what it links to if `follow`."""
+        return self._send(PacketKind.STAT if follow else PacketKind.LSTAT, text(path))
 
     def send_stat_of(self, handle: bytes) -> Reply:
         """Ask for the attributes of an open file."""
@@ -206,6 +205,11 @@ class RemoteFiles:
             hint="Correct the link.",
         )
 
+    def real_path(self, path: bytes, what: str) -> bytes:
+        """Return the absolute path to which a path leads by links, as far as the server resolves
+        them. Raises NotFound, and StoreError."""
+        return self._path_of_reply(PacketKind.REALPATH, path, what)
+
     def free_bytes(self, path: bytes) -> int | None:
         """Return the room on the file system of a path, in bytes; None if the server does not say
         it."""
@@ -255,7 +259,11 @@ class RemoteFiles:
             raise error from None
 
     def _target(self, path: bytes, what: str) -> bytes:
-        reply = self._send(PacketKind.READLINK, text(path))
+        return self._path_of_reply(PacketKind.READLINK, path, what)
+
+    def _path_of_reply(self, kind: PacketKind, path: bytes, what: str) -> bytes:
+        """Return the one path in the reply to a request about a path."""
+        reply = self._send(kind, text(path))
         data = self.session.expect(reply, PacketKind.NAME, what, self.meter, self.side)
         names: list[tuple[bytes, FileAttributes]] = self.session.fields(data, names_of, self.side)
         if len(names) != 1 or not names[0][0] or b"\0" in names[0][0]:

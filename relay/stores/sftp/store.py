@@ -40,6 +40,7 @@ from relay.stores.sftp.remote_files import (
     require_file,
     version_of_attributes,
 )
+from relay.stores.sftp.remote_links import refuse_links_below, refuse_one_place
 from relay.stores.sftp.remote_parts import PARTS, RemoteParts
 from relay.stores.sftp.remote_reads import RemoteFileStream, body_of_file
 from relay.stores.sftp.remote_uploads import UNLINKED, RemoteUploads
@@ -129,6 +130,17 @@ class SftpStore:
         return listing.entries(location, recursive, enters)
 
     # -- destination
+
+    def refuse_links(
+        self, location: Location, source: Location, tree: tuple[Location, Location] | None
+    ) -> None:
+        """As LinkingDestination.refuse_links: any link below the tree. One object alone may be
+        written through a link."""
+        with self._connections.session(_account(location), self._side, self._meter) as session:
+            files = RemoteFiles(session, self._side, self._meter)
+            if tree is not None:
+                refuse_links_below(files, location, tree[1])
+            refuse_one_place(files, *(tree or (source, location)))
 
     def lists_all(self, location: Location) -> bool:
         """As Destination.lists_all."""
