@@ -6,21 +6,30 @@ one finds nothing: its listing and the one before are equal then. The audit list
 more. What a writer changes before that is found by it, and the passes begin again; what a writer
 changes later is behind the listings that the report names. Only a good audit is signed.
 
-Decided here: the order of these steps, and what they print. Never here: what a pass moves, what an
-audit proves (`relay/engine/cutover_audit.py`), and how a report is written (`relay/reports/`)."""
+Decided here: the order of these steps. Never here: what they print (`cutover_texts.py`), what a
+pass moves, what an audit proves (`relay/engine/cutover_audit.py`), and how a report is written
+(`relay/reports/`)."""
 
 from __future__ import annotations
 
 import re
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import gevent
 
+from relay.cli.cutover_texts import (
+    bad_lines,
+    counts_text,
+    cutover_members,
+    pass_texts,
+    print_report,
+    uploads_check,
+)
 from relay.cli.engines import engine_for
 from relay.cli.exits import Exit
 from relay.cli.formatting import duration
@@ -40,10 +49,9 @@ from relay.ledger.standing_values import Pass
 from relay.ledger.states import MigrationState, PassKind, Phase, PhaseEvent
 from relay.reports.report_folder import ReportFolder
 from relay.reports.report_members import time_text
-from relay.reports.report_writer import WrittenReport, write_report
+from relay.reports.report_writer import write_report
 from relay.reports.signing_keys import SigningKey, key_path, load_key
 from relay.sorting.spill import SpillSpace
-from relay.stores.interfaces import OpenUploads
 from relay.stores.remotes import Remotes
 
 REHEARSED_SECONDS: Final = 24 * 3600.0
@@ -85,7 +93,7 @@ class CutoverRun:
         migration = self.ledger.migration(id)
         standing = require_standing(migration)
         if standing.phase == Phase.REPORTED:
-            return self._tell_reported(migration)
+            return self._print_reported(migration)
         key = None if self.order.rehearse else load_key(key_path())
         if not self.order.rehearse and standing.phase != Phase.FINAL:
             self._require_rehearsal(migration)
@@ -177,8 +185,7 @@ class CutoverRun:
         raise IllegalTransition(
             f"migration {migration.name} was not rehearsed in the last 24 hours",
             hint=(
-                f"`relay cutover {migration.name} --rehearse` does that; --unrehearsed does without"
-                " it."
+                f"`relay cutover {migration.name} --rehearse` does that; --unrehearsed skips it."
             ),
         )
 
@@ -199,12 +206,12 @@ class CutoverRun:
         self.ledger.standing.note_outcome(migration.id, last.number, outcome)
         self.ledger.standing.change_phase(migration.id, PhaseEvent.REHEARSED)
         expected = self.ledger.standing.forecast(migration.id)
-        confirm(f"audit: {_counts(result)}, {duration(seconds)}")
+        confirm(f"audit: {counts_text(result)}, {duration(seconds)}")
         if not result.is_good(self.order.accept_refused):
             self._repair(migration, result)
         if expected is not None:
             p50, p90 = duration(expected.p50), duration(expected.p90)
-            confirm(f"if you cut now: about {p50} (p90 {p90})")
+            confirm(f"if you cut over now: about {p50} (p90 {p90})")
         for check in checks:
             confirm(f"{check.level.value:<5} {plain(check.text)}")
         return Exit.VERIFIED if passed else Exit.FAILED
@@ -214,12 +221,12 @@ class CutoverRun:
         if not last.complete:
             yield Check(fail, "the source could not be listed to its end")
         is_good = result.is_good(self.order.accept_refused)
-        yield Check(ok if is_good else fail, f"audit: {_counts(result)}")
+        yield Check(ok if is_good else fail, f"audit: {counts_text(result)}")
         try:
             yield Check(ok, f"signing key {load_key(key_path()).fingerprint}")
         except RelayError as error:
             yield Check(fail, f"{error.message}; `relay keys new` makes one")
-        yield _uploads_check(open_uploads(self._job, self._engine))
+        yield uploads_check(open_uploads(self._job, self._engine))
         yield from limit_checks(migration.bounds)
         room = room_check(self._job, last.bytes)
         if room is not None:
@@ -236,7 +243,7 @@ class CutoverRun:
         until = time.monotonic() + self.order.give_up
         while True:
             if require_standing(self.ledger.migration(migration.id)).phase == Phase.REPORTED:
-                return self._tell_reported(migration)  # another command was first
+                return self._print_reported(migration)  # another command was first
             code = self._new_pass(migration, PassKind.FINAL)
             if code is not None:
                 return code
@@ -245,7 +252,7 @@ class CutoverRun:
             if self._is_quiet(migration, last, before):
                 assert before is not None  # a quiet pass is compared with one
                 result = self._audit()
-                confirm(f"audit: {_counts(result)}")
+                confirm(f"audit: {counts_text(result)}")
                 phase = require_standing(self.ledger.migration(migration.id)).phase
                 if result.is_good(self.order.accept_refused) and phase == Phase.FINAL:
                     return self._report(migration, key, folder, (before, last), result)
@@ -265,7 +272,7 @@ class CutoverRun:
     def _repair(self, migration: Migration, result: AuditResult) -> int:
         """Print the bad objects of an audit, and let the next pass move those that are missing or
         differ; return their number."""
-        for line in _bad_lines(result, self.order.accept_refused):
+        for line in bad_lines(result, self.order.accept_refused):
             confirm(f"fail  {line}")
         count = self.ledger.standing.restart_refuted(migration.id, result.refuted)
         if count:
@@ -308,9 +315,9 @@ class CutoverRun:
         result: AuditResult,
     ) -> int:
         uploads = open_uploads(self._job, self._engine)
-        members = _cutover_members(equal, result, uploads)
+        members = cutover_members(equal, result, uploads)
         passes = self.ledger.standing.passes(migration.id, limit=1000)
-        more = {"cutover": members, "passes": [_pass_texts(one) for one in reversed(passes)]}
+        more = {"cutover": members, "passes": [pass_texts(one) for one in reversed(passes)]}
         self.ledger.standing.note_outcome(
             migration.id, equal[1].number, {"audit": result.to_json()}
         )
@@ -323,7 +330,7 @@ class CutoverRun:
                 f"{error.message}: the report in {folder.final} is one of a moment before that",
                 hint=error.hint,
             ) from None
-        _tell_report(migration, folder, written, members, result=result, uploads=uploads)
+        print_report(migration, folder, written, members, result=result, uploads=uploads)
         return Exit.VERIFIED
 
     def _folder(self, migration: Migration) -> ReportFolder:
@@ -338,7 +345,7 @@ class CutoverRun:
             path = Path(f"{name}-{count}")
         return ReportFolder(path)
 
-    def _tell_reported(self, migration: Migration) -> int:
+    def _print_reported(self, migration: Migration) -> int:
         digest = self.ledger.reports.last(migration.id)
         confirm(
             f"migration {migration.name} is reported already; the SHA-256 of its report.json is"
@@ -352,103 +359,3 @@ def _fails_again(last: Pass, before: Pass | None) -> bool:
     """Return whether two passes found nothing but the same number of objects that fail."""
     is_still = before is not None and last.is_quiet and before.is_quiet
     return is_still and before is not None and last.failed == before.failed > last.refused
-
-
-def _counts(result: AuditResult) -> str:
-    members = result.to_json()
-    bad = [
-        f"{members[name]:,} {name.replace('_', ' ')}"
-        for name in ("missing", "differs", "unlisted_folders")
-        if members[name]
-    ]
-    return ", ".join(
-        [f"{result.proved_objects:,} objects proved", f"{members['unproved']:,} unproved", *bad]
-    )
-
-
-def _bad_lines(result: AuditResult, accepted: int) -> Iterator[str]:
-    if not result.is_good(accepted):
-        for found in result.bad:
-            yield plain(f"{found.name}: {found.verdict.value} ({found.basis.value})")
-        yield from map(plain, result.folders)
-
-
-def _uploads_check(found: OpenUploads | RelayError | None) -> Check:
-    if found is None:
-        return Check(CheckLevel.OK, "the source has no uploads in parts")
-    if isinstance(found, RelayError):
-        return Check(CheckLevel.WARN, f"open uploads at the source are not known: {found.message}")
-    if not found.count:
-        return Check(CheckLevel.OK, "no upload in parts is open at the source")
-    more = "" if found.is_whole else " or more"
-    which = (
-        "1 upload in parts is"
-        if found.count == 1
-        else f"{found.count:,}{more} uploads in parts are"
-    )
-    since = "" if found.oldest is None else f", the oldest since {time_text(found.oldest)}"
-    return Check(CheckLevel.WARN, f"{which} open at the source{since}")
-
-
-def _cutover_members(
-    equal: tuple[Pass, Pass], result: AuditResult, uploads: OpenUploads | RelayError | None
-) -> dict[str, Any]:
-    """Return the members of a report about the cutover: the equal listings, and the proofs. Counts
-    are texts, as in the whole report."""
-    first, _ = equal
-    audited: Mapping[str, Any] = result.to_json()
-    return {
-        "quiet_since": time_text(first.listed_at or first.begun),
-        "equal_listings": [
-            {
-                "pass": str(one.number),
-                "begun": time_text(one.begun),
-                "ended": time_text(one.listed_at or one.begun),
-                "names": str(one.listed),
-            }
-            for one in equal
-        ],
-        "audit": {
-            name: str(value) if isinstance(value, int) else {k: str(v) for k, v in value.items()}
-            for name, value in audited.items()
-        },
-        "open_uploads": _uploads_check(uploads).text,
-        "accepted_refused": {"objects": str(result.refused), "names": result.refused_names},
-        "remark": (
-            "Two listings of the source were equal, and every name of a later listing was proved at"
-            " the destination. A change at the source after these listings is not in this report."
-        ),
-    }
-
-
-def _pass_texts(one: Pass) -> dict[str, Any]:
-    """Return the members of a pass in a report."""
-    counts = {
-        name: str(getattr(one, name))
-        for name in ("listed", "changed", "gone", "copied", "bytes", "deleted", "failed")
-    }
-    return {
-        "number": str(one.number),
-        "kind": one.kind,
-        "begun": time_text(one.begun),
-        **({} if one.ended is None else {"ended": time_text(one.ended)}),
-        "complete": bool(one.complete),
-        **counts,
-    }
-
-
-def _tell_report(
-    migration: Migration,
-    folder: ReportFolder,
-    written: WrittenReport,
-    members: Mapping[str, Any],
-    *,
-    result: AuditResult,
-    uploads: OpenUploads | RelayError | None,
-) -> None:
-    check = _uploads_check(uploads)
-    if check.level is CheckLevel.WARN:
-        say(f"relay: warning: {plain(check.text)}; each may still complete", sys.stderr)
-    confirm(f"quiet since {members['quiet_since']} (2 listings equal); {_counts(result)}")
-    confirm(f"report: {folder.final}/report.json (+ .sig), sha256 {written.sha256}")
-    confirm(f"now switch the readers, then: relay finish {migration.name}")

@@ -35,7 +35,7 @@ from relay.ledger.states import MigrationState, PassKind, Phase, TransferState
 from relay.views.migrations import brief, summary
 from relay.views.pass_members import pass_members
 
-MINE: Final = frozenset({Phase.FIRST, Phase.STEADY, Phase.DELTA})
+FOLLOWED: Final = frozenset({Phase.FIRST, Phase.STEADY, Phase.DELTA})
 """The phases in which this command runs the passes; in the others `relay cutover` does."""
 WAIT_SECONDS: Final = 1.0
 """Seconds between two looks at the ledger while no pass is due."""
@@ -86,7 +86,7 @@ class Follower:
     quiet: bool
     as_json: bool
     passes: int | None = None
-    _told: int = 0
+    _last_printed: int = 0
     """The number of the last pass that was printed."""
 
     def run(self, order: MigrationRequest, *, overwrite_changed: bool = False) -> int:
@@ -99,7 +99,7 @@ class Follower:
         runner = PassRunner(
             self.ledger, self.engine, slots=self.slots, growth=self.growth, quiet=self.quiet
         )
-        ran, self._told = 0, self._last_settled(migration.id)
+        ran, self._last_printed = 0, self._last_settled(migration.id)
         while True:
             migration = self.ledger.migration(migration.id)
             phase = require_standing(migration).phase
@@ -107,13 +107,13 @@ class Follower:
                 return self._leave(migration)
             if ran == self.passes and migration.is_at_rest:
                 return self._end_of_passes(migration)
-            has_pass = phase in MINE and (not migration.is_at_rest or self._begin(migration))
+            has_pass = phase in FOLLOWED and (not migration.is_at_rest or self._begin(migration))
             code = runner.run(migration.id) if has_pass else self._wait(migration)
             if code is not None:
                 if not self.quiet:
                     say(STOPPED, sys.stderr)
                 return code
-            ran += self._tell_end(migration.id)
+            ran += self._print_ended(migration.id)
 
     def _adopt(self, order: MigrationRequest) -> Migration:
         """Return the standing migration of this request: a new one, or the one that the same
@@ -169,12 +169,12 @@ class Follower:
         passes = self.ledger.standing.passes(id, limit=2)
         return next((one.number for one in passes if one.ended is not None), 0)
 
-    def _tell_end(self, id: str) -> int:
+    def _print_ended(self, id: str) -> int:
         """Print the passes that have ended since the last time, and return their number."""
         newest = reversed(self.ledger.standing.passes(id, limit=100))
-        fresh = [one for one in newest if one.number > self._told and one.ended is not None]
+        fresh = [one for one in newest if one.number > self._last_printed and one.ended is not None]
         for one in fresh:
-            self._told = one.number
+            self._last_printed = one.number
             if self.as_json:
                 confirm(json.dumps(pass_members(one)))
             elif not self.quiet:
