@@ -104,6 +104,22 @@ def test_what_filters_leave_out_is_not_deleted(
     assert set(EXTRA) - set(read(tmp_path / "to")) == {"extra one"}
 
 
+def test_a_folder_that_the_source_marks_is_kept(terminal: Terminal, tmp_path: Path) -> None:
+    """The marker is not at the destination: the copies there are older than it."""
+    source, destination = tmp_path / "from", tmp_path / "to"
+    objects = {"cache/a": b"1", "cache/b": b"2", "c": b"3"}
+    for folder in (source, destination):
+        for name, content in objects.items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_bytes(content)
+    (source / "cache/.nobackup").touch()
+    (source / "cache/a").unlink()
+    words = ("--max-delete", "100%", "--exclude-if-present", ".nobackup")
+    code, end = mirror(terminal, source, destination, *words)
+    assert (code, end["extra"], end["deleted"]) == (0, 0, 0)
+    assert read(destination) == objects
+
+
 def test_links_at_the_destination_are_kept(
     terminal: Terminal, tmp_path: Path, objects: dict[str, bytes]
 ) -> None:

@@ -61,7 +61,17 @@ class ExtraNames:
             place, store = job.destination, self.stores.destination(job.destination, meter)
         chosen = None
         if job.filters is not None:
-            chosen = ListingFilter(job.filters, store, place, meter, now=job.accepted, seed=job.id)
+            # The source's markers decide about the destination's folders too.
+            marked = (self.stores.source(job.source, meter), job.source)
+            chosen = ListingFilter(
+                job.filters,
+                store,
+                place,
+                meter,
+                now=job.accepted,
+                seed=job.id,
+                marked=marked,
+            )
         tree = TreeToList(side=side, store=store, place=place, chosen=chosen)
         yield from tree.rows(self.space, sorts_all=True)
         as_destination = self.stores.destination(place, meter)
