@@ -335,10 +335,12 @@ def _written_columns(
     return found | {id: {"written": versions[id]} for id in certain}
 
 
-def _written_versions(connection: Connection, ids: Sequence[int]) -> dict[int, str]:
+def _written_versions(
+    connection: Connection, ids: Sequence[int], unwritten: str = "{}"
+) -> dict[int, str]:
     """Return the version that the destination reported for the object written there, as JSON, by
-    the ids of some arrived objects; an empty one without a receipt: it was there before."""
-    found = dict.fromkeys(ids, "{}")
+    the ids of some arrived objects; `unwritten` without a receipt: it was there before."""
+    found = dict.fromkeys(ids, unwritten)
     columns = (receipts.c.transfer_id, receipts.c.receipt)
     for some in in_chunks(ids):
         of_some = select(*columns).where(receipts.c.transfer_id.in_(some))
@@ -382,7 +384,7 @@ def begin_again(
     for some in in_chunks(ids):
         arrived = transfers.c.id.in_(some) & (transfers.c.migration_id == migration)
         arrived &= transfers.c.state.in_(sorted(PRESENT if is_refuted else COMPLETED))
-        written = _written_versions(connection, some) if is_refuted else {}
+        written = _written_versions(connection, some, _NEVER_OURS) if is_refuted else {}
         for row in connection.execute(
             select(transfers).where(arrived).order_by(transfers.c.id).with_for_update()
         ).all():
@@ -405,6 +407,8 @@ def begin_again(
     return listed
 
 
+_NEVER_OURS: Final = '{"size": -1}'
+"""A version that no object has: the object at the destination is another writer's."""
 _VANISHED: Final = {
     "code": DestinationLost.code,
     "side": "destination",

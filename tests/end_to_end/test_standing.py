@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import signal
 from collections.abc import Iterator
@@ -271,6 +272,33 @@ def test_an_audit_finds_what_others_did_and_a_pass_mends_it(clouds: Clouds) -> N
     assert clouds.missing() == ["tree/03", "tree/04"]
     found = json.loads((folder / "report.json").read_text())["cutover"]["accepted_refused"]
     assert found == {"objects": "2", "names": ["03", "04"]}
+
+
+@pytest.mark.timeout(60)
+def test_a_rehearsal_replaces_no_object_of_others(tmp_path: Path) -> None:
+    """Also where the first pass has skipped an object that was there before."""
+    terminal = Terminal(tmp_path, RELAY_EGRESS_ALLOW="127.0.0.1")
+    source, destination = tmp_path / "from", tmp_path / "to"
+    for folder, names in ((source, ("x", "y", "z")), (destination, ("x", "z"))):
+        folder.mkdir()
+        for name in names:
+            (folder / name).write_bytes(b"first")
+            os.utime(folder / name, (OLD, OLD))
+    words = ("follow", str(source), str(destination), "--passes", "1", "--every", "1s")
+    assert terminal.run(*words)[0] == 0
+    assert terminal.query("SELECT group_concat(state) FROM transfers").count("skipped") == 2
+    for name in ("x", "y"):
+        (destination / name).write_bytes(b"newer, and of another writer")
+    (destination / "z").unlink()
+    for _ in range(2):
+        code, out, _ = terminal.run("cutover", "1", "--rehearse")
+        assert code == 1 and "2 differs" in out
+    assert {path.read_bytes() for path in (destination / "x", destination / "y")} == {
+        b"newer, and of another writer"
+    }
+    assert (destination / "z").read_bytes() == b"first"  # a lost one is copied again
+    assert terminal.run(*words, "--overwrite-changed")[0] == 0
+    assert (destination / "x").read_bytes() == (destination / "y").read_bytes() == b"first"
 
 
 @pytest.mark.timeout(60)
