@@ -54,6 +54,11 @@ MIRROR = (
         help="With --mirror: an empty SRC may empty DST, within --max-delete.",
     ),
     click.option(
+        "--empty-folders",
+        is_flag=True,
+        help="With --mirror: a folder that SRC lacks or shows as empty may be emptied at DST.",
+    ),
+    click.option(
         "--trash",
         metavar="FOLDER",
         help=(
@@ -67,16 +72,18 @@ MIRROR = (
 def take_mirror_settings(options: dict[str, Any]) -> MirrorSettings | None:
     """Remove the flags of a mirror from the options, and return its settings, or None without
     --mirror. Raises click.UsageError for flags that need others."""
-    mirrors, limit, empty, trash = (
-        options.pop(name) for name in ("mirror", "max_delete", "empty_source", "trash")
-    )
+    names = ("mirror", "max_delete", "empty_source", "empty_folders", "trash")
+    mirrors, limit, empty, folders, trash = (options.pop(name) for name in names)
     if not mirrors:
-        if limit is not None or empty or trash is not None:
-            raise click.UsageError("--max-delete, --empty-source and --trash need --mirror")
+        if limit is not None or empty or folders or trash is not None:
+            flags = "--max-delete, --empty-source, --empty-folders and --trash"
+            raise click.UsageError(f"{flags} need --mirror")
         return None
     _refuse_object(options)
     trash = None if trash is None else absolute_path(trash, True)
-    return MirrorSettings(limit=limit or DeleteLimit(), empty_source=empty, trash=trash)
+    return MirrorSettings(
+        limit=limit or DeleteLimit(), empty_source=empty, empty_folders=folders, trash=trash
+    )
 
 
 def _refuse_object(options: Mapping[str, Any]) -> None:

@@ -75,6 +75,8 @@ class KeptReason(StrEnum):
     """The destination may have folded its name from another one of the source."""
     RETURNED = "returned"
     """The source has the name again."""
+    SOURCE_EMPTY = "source-empty"
+    """The source has nothing in its folder."""
     REFUSED = "refused"
     """The store refused the deletion, or the object is not one that may be deleted."""
     UNKNOWN = "unknown"
@@ -186,6 +188,8 @@ class MirrorSettings:
     limit: DeleteLimit = DeleteLimit()
     empty_source: bool = False
     """Whether an empty source may empty the destination, within the limit."""
+    empty_folders: bool = False
+    """Whether a folder that the source lacks, or shows as empty, may be emptied."""
     trash: str | None = None
     """The place into which deleted objects are copied first; None: they are just deleted."""
 
@@ -195,6 +199,7 @@ class MirrorSettings:
             "max_delete": self.limit.number,
             "max_percent": self.limit.percent,
             "empty_source": self.empty_source,
+            "empty_folders": self.empty_folders,
             "trash": self.trash,
         }
 

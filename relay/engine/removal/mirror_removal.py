@@ -5,7 +5,8 @@ then. An empty source, and more deletions than the limit, delete nothing at all:
 wrong prefix or a lost mount. Each object is deleted only if the source says now that it has no
 object of that name, and if the destination still has the version that was listed; the deletion is
 conditional on that version. A name that the destination may have folded from one of the source's
-names is never deleted.
+names is never deleted, nor one in a folder that the source lacks or shows as empty (unless that is
+allowed), nor one in a folder that may be the source's (`distinct_places.py`).
 
 Decided here: which objects are deleted. Never here: how a store deletes (`stores/`)."""
 
@@ -23,9 +24,11 @@ from gevent.pool import Pool
 from relay.engine.cleanup import NOT_ASKED, may_be_done
 from relay.engine.inspection import inspect_object
 from relay.engine.migration_request import MigrationJob
-from relay.engine.removal.distinct_places import are_distinct, names_below
+from relay.engine.removal.distinct_places import DistinctPlaces, folder_in, names_below
+from relay.engine.removal.empty_folders import EmptyFolders
 from relay.engine.removal.extra_names import ExtraNames
 from relay.engine.removal.trash import Trash
+from relay.engine.removal.unwritable_source import UnwritableSource
 from relay.engine.removal.version_questions import kept_end
 from relay.engine.transfer_engine import TransferEngine
 from relay.engine.tree_listing import in_pages
@@ -132,10 +135,17 @@ class MirrorRemoval:
     _stopping: bool = field(default=False, init=False)
     _failing: bool = field(default=False, init=False)
     """Whether a store did not answer in time: the next objects are not retried."""
+    _distinct: DistinctPlaces | None = field(default=None, init=False)
+    _unwritable: UnwritableSource | None = field(default=None, init=False)
+    _empty: EmptyFolders = field(init=False)
+    _empties_folders: bool = field(default=False, init=False)
     _deleted: int = field(default=0, init=False)
     _unknown: int = field(default=0, init=False)
     _kept: Counter[str] = field(default_factory=Counter, init=False)
     _samples: list[DeletionEnd] = field(default_factory=list, init=False)
+
+    def __post_init__(self) -> None:
+        self._empty = EmptyFolders(self.engine.stores, self.job.source, self._meter)
 
     def stop(self) -> None:
         """End the run after the objects under way."""
@@ -153,15 +163,19 @@ class MirrorRemoval:
         pages = in_pages(rows, PAGE)
         page = next(pages, [])  # both listings have ended then
         limit = self.settings.limit.most(found.destination_objects)
-        refusal, detail = self._refusal(found, limit)
         if found.unsafe:
             self._kept[KeptReason.REFUSED] += found.unsafe
         done = 0
-        while page and refusal is None and not self._stopping:
-            self._handle(page)
-            done += len(page)
-            tell(done)
-            page = next(pages, [])
+        try:
+            refusal, detail = self._refusal(found, limit, page)
+            while page and refusal is None and not self._stopping:
+                self._handle(page)
+                done += len(page)
+                tell(done)
+                page = next(pages, [])
+        finally:
+            if self._distinct is not None:
+                self._distinct.close()
         if not self._stopping:
             passing = any(KeptReason(reason).may_pass for reason in self._kept)
             left = self._unknown or passing or refusal is not None
@@ -179,25 +193,40 @@ class MirrorRemoval:
             samples=tuple(self._samples),
         )
 
-    def _refusal(self, found: ExtraNames, limit: int) -> tuple[Refusal | None, str | None]:
-        """Return why nothing may be deleted, or None. Raises as `are_distinct`."""
-        if not found.extras:
+    def _refusal(
+        self, found: ExtraNames, limit: int, page: Sequence[TreeRow]
+    ) -> tuple[Refusal | None, str | None]:
+        """Return why nothing may be deleted, or None. Raises as DistinctPlaces.begin."""
+        if not page:
             return None, None
         if found.gap is not None:
             return Refusal.INCOMPLETE, found.gap
         if not found.source_objects and not self.settings.empty_source:
             return Refusal.SOURCE_EMPTY, "the source has no object: is it the right place?"
+        self._empties_folders = self.settings.empty_folders or not found.source_objects
         if found.extras > limit:
             return (
                 Refusal.TOO_MANY,
                 f"{found.extras:,} of {found.destination_objects:,} objects would be deleted, and"
                 f" {limit:,} may be",
             )
-        meter, job = self._meter(), self.job
-        ask = partial(are_distinct, self.engine.stores, job.source, job.destination, meter)
-        if not self._patience(meter).retry(ask):
-            return Refusal.NOT_DISTINCT, "nothing shows that source and destination are two places"
-        return None, None
+        doubt = self._patience(self._meter()).retry(partial(self._compare_roots, page[0].name))
+        return (None, None) if doubt is None else (Refusal.NOT_DISTINCT, doubt)
+
+    def _compare_roots(self, like: str) -> str | None:
+        """Return why the two places may not be two, or None. Raises as DistinctPlaces.begin."""
+        if self._distinct is None:
+            self._distinct = DistinctPlaces(
+                self.engine.stores,
+                self.job.destination,
+                self.job.source,
+                self._meter,
+                deletes_at_source=False,
+            )
+        doubt = self._distinct.begin(like) or self._distinct.here_refuses
+        if doubt is None and self._distinct.there_refuses is not None:
+            self._unwritable = UnwritableSource(self.ledger, self.engine.stores, self.job)
+        return doubt or self._distinct.doubt_of_tops()
 
     def settle_stopped(self) -> None:
         """Settle the deletions of a run that was stopped, as far as their objects are gone: no
@@ -306,6 +335,17 @@ class MirrorRemoval:
             )
         return Candidate(row.name, there, DeletionBasis.ABSENT)
 
+    def _doubt_of_folder(self, name: str) -> DeletionEnd | None:
+        """Return why nothing in the object's folder may be deleted, or None. Raises RelayError."""
+        folder = folder_in(name)
+        is_empty = self._empty.is_empty(folder)
+        if is_empty and self.job.source.store != "s3" and not self._empties_folders:
+            why = f"the source has nothing in the folder {folder!a}: was it lost?"
+            return kept_end(name, KeptReason.SOURCE_EMPTY, why)
+        assert self._distinct is not None  # `run` asked it first
+        doubt = self._distinct.doubt_of(folder, name, pairs=not is_empty)
+        return None if doubt is None else kept_end(name, KeptReason.ONE_PLACE, doubt)
+
     def _delete(self, one: Candidate) -> DeletionEnd | None:
         """Ask the source for the name, and delete the object. Return its end, or None if its
         deletion was sent and its answer was lost."""
@@ -335,7 +375,8 @@ class _ExtraDeletion:
         """Ask whether the source has the name, and delete the object if it has not. Raises
         RelayError."""
         source, destination = self.removal._places(self.one.name)
-        kept = self._keep_copy(destination) or self._doubt_of_extra(source)
+        kept = self.removal._doubt_of_folder(self.one.name)
+        kept = kept or self._keep_copy(destination) or self._doubt_of_extra(source)
         return self._send(destination) if kept is None else kept
 
     def _keep_copy(self, place: Location) -> DeletionEnd | None:
@@ -356,6 +397,10 @@ class _ExtraDeletion:
             if _doubt_of_absence(stores.source(place, self.meter), place, name) is not None:
                 why = f"the source has {other!a}, which may be this object"
                 return kept_end(name, KeptReason.ONE_PLACE, why)
+        if self.removal._unwritable is not None:
+            may_be = self.removal._unwritable.doubt_of(name, self.one.version, self.meter)
+            if may_be is not None:
+                return kept_end(name, KeptReason.ONE_PLACE, may_be)
         # Step 2: the source says now that it has none of that name. It is asked as a destination:
         # no cache may answer.
         return _doubt_of_absence(stores.destination(source, self.meter), source, name)

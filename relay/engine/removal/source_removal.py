@@ -7,8 +7,8 @@ That an object is about to be deleted is recorded first, some objects at a time,
 crash the same questions are asked again; an object that is gone then was deleted by relay. An
 object that was there already is deleted only if both stores report one digest of it.
 
-Nothing is deleted before all objects of the migration are settled, and before a probe has shown
-that the two folders are two places (`distinct_places.py`).
+Nothing is deleted before all objects of the migration are settled, and before probes have shown
+that the object's two folders are two places (`distinct_places.py`).
 
 Decided here: which objects are deleted. Never here: how a store deletes (`stores/`)."""
 
@@ -28,7 +28,14 @@ from relay.engine.cleanup import NOT_ASKED, may_be_done
 from relay.engine.comparison import looks_same
 from relay.engine.inspection import inspect_object
 from relay.engine.migration_request import MigrationJob
-from relay.engine.removal.distinct_places import are_distinct, names_within
+from relay.engine.removal.distinct_places import (
+    DEEPEST,
+    NOT_SHOWN,
+    DistinctPlaces,
+    are_other_buckets,
+    folder_in,
+    names_within,
+)
 from relay.engine.removal.second_reading import age_of, needs_second_reading, read_again
 from relay.engine.removal.version_questions import (
     common_digest,
@@ -87,7 +94,6 @@ SOURCE: Final = "source"
 DIGESTING: Final = frozenset({"s3"})
 """Stores that compute the digests which they report. A checksum of ownCloud and Nextcloud is that
 of the client that uploaded the object, and may be older than its bytes."""
-NOT_DISTINCT: Final = "nothing shows that source and destination are two places"
 
 
 def require_deleting_source(
@@ -162,7 +168,11 @@ class SourceRemoval:
     clock: Callable[[], float] = time.time
     abreast: int = ABREAST
     _stopping: bool = field(default=False, init=False)
-    _distinct: bool | None = field(default=None, init=False)
+    _distinct: DistinctPlaces | None = field(default=None, init=False)
+    _place_doubt: str | None = field(default=None, init=False)
+    """Why nothing at all may be deleted."""
+    _is_one_folder: bool = field(default=False, init=False)
+    """Whether one object is renamed in its folder."""
     _is_outside: bool = field(default=False, init=False)
     """Whether an object has shown that the source is not inside the destination."""
     _failing: bool = field(default=False, init=False)
@@ -183,12 +193,16 @@ class SourceRemoval:
         Raises SameObject, before anything was deleted, StoreError if the probe fails, and
         LedgerFailed."""
         done = 0
-        for page in self._pages():
-            self._handle(page)
-            done += len(page)
-            tell(done)
-            if self._stopping:
-                break
+        try:
+            for page in self._pages():
+                self._handle(page)
+                done += len(page)
+                tell(done)
+                if self._stopping:
+                    break
+        finally:
+            if self._distinct is not None:
+                self._distinct.close()
         if not self._stopping:
             passing = any(KeptReason(reason).may_pass for reason in self._kept)
             left = self._waiting or self._unknown or passing
@@ -221,13 +235,13 @@ class SourceRemoval:
         found: list[tuple[TransferRow, Candidate]] = []
         pool: Any = Pool(self.abreast)
         names = [row.name for row in rows if row.state != TransferState.UNVERIFIED]
-        is_distinct = bool(names) and self._are_distinct(names)
+        doubt = self._doubt_of_places(names) if names else None
         judge = lambda row: (row, self._judge(row, earlier.get(row.name)))  # noqa: E731
         for row, judged in pool.imap_unordered(judge, rows):
             if isinstance(judged, DeletionEnd):
                 ends.append(judged)
-            elif not is_distinct:
-                ends.append(kept_end(row.name, KeptReason.ONE_PLACE, NOT_DISTINCT))
+            elif doubt is not None:
+                ends.append(kept_end(row.name, KeptReason.ONE_PLACE, doubt))
             else:
                 found.append((row, judged))
         # Step 2: the intent, and then the questions and the deletion of each object.
@@ -282,20 +296,21 @@ class SourceRemoval:
 
     # -- one object
 
-    def _are_distinct(self, names: Sequence[str]) -> bool:
-        """Return whether the two places are certainly two: a probe shows it once, and one of the
+    def _doubt_of_places(self, names: Sequence[str]) -> str | None:
+        """Return why the two places may not be two, or None: probes show it once, and one of the
         source's objects, of which some may have these `names`. Raises SameObject if they are one,
         and StoreError."""
         if self._distinct is None:
-            self._distinct = self._probe()
-        if self._distinct and not self._is_outside and self.job.recursive:
+            self._place_doubt = self._probe(names[0])
+        if self._place_doubt is None and not self._is_outside and self.job.recursive:
             answers = (
                 self._patience(self._meter()).retry(partial(self._is_inside, name))
                 for name in names[:SAMPLES]
             )
             inside = next((one for one in answers if one is not None), None)
-            self._distinct, self._is_outside = not inside, inside is False
-        return self._distinct
+            self._place_doubt = NOT_SHOWN if inside else None
+            self._is_outside = inside is False
+        return self._place_doubt
 
     def _is_inside(self, name: str) -> bool | None:
         """Return whether the destination may contain the source under another name, by one of the
@@ -312,22 +327,47 @@ class SourceRemoval:
                 return True
         return False
 
-    def _probe(self) -> bool:
+    def _probe(self, name: str) -> str | None:
         source, destination = self.job.source, self.job.destination
-        meter, stores = self._meter(), self.engine.stores
-        if self.job.recursive:
-            ask = partial(are_distinct, stores, source, destination, meter)
-            return self._patience(meter).retry(ask)
-        folders = (folder_of(source), folder_of(destination))
-        ask = partial(are_distinct, stores, *folders, meter, deepest=1)
+        folders = (source, destination)
+        if not self.job.recursive:
+            folders = (folder_of(source), folder_of(destination))
+        self._distinct = DistinctPlaces(
+            self.engine.stores,
+            *folders,
+            self._meter,
+            deletes_at_source=True,
+            purge=self.settings.purge,
+            deepest=DEEPEST if self.job.recursive else 0,
+        )
+        begin = partial(self._distinct.begin, name or _last_name(source))
         try:
-            return self._patience(meter).retry(ask)
+            doubt = self._patience(self._meter()).retry(begin)
         except SameObject:
             # Two names in one folder, unless the store may fold them.
-            names = (self.job.source.path, self.job.destination.path)
-            if len({fold(unquote(name.rpartition("/")[2])) for name in names}) == 1:
+            if self.job.recursive or fold(_last_name(source)) == fold(_last_name(destination)):
                 raise
+            self._is_one_folder = True
+            return None
+        refusal = self._distinct.there_refuses
+        if not are_other_buckets(source, destination):
+            refusal = refusal or self._distinct.here_refuses
+        return doubt or refusal
+
+    def _doubt_of_folder(self, name: str) -> str | None:
+        """Return why the object's folder may be one place with something at the destination.
+        Raises retryable errors."""
+        if self._is_one_folder:
+            return None
+        if self._distinct is None:
+            return NOT_SHOWN
+        return self._distinct.doubt_of(folder_in(name), name or _last_name(self.job.source))
+
+    def _has_asked(self, name: str) -> bool:
+        """Return whether the doubt of the object's folder is known."""
+        if self._is_one_folder or self._distinct is None:
             return True
+        return self._distinct.has_asked(folder_in(name))
 
     def _places(self, name: str) -> tuple[Location, Location]:
         source, destination = self.job.source, self.job.destination
@@ -443,7 +483,24 @@ class _ObjectDeletion:
 
     def ask_and_delete(self) -> DeletionEnd:
         """Ask the three questions, and delete the object. Raises RelayError."""
-        name, settings = self.row.name, self.removal.settings
+        name = self.row.name
+        kept = self._doubt()
+        if kept is None:
+            # Only now: the source has shown the object, so the probes make no folder.
+            was_asked = self.removal._has_asked(name)
+            doubt = self.removal._doubt_of_folder(name)
+            if doubt is not None:
+                return kept_end(name, KeptReason.ONE_PLACE, doubt)
+            kept = None if was_asked else self._doubt()  # the probes took a while
+        if kept is not None:
+            return kept
+        reach("before-delete")
+        source, _ = self.removal._places(name)
+        return self._send(source, self.removal.settings.purge)
+
+    def _doubt(self) -> DeletionEnd | None:
+        """Ask the three questions; return how the object ended if it can't be deleted."""
+        name = self.row.name
         source, destination = self.removal._places(name)
         # Question 1, whether it is proved, was answered by `judge_receipt` or `_judge_skip`.
         there = self.removal._find_copy(name, destination, self.meter)
@@ -461,10 +518,7 @@ class _ObjectDeletion:
             source.store, self.row, here, self.removal.clock()
         ):
             doubtful = self._read_again(source, here)
-        if doubtful is not None:
-            return doubtful
-        reach("before-delete")
-        return self._send(source, settings.purge)
+        return doubtful
 
     def _doubt_of_source(
         self, here: Version, there: Version, source: Location, destination: Location
@@ -515,6 +569,10 @@ class _ObjectDeletion:
             raise
         reach("after-delete")
         return DeletionEnd(name, DeletionState.DELETED, marker=done.marker, window=done.window)
+
+
+def _last_name(place: Location) -> str:
+    return unquote(place.path.rpartition("/")[2])
 
 
 def _is_open(row: DeletionRow | None) -> bool:
