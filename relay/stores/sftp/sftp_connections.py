@@ -2,10 +2,10 @@
 
 Theory of operation. A session is one process and one connection. One fills a line, but its server
 handles one request at a time, and an fsync takes it some milliseconds: so a busy account gets up to
-MOST sessions, opened beside the running transfers. A server that allows fewer is believed for a
-while. A login that was refused is not tried again for a moment: with many slots, it would be a
-burst that servers answer by blocking the address. A session without a transfer ends after
-`idle_seconds`.
+MOST sessions. Each is opened in a greenlet of its own, since many transfers may wait for it. A
+server that allows fewer is believed for a while. A login that was refused is not tried again for a
+moment: with many slots, it would be a burst that servers answer by blocking the address. A session
+without a transfer ends after `idle_seconds`.
 
 Decided here: how many sessions. Never here: how one is opened (`ssh_child.py`)."""
 
@@ -23,6 +23,7 @@ from relay.errors import ConfigError, EgressDenied, RelayError, Side
 from relay.stores.sftp.account import SCHEME, SftpAccount
 from relay.stores.sftp.sftp_session import SftpSession
 from relay.stores.sftp.ssh_child import SshProgram
+from relay.transfer_limits import Limits
 from relay.wire.dial import Dialer
 from relay.wire.exchange import Wire
 from relay.wire.watchdog import Watchdog
@@ -103,7 +104,7 @@ class _AccountSessions:
         self._opening = 0
         self._changed = Event()
         self._fewer_until = 0.0
-        self._failure: RelayError | None = None
+        self._failure: Exception | None = None
         self._failures = 0
         self._refused_until = 0.0
         self._timer: Any = None
@@ -126,11 +127,12 @@ class _AccountSessions:
             if best is not None:
                 if best.transfers and self._may_open_more():
                     self._opening += 1
-                    gevent.spawn(self._open_beside, meter)
+                    gevent.spawn(self._open_beside, side, meter.limits)
                 return best
             if not self._opening:
+                self._raise_refusal(side)
                 self._opening += 1
-                return self._open_one(side, meter)
+                gevent.spawn(self._open_beside, side, meter.limits)
             self._changed.clear()
             self._changed.wait(meter.tick_seconds)
             meter.check()
@@ -164,36 +166,42 @@ class _AccountSessions:
             return False
         return self._clock() >= self._fewer_until
 
-    def _open_one(self, side: Side, meter: Watchdog) -> SftpSession:
-        """Open a session; `_opening` counts it already. Raises as `SftpConnections.take`."""
+    def _open_beside(self, side: Side, limits: Limits) -> None:
+        """Open a session in a greenlet of its own; `_opening` counts it already. The end of the
+        transfer that asked for it does not end the login: others may wait for it too."""
         try:
-            self._raise_refusal(side)
-            session = SftpSession(self._account, self._clock)
-            self._program.start(
-                self._dialer(),
-                side,
-                lambda child, deadline: session.begin(child, side, meter, deadline),
-            )
+            session = self._open_one(side, Watchdog.of_listing(limits))
+            session.idle_since = self._clock()
             self._open.append(session)
-            return session
-        except RelayError as error:
-            self._failure, self._failures = error, self._failures + 1
-            if not error.retryable and not isinstance(error, EgressDenied | ConfigError):
-                self._refused_until = self._clock() + REFUSED_SECONDS
-            raise
+            self.watch_idle()
+        except Exception as error:
+            self._note_failure(error)
+            if not isinstance(error, RelayError):
+                raise
         finally:
             self._opening -= 1
             self._changed.set()
 
-    def _open_beside(self, asked: Watchdog) -> None:
-        """Open a further session, while transfers use the others."""
-        try:
-            session = self._open_one("relay", Watchdog(asked.limits))
-        except RelayError:
+    def _open_one(self, side: Side, meter: Watchdog) -> SftpSession:
+        """Open a session. Raises as `SftpConnections.take`."""
+        session = SftpSession(self._account, self._clock)
+        self._program.start(
+            self._dialer(),
+            side,
+            lambda child, deadline: session.begin(child, side, meter, deadline),
+        )
+        return session
+
+    def _note_failure(self, error: Exception) -> None:
+        self._failure, self._failures = error, self._failures + 1
+        if any(session.is_open for session in self._open):
             self._fewer_until = self._clock() + FEWER_SECONDS
-            return
-        session.idle_since = self._clock()
-        self.watch_idle()
+        if (
+            isinstance(error, RelayError)
+            and not error.retryable
+            and not isinstance(error, EgressDenied | ConfigError)
+        ):
+            self._refused_until = self._clock() + REFUSED_SECONDS
 
     def _raise_refusal(self, side: Side) -> None:
         """Raise the error of a login that was refused just now."""
@@ -210,9 +218,18 @@ class _AccountSessions:
         self.watch_idle()
 
 
-def _copy_of(error: RelayError, side: Side) -> RelayError:
-    """Return the error of a login for another transfer that waited for it."""
-    return type(error)(error.message, side=side, retryable=error.retryable, hint=error.hint)
+def _copy_of(error: Exception, side: Side) -> Exception:
+    """Return the error of a login for a transfer that waited for it. A failure of relay itself
+    keeps its side."""
+    if not isinstance(error, RelayError):
+        return error
+    return type(error)(
+        error.message,
+        side=error.side if error.side == "relay" else side,
+        retryable=error.retryable,
+        retry_after=error.retry_after,
+        hint=error.hint,
+    )
 
 
 def connections_of(wire: Wire) -> SftpConnections:
