@@ -48,9 +48,11 @@ class DeletionLedger:
         """As folded_names.names_folded_with."""
         return self.access.read(lambda c: names_folded_with(c, id, names))
 
-    def newest(self, id: str, side: str, names: Iterable[str]) -> dict[str, DeletionRow]:
+    def newest(
+        self, id: str, side: str, names: Iterable[str], states: Collection[str] = ()
+    ) -> dict[str, DeletionRow]:
         """As deletions.newest."""
-        return self.access.read(lambda c: deletions.newest(c, id, side, names))
+        return self.access.read(lambda c: deletions.newest(c, id, side, names, states))
 
     def intend(self, id: str, side: str, some: Sequence[Candidate]) -> None:
         """As deletions.intend."""

@@ -41,9 +41,9 @@ deletions = Table(
 )
 """One object that is deleted, or that was kept. `name` is as in `transfers`, and `hash` its MD5,
 since an index entry has a maximum length. `version`, as JSON, is the one that may be deleted.
-`basis` is why it may be; `reason` and `detail` are why it was kept. Of a deleted object `detail` is
-the trash that has its copy, or null. `marker` is the id of the
-delete marker that the store made. `note` is `window` where the store did not compare the version
-itself. `at` is the time of the state; `undone` that of an undo."""
+`basis` is why it may be; `reason` and `detail` are why it was kept. Of one that is or was deleted
+`detail` is its copy in a trash (TrashCopy), or null. `marker` is the id of the delete marker that
+the store made. `note` is `window` where the store did not compare the version itself. `at` is the
+time of the state; `undone` that of an undo."""
 Index("deletions_by_name", deletions.c.migration_id, deletions.c.side, deletions.c.hash)
 Index("deletions_by_state", deletions.c.migration_id, deletions.c.state, deletions.c.id)

@@ -5,6 +5,7 @@ here: SQL, and when an object may be deleted (`engine/removal/`)."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass, field
 from enum import StrEnum
@@ -89,12 +90,37 @@ class KeptReason(StrEnum):
 
 
 @dataclass(frozen=True)
+class TrashCopy:
+    """The copy of a deleted object in a trash: `trash` is the folder as its user named it, and
+    `name` the copy's below it. `version` is the one that was proved; None: not known."""
+
+    trash: str
+    name: str
+    version: Version | None = None
+
+    def to_text(self) -> str:
+        """Return the copy as the detail of a deletion."""
+        version = None if self.version is None else self.version.to_json()
+        return json.dumps({"trash": self.trash, "name": self.name, "version": version})
+
+    @classmethod
+    def from_text(cls, detail: str) -> TrashCopy:
+        """Return the copy of `to_text`."""
+        members = json.loads(detail)
+        found = members["version"]
+        version = None if found is None else version_of_json(found)
+        return cls(members["trash"], members["name"], version)
+
+
+@dataclass(frozen=True)
 class Candidate:
-    """An object that may be deleted: its name, the version, and why it may be."""
+    """An object that may be deleted: its name, the version, and why it may be; and where it is
+    copied first, if there is a trash."""
 
     name: str
     version: Version
     basis: DeletionBasis
+    copy: TrashCopy | None = None
 
 
 @dataclass(frozen=True)

@@ -107,13 +107,16 @@ def earlier_receipts(
 
 
 def newest(
-    connection: Connection, id: str, side: str, names: Iterable[str]
+    connection: Connection, id: str, side: str, names: Iterable[str], states: Collection[str] = ()
 ) -> dict[str, DeletionRow]:
-    """Return the newest row of each of these names that has one."""
+    """Return the newest row of each of these names that has one; with `states`, the newest in one
+    of them."""
     found: dict[str, DeletionRow] = {}
     for some in in_chunks(sorted(set(names))):
         query = _of_side(select(deletions), id, side)
         query = query.where(deletions.c.hash.in_([md5(name) for name in some]))
+        if states:
+            query = query.where(deletions.c.state.in_(sorted(states)))
         for row in connection.execute(query.order_by(deletions.c.id)):
             found[row.name] = _row_of(row)
     return found
@@ -128,7 +131,7 @@ def intend(connection: Connection, id: str, side: str, some: Sequence[Candidate]
             "version": json.dumps(one.version.to_json()),
             "basis": one.basis,
             "reason": None,
-            "detail": None,
+            "detail": None if one.copy is None else one.copy.to_text(),
             "at": time.time(),
         }
         _write(connection, id, side, one.name, values=values, row=earlier.get(one.name))

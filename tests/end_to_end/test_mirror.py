@@ -181,6 +181,43 @@ def test_names_that_relay_does_not_take_are_kept(
     assert os.path.exists(odd)
 
 
+def in_trash(trash: Path) -> dict[str, bytes]:
+    """Return the objects in a trash of one migration by the names that they had."""
+    return {name.partition("/")[2].rpartition("~")[0]: data for name, data in read(trash).items()}
+
+
+def test_nothing_in_a_trash_is_replaced(terminal: Terminal, tmp_path: Path) -> None:
+    """The same command continues a migration of which an object fails."""
+    source, destination, trash = (tmp_path / name for name in ("from", "to", "trash"))
+    plant(source)
+    os.mkfifo(source / "fails")
+    destination.mkdir()
+    words = ("--max-delete", "100%", "--trash", str(trash))
+    for version in (b"version 1", b"version 2"):
+        for name in ("x", "X"):
+            (destination / name).write_bytes(version)
+        assert mirror(terminal, source, destination, *words)[1]["deleted"] == 2
+    assert sorted(read(trash).values()) == [b"version 1"] * 2 + [b"version 2"] * 2
+    assert len({name.casefold() for name in read(trash)}) == 4
+    assert terminal.query("SELECT count(*) FROM migrations") == 1
+    code, out, _ = terminal.run("undo", "1")
+    assert (code, read(destination)["x"]) == (3, b"version 2")
+    assert "2 deletions undone" in out and "deleted once more later" in out
+
+
+def test_undo_restores_the_deleted_object_only(
+    terminal: Terminal, tmp_path: Path, objects: dict[str, bytes]
+) -> None:
+    source, destination, trash = (tmp_path / name for name in ("from", "to", "trash"))
+    words = ("--max-delete", "3", "--trash", str(trash))
+    assert mirror(terminal, source, destination, *words)[0] == 0
+    (changed,) = trash.glob("*/extra one~*")
+    changed.write_bytes(b"2")
+    code, out, _ = terminal.run("undo", "1")
+    assert (code, "the trash has another object" in out) == (3, True)
+    assert "extra one" not in read(destination)
+
+
 def test_a_trash_gives_deleted_objects_back(
     terminal: Terminal, tmp_path: Path, objects: dict[str, bytes]
 ) -> None:
@@ -188,7 +225,7 @@ def test_a_trash_gives_deleted_objects_back(
     words = ("--max-delete", "3", "--trash", str(trash))
     code, end = mirror(terminal, source, destination, *words)
     assert (code, end["deleted"], read(destination)) == (0, 3, objects), end
-    assert {name.partition("/")[2]: data for name, data in read(trash).items()} == EXTRA
+    assert in_trash(trash) == EXTRA
     (destination / "extra one").write_bytes(b"another")
     code, out, err = terminal.run("undo", "1")
     assert (code, "2 deletions undone" in out) == (3, True), out + err

@@ -6,7 +6,7 @@ Decided here: which deletions can be undone. Never here: how a store removes a m
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from functools import partial
 from typing import Any, Final
@@ -16,7 +16,7 @@ from gevent.pool import Pool
 from relay.engine.removal.trash import Trash
 from relay.engine.transfer_engine import TransferEngine
 from relay.errors import RelayError
-from relay.ledger.deletion_values import DeletionRow, DeletionState
+from relay.ledger.deletion_values import DeletionRow, DeletionState, TrashCopy
 from relay.ledger.ledger import Ledger
 from relay.location import Location
 from relay.receipt import Version
@@ -52,6 +52,7 @@ class MarkerRemoval:
     samples: list[tuple[str, str]] = field(default_factory=list, init=False)
     """The names of the first failures, with their reasons."""
     _stopping: bool = field(default=False, init=False)
+    _newest: set[int] = field(default_factory=set, init=False)
 
     def stop(self) -> None:
         """End the run after the objects under way."""
@@ -68,6 +69,7 @@ class MarkerRemoval:
             after, done = page[-1].id, done + len(page)
             rows = [row for row in page if row.undone is None]
             marked = [row for row in rows if row.marker is not None or row.detail is not None]
+            self._newest = self._newest_of(marked)
             self.lost += len(rows) - len(marked)
             ends = list(pool.imap_unordered(lambda row: (row, self._restore(row)), marked))
             self.ledger.deletions.note_undone([row.id for row, why in ends if why is None])
@@ -75,6 +77,15 @@ class MarkerRemoval:
                 self._count(row.name, why)
             tell(done)
         return self
+
+    def _newest_of(self, rows: Sequence[DeletionRow]) -> set[int]:
+        """Return the ids of the rows that are the last deletions of their names."""
+        found: set[int] = set()
+        for side in {row.side for row in rows}:
+            names = [row.name for row in rows if row.side == side]
+            newest = self.ledger.deletions.newest(self.id, side, names, [DeletionState.DELETED])
+            found |= {row.id for row in newest.values()}
+        return found
 
     def _count(self, name: str, why: str | None) -> None:
         if why is None:
@@ -87,6 +98,8 @@ class MarkerRemoval:
     def _restore(self, row: DeletionRow) -> str | None:
         """Undo a deletion; return why that was not possible, or None."""
         meter = Watchdog(self.engine.limits)
+        if row.id not in self._newest:
+            return "an object of that name was deleted once more later"
         if row.marker is None:
             return self._copy_back(row)
         patience = ListingRetries(self.engine.limits.listing_seconds, meter)
@@ -99,8 +112,9 @@ class MarkerRemoval:
 
     def _copy_back(self, row: DeletionRow) -> str | None:
         assert row.detail is not None  # a row without a marker has a trash
+        copy = TrashCopy.from_text(row.detail)
         try:
-            return self.open_trash(row.detail).restore(row.name, self._place_of(row))
+            return self.open_trash(copy.trash).restore(copy, self._place_of(row), row.version)
         except RelayError as error:
             return error.message
 

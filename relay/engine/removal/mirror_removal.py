@@ -47,6 +47,7 @@ from relay.ledger.deletion_values import (
     KeptReason,
     MirrorSettings,
     RemovalState,
+    TrashCopy,
 )
 from relay.ledger.ledger import Ledger
 from relay.location import Location
@@ -234,9 +235,8 @@ class MirrorRemoval:
         after = 0
         while rows := self.ledger.deletions.page(self.job.id, [DeletionState.DELETING], after):
             after = rows[-1].id
-            gone = [row.name for row in rows if row.side == SIDE and self._is_gone(row.name)]
-            text = None if self.trash is None else self.trash.text
-            ends = [DeletionEnd(name, DeletionState.DELETED, detail=text) for name in gone]
+            gone = [row for row in rows if row.side == SIDE and self._is_gone(row.name)]
+            ends = [DeletionEnd(row.name, DeletionState.DELETED, detail=row.detail) for row in gone]
             self.ledger.deletions.settle(self.job.id, SIDE, ends)
 
     def _is_gone(self, name: str) -> bool:
@@ -333,7 +333,8 @@ class MirrorRemoval:
             return kept_end(
                 row.name, KeptReason.DESTINATION_CHANGED, "it is not the version that was listed"
             )
-        return Candidate(row.name, there, DeletionBasis.ABSENT)
+        copy = None if self.trash is None else self.trash.new_copy(row.name)
+        return Candidate(row.name, there, DeletionBasis.ABSENT, copy)
 
     def _doubt_of_folder(self, name: str) -> DeletionEnd | None:
         """Return why nothing in the object's folder may be deleted, or None. Raises RelayError."""
@@ -366,7 +367,8 @@ class _ExtraDeletion:
     removal: MirrorRemoval
     one: Candidate
     is_sent: bool = False
-    is_in_trash: bool = False
+    copy: TrashCopy | None = None
+    """The proved copy in the trash."""
 
     def __post_init__(self) -> None:
         self.meter = self.removal._meter()
@@ -381,12 +383,14 @@ class _ExtraDeletion:
 
     def _keep_copy(self, place: Location) -> DeletionEnd | None:
         """Copy the object into the trash, if there is one; return why it is kept, or None."""
-        trash = self.removal.trash
-        if trash is None or self.is_in_trash:
+        trash, copy = self.removal.trash, self.one.copy
+        if trash is None or copy is None or self.copy is not None:
             return None
-        unproved = trash.keep_copy(self.one.name, place, self.one.version)
-        self.is_in_trash = unproved is None
-        return unproved
+        done = trash.keep_copy(self.one.name, place, self.one.version, copy)
+        if isinstance(done, DeletionEnd):
+            return done
+        self.copy = done
+        return None
 
     def _doubt_of_extra(self, source: Location) -> DeletionEnd | None:
         """Return why the object may be one of the source, or None."""
@@ -415,7 +419,7 @@ class _ExtraDeletion:
             done = store.delete_version(destination, self.one.version)
         except NotFound:
             if self.is_sent:
-                return DeletionEnd(name, DeletionState.DELETED, detail=self._trash_text())
+                return DeletionEnd(name, DeletionState.DELETED, detail=self._copy_text())
             return kept_end(name, KeptReason.GONE, "the destination no longer has it")
         except PreconditionFailed as error:
             return kept_end(name, KeptReason.DESTINATION_CHANGED, error.message)
@@ -430,12 +434,11 @@ class _ExtraDeletion:
             DeletionState.DELETED,
             marker=done.marker,
             window=done.window,
-            detail=self._trash_text(),
+            detail=self._copy_text(),
         )
 
-    def _trash_text(self) -> str | None:
-        trash = self.removal.trash
-        return None if trash is None else trash.text
+    def _copy_text(self) -> str | None:
+        return None if self.copy is None else self.copy.to_text()
 
 
 def _doubt_of_absence(store: Any, source: Location, name: str) -> DeletionEnd | None:
