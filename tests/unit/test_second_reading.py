@@ -4,10 +4,12 @@ change."""
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from relay.engine.removal.second_reading import needs_second_reading
+from relay.engine.removal.second_reading import needs_second_reading, read_again
 from relay.ledger.pages import TransferRow
 from relay.location import parse_location
 from relay.receipt import Version
@@ -65,3 +67,12 @@ def test_a_file_system_that_dates_in_seconds(
     changed = (int(NOW) - seconds_before) * 10**9 + nanoseconds
     tag = f'"{12:x}-{changed:x}-{changed:x}-{1:x}"'
     assert needs_second_reading("local", ROW, object_aged(None, tag), NOW) is is_needed
+
+
+def test_a_date_in_the_future_is_not_awaited() -> None:
+    waits: list[float] = []
+    store: Any = SimpleNamespace(get=lambda place, version: SimpleNamespace(body=None))
+    meter: Any = SimpleNamespace(check=lambda: None, tick_seconds=1.0)
+    with pytest.raises(AssertionError):  # what is read then does not matter here
+        read_again(store, PLACE, Version(), {}, meter, age=-28_800.0, sleep=waits.append)
+    assert waits == [1.0, 1.0, 1.0]

@@ -3,8 +3,9 @@
 Theory of operation. Many web servers make an ETag of the size and of the date in seconds (nginx),
 so an object that was changed within the second of its date, after it was read, keeps its ETag. An
 object that was read less than three seconds after its date is therefore read once more before it is
-deleted, when its date is older than that; its bytes must have the digests of the receipt. A store
-whose ETags name the content, or each change, needs no second reading.
+deleted, when its date is older than that; its bytes must have the digests of the receipt. A date in
+the future is not awaited: three seconds later a change has another one. A store whose ETags name
+the content, or each change, needs no second reading.
 
 Decided here: which objects are read again. Never here: whether they are deleted
 (`source_removal.py`)."""
@@ -68,7 +69,7 @@ def read_again(
     """Read a version of an object and compare its bytes with digests; first wait until it is old
     enough (`age` in seconds) for a change to have another date. Raises SourceChanged if they
     differ, or if no digest can be compared, and StoreError."""
-    left = CLOSE_SECONDS - (age or 0.0)
+    left = CLOSE_SECONDS - max(age or 0.0, 0.0)
     while left > 0:
         meter.check()
         sleep(min(left, meter.tick_seconds))

@@ -279,11 +279,13 @@ class SourceRemoval:
 
     def _with_receipts(self, rows: Sequence[TransferRow]) -> list[TransferRow]:
         """Return the rows; in place of an object that was there already the one that an earlier run
-        of the same command has proved, if there is one."""
+        of the same command has proved, if there is one, and if the size is not another one now."""
         names = [row.name for row in rows if row.state == TransferState.SKIPPED]
         if not names:
             return list(rows)
-        proved = self.ledger.deletions.earlier_receipts(self.job.id, names)
+        found = self.ledger.deletions.earlier_receipts(self.job.id, names)
+        sizes = {row.name: row.size for row in rows}
+        proved = {name: row for name, row in found.items() if sizes.get(name) in (None, row.bytes)}
         return [
             proved.get(row.name, row) if row.state == TransferState.SKIPPED else row for row in rows
         ]

@@ -3,8 +3,9 @@
 Theory of operation. A DELETE of a folder deletes all its content (RFC 4918 section 9.6), and few
 servers compare `If-Match` of a DELETE (RFC 9110 section 13.1.1). So PROPFIND shows first that the
 name is not that of a folder, where the server supports it, and a HEAD past all caches compares the
-version just before. A name that the server may cut is asked for with a word at its end, which no
-object has.
+version just before. A cache in front of the server may answer that HEAD; it keeps no answer to
+PROPFIND, so that one is compared too. A name that the server may cut is asked for with a word at
+its end, which no object has.
 
 Decided here: which version is deleted, and which answers mean that it was. Never here: the deletion
 of relay's own leftovers (`whole_names.py`)."""
@@ -15,8 +16,9 @@ import re
 from typing import Final
 from uuid import uuid4
 
-from relay.errors import NotFound, PermissionDenied, Rejected
+from relay.errors import NotFound, PermissionDenied, PreconditionFailed, Rejected
 from relay.location import Location
+from relay.parsing import http_date
 from relay.receipt import Version
 from relay.stores.http_client import HttpClient
 from relay.stores.http_fields import printable
@@ -24,6 +26,7 @@ from relay.stores.http_objects import FRESH
 from relay.stores.http_reads import FOLDER, GONE
 from relay.stores.index_links import segments_of
 from relay.stores.interfaces import Deletion, temporary_name
+from relay.stores.multistatus import version_of
 from relay.stores.version_checks import require_pinnable, require_version
 from relay.stores.webdav.objects import DavHeads
 from relay.stores.webdav.properties import Properties
@@ -37,6 +40,17 @@ NO_DELETE: Final = frozenset({403, 405, 501})
 """Statuses of a server, or of an account, that deletes nothing."""
 _DELIMITER: Final = re.compile("%(?:25)*(?:3f|23|3b|26)", re.I)
 """An encoded '?', '#', ';' or '&', before which a server may cut a name."""
+
+
+def is_other(listed: Version, known: Version) -> bool:
+    """Return whether the row of an object shows another version than the known one. A server may
+    show another form of the ETag there, or none; then size and date decide."""
+    if None not in (listed.size, known.size) and listed.size != known.size:
+        return True
+    dates = http_date(listed.last_modified), http_date(known.last_modified)
+    if None not in dates:
+        return dates[0] != dates[1]
+    return None not in (listed.etag, known.etag) and listed.etag != known.etag
 
 
 class DavVersionDeletes:
@@ -68,7 +82,11 @@ class DavVersionDeletes:
         """As DeletingSource.delete_version."""
         tag = require_pinnable(location, version, self._client.side)
         self._refuse_cut_name(location)
-        self._properties.refuse_folder(location)
+        _, row = self._properties.refuse_folder(location)
+        if row is not None and is_other(version_of(row), version):
+            raise PreconditionFailed(
+                f"{location} is another version now, by PROPFIND", side=self._client.side
+            )
         response = self._read(location)
         if response.head.status != 200:
             raise self._client.refusal(response, "HEAD", location)
