@@ -41,6 +41,7 @@ from relay.process.failpoints import reach
 from relay.process.native_threads import close_descriptor, in_native_thread
 from relay.receipt import Version
 from relay.stores import local_upload as upload
+from relay.stores.file_bodies import body_of
 from relay.stores.interfaces import (
     PREFIX,
     SUFFIX,
@@ -63,7 +64,6 @@ from relay.stores.local_deletes import (
 from relay.stores.local_files import (
     UTF_8,
     FileStream,
-    body_of,
     metadata_of,
     names_in,
     open_settled,

@@ -31,13 +31,10 @@ from relay.process import own_files
 from relay.process.mounts import read_mounts
 from relay.process.native_threads import close_descriptor, in_native_thread
 from relay.receipt import Version
+from relay.stores.file_bodies import CheckedStream
 from relay.stores.interfaces import PREFIX, SUFFIX, Entry, reject_temporary_name
 from relay.stores.local_folders import FOLDER, AllowedFolders
 from relay.stores.metadata import MTIME
-from relay.wire.body import Body
-from relay.wire.http1 import Framing, Head
-from relay.wire.stream import Stream
-from relay.wire.watchdog import Watchdog
 
 UTF_8: Final = ("utf-8", "surrogateescape")
 """Encoding of file names. It does not depend on the locale, and so neither do object names."""
@@ -206,7 +203,7 @@ def open_settled(
         raise
 
 
-class FileStream(Stream):
+class FileStream(CheckedStream):
     """A regular file with the interface of a socket stream."""
 
     splices = False
@@ -307,34 +304,6 @@ class FileStream(Stream):
         return ConnectionLost(
             f"the file can't be read ({getattr(error, 'strerror', error)})", side=self.side
         )
-
-
-class FileBody(Body):
-    """A file's bytes. A file of unknown size ends at end-of-file."""
-
-    @property
-    def ends_by_close(self) -> bool:
-        """As Body's: False, since a file is not cut off as a connection may be."""
-        return False
-
-
-def body_of(stream: FileStream, length: int | None, meter: Watchdog) -> Body:
-    """Return the bytes of a file, `length` of them or those up to its end."""
-    if length is None:
-        return FileBody(stream, Framing.CLOSE, Head(200, "OK", "1.1", ()), meter, _release)
-    head = Head(200, "OK", "1.1", (("Content-Length", str(length)),))
-    return FileBody(stream, Framing.LENGTH, head, meter, _release)
-
-
-def _release(stream: Stream, reusable: bool) -> None:
-    """Close the file after its Body is finished. If it was read to its end, check first that it was
-    not changed."""
-    try:
-        if reusable and isinstance(stream, FileStream):
-            stream.check()
-            stream.finish()
-    finally:
-        stream.close()
 
 
 # -- listing a folder

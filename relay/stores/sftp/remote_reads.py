@@ -21,14 +21,11 @@ from gevent.event import Event
 
 from relay.errors import ConnectionLost, RelayError, SourceChanged
 from relay.receipt import Version
-from relay.stores.local_files import FileBody
+from relay.stores.file_bodies import CheckedStream
 from relay.stores.sftp.packets import PacketKind, StatusCode, number, number_64, text
 from relay.stores.sftp.remote_files import RemoteFiles, version_of_attributes
 from relay.stores.sftp.sftp_session import Reply
 from relay.stores.sftp.status_errors import status_error
-from relay.wire.body import Body
-from relay.wire.http1 import Framing, Head
-from relay.wire.stream import Stream
 from relay.wire.watchdog import Watchdog
 
 WINDOW_BYTES: Final = 4 << 20
@@ -44,7 +41,7 @@ class _AskedBytes:
     reply: Reply
 
 
-class RemoteFileStream(Stream):
+class RemoteFileStream(CheckedStream):
     """An open file on a server, with the interface of a socket stream."""
 
     splices = False
@@ -202,22 +199,3 @@ class RemoteFileStream(Stream):
     def lost_error(self, error: BaseException) -> ConnectionLost:
         """As Stream's."""
         return ConnectionLost(f"{self._what} can't be read ({error})", side=self.side)
-
-
-def body_of_file(stream: RemoteFileStream, length: int | None, meter: Watchdog) -> Body:
-    """Return the bytes of an open file, `length` of them or those up to its end."""
-    if length is None:
-        return FileBody(stream, Framing.CLOSE, Head(200, "OK", "1.1", ()), meter, _release)
-    head = Head(200, "OK", "1.1", (("Content-Length", str(length)),))
-    return FileBody(stream, Framing.LENGTH, head, meter, _release)
-
-
-def _release(stream: Stream, reusable: bool) -> None:
-    """Close the file after its Body is finished. If it was read to its end, check first that it was
-    not changed."""
-    try:
-        if reusable and isinstance(stream, RemoteFileStream):
-            stream.check()
-            stream.finish()
-    finally:
-        stream.close()

@@ -17,6 +17,7 @@ from relay.digest import Digests
 from relay.errors import NotFound, PreconditionFailed, RelayError, Side, SourceChanged
 from relay.location import Location
 from relay.receipt import Version
+from relay.stores.file_bodies import body_of
 from relay.stores.interfaces import (
     Begins,
     ByteRange,
@@ -42,7 +43,7 @@ from relay.stores.sftp.remote_files import (
 )
 from relay.stores.sftp.remote_links import refuse_links_below, refuse_one_place
 from relay.stores.sftp.remote_parts import PARTS, RemoteParts
-from relay.stores.sftp.remote_reads import RemoteFileStream, body_of_file
+from relay.stores.sftp.remote_reads import RemoteFileStream
 from relay.stores.sftp.remote_uploads import UNLINKED, RemoteUploads
 from relay.stores.sftp.sftp_connections import connections_of
 from relay.wire.body import Body
@@ -109,7 +110,7 @@ class SftpStore:
             end=end,
             give_back=lambda: self._connections.give(session),
         )
-        body = body_of_file(stream, None if end is None else end - first, self._meter)
+        body = body_of(stream, None if end is None else end - first, self._meter)
         return OpenedObject(
             version,
             location,
