@@ -5,8 +5,9 @@ them. Some servers give each answer another ETag, and a cache may show an old ve
 several questions, from "certainly the same" to "certainly another", and each caller asks the one
 whose wrong answer does no harm.
 
-`verdict_of_pair` is the only function that says whether a destination has the source's object: a
-transfer, a plan and all others ask it, so that a plan is what its migration does.
+`verdict_of_pair` says whether a destination has the source's object, for a transfer and for a plan:
+so a plan is what its migration does. A comparison of trees (`tree_comparison.py`) has rules of its
+own, since no date, and no size but 0, proves an object.
 
 Decided here: what counts as the same. Never here: what follows from it."""
 

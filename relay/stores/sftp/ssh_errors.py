@@ -188,7 +188,7 @@ def _no_agreement(line: str, said: SshMessages, account: SftpAccount, side: Side
     return Rejected(
         f"ssh and {account.server} have no algorithm in common ({line})",
         side=side,
-        hint="The server is very old. ssh_config(5) tells how to allow its algorithms for a host.",
+        hint="The server is very old. ssh_config(5) says how to allow its algorithms for a host.",
     )
 
 
