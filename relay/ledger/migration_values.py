@@ -45,7 +45,7 @@ class Spec:
     """The headers of source and destination that select the object
     (`relay.identity.selecting_headers`)."""
     standing: PassTimes | None = None
-    """When the passes of a standing migration begin; None: it does not stand."""
+    """When the passes of a standing migration begin; None: it is not a standing one."""
 
     @property
     def recursive(self) -> bool:

@@ -1,5 +1,5 @@
 """Count what a pass of a standing migration has listed and copied, in the transactions that list
-and settle. A migration that does not stand costs nothing."""
+and settle. Other migrations cost nothing."""
 
 from __future__ import annotations
 

@@ -59,7 +59,7 @@ def begin_first_pass(connection: Connection, id: str, now: float) -> None:
 def begin_pass(connection: Connection, id: str, kind: str, now: float) -> bool:
     """Begin the next pass of a migration that is at rest in the phase of that kind; return whether
     it did. Otherwise another process was first, or a person has paused the migration. Raises
-    MigrationUnknown, and IllegalTransition for a migration that does not stand."""
+    MigrationUnknown, and IllegalTransition for a migration that ends by itself."""
     found = lock_migration(connection, id)
     standing = require_standing(found)
     is_ready = found.state == MigrationState.RUNNING and standing.is_at_rest
@@ -160,8 +160,8 @@ def settle_pass(connection: Connection, found: Migration, now: float) -> None:
 
 
 def _count_refused(connection: Connection, id: str) -> int:
-    of_code = (reasons.c.migration_id == id) & (reasons.c.code == DestinationChanged.code)
-    counted = connection.execute(select(func.sum(reasons.c.objects)).where(of_code)).scalar()
+    query = select(func.sum(reasons.c.objects)).where(_is_of_other_writers(id))
+    counted = connection.execute(query).scalar()
     return int(counted or 0)
 
 
@@ -235,8 +235,12 @@ def refused_names(connection: Connection, id: str, names: Sequence[str]) -> set[
     return found
 
 
+def _is_of_other_writers(id: str) -> ColumnElement[bool]:
+    return (reasons.c.migration_id == id) & (reasons.c.code == DestinationChanged.code)
+
+
 def _is_refused(id: str) -> ColumnElement[bool]:
-    of_code = (reasons.c.migration_id == id) & (reasons.c.code == DestinationChanged.code)
+    of_code = _is_of_other_writers(id)
     refused = (transfers.c.migration_id == id) & (transfers.c.state == TransferState.FAILED)
     return refused & transfers.c.reason.in_(select(reasons.c.reason).where(of_code))
 
@@ -309,10 +313,10 @@ def passes_of(connection: Connection, id: str, limit: int, before: int | None = 
 
 
 def require_standing(found: Migration) -> StandingState:
-    """Return what makes a migration a standing one. Raises IllegalTransition if it is none."""
+    """Return what makes a migration a standing one. Raises IllegalTransition if it is not."""
     if found.standing is None:
         raise IllegalTransition(
-            f"migration {found.name} does not stand: it ends by itself",
+            f"migration {found.name} is not a standing one: it ends by itself",
             hint="`relay follow` begins a standing migration.",
         )
     return found.standing
