@@ -94,6 +94,24 @@ def test_no_argument_of_ssh_has_a_secret() -> None:
     assert words[-4:] == ["-s", "--", "nas.example", "sftp"]
 
 
+@pytest.mark.parametrize("program", ["ssh", "env A=1 /usr/bin/ssh"])
+def test_the_options_of_relay_precede_those_of_a_remote(program: str) -> None:
+    loose = "-o StrictHostKeyChecking=no -oControlPath=/tmp/x"
+    words = command_of(f"{program} {loose}")
+    assert words[: len(program.split())] == program.split()
+    assert words.index("-oStrictHostKeyChecking=yes") < words.index("StrictHostKeyChecking=no")
+    assert words.index("-oControlPath=none") < words.index("-oControlPath=/tmp/x")
+    with pytest.raises(RelayError, match="StrictHostKeyChecking"):
+        command_of(f"other {loose}")
+
+
+def command_of(program: str) -> list[str]:
+    account = Remotes({"box": REMOTE | {"ssh": program}}, {}, folders=None).locate("box:a").account
+    assert isinstance(account, SftpAccount)
+    settings = SshSettings(host="nas.example", port=22, proxied=False, ciphers=("a",))
+    return session_command(account, settings, 10, handover="x")
+
+
 def test_folders_of_two_users_are_two_places() -> None:
     ann, bob, plain = (REMOTES.locate(f"sftp://{user}h/~/a") for user in ("ann@", "bob@", ""))
     assert not same_object(ann, bob)

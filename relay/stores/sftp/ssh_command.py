@@ -28,6 +28,7 @@ FASTEST: Final = ("aes128-gcm@openssh.com", "aes256-gcm@openssh.com")
 which OpenSSH prefers."""
 _ALWAYS: Final = (
     "StrictHostKeyChecking=yes",
+    "NoHostAuthenticationForLocalhost=no",
     "UpdateHostKeys=no",
     "ControlMaster=no",
     "ControlPath=none",
@@ -105,9 +106,11 @@ def session_command(
         rest = [one for one in settings.ciphers if one not in first]
         options.append(f"Ciphers={','.join([*first, *rest])}")
     words = [f"-o{option}" for option in options]
+    program, own = _divided_program(account)
     return [
-        *_program(account),
+        *program,
         *words,
+        *own,
         *_of_account(account, key),
         "-s",
         "--",
@@ -125,6 +128,22 @@ def child_environment(environment: Mapping[str, str]) -> dict[str, str]:
 
 def _program(account: SftpAccount) -> tuple[str, ...]:
     return account.options.program or ("ssh",)
+
+
+def _divided_program(account: SftpAccount) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the words up to `ssh`, and its arguments in the remote's options. relay's own options
+    go between them: `ssh` takes the first value of each. Raises ConfigError for arguments of a
+    program of another name that would leave the host's key unchecked."""
+    words = _program(account)
+    for count, word in enumerate(words, 1):
+        if os.path.basename(word) == "ssh":
+            return words[:count], words[count:]
+    if any("stricthostkeychecking" in word.lower() for word in words):
+        raise ConfigError(
+            "the option ssh of the remote sets StrictHostKeyChecking",
+            hint="Remove it: relay always compares the host's key.",
+        )
+    return words, ()
 
 
 def _of_account(account: SftpAccount, key: str = "") -> list[str]:
