@@ -4,16 +4,19 @@ login.
 Theory of operation. `ssh` runs a program for each secret that it asks for (ssh(1), SSH_ASKPASS),
 and closes all descriptors but the first three before. So the program reads the secret from a named
 pipe, whose bytes never reach a disk. Nothing has the secret in its arguments or in its environment.
-The folder is removed once the session is open. A key in a remote's options must be a file for
+The folder is removed once the session is open. Its process holds a lock on it: a folder that a
+killed process left is removed at the next login. A key in a remote's options must be a file for
 `ssh`: it is in memory (/dev/shm) where the system has that.
 
 Decided here: how a secret travels. Never here: which ones there are (`account.py`)."""
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import tempfile
+import time
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -31,6 +34,10 @@ case "$1" in
 esac
 IFS= read -r secret <"${0%/*}/$from" && printf '%s\\n' "$secret"
 """
+_PREFIX: Final = "relay-ssh-"
+_FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_YOUNG_SECONDS: Final = 60.0
+"""Age from which a folder that no process has locked is abandoned."""
 _SHARED_MEMORY: Final = "/dev/shm"  # noqa: S108 - the folders in it are made by mkdtemp
 
 
@@ -42,12 +49,15 @@ class LoginSecrets:
         self._options = options
         self._folders: list[str] = []
         self._pipes: list[int] = []
+        """The descriptors of the pipes, and of the locked folders."""
         self.environment: dict[str, str] = {}
         self.key_path = ""
 
     def __enter__(self) -> LoginSecrets:
         """Make the folder. Raises ConfigError if that is not possible."""
         try:
+            if self._options.has_secret or self._options.key_pem:
+                _remove_abandoned()
             if self._options.has_secret:
                 self._make_answers()
             if self._options.key_pem:
@@ -98,8 +108,7 @@ class LoginSecrets:
         self.environment = {"SSH_ASKPASS": str(program), "SSH_ASKPASS_REQUIRE": "force"}
 
     def _make_key(self) -> None:
-        memory = _SHARED_MEMORY if os.access(_SHARED_MEMORY, os.W_OK) else None
-        path = os.path.join(self._new_folder(memory), "key")
+        path = os.path.join(self._new_folder(_memory()), "key")
         file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         self.key_path = path
         try:
@@ -108,5 +117,36 @@ class LoginSecrets:
             os.close(file)
 
     def _new_folder(self, parent: str | None) -> str:
-        self._folders.append(tempfile.mkdtemp(prefix="relay-ssh-", dir=parent))
-        return self._folders[-1]
+        self._folders.append(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
+        folder = self._folders[-1]
+        self._pipes.append(os.open(folder, _FOLDER))
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(self._pipes[-1], fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return folder
+
+
+def _memory() -> str | None:
+    return _SHARED_MEMORY if os.access(_SHARED_MEMORY, os.W_OK) else None
+
+
+def _remove_abandoned() -> None:
+    """Remove the folders of processes that were killed during a login."""
+    for parent in {_memory() or tempfile.gettempdir(), tempfile.gettempdir()}:
+        with suppress(OSError):
+            names = os.listdir(parent)
+            for name in names:
+                if name.startswith(_PREFIX):
+                    _remove_if_abandoned(os.path.join(parent, name))
+
+
+def _remove_if_abandoned(path: str) -> None:
+    """Remove a folder of this user, unless a process has locked it, or may be about to."""
+    with suppress(OSError):
+        folder = os.open(path, _FOLDER)
+        try:
+            found = os.fstat(folder)
+            if found.st_uid == os.geteuid() and time.time() - found.st_mtime > _YOUNG_SECONDS:
+                fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(path)
+        finally:
+            os.close(folder)
