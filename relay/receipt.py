@@ -34,6 +34,12 @@ class State(Enum):
     SKIPPED = "skipped"
 
 
+def names_version(tag: str) -> bool:
+    """Return whether an entity tag has a value. A server without hashes shows `""` for every object
+    (rclone serve s3), which names no version."""
+    return tag.removeprefix("W/").strip('"') != ""
+
+
 @dataclass(frozen=True)
 class Version:
     """One version of an object in a store, as far as the store named it; `size` in bytes."""
@@ -51,7 +57,9 @@ class Version:
         """The entity tag if it is a strong one (RFC 9110 section 8.8.1); only that may go into
         If-Match, where '*' and a list of several mean other versions too (section 13.1.1)."""
         tag = self.etag
-        return tag if tag and not tag.startswith("W/") and tag != "*" and '",' not in tag else None
+        if not tag or tag.startswith("W/") or tag == "*" or '",' in tag:
+            return None
+        return tag if names_version(tag) else None
 
     def with_size(self, size: int | None) -> Version:
         """The same with its size, in bytes. (`replace` costs twice as much, for each object.)"""

@@ -23,7 +23,7 @@ from relay.engine.md5_etags import md5_of_etag
 from relay.ledger.deletion_values import version_of_json
 from relay.parsing import http_date
 from relay.receipt import Version
-from relay.stores.metadata import is_modified_since, mtime_of, mtimes_agree
+from relay.stores.metadata import is_modified_since, mtime_of, mtimes_agree, mtimes_are_near
 from relay.wire.http1 import Fields
 
 DATED: Final = frozenset({"s3", "local", "sftp"})
@@ -132,9 +132,9 @@ def verdict_of_pair(
     by_content = _by_content(source, destination, agreeing, stores)
     if by_content is not None or compare is Compare.DIGEST:
         return by_content or _UNKNOWN
-    earlier = receipt()
-    if earlier is not None and _is_of_receipt(earlier, source, destination):
-        return PairVerdict(True, PairBasis.RECEIPT, "unchanged: both versions are the receipt's")
+    by_receipt = _by_receipt(receipt(), source, destination)
+    if by_receipt is not None:
+        return by_receipt
     return _by_time(source, destination, stores, metadata(), own_source=False)
 
 
@@ -216,12 +216,28 @@ def _has_kept(mtime: str | None, version: Version, store: str) -> bool:
     return (
         store in ("local", "sftp")
         or date is None
-        or not mtimes_agree(mtime, f"{date.timestamp():.0f}")
+        or not mtimes_are_near(mtime, f"{date.timestamp():.0f}")
     )
 
 
-def _is_of_receipt(receipt: ReceiptVersions, source: Version, destination: Version) -> bool:
-    return is_same(receipt.source, source) and is_same(receipt.destination, destination)
+def _by_receipt(
+    receipt: ReceiptVersions | None, source: Version, destination: Version
+) -> PairVerdict | None:
+    """Return the verdict of an earlier transfer, whose destination is as it was written. None where
+    it proves nothing."""
+    if receipt is None or not _is_as_before(receipt.destination, destination):
+        return None
+    if _is_as_before(receipt.source, source):
+        return PairVerdict(True, PairBasis.RECEIPT, "unchanged: both versions are the receipt's")
+    if has_other_tag(receipt.source, source):
+        return PairVerdict(False, PairBasis.RECEIPT)
+    return None
+
+
+def _is_as_before(one: Version, other: Version) -> bool:
+    """Return whether a version is that of a receipt. An equal ETag does not outweigh another size
+    or date: some servers have one ETag for all objects."""
+    return is_same(one, other) and not differs(one, other)
 
 
 def is_older(destination: Version, source: Version) -> bool:

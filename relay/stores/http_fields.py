@@ -12,6 +12,7 @@ from typing import Final
 
 from relay.location import Location
 from relay.parsing import count, http_date
+from relay.receipt import names_version
 from relay.wire.http1 import Fields, Head
 
 _CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,19})-([0-9]{1,19})/([0-9]{1,19})", re.I)
@@ -106,12 +107,12 @@ TAG_CHARACTERS = 1024
 
 def strong_tag(text: str | None) -> str | None:
     """Return an ETag or version id that can be sent back to the store, or None if it is missing,
-    too long, or has characters that a field may not have. It is never shortened: that would name
-    another version."""
+    empty, too long, or has characters that a field may not have. It is never shortened: that would
+    name another version."""
     if not text:
         return None
     text = text.strip()
-    if not 0 < len(text) <= TAG_CHARACTERS or not text.isprintable():
+    if len(text) > TAG_CHARACTERS or not text.isprintable() or not names_version(text):
         return None
     return text if text.isascii() or max(text) <= "\xff" else None
 

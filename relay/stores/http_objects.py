@@ -173,13 +173,14 @@ class ReadAnswer:
         if reported is None or reported[:2] != (span.first, span.last):
             raise RangeIgnored(f"{final} did not answer with the requested range", side=self._side)
         self._refuse_change("size", known.size, reported[2])
-        self._refuse_change("entity tag", known.etag, head.get("etag"))
+        tag = strong_tag(head.get("etag"))
+        self._refuse_change("entity tag", known.etag, tag)
         length = self._response.body.length
         if length not in (None, span.length):
             raise RangeIgnored(
                 f"{final} announces {length} bytes for a range of {span.length}", side=self._side
             )
-        if known.strong_etag and head.get("etag") is None:
+        if known.strong_etag and tag is None:
             # RFC 9110 section 15.3.7 requires an ETag; without it the bytes may belong to another
             # version.
             raise RangeIgnored(f"{final} does not name the version of its range", side=self._side)

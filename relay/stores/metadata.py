@@ -179,13 +179,23 @@ def mtime_of(metadata: Fields) -> str | None:
 
 
 def mtimes_agree(one: str, other: str) -> bool:
-    """Return whether two times of modification are the same within the coarser of their
-    precisions. One in whole seconds may have been rounded."""
+    """Return whether two times of modification are the same within the coarser of their precisions:
+    one in whole seconds has lost a fraction, of less than a second."""
     ours, theirs = _seconds(one), _seconds(other)
     if ours is None or theirs is None:
         return False
-    is_rounded = any(time == time.to_integral_value() for time in (ours, theirs))
-    return abs(ours - theirs) <= (DATED_SECONDS if is_rounded else EXACT_SECONDS)
+    are_whole = [time == time.to_integral_value() for time in (ours, theirs)]
+    if any(are_whole):
+        return ours == theirs if all(are_whole) else abs(ours - theirs) < 1
+    return abs(ours - theirs) <= EXACT_SECONDS
+
+
+def mtimes_are_near(one: str, other: str) -> bool:
+    """Return whether two times of modification may be of one moment, by two clocks or rounded."""
+    ours, theirs = _seconds(one), _seconds(other)
+    if ours is None or theirs is None:
+        return False
+    return abs(ours - theirs) <= DATED_SECONDS
 
 
 def _seconds(mtime: str | None) -> Decimal | None:

@@ -17,6 +17,7 @@ from relay.engine.scratch import ScratchFolder, body_from_bytes
 from relay.errors import (
     IntegrityMismatch,
     PermissionDenied,
+    RangeIgnored,
     Rejected,
     RelayError,
     Unauthenticated,
@@ -25,6 +26,7 @@ from relay.errors import (
 from relay.location import Origin
 from relay.receipt import Level, State, Version
 from relay.stores.http_fields import strong_tag
+from relay.stores.interfaces import ByteRange, ObjectInfo
 from relay.stores.local_locations import local_location
 from relay.stores.s3 import store, upload_limits
 from relay.stores.s3.aws_settings import S3Config, s3_location
@@ -305,13 +307,33 @@ def test_a_long_entity_tag_is_sent_back_whole(engine: Engine, length: int) -> No
 
 
 @pytest.mark.parametrize(
-    "text", ['"' + "t" * 1023 + '"', '"a\tb"', "", None, '"a\x7fb"', '"\u6f22"', '"\ud800"']
+    "text",
+    [
+        *('"' + "t" * 1023 + '"', '"a\tb"', "", None, '"a\x7fb"', '"\u6f22"', '"\ud800"'),
+        *('""', 'W/""', ' "" '),
+    ],
 )
 def test_an_unrepeatable_entity_tag_is_ignored(text: str | None) -> None:
     assert strong_tag(text) is None
 
 
-@pytest.mark.parametrize("tag", ["*", '"a", "b"', '"a","b"', 'W/"a"', "", None])
+def test_an_empty_entity_tag_pins_no_version(engine: Engine) -> None:
+    """A server without hashes shows it for every object: a range may be of another one."""
+    bucket = Bucket(fields=("Accept-Ranges: bytes",))
+    bucket.whole, bucket.tag = b"b" * SIZE, ""
+    with Peer(repeat_script(bucket)) as peer:
+        store = engine.runner.stores.source(place(peer), Watchdog(QUICK))
+        found = store.head(place(peer))
+        assert isinstance(found, ObjectInfo)
+        assert found.version.etag is None
+        pinned = Version(SIZE, '"x"')
+        with pytest.raises(RangeIgnored):
+            store.get(place(peer), pinned, ByteRange(0, 0))
+        store.get(place(peer), found.version, ByteRange(0, 0)).body.close()  # type: ignore[union-attr]
+    assert b"If-Match" not in bucket.requests[-1]
+
+
+@pytest.mark.parametrize("tag", ["*", '"a", "b"', '"a","b"', 'W/"a"', '""', 'W/""', "", None])
 def test_a_tag_of_several_versions_pins_none(tag: str | None) -> None:
     assert Version(etag=tag).strong_etag is None
 

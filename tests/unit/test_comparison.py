@@ -17,6 +17,7 @@ from relay.engine.comparison import (
 from relay.engine.migration_request import request_of_options
 from relay.engine.plan import IfExists, existing_of
 from relay.errors import InvalidType
+from relay.ledger.planned_values import SeenVersion
 from relay.receipt import Version
 
 EARLY, LATE = "Sat, 28 Nov 2026 10:00:00 GMT", "Sat, 28 Nov 2026 11:00:00 GMT"
@@ -101,8 +102,9 @@ def test_the_table_of_auto() -> None:
     here, there = Version(7, '"a"'), Version(7, '"b"')
     receipt = ReceiptVersions(source=here, destination=there)
     assert verdict(here, there, "auto", receipt=receipt) == "skip receipt"
+    assert verdict(Version(7, '"c"'), there, "auto", receipt=receipt) == "replace receipt"
+    assert verdict(Version(7), there, "auto", receipt=receipt) == "replace unknown"
     for changed in (Version(7, '"c"'), Version(7)):
-        assert verdict(changed, there, "auto", receipt=receipt) == "replace unknown"
         assert verdict(here, changed, "auto", receipt=receipt) == "replace unknown"
     assert verdict(here, there, "digest", receipt=receipt) == "replace unknown"
 
@@ -114,6 +116,11 @@ def test_the_table_of_auto() -> None:
         ("local local", ("5.123456", "5.223456"), "replace time", "replace time"),
         ("local local", ("5.123456", "5"), "skip time", "skip time"),
         ("local local", ("5.123456", "8"), "replace time", "replace time"),
+        ("local local", ("5.123456", "6.5"), "replace time", "replace time"),
+        ("local local", ("5.123456", "7"), "replace time", "replace time"),
+        ("local sftp", ("5.999999", "5"), "skip time", "skip time"),
+        ("local local", ("6", "5"), "replace time", "replace time"),
+        ("local sftp", ("7", "5"), "replace time", "replace time"),
         ("local s3", ("5.123456", "5.123456"), "skip time", "skip time"),
         # The bucket's own date: it has kept none.
         ("local s3", (SECONDS, SECONDS), "replace unknown", "replace unknown"),
@@ -134,6 +141,31 @@ def test_times_that_were_kept(
         auto = time = "replace time"
     assert verdict(version, version, "auto", stores=stores, mtimes=mtimes) == auto
     assert verdict(version, version, "time", stores=stores, mtimes=mtimes) == time
+
+
+def test_a_receipt_outweighs_equal_times() -> None:
+    """The destination is as it was written, and the source is another file than was read."""
+    here, there = Version(7, '"a"', EARLY), Version(7, '"b"', EARLY)
+    receipt, kept = ReceiptVersions(source=here, destination=there), ("5.5", "5.5")
+    now, stores = Version(7, '"c"', EARLY), "local local"
+    assert verdict(now, there, "auto", stores=stores, mtimes=kept, receipt=receipt) == (
+        "replace receipt"
+    )
+    other = Version(7, '"d"', EARLY)  # written by another program, which kept the time
+    assert verdict(now, other, "auto", stores=stores, mtimes=kept, receipt=receipt) == "skip time"
+
+
+@pytest.mark.parametrize("side", ["source", "destination"])
+def test_one_etag_for_all_objects_proves_nothing(side: str) -> None:
+    """For a receipt and for a plan: another date shows another version."""
+    was, now = Version(7, '"all"', EARLY), Version(7, '"all"', LATE)
+    receipt = ReceiptVersions(source=was, destination=was)
+    assert verdict(was, was, "auto", receipt=receipt, stores="http s3") == "skip receipt"
+    pair = (now, was) if side == "source" else (was, now)
+    assert verdict(*pair, "auto", receipt=receipt, stores="http s3") == "replace unknown"
+    seen = SeenVersion(size=7, etag='"all"', modified=float(SECONDS))
+    assert seen.is_version(was, "s3")
+    assert not seen.is_version(now, "s3")
 
 
 @pytest.mark.parametrize(
