@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from relay.cli.exits import Exit
 from relay.cli.interrupt import Interrupted
+from relay.cli.machine_ledger import open_ledger
 from relay.cli.quantities import Seconds
 from relay.cli.terminal import confirm
 from relay.engine.comparison_report import Reads
 from relay.ledger.states import PhaseEvent
 from relay.process.cooperative import importing
 from relay.process.late_modules import late_modules
-from relay.settings_sources import load_settings, trusted_ledger_url
-
-if TYPE_CHECKING:
-    from relay.ledger.ledger import Ledger
+from relay.settings_sources import load_settings
 
 
 @click.command(
@@ -135,17 +132,3 @@ def _change(id: str, event: str) -> int:
         return Exit.VERIFIED
     finally:
         ledger.close()
-
-
-def open_ledger() -> Ledger:
-    """Open the ledger of this machine. Raises ConfigError, and UsageError with a server's URL."""
-    settings = load_settings()
-    if settings.url:
-        raise click.UsageError(
-            "this command works on the ledger itself: run it where RELAY_LEDGER is, without"
-            " RELAY_URL"
-        )
-    with importing(), late_modules():
-        from relay.ledger.ledger import Ledger
-
-    return Ledger.connect(trusted_ledger_url(settings))

@@ -8,8 +8,8 @@ from typing import Final
 
 import click
 
-from relay.cli.cutover import open_ledger
 from relay.cli.exits import Exit
+from relay.cli.machine_ledger import open_ledger
 from relay.cli.terminal import ReaderGone, tell
 from relay.ledger.states import ENDED
 from relay.views.pass_members import feed_members

@@ -12,6 +12,7 @@ import click
 
 from relay.cli.exits import Exit
 from relay.cli.filter_flags import FILTERS, filters_of, say_missing_names, warn_of_filters
+from relay.cli.machine_ledger import refuse_server
 from relay.cli.options import PLACES, absolute_path, headers_of, warn, with_flags
 from relay.cli.quantities import COUNT
 from relay.cli.sample_flags import SAMPLES, sample_of
@@ -183,10 +184,7 @@ def _verify_receipts(options: Mapping[str, Any]) -> Exit:
         raise click.UsageError("--receipts asks no source: give headers of the destination only")
     _refuse_filters(options, "--receipts")
     settings = load_settings()
-    if settings.url:
-        raise click.UsageError(
-            "--receipts reads the ledger itself: run it where RELAY_LEDGER is, without RELAY_URL"
-        )
+    refuse_server(settings, "--receipts reads the ledger itself")
     ledger = Ledger.connect(trusted_ledger_url(settings))
     migration = ledger.migration(options["receipts"])
     if not migration.recursive:

@@ -10,6 +10,7 @@ import click
 
 from relay.cli.engines import engine_for
 from relay.cli.exits import Exit
+from relay.cli.machine_ledger import refuse_server
 from relay.cli.options import PLACES, headers_of, warn, with_flags
 from relay.cli.terminal import confirm, plain, tell
 from relay.engine.migration_request import Endpoint, request_of_options
@@ -51,10 +52,7 @@ def undo(id: str, lists: bool, as_json: bool, quiet: bool, **options: Any) -> in
     is at its place. Other deletions in stores without versions, and those with --purge, can't be
     undone."""
     settings = load_settings()
-    if settings.url:
-        raise click.UsageError(
-            "undo reads the ledger itself: run it where RELAY_LEDGER is, without RELAY_URL"
-        )
+    refuse_server(settings, "undo reads the ledger itself")
     with importing(), late_modules():
         from relay.cli.removal_run import run_interruptibly
         from relay.engine.removal.marker_removal import MarkerRemoval
