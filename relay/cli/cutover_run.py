@@ -271,10 +271,11 @@ class CutoverRun:
 
     def _repair(self, migration: Migration, result: AuditResult) -> int:
         """Print the bad objects of an audit, and let the next pass move those that are missing or
-        differ; return their number."""
+        differ; return their number. It finds those that are new since the last listing itself."""
         for line in bad_lines(result, self.order.accept_refused):
             confirm(f"fail  {line}")
         count = self.ledger.standing.restart_refuted(migration.id, result.refuted)
+        count += len(self.ledger.listings.unknown_names(migration.id, result.refuted))
         if count:
             confirm(f"the next pass looks at {count:,} of them again")
         return count
@@ -294,6 +295,8 @@ class CutoverRun:
             return False
         if before is None or before.kind != PassKind.FINAL or not before.complete:
             return False
+        if before.begun < self.ledger.standing.phase_begun(migration.id):
+            return False  # a pass of an earlier cutover
         if last.is_quiet and last.failed - last.refused <= 0:
             return True
         say(

@@ -26,7 +26,7 @@ from relay.ledger.forecasts import PASSES, Forecast, cutover_forecast, pass_fore
 from relay.ledger.migration_rows import lock_migration, one
 from relay.ledger.migration_values import Migration
 from relay.ledger.names import has_name, in_chunks
-from relay.ledger.schema import migrations, reasons, receipts, transfers
+from relay.ledger.schema import events, migrations, reasons, receipts, transfers
 from relay.ledger.standing_tables import passes
 from relay.ledger.standing_values import Pass, PassTimes, StandingState
 from relay.ledger.states import (
@@ -187,6 +187,13 @@ def change_phase(connection: Connection, id: str, event: str) -> Migration:
     connection.execute(update(migrations).where(migrations.c.id == found.id).values(**values))
     write_event(connection, found.id, EventKind.PHASE, {"phase": phase, "event": event})
     return one(connection, found.id)
+
+
+def phase_begun(connection: Connection, id: str) -> float:
+    """Return when a person last changed the phase of a migration, in seconds since 1970; 0.0 if
+    no event tells."""
+    mine = (events.c.migration_id == id) & (events.c.kind == EventKind.PHASE)
+    return float(connection.execute(select(func.max(events.c.at)).where(mine)).scalar() or 0.0)
 
 
 _INSTEAD: Final[Mapping[str, str]] = {

@@ -39,6 +39,10 @@ class StandingLedger:
 
         return self.access.write(change)
 
+    def phase_begun(self, id: str) -> float:
+        """As passes.phase_begun."""
+        return self.access.read(lambda c: passes.phase_begun(c, id))
+
     def change_times(self, id: str, times: PassTimes) -> None:
         """As passes.change_times."""
         self.access.write(lambda c: passes.change_times(c, id, times, time.time()))

@@ -22,6 +22,8 @@ from tests.end_to_end.terminal import Terminal, eventually
 from tests.end_to_end.test_serve import SERVE, run_server
 
 OLD = 1_700_000_000.0
+PAGES_OF_TWO = 8
+"""Number of pages of two listings of the source."""
 
 
 @dataclass(frozen=True)
@@ -342,6 +344,40 @@ def test_a_write_at_each_moment_of_a_cutover_is_found(clouds: Clouds) -> None:
         is_named = "relay:   99, changed 20" in err
         assert is_named or moment < 4 or moment > 7, (moment, err)
         assert terminal.run("reopen", "1")[0] == 0
+
+
+@pytest.mark.timeout(60)
+def test_a_new_object_before_the_audit_begins_passes_again(clouds: Clouds) -> None:
+    """Only the audit lists it: the pages after those of two equal listings."""
+    terminal = clouds.terminal
+    pages: list[int] = []
+    assert clouds.follow("--passes", "1")[0] == 0
+    assert terminal.run("keys", "new")[0] == 0
+
+    def watch(op: Op) -> None:
+        if op.kind == "list":
+            if len(pages) == PAGES_OF_TWO:
+                clouds.write("new", b"late")
+            pages.append(op.number)
+
+    clouds.old.watch = watch
+    folder = str(terminal.home / "report")
+    code, out, err = terminal.run("cutover", "1", "--unrehearsed", "--output", folder)
+    assert (code, "fail  new: missing" in out) == (0, True), out + err
+    assert clouds.missing() == []
+
+
+@pytest.mark.timeout(60)
+def test_a_pass_of_an_earlier_cutover_does_not_count(clouds: Clouds) -> None:
+    terminal = clouds.terminal
+    assert clouds.follow("--passes", "1")[0] == 0
+    assert terminal.run("keys", "new")[0] == 0
+    for number in (1, 2):
+        folder = str(terminal.home / f"report-{number}")
+        assert terminal.run("cutover", "1", "--unrehearsed", "--output", folder)[0] == 0
+        assert terminal.run("reopen", "1")[0] == 0
+    kinds = terminal.query("SELECT group_concat(kind) FROM passes")
+    assert kinds == "first,final,final,final,final"
 
 
 @pytest.mark.timeout(90)
