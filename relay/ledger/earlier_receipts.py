@@ -30,16 +30,28 @@ MOST_EARLIER: Final = 30
 
 
 def earlier_migrations(connection: Connection, id: str) -> list[str]:
-    """Return the ids of the migrations of the same tenant that were accepted before one, to the
-    same place, the newest first."""
+    """Return the ids of the migrations of the same tenant that were accepted before one, from the
+    same source to the same place, the newest first."""
     columns = (
-        *(migrations.c.id, migrations.c.number, migrations.c.tenant),
+        *(migrations.c.id, migrations.c.number, migrations.c.tenant, migrations.c.source),
         *(migrations.c.places, migrations.c.place, migrations.c.destination),
     )
     mine = connection.execute(select(*columns).where(migrations.c.id == id)).one()
     rows = connection.execute(select(*columns).where(is_same_place(mine))).all()
-    found = [row for row in rows if row.number < mine.number and row.tenant == mine.tenant]
+    found = [
+        row
+        for row in rows
+        if row.number < mine.number and row.tenant == mine.tenant and _has_same_source(row, mine)
+    ]
     return [row.id for row in heapq.nlargest(MOST_EARLIER, found, key=attrgetter("number"))]
+
+
+def _has_same_source(one: Any, other: Any) -> bool:
+    """Return whether two migrations to one place have one source: a receipt of another one proves
+    nothing of this one's object."""
+    if None in (one.places, other.places):
+        return bool(one.source == other.source)
+    return bool(one.places == other.places)
 
 
 def with_earlier_receipts(

@@ -77,6 +77,8 @@ def test_a_skipped_object_has_its_earlier_receipt(open_ledger: Opened) -> None:
     run(ledger, ["skipped", "verified", "failed"])
     other = replace(TREE, destination="c:elsewhere")
     run(ledger, ["verified", "verified", "verified"], other)  # another place
+    another = replace(TREE, source="c:other")
+    run(ledger, ["verified", "verified", "verified"], another)  # another source
     last = run(ledger, ["skipped", "skipped", "skipped"])
     run(ledger, ["verified", "verified", "verified"])  # a later one does not count
     rows = {row.name: row for row in ledger.reports.with_receipts(last)}
