@@ -1,7 +1,7 @@
 """What becomes of one object of a tree, as a plan decides it, and the counts of all.
 
 Decided here: the decision that follows from `if_exists`, and what a plan counts. Never here: how an
-object is compared (`comparison.py`), and who asks the stores (`dry_run.py`)."""
+object is compared (`comparison.py`), and which requests show that (`object_inspection.py`)."""
 
 from __future__ import annotations
 

@@ -95,6 +95,8 @@ ORDER: tuple[str, ...] = (
     "relay.engine.listed_pairs",
     "relay.engine.paired_listings",
     "relay.engine.folds",
+    "relay.engine.listed_decisions",
+    "relay.engine.object_inspection",
     "relay.engine.dry_run",
     "relay.engine.sampling",
     "relay.engine.comparison_report",
