@@ -9,11 +9,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
 from relay.engine.migration_request import Endpoint, MigrationRequest
+from relay.engine.removal.probes import Probe, delete_as_objects
 from relay.errors import NotFound, PermissionDenied, PreconditionFailed
 from relay.ledger.deletion_values import Candidate, DeletionBasis, DeletionEnd, DeletionState
 from relay.ledger.ledger import Ledger
@@ -254,3 +257,12 @@ def test_a_mirror_is_undone(bucket: Bucket, tmp_path: Path, is_newer: bool) -> N
     assert bucket.current("/b/tree/a") == (("v2", '"another"') if is_newer else ("v1", '"one"'))
     if not is_newer:  # once
         assert json.loads(terminal.run("undo", "1", "--json")[1])["undone"] == 0
+
+
+def test_a_bucket_with_versions_keeps_nothing_of_a_probe(
+    bucket: Bucket, store: S3Store, place: Location
+) -> None:
+    stores: Any = SimpleNamespace(destination=lambda place, meter: store)
+    probe = Probe(place, Version(5, '"one"', id="v1"), b"probe")
+    delete_as_objects(stores, probe, store, Watchdog(Limits()), purge=False)
+    assert not bucket.versions["/b/tree/a"]

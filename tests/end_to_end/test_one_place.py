@@ -102,3 +102,14 @@ def test_a_folder_that_a_server_does_not_show(terminal: Terminal, tmp_path: Path
     code, out, err = terminal.run(*words, "--empty-folders")
     assert code == 0, out + err
     assert read(tmp_path / "to") == read(tmp_path / "from")
+
+
+def test_two_servers_that_keep_their_lists(terminal: Terminal, tmp_path: Path) -> None:
+    objects = plant(tmp_path / "d")
+    with serve(tmp_path / "d") as one, serve(tmp_path / "d") as other:
+        terminal.run("ls", other)
+        words = ("move", "-r", "--if-exists", "overwrite", one, other)
+        for _ in range(2):
+            code, out, err = terminal.run(*words)
+            assert code != 0, out + err
+    assert read(tmp_path / "d") == objects

@@ -47,6 +47,8 @@ FOLDERS: Final = 4096
 """Number of folders whose answers are kept."""
 TOPS: Final = 256
 """Number of folders of a root that are asked for a watcher."""
+ENTRIES: Final = 4096
+"""Number of entries of a root among which they are."""
 ONE_FOLDER: Final = "a probe shows that source and destination are one folder"
 NOT_SHOWN: Final = "nothing shows that source and destination are two places"
 
@@ -129,10 +131,10 @@ class DistinctPlaces:
     def doubt_of_tops(self) -> str | None:
         """Return a doubt if a folder in the root of `there` may be the root of `here`. Raises
         retryable errors."""
-        listed = self.stores.source(self.there, self.meter()).list(self.there, False)
         try:
-            folders = (entry.name for entry in listed if entry.folder)
-            doubts = (self._ask_watchers(folder) for folder in islice(folders, TOPS))
+            listed = self.stores.source(self.there, self.meter()).list(self.there, False)
+            folders = [entry.name for entry in islice(listed, ENTRIES) if entry.folder]
+            doubts = (self._ask_watchers(folder) for folder in folders[:TOPS])
             return next((doubt for doubt in doubts if doubt is not None), None)
         except RelayError as error:
             if error.retryable:
