@@ -32,6 +32,8 @@ from relay.throttle import Throttle
 from relay.views.problems import problem
 
 KIND = "move"
+UNTAGGED = frozenset({"sftp"})
+"""Stores that never have a strong ETag: they do not show that a copy is still the proved one."""
 NAMED = 10
 """Number of kept objects that are printed with their reason."""
 
@@ -167,6 +169,13 @@ def refuse_unmovable(
     """Raise an error, before the first byte, if the objects of a source can't be deleted, or if one
     object is named in a way for which it is not clear which would be."""
     source, destination = places
+    if destination.store in UNTAGGED:
+        raise Unsupported(
+            f"nothing can be moved to {destination}: its store names a version by size and time"
+            " only, so that relay would delete nothing at the source",
+            side="destination",
+            hint="Use migrate, and `relay verify` before you delete the source yourself.",
+        )
     if not order.recursive and destination.path.endswith("/"):
         raise Unsupported(
             f"{destination} is a folder, so that the name of the copy is not known yet",

@@ -156,6 +156,15 @@ def test_what_changed_before_its_deletion_is_kept(terminal: Terminal, tmp_path: 
     assert read(destination) == objects | {"one": b"changed since"}
 
 
+def test_a_move_to_a_store_without_versions_is_refused(terminal: Terminal, tmp_path: Path) -> None:
+    plant(tmp_path / "from")
+    before = read(tmp_path / "from")
+    code, _, err = terminal.run("move", "-r", str(tmp_path / "from"), "sftp://127.0.0.1:1/to/")
+    assert (code, "nothing can be moved to sftp://" in err) == (2, True), err
+    assert "relay verify" in err
+    assert read(tmp_path / "from") == before
+
+
 def test_a_source_that_can_not_be_deleted_is_refused(terminal: Terminal, tmp_path: Path) -> None:
     code, _, err = terminal.run("move", "-r", "http://127.0.0.1:1/x/", str(tmp_path / "to"))
     assert (code, "can't be moved" in err) == (2, True), err
