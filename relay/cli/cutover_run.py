@@ -32,7 +32,7 @@ from relay.cli.cutover_texts import (
 )
 from relay.cli.engines import engine_for
 from relay.cli.exits import Exit
-from relay.cli.formatting import duration
+from relay.cli.formatting import count_of, duration
 from relay.cli.interrupt import interrupt_as_exception
 from relay.cli.standing_run import PassRunner, pass_line
 from relay.cli.terminal import confirm, plain, say
@@ -261,7 +261,7 @@ class CutoverRun:
             elif _fails_again(last, before):
                 return self._give_up(
                     migration,
-                    f"{last.failed:,} objects fail in each pass: `relay report"
+                    f"{count_of(last.failed, 'object')} failed in each pass: `relay report"
                     f" {migration.name} --state failed`",
                 )
             if time.monotonic() > until:

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from relay.cli.formatting import count_of
 from relay.cli.terminal import confirm, plain, say
 from relay.engine.cutover_audit import AuditResult
 from relay.engine.cutover_checks import Check, CheckLevel
@@ -30,7 +31,11 @@ def counts_text(result: AuditResult) -> str:
         if members[name]
     ]
     return ", ".join(
-        [f"{result.proved_objects:,} objects proved", f"{members['unproved']:,} unproved", *bad]
+        [
+            f"{count_of(result.proved_objects, 'object')} proved",
+            f"{members['unproved']:,} unproved",
+            *bad,
+        ]
     )
 
 

@@ -15,6 +15,7 @@ from rich.filesize import decimal
 
 from relay.cli.exits import Exit
 from relay.cli.filter_flags import FILTERS, say_missing_names, warn_of_filters
+from relay.cli.formatting import count_of
 from relay.cli.learned_facts import learned_facts
 from relay.cli.migrate import order_of
 from relay.cli.options import FILE, PLACES, WORK, warn, with_flags
@@ -148,7 +149,7 @@ def _lines(seen: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield "complete", f"no, because {why[0]}" if why else "yes"
     yield from (("", text) for text in why[1:])
     if seen["refused"]:
-        yield "refused", f"{seen['refused']:,} objects would fail"
+        yield "refused", f"{count_of(seen['refused'], 'object')} would fail"
     for row in seen["names"]:
         yield "", f"{row['name'] or 'the object'}: {row['why']}"
 
@@ -170,13 +171,16 @@ def _way_lines(seen: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         )
     if seen["in_parts"]["objects"]:
         parts = seen["in_parts"]
-        yield "in parts", f"{parts['objects']:,} objects, {decimal(parts['bytes'])}"
+        yield "in parts", f"{count_of(parts['objects'], 'object')}, {decimal(parts['bytes'])}"
 
 
 def _loss_lines(seen: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Yield what stays, what would be lost, and names that may fold."""
     if seen["extra"]:
-        yield "only there", f"{seen['extra']:,} names that the source does not have; they stay"
+        yield (
+            "only there",
+            f"{count_of(seen['extra'], 'name')} that the source does not have; nothing is deleted",
+        )
     if seen["unkept"]:
         yield (
             "metadata",
@@ -184,7 +188,10 @@ def _loss_lines(seen: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         )
         yield from (("", f"{row['objects']:,}: {row['what']}") for row in seen["lost"][:LOST])
     if seen["folds"]["groups"]:
-        yield "may fold", f"{seen['folds']['groups']:,} groups of names, if the store folds names"
+        yield (
+            "may fold",
+            f"{count_of(seen['folds']['groups'], 'group')} of names, if the store folds names",
+        )
         yield from (("", " = ".join(names)) for names in seen["folds"]["first"][:FOLDS])
 
 
@@ -194,7 +201,7 @@ def _decision_lines(seen: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for name, amount in seen["decisions"].items():
         bases = seen["bases"].get(name, {})
         by = " · ".join(f"{count:,} by {basis}" for basis, count in sorted(bases.items()))
-        size = f"{about}{amount['objects']:,} objects, {decimal(amount['bytes'])}"
+        size = f"{about}{count_of(amount['objects'], 'object')}, {decimal(amount['bytes'])}"
         yield name, f"{size}; {by}" if by and name != "refuse" else size
 
 

@@ -166,7 +166,7 @@ def test_names_that_would_fail_are_reported(tmp_path: Path) -> None:
     assert (code, report["objects"], report["refused"]) == (1, 1, 1)
     assert "bidi" in report["names"][0]["why"]
     code, out, _ = run("plan", "-r", str(tmp_path / "from"), str(tmp_path / "to"))
-    assert (code, "1 objects would fail" in out, "copy" in out) == (1, True, True)
+    assert (code, "1 object would fail" in out, "copy" in out) == (1, True, True)
     assert "\u202e" not in out
 
 
