@@ -50,9 +50,12 @@ def test_a_server_that_keeps_its_list(terminal: Terminal, tmp_path: Path) -> Non
     assert not list(tmp_path.glob("d/**/*relay-probe*"))
 
 
-def test_a_mirror_of_a_server_that_keeps_its_list(terminal: Terminal, tmp_path: Path) -> None:
+@pytest.mark.parametrize("flags", [(), ("--read-only",)])
+def test_a_mirror_of_a_server_that_keeps_its_list(
+    terminal: Terminal, tmp_path: Path, flags: tuple[str, ...]
+) -> None:
     objects = plant(tmp_path / "d")
-    with serve(tmp_path / "d") as url:
+    with serve(tmp_path / "d", *flags) as url:
         terminal.run("ls", url)
         (tmp_path / "d" / "new").write_bytes(b"the only copy")
         words = ("--mirror", "--max-delete", "100%", "--empty-folders")

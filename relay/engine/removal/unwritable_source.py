@@ -1,15 +1,18 @@
 """A mirror's source that takes no probe: what else shows that an extra object is not its own.
 
-Theory of operation. Such a source may be a folder of its destination and keep a list of its own, so
-that no probe is seen. Then its objects are extra names of the destination, one or more folders up.
-So an extra object is kept if the source has one that looks the same at the end of its name, or if
-an object of that last name failed in this run, since that may be the only copy.
+Theory of operation. Such a source may be its destination, or a folder of it, and keep a list of its
+own, so that no probe is seen. Then its objects are extra names of the destination, one or more
+folders up, or new names that it does not list yet. So an extra object is kept if the source has one
+of its size at the end of its name; if an object of that last name failed in this run, since that
+may be the only copy; and if it was changed within the last hour.
 
 Decided here: which extra objects may be the source's. Never here: what follows
 (`mirror_removal.py`)."""
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -19,12 +22,25 @@ from relay.engine.removal.distinct_places import ends_of
 from relay.errors import NotFound
 from relay.ledger.ledger import Ledger
 from relay.ledger.states import TransferState
+from relay.parsing import http_date
 from relay.receipt import Version
 from relay.stores.interfaces import ObjectInfo, StoreProvider
+from relay.stores.local_files import changed_ns
 from relay.wire.watchdog import Watchdog
 
 MOST: Final = 1000
 """Number of failed objects from which on nothing is deleted."""
+
+YOUNG_SECONDS: Final = 3600.0
+"""Age of a change from which a server that keeps a list shows it."""
+
+
+def is_young(store: str, version: Version, now: float) -> bool:
+    """Return whether an object may have been changed lately; `now` in seconds since 1970."""
+    changed = changed_ns(version) if store == "local" else None
+    dated = http_date(version.last_modified)
+    at = dated.timestamp() if dated is not None else now
+    return now - (at if changed is None else changed / 1e9) < YOUNG_SECONDS
 
 
 @dataclass(eq=False)
@@ -34,6 +50,7 @@ class UnwritableSource:
     ledger: Ledger
     stores: StoreProvider
     job: MigrationJob
+    clock: Callable[[], float] = time.time
     _failed: frozenset[str] | None = field(default=None, init=False)
     """The last names of objects that failed."""
     _is_cut: bool = field(default=False, init=False)
@@ -45,6 +62,8 @@ class UnwritableSource:
             rows = self.ledger.page(self.job.id, (TransferState.FAILED,), 0, MOST)
             self._failed = frozenset(row.name.rpartition("/")[2] for row in rows)
             self._is_cut = len(rows) == MOST
+        if is_young(self.job.destination.store, there, self.clock()):
+            return "the source takes no probe, and this object was changed within the last hour"
         if self._is_cut or name.rpartition("/")[2] in self._failed:
             return "the source takes no probe, and an object of this name failed"
         for other in ends_of(name):
