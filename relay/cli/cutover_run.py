@@ -39,7 +39,14 @@ from relay.cli.terminal import confirm, plain, say
 from relay.config import Settings
 from relay.engine.comparison_report import Reads
 from relay.engine.cutover_audit import AuditResult, audit
-from relay.engine.cutover_checks import Check, CheckLevel, limit_checks, open_uploads, room_check
+from relay.engine.cutover_checks import (
+    Check,
+    CheckLevel,
+    limit_checks,
+    mount_check,
+    open_uploads,
+    room_check,
+)
 from relay.engine.migration_request import MigrationJob, stored_request
 from relay.errors import ConfigError, IllegalTransition, RelayError
 from relay.ledger.ledger import Ledger
@@ -47,6 +54,7 @@ from relay.ledger.migration_values import Migration
 from relay.ledger.passes import require_standing
 from relay.ledger.standing_values import Pass
 from relay.ledger.states import MigrationState, PassKind, Phase, PhaseEvent
+from relay.process.mounts import read_mounts
 from relay.reports.report_folder import ReportFolder
 from relay.reports.report_members import time_text
 from relay.reports.report_writer import write_report
@@ -229,8 +237,8 @@ class CutoverRun:
         yield uploads_check(open_uploads(self._job, self._engine))
         yield from limit_checks(migration.bounds)
         room = room_check(self._job, last.bytes)
-        if room is not None:
-            yield room
+        mount = mount_check(self._job.source, read_mounts())
+        yield from (check for check in (room, mount) if check is not None)
         yield Check(warn, "it is not known for how long the credentials are valid")
 
     # -- cutover

@@ -6,7 +6,7 @@ Decided here: the checks, and which of them prevents a cutover. Never here: the 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, cast
@@ -14,6 +14,8 @@ from typing import Final, cast
 from relay.engine.migration_request import MigrationJob
 from relay.engine.transfer_engine import TransferEngine
 from relay.errors import RelayError
+from relay.location import Location
+from relay.process.mounts import Mount
 from relay.process.native_threads import in_native_thread
 from relay.stores.interfaces import OpenUploads, UploadsSource
 from relay.stores.local_locations import path_of
@@ -57,6 +59,23 @@ def limit_checks(bounds: Bounds) -> Iterator[Check]:
     """Yield a warning for each limit that makes the last pass slower."""
     for name, most in bounds.set_limits().items():
         yield Check(CheckLevel.WARN, f"the limit {name.replace('_', ' ')} {most:,} is in force")
+
+
+def mount_check(source: Location, mounts: Sequence[Mount]) -> Check | None:
+    """Return a warning about a local source on one of the mounts whose file system is a program:
+    it may show the writes of others late. None for any other source."""
+    if source.store != "local":
+        return None
+    path = in_native_thread(lambda: os.path.realpath(path_of(source)))
+    above = [one for one in mounts if os.path.commonpath([one.point, path]) == one.point]
+    kind = max(reversed(above), key=lambda one: len(one.point)).kind if above else ""
+    if not kind.startswith("fuse"):
+        return None
+    return Check(
+        CheckLevel.WARN,
+        f"the source is a mount of type {kind}, which may show the writes of others late: wait"
+        " longer than its cache after they have stopped",
+    )
 
 
 def room_check(job: MigrationJob, needed: int) -> Check | None:
