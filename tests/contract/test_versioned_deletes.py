@@ -169,6 +169,17 @@ def test_a_purge_deletes_one_version_for_good(
     assert bucket.current("/b/tree/a") == ("v2", '"another"')
 
 
+@pytest.mark.parametrize("purge", [True, False])
+def test_an_object_older_than_the_versions_is_purged_too(
+    bucket: Bucket, store: S3Store, place: Location, purge: bool
+) -> None:
+    bucket.versions["/b/tree/a"] = [("null", '"one"')]
+    read = Version(5, '"one"', READ.last_modified)
+    assert store.delete_version(place, read, purge=purge).marker == "marker-1"
+    kept = [] if purge else [("null", '"one"')]
+    assert bucket.versions["/b/tree/a"] == [*kept, ("marker-1", None)]
+
+
 @pytest.mark.parametrize("versioned", [True, False])
 def test_a_store_that_compares_closes_the_window(
     bucket: Bucket,

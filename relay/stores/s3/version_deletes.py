@@ -30,6 +30,8 @@ DONE: Final = frozenset({200, 204})
 """Statuses of a DELETE that was done. S3 answers 204 for a missing object too."""
 UNUSED: Final = '"0123456789abcdef0123456789abcdef"'
 """The ETag of no object: with it no endpoint that compares ETags deletes anything."""
+NO_ID: Final = "null"
+"""The id of objects that were stored while the bucket kept no versions."""
 _UNSAFE_SEGMENTS: Final = frozenset({"", ".", ".."})
 """Segments of a key that an endpoint over a file system may leave out (`exact_keys.py`)."""
 
@@ -75,8 +77,12 @@ class VersionDeletes:
         if purge and version.id is not None:
             self._send(at_version(current, version.id), ())
             return Deletion()
-        response = self._send_conditionally(current, tag, conditional)
-        return Deletion(marker=_marker(response), window=not conditional)
+        marker = _marker(self._send_conditionally(current, tag, conditional))
+        if purge and marker not in (None, NO_ID):
+            # The object is older than the bucket's versions: it has this id, and no later one has.
+            with suppress(RelayError):  # the marker hides it
+                self._send(at_version(current, NO_ID), ())
+        return Deletion(marker=marker, window=not conditional)
 
     def remove_marker(self, location: Location, marker: str) -> Version:
         """As VersionedStore.remove_marker. AWS names the marker in its answer to HEAD
