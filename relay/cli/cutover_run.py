@@ -12,7 +12,6 @@ pass moves, what an audit proves (`relay/engine/cutover_audit.py`), and how a re
 
 from __future__ import annotations
 
-import re
 import sys
 import time
 from collections.abc import Iterator
@@ -55,7 +54,7 @@ from relay.ledger.passes import require_standing
 from relay.ledger.standing_values import Pass
 from relay.ledger.states import MigrationState, PassKind, Phase, PhaseEvent
 from relay.process.mounts import read_mounts
-from relay.reports.report_folder import ReportFolder
+from relay.reports.report_folder import ReportFolder, report_name
 from relay.reports.report_members import time_text
 from relay.reports.report_writer import write_report
 from relay.reports.signing_keys import SigningKey, key_path, load_key
@@ -69,7 +68,6 @@ ATTEMPTS: Final = 5
 SHOWN: Final = 20
 MOST_REST_SECONDS: Final = 1.0
 """Longest rest before the next final pass: no longer than the last one took."""
-_NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9._-]")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -349,7 +347,7 @@ class CutoverRun:
         free."""
         if self.order.output is not None:
             return ReportFolder(self.order.output)
-        name = f"relay-{_NOT_IN_NAMES.sub('-', migration.name)}-report"
+        name = report_name(migration.name)
         path, count = Path(name), 1
         while path.exists():
             count += 1

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -23,14 +22,12 @@ if TYPE_CHECKING:
     from relay.reports.report_check import CheckedReport
     from relay.reports.report_members import ReportTotals
 
-_NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9._-]")
-
 
 def sign_report(id: str, output: Path | None, url: str | None) -> int:
     """Write the signed report of a migration of this machine's ledger into a new folder, and print
     its digest. Raises ConfigError without a key, and as write_report."""
     from relay.ledger.ledger import Ledger
-    from relay.reports.report_folder import ReportFolder
+    from relay.reports.report_folder import ReportFolder, report_name
     from relay.reports.report_writer import write_report
     from relay.reports.signing_keys import key_path, load_key
 
@@ -45,8 +42,7 @@ def sign_report(id: str, output: Path | None, url: str | None) -> int:
     key = load_key(key_path())
     ledger = Ledger.connect(trusted_ledger_url(settings))
     migration = ledger.migration(id)
-    name = _NOT_IN_NAMES.sub("-", migration.name)
-    folder = ReportFolder(output or Path(f"relay-{name}-report"))
+    folder = ReportFolder(output or Path(report_name(migration.name)))
     try:
         # Ctrl-C removes the folder, unless the ledger may have recorded its report. The ledger
         # stays open then: its thread may still be reading.

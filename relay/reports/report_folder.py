@@ -10,15 +10,18 @@ Decided here: names of folders, and when a report is visible. Never here: the co
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from secrets import token_hex
-from typing import BinaryIO
+from typing import BinaryIO, Final
 
 from relay.errors import OutputFailed
 from relay.stores.local_folders import UNSYNCED
+
+_NOT_IN_NAMES: Final = re.compile(r"[^A-Za-z0-9._-]")
 
 
 class ReportFolder:
@@ -94,6 +97,11 @@ class ReportFolder:
                 f"{self.final} can't be written ({error.strerror})",
                 hint="Make room there, or choose another folder.",
             ) from None
+
+
+def report_name(migration: str) -> str:
+    """Return the name of the folder for the report of a migration, by the migration's name."""
+    return f"relay-{_NOT_IN_NAMES.sub('-', migration)}-report"
 
 
 def sync_names(folder: Path) -> None:
