@@ -139,7 +139,7 @@ class Follower:
     def _begin(self, migration: Migration) -> bool:
         """Begin the next pass if it is due. Another process may be first: its pass is run too."""
         standing = require_standing(migration)
-        is_due = standing.due is not None and standing.times.is_due(standing.due, time.time())
+        is_due = standing.is_due(time.time())
         if is_due:
             self.ledger.standing.begin_pass(migration.id, PassKind.DELTA)
         return is_due
@@ -156,10 +156,7 @@ class Follower:
                 except LedgerFailed:
                     continue  # it is asked again
                 standing = require_standing(now)
-                is_due = standing.due is not None and standing.times.is_due(
-                    standing.due, time.time()
-                )
-                is_ready = standing.phase == Phase.STEADY and is_due
+                is_ready = standing.phase == Phase.STEADY and standing.is_due(time.time())
                 if is_ready or (now.state, now.standing) != (migration.state, migration.standing):
                     return None
         return stopped.code

@@ -91,6 +91,10 @@ class StandingState:
         """Whether no pass is under way, and the migration has not been finished."""
         return self.due is not None and self.phase != Phase.FINISHED
 
+    def is_due(self, now: float) -> bool:
+        """Return whether its next pass may begin."""
+        return self.due is not None and self.times.is_due(self.due, now)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Pass:
