@@ -12,10 +12,12 @@ die-after:TYPE:N  ends at the Nth request of a type, after it did it
 lie:KIND       `length`, `huge`, `number`, `data`, `type`, `path`, `banner`, `text`: one wrong packet
 modeless       refuses to set attributes
 in-order       refuses a WRITE that does not follow the last one of its handle
+no-reopen      refuses to open a file for writing that exists
 full           no WRITE has room
 password:TEXT  asks SSH_ASKPASS for a password, and refuses any other
 once           has its habits in the first session only
 frozen         answers nothing any more from the first READ on
+silent:TYPE:N  does the Nth request of a type, and never answers it
 stuck          never answers a READ
 say:TEXT       ends at once, with this line on standard error
 """
@@ -118,6 +120,8 @@ class Peer:
                 continue
             reply = self.answer(kind, Cursor(packet[5:]))
             self.die("die-after", kind)
+            if self.habit("silent") == f"{kind}:{self.counts[kind]}":
+                continue
             self.send(kind, number, reply)
 
     @staticmethod
@@ -203,6 +207,8 @@ class Peer:
         mine = {1: os.O_RDONLY, 2: os.O_WRONLY, 3: os.O_RDWR}[flags & 3]
         for one, other in ((8, os.O_CREAT), (16, os.O_TRUNC), (32, os.O_EXCL)):
             mine |= other if flags & one else 0
+        if self.habit("no-reopen") is not None and flags & 2 and os.path.exists(path):
+            return self.status(FAILURE)
         return self.handle(os.open(path, mine, mode))
 
     def handle(self, thing: object) -> tuple[int, bytes]:

@@ -388,6 +388,18 @@ def test_a_retry_does_not_use_a_silent_session(
     assert (tmp_path / "back").read_bytes() == DATA
 
 
+def test_a_late_answer_to_a_publication_is_our_own(
+    patient_engine: Engine, peer: PeerPlace, data_file: Location, tmp_path: Path
+) -> None:
+    runner = patient_engine.runner
+    runner.limits = replace(runner.limits, head_seconds=1.0)
+    # The first extended request syncs the file, the second one links it.
+    place = peer("a", "once", "silent:200:2")
+    assert patient_engine.migrate(data_file, place, if_exists="fail").state is State.VERIFIED
+    assert (tmp_path / "root/a").read_bytes() == DATA
+    assert left_in(tmp_path / "root") == []
+
+
 def test_a_full_disk_and_a_silent_server_are_named(
     engine: Engine, peer: PeerPlace, data_file: Location, tmp_path: Path
 ) -> None:

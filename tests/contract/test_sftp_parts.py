@@ -74,15 +74,16 @@ def test_a_session_that_dies_costs_its_part(
     assert left_in(tmp_path / "root") == []
 
 
+@pytest.mark.parametrize("habit", ["in-order", "no-reopen"])
 def test_a_server_that_writes_in_order_gets_one_piece(
-    engine: Engine, peer: PeerPlace, large_file: Location, tmp_path: Path
+    engine: Engine, peer: PeerPlace, large_file: Location, tmp_path: Path, habit: str
 ) -> None:
-    outcome = engine.migrate(large_file, peer("a", "in-order"))
+    outcome = engine.migrate(large_file, peer("a", habit))
     assert outcome.state is State.VERIFIED
     assert (tmp_path / "root/a").read_bytes() == (tmp_path / "large").read_bytes()
     assert left_in(tmp_path / "root") == []
-    store = engine.runner.stores.destination(peer("a", "in-order"), Watchdog(Limits()))
-    assert store.part_limits(peer("a", "in-order")) is None
+    store = engine.runner.stores.destination(peer("a", habit), Watchdog(Limits()))
+    assert store.part_limits(peer("a", habit)) is None
 
 
 @pytest.mark.campaign

@@ -17,6 +17,7 @@ from typing import Final
 from relay.errors import (
     Locked,
     NotFound,
+    PermissionDenied,
     PreconditionFailed,
     RangeIgnored,
     Rejected,
@@ -57,13 +58,13 @@ class RemoteParts:
         """As PartsDestination.put_part. The first part makes the file, and missing folders. Raises
         RangeIgnored if the server seems to write files only from their beginning."""
         at = (number - 1) * PART_BYTES
-        with self._uploads.open_part(upload.location, upload.id) as opened:
-            try:
+        try:
+            with self._uploads.open_part(upload.location, upload.id) as opened:
                 opened.write(body, at)
-            except (Unavailable, Rejected) as error:
-                self._note_refusal(upload.location, at, error)
-                raise
-            opened.close()
+                opened.close()
+        except (Unavailable, Rejected, PermissionDenied) as error:
+            self._note_refusal(upload.location, at, error)
+            raise
         if at:
             self._memory.learn(upload.location.origin, SEEKS)
         return Part(number, body.count, _tag_of(number), checked=False)

@@ -32,6 +32,7 @@ from relay.errors import (
     RelayError,
     Side,
     StoreError,
+    StoreTimeout,
     Unavailable,
 )
 from relay.location import Location
@@ -179,7 +180,7 @@ class RemoteUploads:
                     self._publish_absent(files, part, path, stored.place)
                 else:
                     self._replace(files, part, path, what, exists=old is not None)
-            except ConnectionLost as error:
+            except (ConnectionLost, StoreTimeout) as error:
                 return self._after_lost_answer(stored, path, part, error)
             return version_of_attributes(files.stat(path, what))
 
@@ -284,9 +285,7 @@ class RemoteUploads:
         if files.session.can(LINK) and not memory.has(origin, UNLINKED):
             try:
                 files.link(part, path, what)
-            except StoreError as error:
-                if isinstance(error, ConnectionLost):
-                    raise
+            except _REFUSED:  # a lost answer says nothing: the name may be our own link
                 if files.find(path, what) is not None:
                     raise PreconditionFailed(f"{what} exists", side=self._side) from None
                 memory.learn(origin, UNLINKED)
@@ -301,7 +300,7 @@ class RemoteUploads:
             raise error from None
 
     def _after_lost_answer(
-        self, stored: PutResult, path: bytes, part: bytes, error: ConnectionLost
+        self, stored: PutResult, path: bytes, part: bytes, error: StoreError
     ) -> Version:
         """Return the version of the published file, if the server renamed it and only its answer
         was lost; else raise `error`."""
