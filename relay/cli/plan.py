@@ -38,7 +38,7 @@ from relay.views.dry_runs import plan_members
 @click.command(
     epilog=(
         "Exit codes: 0 nothing would fail · 1 an object would fail, or the source cannot be listed"
-        " · 2 wrong usage"
+        " · 2 wrong usage · 3 an object is undecided, since a store did not answer for it"
     )
 )
 @click.argument("source", metavar="SRC")
@@ -99,7 +99,7 @@ def plan(sample: int, every: bool, save: Path | None, as_json: bool, **options: 
     is_empty = job.fail_on_empty and report.objects == 0
     if report.refused or loses_metadata or is_empty or members["fates"].get("failed"):
         return Exit.FAILED
-    return Exit.VERIFIED
+    return Exit.UNVERIFIED if report.unknown else Exit.VERIFIED
 
 
 def _run(dry_run: DryRun, save: Path | None, header: PlanHeader | None) -> DryRunReport:

@@ -5,7 +5,7 @@ object is compared (`comparison.py`), and which requests show that (`object_insp
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import KW_ONLY, dataclass, field
 from enum import StrEnum
 from typing import Final
@@ -18,6 +18,8 @@ from relay.transfer_limits import Limits
 
 NAMED: Final = 20
 """Maximum number of names that a report has of one kind."""
+FOLDER_UNLISTED: Final = "folder-unlisted"
+"""The basis of a folder of the source that could not be listed."""
 LONGEST_NAME: Final = 1024
 """Number of letters of a name in a report: the longest that most stores take."""
 
@@ -168,6 +170,10 @@ class DryRunReport:
     unlisted: int = 0
     folders: list[tuple[Side, str, str]] = field(default_factory=list)
     """The number of folders that could not be listed, and the first of them with the reason."""
+    takes_folder: Callable[[PlannedObject], None] = lambda _: None
+    """Is called with each folder of the source that could not be listed."""
+    silent: tuple[str, str] | None = None
+    """The first object for which a store did not answer, and the reason."""
     destination_error: str | None = None
     """Why the destination could not be listed."""
     sorted: set[Side] = field(default_factory=set)
@@ -186,6 +192,11 @@ class DryRunReport:
         return sum(self.looks.values())
 
     @property
+    def unknown(self) -> int:
+        """The number of objects for which a store did not answer."""
+        return self.decided.get(DestinationAnswer.UNKNOWN, Amount()).objects
+
+    @property
     def incomplete(self) -> list[str]:
         """Why the plan does not show all that a migration would do, in sentences; [] if it does."""
         why = [
@@ -198,6 +209,9 @@ class DryRunReport:
             why.append(f"the destination could not be listed: {self.destination_error}")
         if not self.is_listed:
             why.append("the source was not listed to its end")
+        if self.unknown:
+            example = f", such as {self.silent[0]}: {self.silent[1]}" if self.silent else ""
+            why.append(f"undecided objects: {self.unknown:,}{example}")
         return why
 
     def count(self, size: int | None, limits: Limits) -> None:
@@ -246,6 +260,8 @@ class DryRunReport:
             bases = self.bases[one.decision] = {}
             self.first[one.decision] = []
         bases[one.basis] = bases.get(one.basis, 0) + 1
+        if one.decision is PlanDecision.UNKNOWN and self.silent is None:
+            self.silent = (shown_name(one.name), one.detail)
         names = self.first[one.decision]
         if len(names) < NAMED:
             names.append(shown_name(one.name))
@@ -270,4 +286,5 @@ class DryRunReport:
         if len(self.folders) < NAMED:
             self.folders.append((side, shown_name(name), why))
         if side == "source":
-            self.refuse(name, "folder-unlisted", why)
+            self.refuse(name, FOLDER_UNLISTED, why)
+            self.takes_folder(PlannedObject(name, PlanDecision.REFUSE, FOLDER_UNLISTED, why))

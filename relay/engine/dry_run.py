@@ -62,7 +62,7 @@ class Sink(Protocol):
     """Takes the decision about each object, in the order of names."""
 
     def add(self, one: PlannedObject) -> None:
-        """Take the next one."""
+        """Take the next one, or a folder of the source that could not be listed, as refused."""
 
     def restart(self) -> None:
         """Forget all: the listing begins again, now sorted."""
@@ -205,6 +205,8 @@ class DryRun:
 
     def _run_tree(self, sink: Sink | None) -> None:
         made, paired = self.report, self._paired
+        if sink is not None:
+            made.takes_folder = sink.add
         open_pairs = RandomSample[OpenPair](self.sample or 0, self.random)
         decided = RandomSample[OpenPair](self.sample or 0, self.random)
         folds = None if self.job.destination.store in KEEPS_APART else FoldedNames(self.space)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import KW_ONLY, dataclass, replace
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from relay.engine.comparison import DATED, PairBasis, ReceiptVersions, verdict_of_pair
 from relay.engine.decisions import DestinationAnswer, PlanDecision, PlannedObject
@@ -26,11 +26,17 @@ from relay.location import Location
 from relay.parsing import http_date
 from relay.receipt import Version
 from relay.stores.interfaces import Destination, ObjectInfo, StoreProvider, UnknownObject
+from relay.stores.listing_retries import ListingRetries
 from relay.transfer_limits import Limits
 from relay.wire.watchdog import Watchdog
 
 ABSENT: Final = "head"
 """The basis of a decision about an object that, by its answer, the destination does not have."""
+
+RETRY_SECONDS: Final = 60.0
+"""How long a store is asked again about one object that it does not answer for."""
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -90,7 +96,8 @@ class ObjectInspection:
     def _inspect(self, listed: ListedObject, one: OpenPair) -> InspectedObject:
         plan = self.job.plan_of_listed(listed)
         try:
-            found = self.stores.source(plan.source, Watchdog(self.limits)).head(plan.source)
+            source = self.stores.source(plan.source, Watchdog(self.limits))
+            found = self._retry(lambda: source.head(plan.source))
             if isinstance(found, ObjectInfo):
                 answer = (found.disposition, found.location)
                 place = name_after_source(plan.destination, plan.source, *answer)
@@ -120,7 +127,7 @@ class ObjectInspection:
         """Return what is `seen` at the source of an object, which is `found` there, with the answer
         of its destination."""
         try:
-            there = inspect_object(self._destination(), place)
+            there = self._retry(lambda: inspect_object(self._destination(), place))
         except NotFound:
             return replace(seen, answer=DestinationAnswer.NEW, basis=ABSENT)
         except RelayError as error:
@@ -172,6 +179,12 @@ class ObjectInspection:
             exists is IfExists.CHANGED and isinstance(error, PermissionDenied)
         )
         return not (error.retryable or is_overlooked)
+
+    def _retry(self, once: Callable[[], T]) -> T:
+        """Return the answer to a question about one object. Raises what stays after some retries:
+        the object is then `unknown`."""
+        seconds = min(self.limits.listing_seconds, RETRY_SECONDS)
+        return ListingRetries(seconds, Watchdog(self.limits)).retry(once)
 
     def _destination(self) -> Destination:
         return self.stores.destination(self.job.destination, Watchdog(self.limits))

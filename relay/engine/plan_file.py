@@ -2,9 +2,9 @@
 does only that.
 
 Theory of operation. The first line has the request, each further one an object, in the order of
-names, and the last one the number of objects and the SHA-256 of all lines before it: a file that
-was cut or changed is refused. It has names, sizes and ETags, and no credentials. It appears whole,
-under its final name, or not at all.
+names, and the last one the number of objects, those of the refused and the undecided ones, and the
+SHA-256 of all lines before it: a file that was cut or changed is refused. It has names, sizes and
+ETags, and no credentials. It appears whole, under its final name, or not at all.
 
 Decided here: the form of the file. Never here: what a plan decides (`dry_run.py`), and whether it
 still fits (`relay/ledger/planned_values.py`)."""
@@ -72,8 +72,12 @@ class PlanWriter:
         self._header = header
         self._file: BinaryIO | None = None
         self._digest = hashlib.sha256()
-        self.objects = 0
+        self._counts = _PlanCounts()
+
+    @property
+    def objects(self) -> int:
         """The number of objects so far."""
+        return self._counts.objects
 
     def __enter__(self) -> PlanWriter:
         """Make the file under another name. Raises OutputFailed."""
@@ -103,7 +107,7 @@ class PlanWriter:
         if one.detail:
             members["detail"] = one.detail
         self._write(members)
-        self.objects += 1
+        self._counts.add(one)
 
     def restart(self) -> None:
         """Begin the file again. Raises OutputFailed."""
@@ -112,14 +116,13 @@ class PlanWriter:
             file.seek(0)
             file.truncate()
         self._digest = hashlib.sha256()
-        self.objects = 0
+        self._counts = _PlanCounts()
         self._begin()
 
     def publish(self) -> None:
         """Finish the file and give it its final name; it replaces an older plan of that name.
         Raises OutputFailed."""
-        end = {"end": {"objects": self.objects, "sha256": self._digest.hexdigest()}}
-        self._write(end)
+        self._write({"end": self._counts.end(self._digest.hexdigest())})
         file = self._open_file
         with self._failing():
             file.flush()
@@ -151,6 +154,32 @@ class PlanWriter:
                 f"{self._final} can't be written ({error.strerror})",
                 hint="Make room there, or choose another file.",
             ) from None
+
+
+@dataclass(eq=False)
+class _PlanCounts:
+    """What the last line of a plan has about the lines before it."""
+
+    objects: int = 0
+    refused: int = 0
+    unknown: int = 0
+
+    def add(self, one: PlannedObject) -> None:
+        """Count one more object."""
+        self.objects += 1
+        self.refused += one.decision is PlanDecision.REFUSE
+        self.unknown += one.decision is PlanDecision.UNKNOWN
+
+    def end(self, sha256: str) -> dict[str, Any]:
+        """Return the last line's members, for lines of this SHA-256, in hex."""
+        return {**asdict(self), "sha256": sha256}
+
+    def is_end(self, found: Any, sha256: str) -> bool:
+        """Return whether these are the last line's members. An older relay wrote fewer counts."""
+        whole = self.end(sha256)
+        if not isinstance(found, dict) or not {"objects", "sha256"} <= found.keys():
+            return False
+        return {**whole, **found} == whole
 
 
 class PlanFile:
@@ -189,13 +218,14 @@ class PlanFile:
         if self.sha256 != sha256:
             raise self._refusal("is another plan than the one that this migration follows")
 
-    def objects_to_move(self) -> Iterator[PlannedObject]:
-        """Yield the objects that are to be copied, or to replace others. Raises PlanRefused."""
+    def open_objects(self) -> Iterator[PlannedObject]:
+        """Yield the objects that are to be copied, or to replace others, and those about which the
+        plan decided nothing, or that they fail. Raises PlanRefused."""
         for members in self._lines():
             if "name" not in members:
                 continue
             one = self._object_of(members)
-            if one.decision in (PlanDecision.COPY, PlanDecision.REPLACE):
+            if one.decision is not PlanDecision.SKIP:
                 yield one
 
     # -- reading
@@ -205,22 +235,20 @@ class PlanFile:
         PlanRefused."""
         whole, before = hashlib.sha256(), hashlib.sha256()
         header: PlanHeader | None = None
-        objects = 0
+        counts = _PlanCounts()
         for line in self._raw_lines():
             whole.update(line)
             members = self._members_of(line)
             if header is None:
                 header = self._header_of(members)
             elif "end" in members:
-                end = members["end"]
-                if end != {"objects": objects, "sha256": before.hexdigest()}:
+                if not counts.is_end(members["end"], before.hexdigest()):
                     raise self._refusal("was changed after relay wrote it")
                 if self._file.readline(1):
                     raise self._refusal("has lines after its end")
-                return header, whole.hexdigest(), objects
+                return header, whole.hexdigest(), counts.objects
             else:
-                self._object_of(members)
-                objects += 1
+                counts.add(self._object_of(members))
             before.update(line)
         raise self._refusal("is not a whole plan")
 
@@ -271,6 +299,7 @@ class PlanFile:
                 _text(members["name"]),
                 PlanDecision(members["decision"]),
                 _text(members["basis"]),
+                _text(members.get("detail", "")),
                 source=_seen_of(members["source"]),
                 destination=None if there is None else _seen_of(there),
             )

@@ -14,9 +14,9 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from relay.digest import as_hex
-from relay.engine.decisions import PlannedObject
+from relay.engine.decisions import PlanDecision, PlannedObject
 from relay.engine.plan_file import PlanFile
-from relay.errors import KeyTooLong, NotFound, RelayError, StoreError, UnsafeKey
+from relay.errors import KeyTooLong, NotFound, PlanStale, RelayError, StoreError, UnsafeKey
 from relay.identity import place_identity
 from relay.ledger.listing_values import ListedObject, ListingClaim
 from relay.ledger.planned_values import PlannedPair
@@ -93,10 +93,11 @@ def write_listing(
 def write_planned(
     ledger: Ledger, listing: ListingClaim, plan: PlanFile, go_on: Callable[[], bool]
 ) -> bool:
-    """Write the objects that a saved plan moves, in place of a listing of the source. Returns as
-    `write_listing`. Raises PlanRefused, LeaseLost and LedgerFailed; written pages stay."""
+    """Write the objects that a saved plan moves, and those that it leaves open, which fail; no
+    listing of the source is needed. Returns as `write_listing`. Raises PlanRefused, LeaseLost and
+    LedgerFailed; written pages stay."""
     written, pages = int(listing.cursor or 0), 0
-    for page in in_pages(islice(plan.objects_to_move(), written, None), PAGE):
+    for page in in_pages(islice(plan.open_objects(), written, None), PAGE):
         listed = [planned_object(one) for one in page]
         written, pages = written + len(page), pages + 1
         reach("before-page")
@@ -114,7 +115,7 @@ def planned_object(one: PlannedObject) -> ListedObject:
     """Return an object of a plan as the ledger keeps it."""
     seen = one.source
     modified = None if seen.modified is None else datetime.fromtimestamp(seen.modified, UTC)
-    listed = listed_object(Entry(one.name, seen.size, seen.etag, modified))
+    listed = listed_object(Entry(one.name, seen.size, seen.etag, modified, error=_open_error(one)))
     pair = PlannedPair(source=seen, destination=one.destination)
     return replace(listed, planned=pair.to_text())
 
@@ -174,6 +175,18 @@ def in_pages(entries: Iterator[T], most: int) -> Iterator[list[T]]:
             page = []
     if page:
         yield page
+
+
+def _open_error(one: PlannedObject) -> PlanStale | None:
+    """Return why an object of a plan is not moved, or None for one that is."""
+    match one.decision:
+        case PlanDecision.REFUSE:
+            why = f"the plan refuses it ({one.basis})"
+        case PlanDecision.UNKNOWN:
+            why = "the plan has not decided about it, since a store did not answer"
+        case _:
+            return None
+    return PlanStale(f"{why}: {one.detail}" if one.detail else why)
 
 
 def listed_object(entry: Entry) -> ListedObject:

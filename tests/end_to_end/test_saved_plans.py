@@ -15,7 +15,7 @@ import pytest
 from tests.end_to_end.terminal import Terminal
 from tests.end_to_end.test_plan import tree
 from tests.faults.scripted_http import Shelf
-from tests.scripted import Peer
+from tests.scripted import Peer, Talk
 from tests.seaweed import KEY, SECRET, Seaweed
 
 LATER = formatdate(time.time() + 3600, usegmt=True).encode()
@@ -210,6 +210,92 @@ def test_a_plan_to_a_server_that_lists_nothing(
         b"/to/a/new": b"x" * 100,
         b"/to/new2": b"late",
     }
+
+
+class BusyShelf(Shelf):
+    """A server that is too busy for some questions about one object."""
+
+    busy: int = 0
+
+    def _other(self, talk: Talk, method: bytes, path: bytes, request: bytes) -> bool:
+        if path == b"/to/other" and self.busy:
+            self.busy -= 1
+            talk.send(b"HTTP/1.1 503 No\r\nContent-Length: 0\r\n\r\n")
+            return True
+        return super()._other(talk, method, path, request)
+
+
+def test_a_plan_asks_a_busy_server_again(plan: Path, terminal: Terminal) -> None:
+    home, shelf = plan.parent, BusyShelf({b"/to/other": b"1"}, dated=LATER)
+    shelf.busy = 1
+    with Peer(shelf) as there:
+        words = ("-r", f"{home}/from", there.url("/to/"), "--save", f"{home}/web", "--json")
+        code, out, err = terminal.run("plan", *words)
+    found = json.loads(out)
+    assert (code, found["complete"], shelf.busy) == (0, True, 0), err
+    assert found["first"]["replace"] == ["other"]
+
+
+def test_what_a_plan_did_not_learn_is_no_success(plan: Path, terminal: Terminal) -> None:
+    """Neither of the plan, nor of its migration, which leaves the object, also when the command is
+    given again."""
+    home, shelf = plan.parent, BusyShelf({b"/to/other": b"1"}, dated=LATER)
+    shelf.busy = 1000
+    with Peer(shelf) as there:
+        words = ("-r", f"{home}/from", there.url("/to/"), "--save", f"{home}/web", "--json")
+        code, out, err = terminal.run("plan", *words, RELAY_RETRY_BUDGET="0")
+        found = json.loads(out)
+        assert (code, found["complete"]) == (3, False), err
+        assert "undecided objects: 1, such as other: " in found["incomplete"][0]
+        assert json.loads((home / "web").read_text().splitlines()[-1])["end"]["unknown"] == 1
+        shelf.busy = 0
+        for _ in range(2):
+            assert terminal.run("migrate", "--plan", f"{home}/web")[0] == 1
+            assert failures(terminal) == {"other": "plan-stale"}
+    assert shelf.objects[b"/to/other"] == b"1" and len(shelf.objects) == 4
+
+
+def test_a_folder_that_is_not_listed_is_in_the_plan(terminal: Terminal, tmp_path: Path) -> None:
+    """The migration by it fails for the folder, and moves the rest."""
+    page = (
+        b'<html><title>Index of /from/</title><a href="sub/">sub/</a><a href="one">one</a></html>'
+    )
+
+    def serve(talk: Talk) -> None:
+        while request := talk.head():
+            method, path = request.split(b" ", 2)[:2]
+            body = {b"/from/": page, b"/from/one": b"1"}.get(path)
+            if body is None:
+                talk.send(b"HTTP/1.1 403 No\r\nContent-Length: 0\r\n\r\n")
+                continue
+            kind = b"text/html" if body is page else b"text/plain"
+            talk.send(b'HTTP/1.1 200 OK\r\nETag: "x"\r\nContent-Type: %s\r\n' % kind)
+            talk.send(b"Content-Length: %d\r\n\r\n" % len(body), body if method == b"GET" else b"")
+
+    with Peer([serve] * 40) as there:
+        saved = f"{tmp_path}/plan"
+        assert terminal.run("plan", "-r", there.url("/from/"), f"{tmp_path}/to", "--save", saved)[0]
+        assert terminal.run("migrate", "--plan", saved)[0] == 1
+    assert failures(terminal) == {"sub/": "plan-stale"}
+    assert names_in(tmp_path / "to") == {"one"}
+
+
+def test_what_a_plan_refuses_fails_in_its_migration(terminal: Terminal, tmp_path: Path) -> None:
+    """An object as well as a folder that could not be listed."""
+    tree(tmp_path / "from", **FILES)
+    tree(tmp_path / "to", same=b"1234")
+    places = (f"{tmp_path}/from", f"{tmp_path}/to")
+    words = ("plan", "-r", *places, "--if-exists", "fail", "--save", f"{tmp_path}/plan")
+    assert terminal.run(*words)[0] == 1
+    line = {"basis": "folder-unlisted", "decision": "refuse", "destination": None, "name": "deep/"}
+    line |= {"source": {"etag": None, "modified": None, "size": None}, "detail": "403"}
+    text = (tmp_path / "plan").read_text()
+    head, rest = text.split("\n", 1)
+    (tmp_path / "plan").write_text(seal_again(f"{head}\n{json.dumps(line)}\n{rest}", "", ""))
+    for _ in range(2):
+        assert terminal.run("migrate", "--plan", f"{tmp_path}/plan")[0] == 1
+        assert failures(terminal) == {"same": "plan-stale", "deep/": "plan-stale"}
+    assert names_in(tmp_path / "to") == {"same", "other", "a/new", "new2"}
 
 
 @pytest.mark.parametrize(
