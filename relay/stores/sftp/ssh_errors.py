@@ -33,6 +33,8 @@ LINES: Final = 40
 LINE_CHARACTERS: Final = 300
 _DEBUG: Final = re.compile(r"debug[0-9]: ?")
 _KEY: Final = re.compile(r"debug1: Server host key: (?P<type>\S+) (?P<print>\S+)")
+_FOLDERS: Final = re.compile(r"""(?<![^\s"'(])~?/(?:[^\s"':()/]+/)+""")
+"""The folders of a path. An error may reach a user of the API; the files are the operator's."""
 _NO_METHOD: Final = re.compile(r"Permission denied(?: \((?P<methods>[^)]*)\))?")
 
 
@@ -61,13 +63,17 @@ class SshMessages:
         if line.startswith(("debug1: Authenticated to", "Authenticated to")):
             self.is_authenticated = True
         elif line.strip() and not _DEBUG.match(line):
-            self._lines.append(UNSAFE_CHARACTERS.sub("?", line.strip()))
+            self._lines.append(_plain(line))
 
     @property
     def lines(self) -> list[str]:
         """The lines without those for debugging."""
-        last = self._rest.strip()
+        last = _plain(self._rest)
         return [*self._lines, *([last] if last and not _DEBUG.match(last) else [])]
+
+
+def _plain(line: str) -> str:
+    return _FOLDERS.sub("", UNSAFE_CHARACTERS.sub("?", line.strip()))
 
 
 def login_error(messages: SshMessages, account: SftpAccount, side: Side) -> RelayError:
