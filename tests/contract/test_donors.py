@@ -29,8 +29,9 @@ from tests.seaweed import Seaweed
 DATA, OTHER = os.urandom(50_000), os.urandom(50_000)
 
 
-def put(engine: Engine, place: Location, data: bytes, kind: str) -> Receipt:
-    head = f"HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\nContent-Length: {len(data)}\r\n\r\n"
+def put(engine: Engine, place: Location, data: bytes, kind: str, more: str = "") -> Receipt:
+    head = "HTTP/1.1 200 OK\r\n" + more
+    head += f"Content-Type: {kind}\r\nContent-Length: {len(data)}\r\n\r\n"
     with Peer(source_script(Cloud(), fixed_answer(head.encode(), data))) as peer:
         receipt = engine.migrate(peer.url(), place).receipt
     assert receipt is not None
@@ -47,13 +48,15 @@ def move(engine: Engine, source: Location, place: Location, donor: Donor) -> Out
     return engine.runner.run(transfer)
 
 
-@pytest.mark.parametrize("case", ["same", "stale", "gone", "other content", "changed"])
+@pytest.mark.parametrize("case", ["same", "stale", "gone", "other content", "changed", "foreign"])
 def test_only_the_verified_version_is_copied(engine: Engine, seaweed: Seaweed, case: str) -> None:
     def at(name: str) -> Location:
         return s3_location(seaweed.config, seaweed.bucket, f"{case}/{name}")
 
     client: Any = seaweed.client()
-    receipt = put(engine, at("donor"), DATA, "image/x-donor")
+    # A server may keep the donor's fields, as rclone serve s3 does.
+    secret = "x-amz-meta-secret: of-donor\r\n" if case == "foreign" else ""
+    receipt = put(engine, at("donor"), DATA, "image/x-donor", secret)
     data = OTHER if case == "other content" else DATA
     put(engine, at("source"), data, "image/x-own")
     if case == "changed":  # behind relay's back
@@ -75,6 +78,7 @@ def test_only_the_verified_version_is_copied(engine: Engine, seaweed: Seaweed, c
     assert outcome.receipt.level is Level.WHOLE_DIGEST
     found = client.get_object(Bucket=seaweed.bucket, Key=f"{case}/new")
     assert found["Body"].read() == data and found["ContentType"] == "image/x-own"
+    assert "secret" not in found["Metadata"]
 
 
 def test_a_donor_that_changes_meanwhile_is_not_copied(

@@ -28,12 +28,14 @@ from relay.errors import (
     SourceChanged,
     StoreError,
 )
+from relay.location import Location
 from relay.stores.interfaces import (
     CopyDestination,
     DescribedCopyDestination,
     ObjectInfo,
     PutResult,
 )
+from relay.stores.metadata import CARRIED, USER
 
 DESCRIBING: Final = frozenset({"s3"})
 """The stores that can give a copy other metadata than the copied object has. Each is a
@@ -41,6 +43,14 @@ DescribedCopyDestination."""
 _COPIED = "server-side copy: no byte passed through relay"
 _UNDONE = (*NOT_ASKED, MetadataUnkept, PreconditionFailed, Rejected, SourceChanged)
 """Failures after which the destination certainly has no copy."""
+
+
+def has_foreign_fields(described: ObjectInfo, donor: ObjectInfo, place: Location) -> bool:
+    """Return whether an object has fields that its copy with other metadata, at `place`, may not
+    have. Some servers keep them (rclone serve s3 ignores `x-amz-metadata-directive`)."""
+    own = {name.lower() for name, _ in (*described.metadata, *place.headers)}
+    names = {name.lower() for name, _ in donor.metadata} - own - {"content-type"}
+    return any(name in CARRIED or name.startswith(USER) for name in names)
 
 
 class ServerCopier:
@@ -88,8 +98,8 @@ class ServerCopier:
 
     def copy_donor(self, found: ObjectInfo | None, donor: Donor) -> Outcome | None:
         """Let the destination copy an object that has the content of the source's, with the
-        source's own metadata. Return None if it refuses, or if either object is another one by now:
-        relay then moves the bytes itself.
+        source's own metadata. Return None if it refuses, if either object is another one by now, or
+        if the donor has fields that might stay: relay then moves the bytes itself.
 
         The donor's digests are those of the source's bytes, so the copy is verified by them. Raises
         as `copy`."""
@@ -99,7 +109,7 @@ class ServerCopier:
         if (described.version.size or 0) > COPY_BYTES:
             return None
         there = self._donor_there(donor)
-        if there is None:
+        if there is None or has_foreign_fields(described, there, target.place):
             return None
         self._progress.phase, self._progress.total = "copying", described.version.size
         self._check_before_copy()
