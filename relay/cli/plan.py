@@ -19,7 +19,7 @@ from relay.cli.formatting import count_of
 from relay.cli.learned_facts import learned_facts
 from relay.cli.migrate import order_of
 from relay.cli.options import FILE, PLACES, WORK, warn, with_flags
-from relay.cli.saved_plan import header_of
+from relay.cli.saved_plan import header_of, refuse_save_place
 from relay.cli.terminal import ReaderGone, in_columns, plain, say, tell
 from relay.cli.waits import reporting_retries
 from relay.engine.decisions import DryRunReport
@@ -70,6 +70,8 @@ def plan(sample: int, every: bool, save: Path | None, as_json: bool, **options: 
     places = order.locate(remotes)
     prices = load_prices(settings.prices)
     header = None if save is None else header_of(order, places, remotes)
+    if save is not None:
+        refuse_save_place(save, places[0])
     job = MigrationJob.from_request("plan", order, *places)
     policy = settings.egress().allowing(*filter(None, (job.source.host, job.destination.host)))
     engine = TransferEngine(settings, policy, remotes=remotes)

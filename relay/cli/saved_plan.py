@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -17,6 +18,7 @@ from relay.engine.plan_file import PlanFile, PlanHeader
 from relay.errors import InvalidType, PlanRefused
 from relay.identity import place_identity
 from relay.location import Location
+from relay.stores.local_locations import path_of
 from relay.stores.remotes import Remotes
 
 _DECIDED: Final = (
@@ -62,6 +64,18 @@ def header_of(
         places=(_hash_of(source), _hash_of(destination)),
         made=time.time(),
     )
+
+
+def refuse_save_place(path: Path, source: Location) -> None:
+    """Raise InvalidType for a plan's file that would be listed as an object of the `source`."""
+    if source.store != "local":
+        return
+    folder, parent = os.path.realpath(path_of(source)), os.path.realpath(path.parent)
+    if os.path.commonpath([folder, parent]) == folder:
+        raise InvalidType(
+            f"the plan can't be saved as {path}, which is in the source",
+            hint="Choose a file elsewhere: the plan would be one of its own objects.",
+        )
 
 
 def order_of_plan(path: Path, options: Mapping[str, Any], remotes: Remotes) -> MigrationRequest:

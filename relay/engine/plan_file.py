@@ -20,6 +20,7 @@ from dataclasses import asdict, dataclass
 from itertools import count
 from pathlib import Path
 from secrets import token_hex
+from stat import S_ISREG
 from typing import Any, BinaryIO, Final
 
 from relay.engine.decisions import PlanDecision, PlannedObject
@@ -27,6 +28,10 @@ from relay.errors import OutputFailed, PlanRefused
 from relay.ledger.planned_values import SeenVersion
 
 FORMAT: Final = "relay-plan@1"
+_ANY_FORMAT: Final = "relay-plan@"
+_NEW: Final = b'{"format":"relay-plan@"}'
+"""Stands for the first line of an empty file, which may become a plan."""
+_READING: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
 LONGEST_LINE: Final = 1 << 20
 """Maximum length of a line, in bytes."""
 PAUSED: Final = 200
@@ -80,7 +85,9 @@ class PlanWriter:
         return self._counts.objects
 
     def __enter__(self) -> PlanWriter:
-        """Make the file under another name. Raises OutputFailed."""
+        """Make the file under another name. Raises OutputFailed, also if a file of the final name
+        is not a plan."""
+        self._require_replaceable()
         with self._failing():
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
             self._file = os.fdopen(os.open(self._draft, flags, 0o600), "wb")
@@ -128,6 +135,15 @@ class PlanWriter:
             file.flush()
             os.fsync(file.fileno())
             self._draft.rename(self._final)
+
+    def _require_replaceable(self) -> None:
+        """Raise OutputFailed if the final name is that of something else than an older plan."""
+        if not os.path.lexists(self._final) or is_plan(self._final):
+            return
+        raise OutputFailed(
+            f"{self._final} exists, and is not a plan",
+            hint="Nothing was written. Choose another file, or remove that one.",
+        )
 
     @property
     def _open_file(self) -> BinaryIO:
@@ -182,6 +198,19 @@ class _PlanCounts:
         return {**whole, **found} == whole
 
 
+def is_plan(path: Path) -> bool:
+    """Return whether a file begins as a plan, of any relay, or is empty."""
+    try:
+        with os.fdopen(os.open(path, _READING), "rb") as file:
+            if not S_ISREG(os.fstat(file.fileno()).st_mode):
+                return False
+            line = file.readline(LONGEST_LINE)
+            members = json.loads(line or _NEW)
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(members, dict) and str(members.get("format")).startswith(_ANY_FORMAT)
+
+
 class PlanFile:
     """A saved plan that is open, and was checked as a whole. Use as a context."""
 
@@ -190,8 +219,7 @@ class PlanFile:
         too. Raises PlanRefused."""
         self._path, self._pause = path, pause
         try:
-            flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
-            self._file = os.fdopen(os.open(path, flags), "rb")
+            self._file = os.fdopen(os.open(path, _READING), "rb")
         except OSError as error:
             raise self._refusal(f"can't be read ({error.strerror})") from None
         try:

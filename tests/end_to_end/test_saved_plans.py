@@ -212,6 +212,22 @@ def test_a_plan_to_a_server_that_lists_nothing(
     }
 
 
+def test_only_a_plan_is_replaced_by_a_plan(plan: Path, terminal: Terminal, tmp_path: Path) -> None:
+    """Not another file, nor a device; and none is made in the source."""
+    places = ("-r", f"{tmp_path}/from", f"{tmp_path}/to")
+    (tmp_path / "text").write_text("my thesis\n")
+    (tmp_path / "empty").touch()
+    (tmp_path / "link").symlink_to("text")
+    for name, code in (("plan", 0), ("empty", 0), ("text", 1), ("link", 1), ("to", 1)):
+        found, _, err = terminal.run("plan", *places, "--save", f"{tmp_path}/{name}")
+        assert found == code and (not code or "is not a plan" in err), err
+    assert (tmp_path / "text").read_text() == "my thesis\n"
+    inside = f"{tmp_path}/to/../from/a/my.plan"
+    code, _, err = terminal.run("plan", *places, "--save", inside)
+    assert code == 2 and "which is in the source" in err, err
+    assert names_in(tmp_path / "from") == {"a/new", "new2", "other", "same"}
+
+
 class BusyShelf(Shelf):
     """A server that is too busy for some questions about one object."""
 
