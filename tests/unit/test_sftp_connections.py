@@ -26,12 +26,16 @@ class Logins:
     """Logins that last until `gate` is set, and fail with `error`."""
 
     def __init__(self) -> None:
-        self.gate, self.count = Event(), 0
+        self.gate, self.count, self.running = Event(), 0, 0
         self.error: RelayError | None = None
 
     def start(self, dialer: Any, side: Any, begin: Callable[[Any, float], None]) -> None:
         self.count += 1
-        begin(self, 0.0)
+        self.running += 1
+        try:
+            begin(self, 0.0)
+        finally:
+            self.running -= 1
 
 
 class Session:
@@ -94,6 +98,17 @@ def test_the_end_of_one_transfer_is_not_that_of_a_login(
     logins.gate.set()
     assert isinstance(second.get(timeout=10), Session)
     assert logins.count == 1
+
+
+def test_the_end_of_all_sessions_ends_logins_too(
+    logins: Logins, connections: SftpConnections
+) -> None:
+    first = taking(connections, "destination", Watchdog(LIMITS))
+    gevent.sleep(0)
+    assert logins.running == 1
+    first.kill()
+    connections.close()
+    assert logins.running == 0
 
 
 def test_a_refused_login_stands_for_all_that_wait(

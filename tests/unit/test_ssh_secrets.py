@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -31,3 +33,19 @@ def test_the_key_of_a_killed_process_is_removed(
         with LoginSecrets(SshOptions(password="geheim")):
             assert [folder.exists() for folder in (left, used, young)] == [False, True, True]
     assert sorted(os.listdir(tmp_path)) == ["relay-ssh-other", "relay-ssh-young"]
+
+
+def test_the_end_of_the_program_removes_a_key(tmp_path: Path) -> None:
+    program = (
+        "import gevent, sys; from relay.stores.sftp import ssh_secrets as s;"
+        "from relay.stores.sftp.account import SshOptions;"
+        f"s._SHARED_MEMORY = {str(tmp_path)!r}\n"
+        "def login():\n"
+        "    with s.LoginSecrets(SshOptions(key_pem='a key')) as made:\n"
+        "        print(made.key_path)\n"
+        "        gevent.sleep(60)\n"
+        "gevent.spawn(login); gevent.sleep(0)"
+    )
+    out = subprocess.check_output([sys.executable, "-c", program], text=True)
+    assert out.startswith(str(tmp_path))
+    assert os.listdir(tmp_path) == []

@@ -18,6 +18,7 @@ from typing import Any, Final
 
 import gevent
 from gevent.event import Event
+from gevent.pool import Group
 
 from relay.errors import ConfigError, EgressDenied, RelayError, Side
 from relay.stores.sftp.account import SCHEME, SftpAccount
@@ -34,6 +35,8 @@ FEWER_SECONDS: Final = 60.0
 """How long a server that refused a further session is not asked for one."""
 REFUSED_SECONDS: Final = 3.0
 """How long a refused login stands for those that would follow it."""
+END_SECONDS: Final = 2.0
+"""How long the end of a login is waited for when all sessions end."""
 ACCOUNTS: Final = 1000
 """Maximum number of accounts that are remembered."""
 
@@ -102,6 +105,7 @@ class _AccountSessions:
         self._program = SshProgram(account)
         self._open: list[SftpSession] = []
         self._opening = 0
+        self._logins = Group()
         self._changed = Event()
         self._fewer_until = 0.0
         self._failure: Exception | None = None
@@ -127,12 +131,12 @@ class _AccountSessions:
             if best is not None:
                 if best.transfers and self._may_open_more():
                     self._opening += 1
-                    gevent.spawn(self._open_beside, side, meter.limits)
+                    self._logins.spawn(self._open_beside, side, meter.limits)
                 return best
             if not self._opening:
                 self._raise_refusal(side)
                 self._opening += 1
-                gevent.spawn(self._open_beside, side, meter.limits)
+                self._logins.spawn(self._open_beside, side, meter.limits)
             self._changed.clear()
             self._changed.wait(meter.tick_seconds)
             meter.check()
@@ -150,6 +154,8 @@ class _AccountSessions:
         if self._timer is not None:
             self._timer.kill(block=False)
             self._timer = None
+        # A login removes its secrets as it ends.
+        self._logins.kill(timeout=END_SECONDS)
         while self._open:
             self._open.pop().close()
 

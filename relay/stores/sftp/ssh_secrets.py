@@ -17,6 +17,7 @@ import os
 import shutil
 import tempfile
 import time
+import weakref
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -48,6 +49,8 @@ class LoginSecrets:
     def __init__(self, options: SshOptions) -> None:
         self._options = options
         self._folders: list[str] = []
+        # Also at the end of the program, whose other greenlets end without their last steps.
+        weakref.finalize(self, _remove_folders, self._folders)
         self._pipes: list[int] = []
         """The descriptors of the pipes, and of the locked folders."""
         self.environment: dict[str, str] = {}
@@ -86,9 +89,7 @@ class LoginSecrets:
         """Close the pipes and remove the folders. May be called twice."""
         while self._pipes:
             os.close(self._pipes.pop())
-        while self._folders:
-            with suppress(OSError):
-                shutil.rmtree(self._folders.pop())
+        _remove_folders(self._folders)
 
     def _make_answers(self) -> None:
         folder = Path(self._new_folder(None))
@@ -123,6 +124,12 @@ class LoginSecrets:
         with suppress(OSError):  # a file system without locks
             fcntl.flock(self._pipes[-1], fcntl.LOCK_EX | fcntl.LOCK_NB)
         return folder
+
+
+def _remove_folders(folders: list[str]) -> None:
+    while folders:
+        with suppress(OSError):
+            shutil.rmtree(folders.pop())
 
 
 def _memory() -> str | None:
