@@ -233,8 +233,10 @@ def _verify_inventories(options: Mapping[str, Any]) -> Exit:
     from relay.inventories.inventory_files import open_inventory
 
     paths, below = options["inventories"], options["below"] or ("", "")
-    if len(paths) != 2 or len(below) != 2:
-        raise click.UsageError("give --inventory two times, and --below two times or not at all")
+    if len(paths) != 2:
+        raise click.UsageError("give --inventory two times: --inventory FILE --inventory FILE")
+    if len(below) != 2:
+        raise click.UsageError("give --below two times, or not at all")
     if options["source"] is not None or options["receipts"] is not None:
         raise click.UsageError("--inventory takes the place of SRC and DST, and of --receipts")
     if sample_of(options) is not None or options["read"] != Reads.NONE:

@@ -133,6 +133,7 @@ def test_an_unfinished_listing_proves_nothing(terminal: Terminal) -> None:
         (("--receipts", "1", "--below", "x"), 2, "--below needs --inventory"),
         (("{}/from",), 2, "give SRC and DST"),
         (("--inventory", "{}/a"), 2, "give --inventory two times"),
+        (("--inventory", "{}/a", "{}/b"), 2, "--inventory FILE --inventory FILE"),
         (("--inventory", "{}/a", "--inventory", "{}/a"), 1, "can't be read"),
         (("{}/from", "{}/to", "--sample", "5", "--defects", "1%"), 2, "give one of them"),
         (("{}/from", "{}/to", "--defects", "0.00001%"), 2, "the maximum is 1,000,000"),
