@@ -153,11 +153,15 @@ def test_f76_a_worker_lists_a_lost_page_again(
     add_page = ListingLedger.add_page
 
     def lose_second(
-        self: ListingLedger, listing: ListingClaim, page: list[ListedObject], *more: Any
+        self: ListingLedger,
+        listing: ListingClaim,
+        page: list[ListedObject],
+        *more: Any,
+        **named: Any,
     ) -> bool:
         pages.append(page[0].name)
         if len(pages) != 2:
-            return add_page(self, listing, page, *more)
+            return add_page(self, listing, page, *more, **named)
         listing.fence += 1
         return True
 

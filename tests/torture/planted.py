@@ -119,8 +119,8 @@ PLANTED: tuple[Planted, ...] = (
     Planted(
         name="a tag of more than 128 characters is cut",
         file="relay/stores/http_fields.py",
-        old="    text = text.strip()\n    if not 0 < len(text) <= TAG_CHARACTERS",
-        new="    text = text.strip()[:128]\n    if not 0 < len(text) <= TAG_CHARACTERS",
+        old="    text = text.strip()\n    if len(text) > TAG_CHARACTERS",
+        new="    text = text.strip()[:128]\n    if len(text) > TAG_CHARACTERS",
         traits=(
             ("source", "tag-long"),
             ("destination", "tag-long"),
