@@ -315,9 +315,17 @@ def is_certainly_replaced(ours: Version, there: Version) -> bool:
     return all(None not in pair and pair[0] != pair[1] for pair in pairs)
 
 
+def is_never_ours(written: Version) -> bool:
+    """Return whether the record of what relay wrote says that the object was there before
+    (`ledger/entries.py`): its size is below 0."""
+    return written.size is not None and written.size < 0
+
+
 def is_by_other(ours: Version, there: Version) -> bool:
     """Return whether the existing object is certainly not the one that we stored: another size, or
     another strong ETag and no equal date. (Some servers give each answer another ETag.)"""
+    if is_never_ours(ours):
+        return True
     if None not in (ours.size, there.size) and ours.size != there.size:
         return True
     dates = (ours.last_modified, there.last_modified)

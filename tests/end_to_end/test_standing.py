@@ -304,6 +304,25 @@ def test_a_rehearsal_replaces_no_object_of_others(tmp_path: Path) -> None:
 
 
 @pytest.mark.timeout(60)
+def test_a_killed_pass_makes_no_object_of_others_ours(tmp_path: Path) -> None:
+    """A worker that was lost may have sent an object; not one that was there before, and that an
+    audit has found different."""
+    terminal = Terminal(tmp_path, RELAY_EGRESS_ALLOW="127.0.0.1")
+    source, destination = tmp_path / "from", tmp_path / "to"
+    for folder in (source, destination):
+        folder.mkdir()
+        (folder / "x").write_bytes(b"first")
+        os.utime(folder / "x", (OLD, OLD))
+    words = ("follow", str(source), str(destination), "--passes", "1", "--every", "1s")
+    assert terminal.run(*words)[0] == 0
+    (destination / "x").write_bytes(b"newer, and of another writer")
+    assert terminal.run("cutover", "1", "--rehearse")[0] == 1
+    assert terminal.run(*words, RELAY_FAILPOINT="after-claim:1:kill9")[0] == -9
+    assert terminal.run(*words)[0] == 1
+    assert (destination / "x").read_bytes() == b"newer, and of another writer"
+
+
+@pytest.mark.timeout(60)
 def test_an_audit_chooses_as_the_last_pass_did(clouds: Clouds) -> None:
     """Ages count from its beginning: an object that is younger than the migration is proved too."""
     words = ("--passes", "1", "--min-age", "0s")

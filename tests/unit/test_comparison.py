@@ -12,6 +12,7 @@ from relay.engine.comparison import (
     PairVerdict,
     ReceiptVersions,
     has_one_md5,
+    is_by_other,
     verdict_of_pair,
 )
 from relay.engine.migration_request import request_of_options
@@ -229,3 +230,9 @@ def test_a_request_may_choose_how_to_compare() -> None:
         with pytest.raises(InvalidType) as caught:
             parse_order(wrong)
         assert caught.value.pointer == "/compare"
+
+
+def test_an_object_that_was_there_before_is_never_ours() -> None:
+    assert is_by_other(Version(-1), Version(None))
+    assert is_by_other(Version(-1), Version(5))
+    assert not is_by_other(Version(5), Version(None))

@@ -20,7 +20,11 @@ NOW = 1_704_153_600.0
     ],
 )
 def test_an_object_with_a_date(date: str | None, is_so: bool) -> None:
-    assert is_young("webdav", Version(1, '"a"', date), NOW) is is_so
+    assert is_young("s3", Version(1, '"a"', date), NOW) is is_so
+
+
+def test_a_server_shows_a_time_that_the_file_has_kept() -> None:
+    assert is_young("webdav", Version(1, '"a"', "Mon, 01 Jan 2018 22:59:00 GMT"), NOW)
 
 
 @pytest.mark.parametrize(("seconds", "is_so"), [(3601, False), (60, True)])

@@ -38,7 +38,7 @@ from relay.engine.removal.probes import (
 from relay.errors import RelayError, SameObject
 from relay.location import Location
 from relay.stores.interfaces import StoreProvider
-from relay.stores.s3.account import S3Account
+from relay.stores.s3.account import S3Account, aws_host
 from relay.wire.watchdog import Watchdog
 
 DEEPEST: Final = 8
@@ -162,8 +162,8 @@ class DistinctPlaces:
             doubt = self._ask_watchers(folder)
             if doubt is not None or self.here_refuses is not None:
                 return doubt
-            if folder and self.here.store == self.there.store == "s3":
-                return self.doubt_of("", like)  # no mount leads away from a prefix
+            if folder and _have_no_mounts(self.here, self.there):
+                return self.doubt_of("", like)
             return self._ask_probes(folder, like, pairs)
         except RelayError as error:
             if error.retryable:
@@ -264,6 +264,12 @@ def are_other_buckets(one: Location, other: Location) -> bool:
     if not isinstance(ours, S3Account) or not isinstance(theirs, S3Account):
         return False
     return one.host != other.host and ours.bucket != theirs.bucket
+
+
+def _have_no_mounts(one: Location, other: Location) -> bool:
+    """Return whether no prefix of two buckets can be a folder of the other one: both are AWS's. A
+    gateway over a disk (`rclone serve s3`, versitygw) may have a mount or a link there."""
+    return all(place.store == "s3" and aws_host(place.host) for place in (one, other))
 
 
 def _beside(probe: Probe, root: Location, folder: str) -> Location:

@@ -344,7 +344,9 @@ class MirrorRemoval:
             why = f"the source has nothing in the folder {folder!a}: was it lost?"
             return kept_end(name, KeptReason.SOURCE_EMPTY, why)
         assert self._distinct is not None  # `run` asked it first
-        doubt = self._distinct.doubt_of(folder, name, pairs=not is_empty)
+        # A prefix of a bucket needs no folder: its pair is written where nothing is yet.
+        pairs = not is_empty or self.job.source.store == "s3"
+        doubt = self._distinct.doubt_of(folder, name, pairs=pairs)
         return None if doubt is None else kept_end(name, KeptReason.ONE_PLACE, doubt)
 
     def _delete(self, one: Candidate) -> DeletionEnd | None:

@@ -36,11 +36,13 @@ YOUNG_SECONDS: Final = 3600.0
 
 
 def is_young(store: str, version: Version, now: float) -> bool:
-    """Return whether an object may have been changed lately; `now` in seconds since 1970."""
-    changed = changed_ns(version) if store == "local" else None
-    dated = http_date(version.last_modified)
-    at = dated.timestamp() if dated is not None else now
-    return now - (at if changed is None else changed / 1e9) < YOUNG_SECONDS
+    """Return whether an object may have been changed lately; `now` in seconds since 1970. A WebDAV
+    server shows the time that the file has kept, which may be older than its arrival."""
+    if store == "local":
+        changed = changed_ns(version)
+        return changed is None or now - changed / 1e9 < YOUNG_SECONDS
+    dated = http_date(version.last_modified) if store == "s3" else None
+    return dated is None or now - dated.timestamp() < YOUNG_SECONDS
 
 
 @dataclass(eq=False)

@@ -17,6 +17,7 @@ from relay.engine.comparison import (
     DATED,
     ReceiptVersions,
     is_by_other,
+    is_never_ours,
     is_older,
     is_same,
     verdict_of_pair,
@@ -402,8 +403,10 @@ class DestinationCheck:
             agreeing, differing = compare(found.version.digests, there.digests)
             if agreeing is not None and not differing:
                 return self._skip((f"unchanged: the same size and {agreeing}",))
-        # After a crash it may be ours, of a claim that has recorded nothing.
-        may_be_ours = self._context.known.after_crash or self._progress.sendings > 0
+        # After a crash it may be ours, of a claim that has recorded nothing; but not if it was
+        # there before this migration, and was refuted later (`ledger/entries.py`).
+        after_crash = self._context.known.after_crash and not is_never_ours(written)
+        may_be_ours = after_crash or self._progress.sendings > 0
         if is_by_other(written, there) and not may_be_ours:
             place = self._target.place
             raise DestinationChanged(f"{place} is not the object that relay wrote there")
