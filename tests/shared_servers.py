@@ -4,7 +4,8 @@ and while it waits.
 Theory of operation. The first process that needs a server starts it, and writes a file with what the
 others have to know of it. Each of these holds a shared lock on the file `NAME.users` until its end.
 The process that started the server removes the file at its own end, so that a later one starts
-another, waits for the others' locks, and stops the server.
+another, waits for the others' locks, and stops the server. That is after its last test, whose limit
+of time the others' tests may pass.
 
 Decided here: which process starts and stops a server. Never here: how that is done."""
 
@@ -21,6 +22,8 @@ import pytest
 
 FOLDER = pytest.StashKey[Path]()
 """The folder of a run whose files several processes share: `pytestconfig.stash[FOLDER]`."""
+ENDS = pytest.StashKey[ExitStack]()
+"""What a process of such a run closes after its last test."""
 
 T = TypeVar("T")
 
@@ -36,31 +39,30 @@ def shared_server(
         with run() as server:
             yield server
         return
-    with _one_for_all(folder, name, run) as server:
-        yield server
+    yield _one_for_all(config.stash[ENDS], folder, name, run)
 
 
-@contextmanager
 def _one_for_all(
-    folder: Path, name: str, run: Callable[[], AbstractContextManager[T]]
-) -> Iterator[T]:
+    stack: ExitStack, folder: Path, name: str, run: Callable[[], AbstractContextManager[T]]
+) -> T:
+    """Return the server, whose end is left to `stack`."""
     file = folder / f"{name}.server"
-    with (folder / f"{name}.users").open("ab") as users, ExitStack() as stack:
-        with _turn(folder, name):
-            is_first = not file.exists()
-            if is_first:
-                server = stack.enter_context(run())
-                file.write_bytes(pickle.dumps(server))
-            else:
-                fcntl.flock(users, fcntl.LOCK_SH)
-                server = pickle.loads(file.read_bytes())  # noqa: S301 - written above
-        try:
-            yield server
-        finally:
-            if is_first:
-                with _turn(folder, name):
-                    file.unlink()
-                fcntl.flock(users, fcntl.LOCK_EX)
+    users = stack.enter_context((folder / f"{name}.users").open("ab"))
+    with _turn(folder, name):
+        if file.exists():
+            fcntl.flock(users, fcntl.LOCK_SH)
+            server: T = pickle.loads(file.read_bytes())  # noqa: S301 - written below
+            return server
+        server = stack.enter_context(run())
+        stack.callback(_await_users, folder, name, users.fileno())
+        file.write_bytes(pickle.dumps(server))
+        return server
+
+
+def _await_users(folder: Path, name: str, users: int) -> None:
+    with _turn(folder, name):
+        (folder / f"{name}.server").unlink()
+    fcntl.flock(users, fcntl.LOCK_EX)
 
 
 @contextmanager

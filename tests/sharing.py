@@ -235,6 +235,7 @@ class Inside:
         self._shares = shares
         self._files: list[File] = []
         """The files of its share that it has not begun."""
+        self._ends = ExitStack()
 
     def be(self) -> NoReturn:
         """Run files until the queue is empty, and end this process."""
@@ -250,6 +251,8 @@ class Inside:
         finally:
             with suppress(BaseException):
                 self._session._setupstate.teardown_exact(None)
+            with suppress(BaseException):
+                self._ends.close()
             os._exit(code)
 
     def _settle_in(self) -> None:
@@ -258,6 +261,7 @@ class Inside:
         config: Any = self._session.config
         factory = config._tmp_path_factory
         config.stash[shared_servers.FOLDER] = factory.getbasetemp()
+        config.stash[shared_servers.ENDS] = self._ends
         factory._basetemp = factory.getbasetemp() / f"worker-{self._number}"
         factory._basetemp.mkdir(mode=0o700)
         capture = config.pluginmanager.getplugin("capturemanager")

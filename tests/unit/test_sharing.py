@@ -78,6 +78,8 @@ def run():
         log.write("run\\n")
     with TemporaryDirectory() as folder:
         yield folder
+    with open({log!r}, "a") as log:
+        log.write("stopped\\n")
 @pytest.fixture(scope="session")
 def shared(pytestconfig):
     with shared_server(pytestconfig, "folder", run) as folder:
@@ -98,6 +100,23 @@ def test_(server, shared, number, tmp_path, capsys):
     assert capsys.readouterr().out == "heard\\n"
     with open({log!r}, "a") as log:
         log.write(f"{{os.getpid()}} {{os.environ['PYTEST_CURRENT_TEST']}}\\n")
+"""
+
+
+USES = """
+import os, time, pytest
+def wait_for(path):
+    while not os.path.exists(path):
+        time.sleep(0.01)
+@pytest.mark.parametrize("number", range(1 if __file__.endswith("0.py") else 4))
+def test_(number, request):
+    if __file__.endswith("1.py"):
+        wait_for({log!r})
+    assert os.path.isdir(request.getfixturevalue("shared"))
+    if __file__.endswith("1.py"):
+        open({joined!r}, "w").close()
+    wait_for({joined!r})
+    time.sleep(number)
 """
 
 
@@ -136,6 +155,18 @@ def test_each_test_runs_once_and_a_file_in_one_process(tmp_path: Path) -> None:
     assert len(ran) == len({test for test, _ in ran}) == 40
     assert len({(test.partition("::")[0], process) for test, process in ran}) == 8
     assert 1 <= lines.count(["run"]) <= lines.count(["closed"]) <= 3
+    assert lines.count(["stopped"]) == lines.count(["run"])
+
+
+def test_a_process_waits_for_the_users_of_its_server(tmp_path: Path) -> None:
+    """Longer than its last test may take."""
+    log, joined = tmp_path / "log", str(tmp_path / "joined")
+    (tmp_path / "conftest.py").write_text(SERVER.format(log=str(log)))
+    for number in range(2):
+        (tmp_path / f"test_{number}.py").write_text(USES.format(log=str(log), joined=joined))
+    done = run_shared(tmp_path, "-p", "pytest_timeout", "--timeout", "4")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "5 passed" in done.stdout
 
 
 def test_files_of_one_browser_are_taken_at_once() -> None:
