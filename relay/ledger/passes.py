@@ -42,6 +42,8 @@ from relay.ledger.states import (
     state_after,
 )
 
+MOST_NUMBER: Final = 2**31 - 1
+"""The largest number of a pass."""
 _PHASES: Final[Mapping[str, str]] = {
     PassKind.DELTA: Phase.STEADY,
     PassKind.REHEARSAL: Phase.REHEARSAL,
@@ -315,7 +317,9 @@ def forecast_of(connection: Connection, id: str, now: float) -> Forecast | None:
 def passes_of(connection: Connection, id: str, limit: int, before: int | None = None) -> list[Pass]:
     """Return the newest passes of a migration, the newest first; with `before` only older ones."""
     query = select(passes).where(passes.c.migration_id == id).order_by(passes.c.number.desc())
-    query = query if before is None else query.where(passes.c.number < before)
+    if before is not None:
+        # The column has 32 bits in PostgreSQL, which refuses a larger number.
+        query = query.where(passes.c.number < min(before, MOST_NUMBER))
     return [_pass_of(row) for row in connection.execute(query.limit(limit))]
 
 

@@ -104,6 +104,7 @@ def test_a_failed_listing_ends_its_pass_and_nothing_else(ledger: Ledger) -> None
     ledger.listings.end(listing, {"code": "x", "side": "source", "detail": "no", "hint": ""})
     assert ledger.finish() == []
     (last,) = ledger.standing.passes(id, limit=1)
+    assert ledger.standing.passes(id, limit=1, before=2**53 - 1) == [last]
     found = ledger.migration(id)
     assert (last.complete, found.state, found.is_at_rest) == (False, "running", True)
     ledger.standing.begin_pass(id, PassKind.DELTA)
