@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -41,12 +41,8 @@ from relay.process.early_interrupt import end_on_interrupt
 from relay.process.late_modules import late_modules
 from relay.process.memory import available_bytes
 from relay.settings_sources import is_given, load_settings, trusted_ledger_url
-from relay.sorting.spill import SpillSpace
 from relay.stores.remotes import Remotes
 from relay.views.problems import problem
-
-if TYPE_CHECKING:
-    from relay.cli.removal_run import RemovalStep
 
 _SECONDS = click.FloatRange(min=0)
 
@@ -195,42 +191,27 @@ def _migrate(
     # Imported here because SQLAlchemy takes a fifth of a second, for which a usage error should not
     # wait.
     with importing(), late_modules():
-        from relay.cli.mirror_step import MirrorStep, locate_trash
-        from relay.cli.move_step import MoveStep, refuse_unmovable
         from relay.cli.single import migrate_object
         from relay.cli.tree import migrate_tree
-        from relay.engine.removal.mirror_removal import require_mirror
         from relay.ledger.ledger import Ledger
 
-    trash = None
-    if isinstance(removal, MirrorSettings) and removal.trash is not None:
-        trash = locate_trash(order, removal.trash, remotes)
+        if removal is not None:
+            from relay.cli.removal_steps import Removal
+
+    deletions = None if removal is None else Removal.of(order, places, removal, remotes)
+    trash = None if deletions is None else deletions.trash
     engine = engine_for(settings, remotes, *places, *([] if trash is None else [trash]))
-    if isinstance(removal, RemovalSettings):
-        refuse_unmovable(engine, order, places, removal)
-    if isinstance(removal, MirrorSettings):
-        require_mirror(engine, *places)
+    if deletions is not None:
+        deletions.require_possible(engine)
     ledger = Ledger.connect(trusted_ledger_url(settings))
     try:
-        step: RemovalStep | None = None
-        if isinstance(removal, RemovalSettings):
-            step = move = MoveStep(ledger, engine, order, removal, places=places, quiet=quiet)
-            earlier = move.finish_earlier()
+        step = None
+        if deletions is not None:
+            step = deletions.step(ledger, engine, settings, quiet=quiet)
+            earlier = step.finish_earlier()
             if earlier is not None:
                 earlier.print(as_json, quiet)
                 return earlier.exit_after(Exit.VERIFIED)
-        elif isinstance(removal, MirrorSettings):
-            space = SpillSpace(settings.spill_folder(), settings.spill_bytes)
-            step = MirrorStep(
-                ledger,
-                engine,
-                order,
-                removal,
-                places=places,
-                space=space,
-                trash=trash,
-                quiet=quiet,
-            )
         if order.recursive:
             growth = growth_of(first, settings) if grows else None
             return migrate_tree(

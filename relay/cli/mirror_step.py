@@ -5,14 +5,11 @@ Decided here: the lines about its deletions. Never here: which objects may be de
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
-from relay.cli.exits import Exit
-from relay.cli.removal_run import run_interruptibly
-from relay.cli.terminal import confirm, plain, say_error
+from relay.cli.removal_run import RemovalEnd, run_interruptibly
 from relay.engine.migration_request import Endpoint, MigrationJob, MigrationRequest
 from relay.engine.removal.mirror_removal import (
     SIDE,
@@ -31,51 +28,32 @@ from relay.location import Location
 from relay.sorting.spill import SpillSpace
 from relay.stores.remotes import Remotes
 from relay.throttle import Throttle
-from relay.views.problems import problem
 
-KIND = "mirror"
-NAMED = 10
-"""Number of kept objects that are printed with their reason."""
 _HINTS = {
     Refusal.TOO_MANY: "hint: look at them with `relay verify`, then run it with --max-delete N",
     Refusal.SOURCE_EMPTY: "hint: if the source is empty indeed, run it with --empty-source",
 }
 
 
-@dataclass(frozen=True)
-class MirrorEnd:
-    """What the deletions of one run came to; `error` ended them early, and `code` is that of a
-    signal."""
+class MirrorEnd(RemovalEnd[MirrorResult]):
+    """What the deletions of one mirror came to."""
 
-    result: MirrorResult | None
-    _: KW_ONLY
-    error: RelayError | None = None
-    code: Exit | None = None
+    kind, side = "mirror", SIDE
 
-    def members(self) -> dict[str, Any]:
-        """Return the end as members of the command's JSON."""
-        if self.result is None:
-            return {KIND: {} if self.error is None else {"error": problem(self.error)}}
-        found = self.result
-        samples = [
-            {"name": one.name, "reason": one.reason, "detail": one.detail} for one in found.samples
-        ]
+    def figures(self, found: MirrorResult) -> dict[str, Any]:
+        """As RemovalEnd.figures."""
         return {
-            KIND: {
-                "extra": found.extras,
-                "deleted": found.deleted,
-                "kept": found.kept,
-                "unknown": found.unknown,
-                "limit": found.limit,
-                "refusal": found.refusal,
-                "detail": found.detail,
-                "reasons": found.reasons,
-                "samples": samples,
-            }
+            "extra": found.extras,
+            "deleted": found.deleted,
+            "kept": found.kept,
+            "unknown": found.unknown,
+            "limit": found.limit,
+            "refusal": found.refusal,
+            "detail": found.detail,
         }
 
     def lines(self) -> Iterator[str]:
-        """Yield the end in lines for a person."""
+        """As RemovalEnd.lines."""
         found = self.result
         if found is None:
             return
@@ -84,35 +62,11 @@ class MirrorEnd:
             yield from filter(None, [_HINTS.get(found.refusal)])
             return
         yield f"{found.deleted:,} objects deleted at the destination"
-        if found.unknown:
-            yield f"{found.unknown:,} may be deleted, the answer was lost: run the same command"
-        if found.kept:
-            reasons = ", ".join(f"{count:,} {name}" for name, count in found.reasons.items())
-            yield f"{found.kept:,} kept at the destination: {reasons}"
-        for one in found.samples[:NAMED]:
-            yield f"  kept {plain(one.name)}: {plain(one.detail or '')}"
+        yield from self.kept_lines(found)
 
-    def print(self, as_json: bool, quiet: bool) -> None:
-        """Print the end as a result of its own."""
-        if as_json:
-            confirm(json.dumps(self.members()))
-            return
-        if not quiet:
-            for line in self.lines():
-                confirm(line)
-        if self.error is not None:
-            say_error(self.error)
-
-    def exit_after(self, code: int) -> int:
-        """Return the exit code of the command, whose first half has this one."""
-        if self.code is not None:
-            return self.code
-        if self.error is not None:
-            return code or Exit.of(self.error)
-        found = self.result
-        if code or found is None:
-            return code
-        return Exit.UNVERIFIED if found.refusal or found.kept or found.unknown else code
+    def leaves_some(self, found: MirrorResult) -> bool:
+        """As RemovalEnd.leaves_some."""
+        return found.refusal is not None or super().leaves_some(found)
 
 
 def locate_trash(order: MigrationRequest, text: str, remotes: Remotes) -> Location:
@@ -139,7 +93,10 @@ class MirrorStep:
 
     def begin(self, migration: Migration) -> None:
         """Record that a migration is a mirror, before it moves anything."""
-        self.ledger.deletions.begin(migration.id, KIND, self.settings.to_json())
+        self.ledger.deletions.begin(migration.id, MirrorEnd.kind, self.settings.to_json())
+
+    def finish_earlier(self) -> None:
+        """Do nothing: each run lists what is left."""
 
     def run(self, migration: Migration) -> MirrorEnd:
         """Delete what the source lacks, unless the migration was stopped before its end. Objects

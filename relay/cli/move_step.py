@@ -5,19 +5,16 @@ Never here: which objects may be deleted (`engine/removal/`)."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import KW_ONLY, dataclass, field
 from datetime import datetime
 from typing import Any
 
-from relay.cli.exits import Exit
-from relay.cli.removal_run import run_interruptibly
-from relay.cli.terminal import confirm, plain, say_error
+from relay.cli.removal_run import RemovalEnd, run_interruptibly
 from relay.engine.migration_request import MigrationJob, MigrationRequest
 from relay.engine.removal.source_removal import (
     SOURCE,
-    RemovalResult,
+    MoveResult,
     SourceRemoval,
     require_deleting_source,
 )
@@ -29,85 +26,36 @@ from relay.ledger.migration_values import Migration
 from relay.ledger.states import ENDED, MigrationState
 from relay.location import Location
 from relay.throttle import Throttle
-from relay.views.problems import problem
 
-KIND = "move"
 UNTAGGED = frozenset({"sftp"})
 """Stores that never have a strong ETag: they do not show that a copy is still the proved one."""
-NAMED = 10
-"""Number of kept objects that are printed with their reason."""
 
 
-@dataclass(frozen=True)
-class MoveEnd:
-    """What the deletions of one run came to; `error` ended them early, and `code` is that of a
-    signal."""
+class MoveEnd(RemovalEnd[MoveResult]):
+    """What the deletions of one move came to."""
 
-    result: RemovalResult | None
-    _: KW_ONLY
-    error: RelayError | None = None
-    code: Exit | None = None
+    kind, side = "move", SOURCE
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the end as a member of the command's JSON."""
-        if self.result is None:
-            return {} if self.error is None else {"error": problem(self.error)}
-        found = self.result
-        samples = [
-            {"name": one.name, "reason": one.reason, "detail": one.detail} for one in found.samples
-        ]
+    def figures(self, found: MoveResult) -> dict[str, Any]:
+        """As RemovalEnd.figures."""
         return {
             "deleted": found.deleted,
             "kept": found.kept,
             "waiting": found.waiting,
             "unknown": found.unknown,
             "due": found.due,
-            "reasons": found.reasons,
-            "samples": samples,
         }
 
     def lines(self) -> Iterator[str]:
-        """Yield the end in lines for a person."""
-        if self.result is None:
-            return
+        """As RemovalEnd.lines."""
         found = self.result
+        if found is None:
+            return
         yield f"{found.deleted:,} objects deleted at the source"
         if found.waiting and found.due is not None:
             when = datetime.fromtimestamp(found.due).astimezone().isoformat(" ", "minutes")
             yield f"{found.waiting:,} stay until {when}: run the same command then"
-        if found.unknown:
-            yield f"{found.unknown:,} may be deleted, the answer was lost: run the same command"
-        if found.kept:
-            reasons = ", ".join(f"{count:,} {name}" for name, count in found.reasons.items())
-            yield f"{found.kept:,} kept at the source: {reasons}"
-        for one in found.samples[:NAMED]:
-            yield f"  kept {plain(one.name) or 'it'}: {plain(one.detail or '')}"
-
-    def members(self) -> dict[str, Any]:
-        """Return the end as members of the command's JSON."""
-        return {KIND: self.to_json()}
-
-    def print(self, as_json: bool, quiet: bool) -> None:
-        """Print the end as the only result of a command."""
-        if as_json:
-            confirm(json.dumps(self.members()))
-            return
-        if not quiet:
-            for line in self.lines():
-                confirm(line)
-        if self.error is not None:
-            say_error(self.error)
-
-    def exit_after(self, code: int) -> int:
-        """Return the exit code of the command, whose first half has this one."""
-        if self.code is not None:
-            return self.code
-        if self.error is not None:
-            return code or Exit.of(self.error)
-        found = self.result
-        if code or found is None:
-            return code
-        return Exit.UNVERIFIED if found.kept or found.unknown else code
+        yield from self.kept_lines(found)
 
 
 @dataclass(eq=False)
@@ -125,7 +73,7 @@ class MoveStep:
 
     def begin(self, migration: Migration) -> None:
         """Record that a migration is a move, before it moves anything."""
-        self.ledger.deletions.begin(migration.id, KIND, self.settings.to_json())
+        self.ledger.deletions.begin(migration.id, MoveEnd.kind, self.settings.to_json())
 
     def finish_earlier(self) -> MoveEnd | None:
         """Delete what an earlier run of the same command has left, after a crash. Return the end of

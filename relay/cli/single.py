@@ -9,7 +9,7 @@ import json
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.filesize import decimal
 
@@ -18,7 +18,6 @@ from relay.cli.formatting import bytes_at_destination, exit_of, table
 from relay.cli.interrupt import Interrupted
 from relay.cli.local_run import STOPPED as STOPPED_LINE
 from relay.cli.local_run import accept, failures, limits_note, work
-from relay.cli.removal_run import RemovalEnd, RemovalStep
 from relay.cli.terminal import confirm, confirm_table, receipt_lines, say
 from relay.cli.watch_object import LOOK_SECONDS, display
 from relay.engine.migration_request import MigrationRequest
@@ -30,6 +29,9 @@ from relay.ledger.ledger import Ledger
 from relay.ledger.migration_values import Migration
 from relay.ledger.states import STOPPED
 from relay.views.migrations import summary
+
+if TYPE_CHECKING:
+    from relay.cli.removal_run import RemovalEnd, RemovalStep
 
 
 def migrate_object(
@@ -85,7 +87,9 @@ def _is_recorded(ledger: Ledger, id: str, end: Outcome) -> bool:
     return any(row.state == end.state.value for row in ledger.page(id))
 
 
-def _print_outcome(outcome: Outcome, quiet: bool, as_json: bool, moved: RemovalEnd | None) -> int:
+def _print_outcome(
+    outcome: Outcome, quiet: bool, as_json: bool, moved: RemovalEnd[Any] | None
+) -> int:
     if as_json:
         confirm(json.dumps(_with_move(outcome.to_json(), moved)))
     elif not quiet:
@@ -94,11 +98,11 @@ def _print_outcome(outcome: Outcome, quiet: bool, as_json: bool, moved: RemovalE
     return _end_of_move(Exit.of(outcome.state), moved, quiet, as_json)
 
 
-def _with_move(members: Mapping[str, Any], moved: RemovalEnd | None) -> dict[str, Any]:
+def _with_move(members: Mapping[str, Any], moved: RemovalEnd[Any] | None) -> dict[str, Any]:
     return dict(members) if moved is None else {**members, **moved.members()}
 
 
-def _end_of_move(code: Exit, moved: RemovalEnd | None, quiet: bool, as_json: bool) -> int:
+def _end_of_move(code: Exit, moved: RemovalEnd[Any] | None, quiet: bool, as_json: bool) -> int:
     """Print the deletion of a move, unless it is in the JSON; return the exit code."""
     if moved is None:
         return code
@@ -108,7 +112,7 @@ def _end_of_move(code: Exit, moved: RemovalEnd | None, quiet: bool, as_json: boo
 
 
 def _follow_elsewhere(
-    ledger: Ledger, migration: Migration, quiet: bool, as_json: bool, moved: RemovalEnd | None
+    ledger: Ledger, migration: Migration, quiet: bool, as_json: bool, moved: RemovalEnd[Any] | None
 ) -> int:
     """Print the end of a migration whose transfer did not end here, because another process moved
     the object. Raises the migration's error if it waits for its user."""

@@ -26,7 +26,6 @@ from relay.cli.formatting import (
     table,
 )
 from relay.cli.local_run import STOPPED, accept, failures, limits_note, work
-from relay.cli.removal_run import RemovalEnd, RemovalStep
 from relay.cli.terminal import LINE_SECONDS, confirm, confirm_table, has_bars, plain, say
 from relay.engine.migration_request import MigrationRequest, filters_of_options
 from relay.engine.outcome import Outcome
@@ -46,6 +45,9 @@ from relay.ledger.states import STOPPED as STOPPED_STATES
 from relay.stores.interfaces import Entry
 from relay.views.migrations import brief, summary
 from relay.views.progress import Rate
+
+if TYPE_CHECKING:
+    from relay.cli.removal_run import RemovalEnd, RemovalStep
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -284,7 +286,7 @@ def report(
     as_json: bool,
     quiet: bool,
     *,
-    moved: RemovalEnd | None = None,
+    moved: RemovalEnd[Any] | None = None,
 ) -> None:
     """Print the result of the migration, and of the deletions of a move: one JSON object, or a
     table of two columns, of which a `quiet` command prints the errors only."""

@@ -12,7 +12,6 @@ Decided here: which objects are deleted. Never here: how a store deletes (`store
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from enum import StrEnum
@@ -21,9 +20,13 @@ from typing import Any, Final
 
 from gevent.pool import Pool
 
-from relay.engine.cleanup import NOT_ASKED, may_be_done
 from relay.engine.inspection import inspect_object
-from relay.engine.migration_request import MigrationJob
+from relay.engine.removal.deletion_run import (
+    PAGE,
+    RemovalResult,
+    RemovalRun,
+    may_have_deleted,
+)
 from relay.engine.removal.distinct_places import DistinctPlaces, folder_in, names_below
 from relay.engine.removal.empty_folders import EmptyFolders
 from relay.engine.removal.extra_names import ExtraNames
@@ -35,7 +38,6 @@ from relay.engine.tree_listing import in_pages
 from relay.errors import (
     NotFound,
     PreconditionFailed,
-    Rejected,
     RelayError,
     Unsupported,
 )
@@ -46,25 +48,16 @@ from relay.ledger.deletion_values import (
     DeletionState,
     KeptReason,
     MirrorSettings,
-    RemovalState,
     TrashCopy,
 )
-from relay.ledger.ledger import Ledger
 from relay.location import Location
 from relay.process.failpoints import reach
 from relay.sorting.rows import TreeRow
 from relay.sorting.spill import SpillSpace
 from relay.stores.interfaces import DeletingSource, ObjectInfo
 from relay.stores.listing_retries import ListingRetries
-from relay.throttle import Throttle
 from relay.wire.watchdog import Watchdog
 
-PAGE: Final = 256
-"""Number of objects whose deletions are recorded at a time."""
-ABREAST: Final = 16
-"""Number of objects that are deleted concurrently."""
-SHOWN: Final = 20
-"""Number of kept objects whose reasons are shown."""
 SIDE: Final = "destination"
 
 
@@ -80,19 +73,14 @@ class Refusal(StrEnum):
 
 
 @dataclass(frozen=True, kw_only=True)
-class MirrorResult:
-    """What one run has done. With a `refusal` it has deleted nothing; `detail` says why."""
+class MirrorResult(RemovalResult):
+    """What one run of a mirror has done. With a `refusal` it has deleted nothing; `detail` says
+    why."""
 
     extras: int = 0
-    deleted: int = 0
-    kept: int = 0
-    unknown: int = 0
-    """Objects whose deletion was sent, and whose answer was lost."""
     limit: int = 0
     refusal: Refusal | None = None
     detail: str | None = None
-    reasons: dict[str, int] = field(default_factory=dict)
-    samples: tuple[DeletionEnd, ...] = ()
 
 
 def require_mirror(engine: TransferEngine, source: Location, destination: Location) -> None:
@@ -119,38 +107,21 @@ def require_mirror(engine: TransferEngine, source: Location, destination: Locati
 
 
 @dataclass(eq=False)
-class MirrorRemoval:
+class MirrorRemoval(RemovalRun):
     """One run over all names that the destination has and the source lacks."""
 
-    ledger: Ledger
-    engine: TransferEngine
-    job: MigrationJob
     settings: MirrorSettings
     _: KW_ONLY
     space: SpillSpace
-    throttle: Throttle = field(default_factory=Throttle)
-    """The limits of the migration, which hold for these requests as well."""
     trash: Trash | None = None
     """Where deleted objects are copied first; None: nowhere."""
-    abreast: int = ABREAST
-    _stopping: bool = field(default=False, init=False)
-    _failing: bool = field(default=False, init=False)
-    """Whether a store did not answer in time: the next objects are not retried."""
     _distinct: DistinctPlaces | None = field(default=None, init=False)
     _unwritable: UnwritableSource | None = field(default=None, init=False)
     _empty: EmptyFolders = field(init=False)
     _empties_folders: bool = field(default=False, init=False)
-    _deleted: int = field(default=0, init=False)
-    _unknown: int = field(default=0, init=False)
-    _kept: Counter[str] = field(default_factory=Counter, init=False)
-    _samples: list[DeletionEnd] = field(default_factory=list, init=False)
 
     def __post_init__(self) -> None:
-        self._empty = EmptyFolders(self.engine.stores, self.job.source, self._meter)
-
-    def stop(self) -> None:
-        """End the run after the objects under way."""
-        self._stopping = True
+        self._empty = EmptyFolders(self.engine.stores, self.job.source, self.meter)
 
     def run(self, tell: Callable[[int], None] = lambda done: None) -> MirrorResult:
         """Delete what may be deleted, and record it; `tell` gets the number of objects so far.
@@ -177,21 +148,9 @@ class MirrorRemoval:
         finally:
             if self._distinct is not None:
                 self._distinct.close()
-        if not self._stopping:
-            passing = any(KeptReason(reason).may_pass for reason in self._kept)
-            left = self._unknown or passing or refusal is not None
-            state = RemovalState.OPEN if left else RemovalState.DONE
-            self.ledger.deletions.end(self.job.id, state)
+        self.record_end(is_open=refusal is not None)
         return MirrorResult(
-            extras=found.extras,
-            deleted=self._deleted,
-            kept=self._kept.total(),
-            unknown=self._unknown,
-            limit=limit,
-            refusal=refusal,
-            detail=detail,
-            reasons=dict(self._kept),
-            samples=tuple(self._samples),
+            **self.counts(), extras=found.extras, limit=limit, refusal=refusal, detail=detail
         )
 
     def _refusal(
@@ -211,7 +170,7 @@ class MirrorRemoval:
                 f"{found.extras:,} of {found.destination_objects:,} objects would be deleted, and"
                 f" {limit:,} may be",
             )
-        doubt = self._patience(self._meter()).retry(partial(self._compare_roots, page[0].name))
+        doubt = self.patience(self.meter()).retry(partial(self._compare_roots, page[0].name))
         return (None, None) if doubt is None else (Refusal.NOT_DISTINCT, doubt)
 
     def _compare_roots(self, like: str) -> str | None:
@@ -221,7 +180,7 @@ class MirrorRemoval:
                 self.engine.stores,
                 self.job.destination,
                 self.job.source,
-                self._meter,
+                self.meter,
                 deletes_at_source=False,
             )
         doubt = self._distinct.begin(like) or self._distinct.here_refuses
@@ -240,11 +199,11 @@ class MirrorRemoval:
             self.ledger.deletions.settle(self.job.id, SIDE, ends)
 
     def _is_gone(self, name: str) -> bool:
-        meter = self._meter()
+        meter = self.meter()
         _, place = self._places(name)
         store = self.engine.stores.destination(place, meter)
         try:
-            self._patience(meter).retry(lambda: inspect_object(store, place))
+            self.patience(meter).retry(lambda: inspect_object(store, place))
         except NotFound:
             return True
         except RelayError:
@@ -267,54 +226,20 @@ class MirrorRemoval:
                 ends.append(judged)
             else:
                 found.append(judged)
-        if found:
-            self.ledger.deletions.intend(self.job.id, SIDE, found)
-            reach("after-delete-intent")
-            for end in pool.imap_unordered(self._delete, found):
-                if end is None:
-                    self._unknown += not self._stopping
-                else:
-                    ends.append(end)
-            reach("before-delete-row")
-        if ends:
-            self.ledger.deletions.settle(self.job.id, SIDE, ends)
-        for end in ends:
-            self._count(end)
-
-    def _count(self, end: DeletionEnd) -> None:
-        if end.reason is None:
-            self._deleted += 1
-            return
-        self._kept[end.reason] += 1
-        if len(self._samples) < SHOWN:
-            self._samples.append(end)
+        self.delete_and_record(SIDE, found, self._delete, ends)
 
     # -- one object
 
     def _places(self, name: str) -> tuple[Location, Location]:
         return self.job.source.below(name), self.job.destination.below(name)
 
-    def _meter(self) -> Watchdog:
-        meter = Watchdog(self.engine.limits)
-        meter.throttle = self.throttle
-        return meter
-
-    def _patience(self, meter: Watchdog) -> ListingRetries:
-        return ListingRetries(0.0 if self._failing else self.engine.limits.listing_seconds, meter)
-
-    def _kept_for(self, name: str, error: RelayError) -> DeletionEnd:
-        """Return the end of an object about which a store did not answer."""
-        self._failing = self._failing or error.retryable
-        reason = KeptReason.UNKNOWN if error.retryable else KeptReason.REFUSED
-        return kept_end(name, reason, error.message)
-
     def _judge(self, row: TreeRow) -> Candidate | DeletionEnd:
         """Return the version of a listed object that may be deleted, or why it is kept."""
-        meter = self._meter()
+        meter = self.meter()
         try:
-            return self._patience(meter).retry(partial(self._find_listed, row, meter))
+            return self.patience(meter).retry(partial(self._find_listed, row, meter))
         except RelayError as error:
-            return self._kept_for(row.name, error)
+            return self.kept_for(row.name, error)
 
     def _find_listed(self, row: TreeRow, meter: Watchdog) -> Candidate | DeletionEnd:
         _, place = self._places(row.name)
@@ -356,9 +281,9 @@ class MirrorRemoval:
             return None
         deletion = _ExtraDeletion(self, one)
         try:
-            return self._patience(deletion.meter).retry(deletion.ask_and_delete)
+            return self.patience(deletion.meter).retry(deletion.ask_and_delete)
         except RelayError as error:
-            end = self._kept_for(one.name, error)
+            end = self.kept_for(one.name, error)
             return None if deletion.is_sent else end
 
 
@@ -373,7 +298,7 @@ class _ExtraDeletion:
     """The proved copy in the trash."""
 
     def __post_init__(self) -> None:
-        self.meter = self.removal._meter()
+        self.meter = self.removal.meter()
 
     def ask_and_delete(self) -> DeletionEnd:
         """Ask whether the source has the name, and delete the object if it has not. Raises
@@ -426,9 +351,7 @@ class _ExtraDeletion:
         except PreconditionFailed as error:
             return kept_end(name, KeptReason.DESTINATION_CHANGED, error.message)
         except RelayError as error:
-            is_own = isinstance(error, Rejected) and error.store_status is None
-            is_asked = not (is_own or isinstance(error, NOT_ASKED))
-            self.is_sent = self.is_sent or (is_asked and may_be_done(error))
+            self.is_sent = self.is_sent or may_have_deleted(error)
             raise
         reach("after-delete")
         return DeletionEnd(

@@ -15,7 +15,6 @@ Decided here: which objects are deleted. Never here: how a store deletes (`store
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from functools import partial
@@ -24,10 +23,14 @@ from urllib.parse import unquote
 
 from gevent.pool import Pool
 
-from relay.engine.cleanup import NOT_ASKED, may_be_done
 from relay.engine.comparison import looks_same
 from relay.engine.inspection import inspect_object
-from relay.engine.migration_request import MigrationJob
+from relay.engine.removal.deletion_run import (
+    PAGE,
+    RemovalResult,
+    RemovalRun,
+    may_have_deleted,
+)
 from relay.engine.removal.distinct_places import (
     DEEPEST,
     NOT_SHOWN,
@@ -49,7 +52,6 @@ from relay.errors import (
     IntegrityMismatch,
     NotFound,
     PreconditionFailed,
-    Rejected,
     RelayError,
     SameObject,
     SourceChanged,
@@ -63,10 +65,8 @@ from relay.ledger.deletion_values import (
     DeletionState,
     KeptReason,
     RemovalSettings,
-    RemovalState,
     version_of_json,
 )
-from relay.ledger.ledger import Ledger
 from relay.ledger.pages import TransferRow
 from relay.ledger.states import TransferState
 from relay.location import Location
@@ -77,19 +77,12 @@ from relay.stores.interfaces import DeletingSource, ObjectInfo
 from relay.stores.listing_retries import ListingRetries
 from relay.stores.local_aliases import same_file
 from relay.stores.version_checks import difference
-from relay.throttle import Throttle
 from relay.wire.watchdog import Watchdog
 
 PRESENT: Final = (TransferState.VERIFIED, TransferState.SKIPPED, TransferState.UNVERIFIED)
 """The states of objects that are at the destination."""
-PAGE: Final = 256
-"""Number of objects whose deletions are recorded at a time."""
-ABREAST: Final = 16
-"""Number of objects that are deleted concurrently."""
 SAMPLES: Final = 8
 """Number of objects of a page of which one shows whether the source is inside the destination."""
-SHOWN: Final = 20
-"""Number of kept objects whose reasons are shown."""
 SOURCE: Final = "source"
 DIGESTING: Final = frozenset({"s3"})
 """Stores that compute the digests which they report. A checksum of ownCloud and Nextcloud is that
@@ -137,37 +130,22 @@ def folder_of(place: Location) -> Location:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RemovalResult:
-    """What one run has done: the numbers of objects that were deleted, kept and left for a later
-    run; the reasons of the kept ones, and the first of them."""
+class MoveResult(RemovalResult):
+    """What one run of a move has done, and the number of objects that it left for a later one."""
 
-    deleted: int = 0
-    kept: int = 0
     waiting: int = 0
-    unknown: int = 0
-    """Objects whose deletion was sent, and whose answer was lost."""
     due: float | None = None
     """When the first of the waiting ones may be deleted, in seconds since 1970."""
-    reasons: dict[str, int] = field(default_factory=dict)
-    samples: tuple[DeletionEnd, ...] = ()
     is_stopped: bool = False
 
 
 @dataclass(eq=False)
-class SourceRemoval:
-    """One run over all objects of a migration that have arrived. `stop` ends it after the objects
-    under way."""
+class SourceRemoval(RemovalRun):
+    """One run over all objects of a migration that have arrived."""
 
-    ledger: Ledger
-    engine: TransferEngine
-    job: MigrationJob
     settings: RemovalSettings
     _: KW_ONLY
-    throttle: Throttle = field(default_factory=Throttle)
-    """The limits of the migration, which hold for these requests as well."""
     clock: Callable[[], float] = time.time
-    abreast: int = ABREAST
-    _stopping: bool = field(default=False, init=False)
     _distinct: DistinctPlaces | None = field(default=None, init=False)
     _place_doubt: str | None = field(default=None, init=False)
     """Why nothing at all may be deleted."""
@@ -175,20 +153,10 @@ class SourceRemoval:
     """Whether one object is renamed in its folder."""
     _is_outside: bool = field(default=False, init=False)
     """Whether an object has shown that the source is not inside the destination."""
-    _failing: bool = field(default=False, init=False)
-    """Whether a store did not answer in time: the next objects are not retried."""
-    _deleted: int = field(default=0, init=False)
     _waiting: int = field(default=0, init=False)
-    _unknown: int = field(default=0, init=False)
     _due: float | None = field(default=None, init=False)
-    _kept: Counter[str] = field(default_factory=Counter, init=False)
-    _samples: list[DeletionEnd] = field(default_factory=list, init=False)
 
-    def stop(self) -> None:
-        """End the run after the objects under way."""
-        self._stopping = True
-
-    def run(self, tell: Callable[[int], None] = lambda done: None) -> RemovalResult:
+    def run(self, tell: Callable[[int], None] = lambda done: None) -> MoveResult:
         """Delete what may be deleted, and record it; `tell` gets the number of objects so far.
         Raises SameObject, before anything was deleted, StoreError if the probe fails, and
         LedgerFailed."""
@@ -203,20 +171,9 @@ class SourceRemoval:
         finally:
             if self._distinct is not None:
                 self._distinct.close()
-        if not self._stopping:
-            passing = any(KeptReason(reason).may_pass for reason in self._kept)
-            left = self._waiting or self._unknown or passing
-            state = RemovalState.OPEN if left else RemovalState.DONE
-            self.ledger.deletions.end(self.job.id, state)
-        return RemovalResult(
-            deleted=self._deleted,
-            kept=self._kept.total(),
-            waiting=self._waiting,
-            unknown=self._unknown,
-            due=self._due,
-            reasons=dict(self._kept),
-            samples=tuple(self._samples),
-            is_stopped=self._stopping,
+        self.record_end(is_open=self._waiting > 0)
+        return MoveResult(
+            **self.counts(), waiting=self._waiting, due=self._due, is_stopped=self._stopping
         )
 
     def _pages(self) -> Iterator[list[TransferRow]]:
@@ -232,7 +189,7 @@ class SourceRemoval:
         rows = [row for row in self._with_receipts(left) if not self._must_wait(row)]
         # Step 1: what the receipts decide, and for objects that were there already both stores.
         ends: list[DeletionEnd] = []
-        found: list[tuple[TransferRow, Candidate]] = []
+        found: list[Candidate] = []
         pool: Any = Pool(self.abreast)
         names = [row.name for row in rows if row.state != TransferState.UNVERIFIED]
         doubt = self._doubt_of_places(names) if names else None
@@ -243,31 +200,11 @@ class SourceRemoval:
             elif doubt is not None:
                 ends.append(kept_end(row.name, KeptReason.ONE_PLACE, doubt))
             else:
-                found.append((row, judged))
-        # Step 2: the intent, and then the questions and the deletion of each object.
-        if found:
-            self.ledger.deletions.intend(self.job.id, SOURCE, [one for _, one in found])
-            reach("after-delete-intent")
-            remove = lambda pair: self._delete(pair[0], pair[1], earlier)  # noqa: E731
-            for end in pool.imap_unordered(remove, found):
-                if end is None:
-                    self._unknown += not self._stopping
-                else:
-                    ends.append(end)
-            reach("before-delete-row")
-        # Step 3: the facts.
-        if ends:
-            self.ledger.deletions.settle(self.job.id, SOURCE, ends)
-        for end in ends:
-            self._count(end)
-
-    def _count(self, end: DeletionEnd) -> None:
-        if end.reason is None:
-            self._deleted += 1
-            return
-        self._kept[end.reason] += 1
-        if len(self._samples) < SHOWN:
-            self._samples.append(end)
+                found.append(judged)
+        # Step 2: the intent, then the questions and the deletion of each object, and its end.
+        by_name = {row.name: row for row in rows}
+        delete = lambda one: self._delete(by_name[one.name], one, earlier)  # noqa: E731
+        self.delete_and_record(SOURCE, found, delete, ends)
 
     def _must_wait(self, row: TransferRow) -> bool:
         due = (row.ended or self.clock()) + self.settings.after
@@ -306,7 +243,7 @@ class SourceRemoval:
             self._place_doubt = self._probe(names[0])
         if self._place_doubt is None and not self._is_outside and self.job.recursive:
             answers = (
-                self._patience(self._meter()).retry(partial(self._is_inside, name))
+                self.patience(self.meter()).retry(partial(self._is_inside, name))
                 for name in names[:SAMPLES]
             )
             inside = next((one for one in answers if one is not None), None)
@@ -318,7 +255,7 @@ class SourceRemoval:
         """Return whether the destination may contain the source under another name, by one of the
         source's objects: something looks the same where it would be then. None if the source does
         not show the object. Raises StoreError."""
-        meter = self._meter()
+        meter = self.meter()
         place, _ = self._places(name)
         here = self._find_source(name, place, meter)
         if isinstance(here, DeletionEnd):
@@ -337,14 +274,14 @@ class SourceRemoval:
         self._distinct = DistinctPlaces(
             self.engine.stores,
             *folders,
-            self._meter,
+            self.meter,
             deletes_at_source=True,
             purge=self.settings.purge,
             deepest=DEEPEST if self.job.recursive else 0,
         )
         begin = partial(self._distinct.begin, name or _last_name(source))
         try:
-            doubt = self._patience(self._meter()).retry(begin)
+            doubt = self.patience(self.meter()).retry(begin)
         except SameObject:
             # Two names in one folder, unless the store may fold them.
             if self.job.recursive or fold(_last_name(source)) == fold(_last_name(destination)):
@@ -377,18 +314,10 @@ class SourceRemoval:
             return source, destination
         return source.below(name), destination.below(name, destination=True)
 
-    def _meter(self) -> Watchdog:
-        meter = Watchdog(self.engine.limits)
-        meter.throttle = self.throttle
-        return meter
-
-    def _patience(self, meter: Watchdog) -> ListingRetries:
-        return ListingRetries(0.0 if self._failing else self.engine.limits.listing_seconds, meter)
-
     def _judge_skip(self, row: TransferRow, is_sent: bool) -> Candidate | DeletionEnd:
         """Return the version of an object that was there already, if a digest that both stores
         report now proves it the same. `is_sent`: relay may have deleted it."""
-        meter = self._meter()
+        meter = self.meter()
 
         def ask() -> Candidate | DeletionEnd:
             source, destination = self._places(row.name)
@@ -414,14 +343,9 @@ class SourceRemoval:
     ) -> Candidate | DeletionEnd:
         """Return the answer to a question, with retries; an error keeps the object."""
         try:
-            return self._patience(meter).retry(ask)
+            return self.patience(meter).retry(ask)
         except RelayError as error:
-            return self._kept_for(name, error)
-
-    def _kept_for(self, name: str, error: RelayError) -> DeletionEnd:
-        self._failing = self._failing or error.retryable
-        reason = KeptReason.UNKNOWN if error.retryable else KeptReason.REFUSED
-        return kept_end(name, reason, error.message)
+            return self.kept_for(name, error)
 
     def _find_copy(self, name: str, place: Location, meter: Watchdog) -> Version | DeletionEnd:
         """Return the version at the destination, or why there is none."""
@@ -462,12 +386,12 @@ class SourceRemoval:
         )
         deletion = _ObjectDeletion(self, row, one, is_sent=was_sent)
         try:
-            return self._patience(deletion.meter).retry(deletion.ask_and_delete)
+            return self.patience(deletion.meter).retry(deletion.ask_and_delete)
         except RelayError as error:
             if deletion.is_sent:  # the row stays as it is: relay may have deleted the object
-                self._failing = self._failing or error.retryable
+                self.note_failure(error)
                 return None
-            return self._kept_for(row.name, error)
+            return self.kept_for(row.name, error)
 
 
 @dataclass(eq=False)
@@ -481,7 +405,7 @@ class _ObjectDeletion:
     is_sent: bool
 
     def __post_init__(self) -> None:
-        self.meter = self.removal._meter()
+        self.meter = self.removal.meter()
 
     def ask_and_delete(self) -> DeletionEnd:
         """Ask the three questions, and delete the object. Raises RelayError."""
@@ -564,10 +488,7 @@ class _ObjectDeletion:
         except PreconditionFailed as error:
             return kept_end(name, KeptReason.SOURCE_CHANGED, error.message)
         except RelayError as error:
-            # A Rejected without a status is relay's own refusal.
-            is_own = isinstance(error, Rejected) and error.store_status is None
-            is_asked = not (is_own or isinstance(error, NOT_ASKED))
-            self.is_sent = self.is_sent or (is_asked and may_be_done(error))
+            self.is_sent = self.is_sent or may_have_deleted(error)
             raise
         reach("after-delete")
         return DeletionEnd(name, DeletionState.DELETED, marker=done.marker, window=done.window)
