@@ -47,10 +47,9 @@ from relay.views.migrations import brief, summary
 from relay.views.progress import Rate
 
 if TYPE_CHECKING:
-    from relay.cli.removal_run import RemovalEnd, RemovalStep
-
-if TYPE_CHECKING:
     from rich.progress import Progress
+
+    from relay.cli.removal_run import RemovalEnd, RemovalStep
 
 LOOK_SECONDS = 0.25
 SHOWN = 5

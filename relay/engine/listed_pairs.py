@@ -11,13 +11,15 @@ from functools import partial
 from typing import Final, Protocol
 
 from relay.engine.listing_filter import ListingFilter, list_chosen
+from relay.engine.migration_request import MigrationJob
 from relay.errors import ProtocolViolation, Side
 from relay.location import Location
 from relay.sorting.merge import Pair, in_order
 from relay.sorting.rows import TreeRow
 from relay.sorting.spill import SpillSpace, sort_rows
-from relay.stores.interfaces import Destination, Entry, Source
+from relay.stores.interfaces import Destination, Entry, Source, StoreProvider
 from relay.stores.s3.account import aws_host
+from relay.wire.watchdog import Watchdog
 
 SIDES: Final[tuple[Side, Side]] = ("source", "destination")
 """The sides of a pair, in its order."""
@@ -85,6 +87,30 @@ class TreeToList:
             is_chosen=is_chosen,
             modified=None if date is None else date.timestamp(),
         )
+
+
+def filtered_tree(
+    job: MigrationJob, side: Side, stores: StoreProvider, meter: Watchdog
+) -> TreeToList:
+    """Return one side of a job with the job's filters. The source decides, so the markers in its
+    folders decide about the destination's folders too. Raises as ListingFilter."""
+    store: Source | Destination
+    if side == "source":
+        place, store = job.source, stores.source(job.source, meter)
+    else:
+        place, store = job.destination, stores.destination(job.destination, meter)
+    chosen = None
+    if job.filters is not None:
+        chosen = ListingFilter(
+            job.filters,
+            store,
+            place,
+            meter,
+            now=job.accepted,
+            seed=job.id,
+            marked=(stores.source(job.source, meter), job.source),
+        )
+    return TreeToList(side=side, store=store, place=place, chosen=chosen)
 
 
 class PairReport(Protocol):

@@ -30,7 +30,7 @@ from relay.engine.comparison_report import (
 from relay.engine.folded_pairs import FoldedPairs
 from relay.engine.folds import KEEPS_APART
 from relay.engine.inspection import inspect_object, size_by_head
-from relay.engine.listed_pairs import SIDES, ListedPairs, TreeToList
+from relay.engine.listed_pairs import SIDES, ListedPairs, filtered_tree
 from relay.engine.listing_filter import LIST, ListingFilter
 from relay.engine.migration_request import MigrationJob
 from relay.engine.pair_examination import PairExamination, can_be_listed
@@ -131,26 +131,9 @@ class TreeComparison:
         return self.job.destination.store in KEEPS_APART
 
     def _rows(self, side: Side) -> Iterator[TreeRow]:
-        job, meter = self.job, self.listings[side]
-        store: Source | Destination
-        if side == "source":
-            place, store = job.source, self.stores.source(job.source, meter)
-        else:
-            place, store = job.destination, self.stores.destination(job.destination, meter)
-        chosen: ListingFilter | None = None
-        if job.filters is not None:
-            # The source decides, so the markers in its folders do too.
-            chosen = ListingFilter(
-                job.filters,
-                store,
-                place,
-                meter,
-                now=job.accepted,
-                seed=job.id,
-                marked=(self.stores.source(job.source, meter), job.source),
-            )
-            self._chosen_by.append(chosen)
-        tree = TreeToList(side=side, store=store, place=place, chosen=chosen)
+        tree = filtered_tree(self.job, side, self.stores, self.listings[side])
+        if tree.chosen is not None:
+            self._chosen_by.append(tree.chosen)
         return tree.rows(self.space, sorts_all=self.sorts_all)
 
     # -- one pair

@@ -13,8 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import KW_ONLY, dataclass, field
 
-from relay.engine.listed_pairs import TreeToList
-from relay.engine.listing_filter import ListingFilter
+from relay.engine.listed_pairs import filtered_tree
 from relay.engine.migration_request import MigrationJob
 from relay.engine.tree_listing import NAME_CHARACTERS
 from relay.errors import Side
@@ -22,7 +21,7 @@ from relay.parsing import UNSAFE_CHARACTERS
 from relay.sorting.merge import Pair, pair_rows
 from relay.sorting.rows import TreeRow
 from relay.sorting.spill import SpillSpace, sort_rows
-from relay.stores.interfaces import Destination, Source, StoreProvider
+from relay.stores.interfaces import StoreProvider
 from relay.transfer_limits import Limits
 from relay.wire.watchdog import Watchdog
 
@@ -53,29 +52,11 @@ class ExtraNames:
         return sort_rows(self._extras_of(pairs), self.space)
 
     def _rows_of(self, side: Side) -> Iterator[TreeRow]:
-        job, meter = self.job, Watchdog.of_listing(self.limits)
-        store: Source | Destination
-        if side == "source":
-            place, store = job.source, self.stores.source(job.source, meter)
-        else:
-            place, store = job.destination, self.stores.destination(job.destination, meter)
-        chosen = None
-        if job.filters is not None:
-            # The source's markers decide about the destination's folders too.
-            marked = (self.stores.source(job.source, meter), job.source)
-            chosen = ListingFilter(
-                job.filters,
-                store,
-                place,
-                meter,
-                now=job.accepted,
-                seed=job.id,
-                marked=marked,
-            )
-        tree = TreeToList(side=side, store=store, place=place, chosen=chosen)
+        meter = Watchdog.of_listing(self.limits)
+        tree = filtered_tree(self.job, side, self.stores, meter)
         yield from tree.rows(self.space, sorts_all=True)
-        as_destination = self.stores.destination(place, meter)
-        if not as_destination.lists_all(place):
+        as_destination = self.stores.destination(tree.place, meter)
+        if not as_destination.lists_all(tree.place):
             self._note_gap(f"a listing of the {side} may lack objects")
 
     def _extras_of(self, pairs: Iterator[Pair]) -> Iterator[TreeRow]:
